@@ -1,0 +1,6 @@
+"""`python cli.py ...` is the same program as the installed `fedgru`."""
+
+from fedgru.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""What is done with the clients' updates; one file per paper."""
+
+from fedgru.algorithms.fed_avg import FedAvg
+from fedgru.algorithms.fed_sub_avg import FedSubAvg
+from fedgru.algorithms.server_optimizers import SGD, Adam
+
+DEFAULT_MOMENTUM = 0.9
+YOGI_EPSILON = 1e-3  # Reddi et al. 2021, section 4
+
+
+def from_settings(server):
+    """Return the algorithm that ServerSettings describe."""
+    lr = server.server_lr
+    match server.server_optimizer:
+        case "sgd":
+            optimizer = SGD(lr)
+        case "momentum":
+            momentum = server.server_momentum
+            optimizer = SGD(lr, DEFAULT_MOMENTUM if momentum is None else momentum)
+        case "adam":
+            optimizer = Adam(lr)
+        case "yogi":
+            optimizer = Adam(lr, yogi=True, epsilon=YOGI_EPSILON)
+    return (FedSubAvg if server.mean == "owners" else FedAvg)(optimizer)

@@ -1,0 +1,115 @@
+"""Federated averaging (McMahan et al. 2017) with any server optimizer (Reddi et al. 2021)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedgru.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """What one client sends back: its update and three sums.
+
+    Attributes:
+        client: index of the client.
+        num_examples: targets trained on, counting each local epoch, not padding.
+        dense: name -> float32 array, client weights minus the weights it received, for every
+            weight but `rows`.
+        row_ids: int32 [num_own], the table rows that the client owns; distinct.
+        row_update: float32 [num_own, G * hidden_dim], the update of those rows; that of all
+            other rows is zero.
+        loss_sum: float, negative log-likelihood summed over the targets trained on, nats.
+        num_correct: float, how many of them were ranked first.
+    """
+
+    client: int
+    num_examples: int
+    dense: dict[str, np.ndarray]
+    row_ids: np.ndarray
+    row_update: np.ndarray
+    loss_sum: float
+    num_correct: float
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What the server keeps between rounds.
+
+    Attributes:
+        weights: name -> float32 array.
+        optimizer: name of a slot -> {name of a weight -> array}; scalars under "step".
+        round_num: rounds done; 0 before training.
+    """
+
+    weights: dict[str, np.ndarray]
+    optimizer: dict
+    round_num: int
+
+
+class UpdateSum:
+    """Sums of the cohort's updates, each times its client's number of examples."""
+
+    def __init__(self, weights):
+        self.dense = {name: np.zeros_like(w) for name, w in weights.items() if name != "rows"}
+        self.rows = np.zeros_like(weights["rows"])
+        self.row_examples = np.zeros(len(weights["rows"]), np.int64)
+        self.num_examples = 0
+
+    def add(self, update):
+        """Add one ClientUpdate.
+
+        Raises:
+            TrainingError: if it does not fit the weights, or has no examples.
+        """
+        if update.num_examples <= 0:
+            raise TrainingError(f"client {update.client} sent an update of no examples.")
+        for name, total in self.dense.items():
+            if update.dense[name].shape != total.shape:
+                raise TrainingError(
+                    f"client {update.client} sent {name} of shape {update.dense[name].shape}, "
+                    f"expected {total.shape}."
+                )
+            total += np.float32(update.num_examples) * update.dense[name]
+        self.rows[update.row_ids] += np.float32(update.num_examples) * update.row_update
+        self.row_examples[update.row_ids] += update.num_examples
+        self.num_examples += update.num_examples
+
+
+class FedAvg:
+    """The plain weighted mean: each client counts by its examples, in every weight."""
+
+    name = "fed_avg"
+
+    def __init__(self, server_optimizer):
+        self.server_optimizer = server_optimizer
+
+    def init(self, weights):
+        """Return the ServerState before round 1."""
+        return ServerState(weights, self.server_optimizer.init(weights), 0)
+
+    def mean_update(self, total):
+        """Average the cohort's updates.
+
+        Args:
+            total: UpdateSum.
+
+        Returns:
+            name -> float32 array, the shapes of the weights.
+
+        Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, server step. There weights
+            are averaged, here updates; equal when server_lr is 1.
+        """
+        scale = np.float32(1.0 / total.num_examples)
+        return {"rows": self.mean_rows(total), **{n: s * scale for n, s in total.dense.items()}}
+
+    def mean_rows(self, total):
+        """Average the rows' updates over the whole cohort; who does not own a row sends zero."""
+        return total.rows * np.float32(1.0 / total.num_examples)
+
+    def apply(self, state, total):
+        """Return the ServerState after one round, from the UpdateSum of its cohort."""
+        weights, slots = self.server_optimizer.apply(
+            state.weights, self.mean_update(total), state.optimizer
+        )
+        return ServerState(weights, slots, state.round_num + 1)

@@ -1,0 +1,69 @@
+"""Server optimizers: what the server does with the cohort's mean update.
+
+Each is given the mean update (minus the pseudo-gradient) and returns new weights. Weights are
+dicts of float32 arrays; slots are dicts of such dicts. Source: Reddi et al. 2021
+(arXiv:2003.00295), Algorithm 2, with the bias correction and epsilon that Keras' optimizers use.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SGD:
+    """weights + lr * update; with momentum mu: velocity = mu * velocity + lr * update."""
+
+    lr: float
+    momentum: float = 0.0
+
+    def init(self, weights):
+        return {"velocity": _zeros(weights)} if self.momentum else {}
+
+    def apply(self, weights, update, slots):
+        """Return new weights and slots."""
+        step = {name: np.float32(self.lr) * u for name, u in update.items()}
+        if self.momentum:
+            mu = np.float32(self.momentum)
+            step = {name: mu * slots["velocity"][name] + s for name, s in step.items()}
+            slots = {"velocity": step}
+        return {name: w + step[name] for name, w in weights.items()}, slots
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Kingma and Ba 2015 as Keras computes it; with `yogi`, Zaheer et al. 2018.
+
+    Yogi lets the second moment v move towards g^2 by a step of its own size, so that it cannot
+    shrink fast: v - (1 - beta_2) * sign(v - g^2) * g^2.
+    """
+
+    lr: float
+    yogi: bool = False
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+
+    def init(self, weights):
+        return {"m": _zeros(weights), "v": _zeros(weights), "step": 0}
+
+    def apply(self, weights, update, slots):
+        """Return new weights and slots."""
+        step = slots["step"] + 1
+        keep_1, keep_2 = np.float32(1 - self.beta_1), np.float32(1 - self.beta_2)
+        rate = np.float32(self.lr * np.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step))
+        new, m, v = {}, {}, {}
+        for name, u in update.items():
+            old_m, old_v, square = slots["m"][name], slots["v"][name], u * u
+            m[name] = old_m + keep_1 * (u - old_m)
+            if self.yogi:
+                v[name] = old_v - keep_2 * np.sign(old_v - square) * square
+            else:
+                v[name] = old_v + keep_2 * (square - old_v)
+            new[name] = weights[name] + rate * m[name] / (np.sqrt(v[name]) + self.epsilon)
+            new[name] = new[name].astype(np.float32)
+        return new, {"m": m, "v": v, "step": step}
+
+
+def _zeros(weights):
+    return {name: np.zeros_like(w) for name, w in weights.items()}

@@ -1,0 +1,325 @@
+"""Check-ins as columns, what every later stage reads; and the readers that make them from files."""
+
+import csv
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fedgru.errors import ConfigError, DataError
+from fedgru.ledger import Ledger
+from fedgru.row_checks import DELIMITERS, parse_rows
+from fedgru.sources import Rows, Source, read_text, split_rows
+from fedgru.timestamps import MAX_OFFSET_MIN, guess_layout
+
+# What a column of a source file can be; the first three must be there.
+FIELDS = ("user", "venue", "time", "latitude", "longitude", "category", "raw_category", "offset")
+TSMC2014_FIELDS = (
+    "user",
+    "venue",
+    "raw_category",
+    "category",
+    "latitude",
+    "longitude",
+    "offset",
+    "time",
+)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A text column as codes into the list of its distinct values.
+
+    Attributes:
+        codes: int32 [num_checkins], index into `values`; -1 is a missing value.
+        values: distinct values in order of first appearance in time.
+    """
+
+    codes: np.ndarray
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckIns:
+    """Check-ins in order of time; ties keep the order of the source file.
+
+    Attributes:
+        user: who checked in. Never missing.
+        venue: where. Never missing.
+        category: the venue's kind in the scheme chosen at import (for TSMC2014 the 27
+            coarse ones by default). Missing everywhere if the source has no category.
+        raw_category: the source's own category id (its name where it has no ids).
+        time_s: int64 [num_checkins], Unix seconds, UTC.
+        offset_min: int32 [num_checkins], minutes to add to UTC for local time.
+        lat_deg: float64 [num_checkins], degrees, NaN where missing.
+        lon_deg: float64 [num_checkins], degrees, NaN where missing.
+    """
+
+    user: Coded
+    venue: Coded
+    category: Coded
+    raw_category: Coded
+    time_s: np.ndarray
+    offset_min: np.ndarray
+    lat_deg: np.ndarray
+    lon_deg: np.ndarray
+
+    def __len__(self):
+        return len(self.time_s)
+
+    @property
+    def local_time_s(self):
+        """int64 [num_checkins], seconds since 1970-01-01 00:00 on the local clock."""
+        return self.time_s + 60 * self.offset_min.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A source file, read.
+
+    Attributes:
+        check_ins: its good rows, with the category names of the file in `category`
+            (`fedgru.categories` turns them into a scheme's).
+        ledger: rows dropped, repaired or missing a value.
+        source: facts about the file.
+        num_rows: rows in the file, good and bad, without a header.
+        time_layout: how its times are written, a key of `fedgru.timestamps.LAYOUTS`.
+        delimiter: the character between its fields.
+    """
+
+    check_ins: CheckIns
+    ledger: Ledger
+    source: Source
+    num_rows: int
+    time_layout: str
+    delimiter: str
+
+
+def read_tsmc2014(path, skip_bad_rows=False):
+    """Read check-ins in the layout of the TSMC2014 data sets.
+
+    Eight columns separated by tabs, without header and without quoting: user, venue, category
+    id, category name, latitude, longitude, time-zone offset in minutes, and a time such as
+    `Tue Apr 03 18:00:09 +0000 2012`. Plain, .gz or .zip; UTF-8 or Latin-1.
+
+    An empty category id or name, and an empty pair of coordinates, are missing values. Rows out of
+    order are sorted, rows that repeat another one are kept, and the ledger counts both.
+
+    Args:
+        path: the file.
+        skip_bad_rows: drop and count bad rows instead of stopping at the first.
+
+    Returns:
+        `Reading`.
+
+    Raises:
+        DataError: if the file cannot be read, a row is bad (wrong number of fields; no user or
+            venue; unreadable time; a coordinate out of range, alone, or exchanged with the other
+            one; an offset that is not a number of minutes within 14 h), or no row is good.
+
+    Source: Yang et al. 2015 (IEEE Trans. SMC: Systems 45(1)), the files published with it.
+    """
+    text, source = read_text(path)
+    rows = split_rows(text, source.file, len(TSMC2014_FIELDS), "\t", quoted=False)
+    return _read_rows(
+        source,
+        rows,
+        dict(zip(TSMC2014_FIELDS, rows.columns, strict=True)),
+        time_layout="tsmc2014",
+        delimiter="\t",
+        offset_min=None,
+        swap_hint="exchange columns 5 and 6 of the file",
+        layout_hint=" For a table with a header use `fedgru data import csv`.",
+        skip_bad_rows=skip_bad_rows,
+    )
+
+
+def read_csv(path, columns, delimiter=None, offset_min=None, skip_bad_rows=False):
+    """Read check-ins from a table with a header row and standard quoting.
+
+    Times are recognised as ISO 8601, Unix seconds or the TSMC2014 layout; fractions of a second
+    are cut off and counted. The local clock of a row is, in this order, `offset_min`, the row's
+    offset column, the zone in its time, or UTC. A time without a zone is read on the clock of
+    `offset_min` if that is given, else as UTC.
+
+    Args:
+        path: the file; plain, .gz or .zip, UTF-8 or Latin-1.
+        columns: dict from `FIELDS` to names in the header; user, venue and time must be there.
+            Without raw_category the category names stand in for it, and the other way round.
+        delimiter: one character; None finds the one of comma, semicolon, tab and bar with which
+            the header has the columns.
+        offset_min: minutes from UTC of every row's local clock, or None.
+        skip_bad_rows: drop and count bad rows instead of stopping at the first.
+
+    Returns:
+        `Reading`.
+
+    Raises:
+        ConfigError: if the columns, delimiter or offset do not make sense.
+        DataError: as `read_tsmc2014`, and if the header lacks a column or has it twice.
+    """
+    _check_csv_settings(columns, delimiter, offset_min)
+    text, source = read_text(path)
+    header, delimiter = _read_header(text, source.file, columns, delimiter)
+    rows = split_rows(text, source.file, len(header), delimiter, quoted=True)
+    if rows.row_nums[:1] != [1]:
+        raise DataError(f"{source.file}, row 1: the header cannot be read. Is a quote left open?")
+    if len(rows.row_nums) + len(rows.misfits) == 1:
+        raise DataError(f"{source.file} has a header but no rows.")
+    columns_below = [column.slice(1) for column in rows.columns]
+    rows = Rows(columns_below, rows.row_nums[1:], rows.misfits)
+    fields = {field: rows.columns[header.index(name)] for field, name in columns.items()}
+    swap_hint = "use --column latitude={longitude} --column longitude={latitude}"
+    return _read_rows(
+        source,
+        rows,
+        fields,
+        time_layout=guess_layout(fields["time"]),
+        delimiter=delimiter,
+        offset_min=offset_min,
+        swap_hint=swap_hint.format(**columns) if "latitude" in columns else "",
+        layout_hint="",
+        skip_bad_rows=skip_bad_rows,
+    )
+
+
+def _check_csv_settings(columns, delimiter, offset_min):
+    for field in columns:
+        if field not in FIELDS:
+            raise ConfigError(
+                f"--column {field}={columns[field]}: {field!r} is not a field, "
+                f"expected one of {', '.join(FIELDS)}."
+            )
+    for field in FIELDS[:3]:
+        if field not in columns:
+            raise ConfigError(f"--column {field}=NAME is missing: user, venue and time are needed.")
+    if ("latitude" in columns) != ("longitude" in columns):
+        given, other = ("latitude", "longitude")[:: 1 if "latitude" in columns else -1]
+        raise ConfigError(f"--column {given}={columns[given]} needs --column {other}=NAME too.")
+    if delimiter is not None and (not delimiter.isascii() or len(delimiter) != 1):
+        raise ConfigError(f"--delimiter is {delimiter!r}, expected one character.")
+    if offset_min is None:
+        return
+    if "offset" in columns:
+        raise ConfigError("--offset and --column offset=... exclude each other: give one of them.")
+    if abs(offset_min) > MAX_OFFSET_MIN:
+        raise ConfigError(
+            f"--offset is {offset_min}, expected {-MAX_OFFSET_MIN} to {MAX_OFFSET_MIN} minutes."
+        )
+
+
+def _read_header(text, file, columns, delimiter):
+    """Column names of the first row, and the delimiter with which it has most of ours."""
+    head = text[: 1 << 16].decode("utf-8", errors="ignore")
+    headers = {}
+    for candidate in [delimiter] if delimiter else DELIMITERS:
+        names = next(csv.reader(io.StringIO(head, newline=None), delimiter=candidate))
+        headers[candidate] = [name.strip() for name in names]
+    wanted = set(columns.values())
+    delimiter = max(headers, key=lambda key: (len(wanted & set(headers[key])), len(headers[key])))
+    header = headers[delimiter]
+    for field, name in columns.items():
+        if header.count(name) != 1:
+            found = f"{header.count(name)} columns" if name in header else "no column"
+            between = DELIMITERS.get(delimiter, repr(delimiter))
+            raise DataError(
+                f"{file} has {found} {name!r} (--column {field}={name}). "
+                f"Its header, cut at {between}, has: {', '.join(header)}."
+            )
+    return header, delimiter
+
+
+def _read_rows(source, rows, fields, *, delimiter, time_layout, **settings):
+    """Parse and check the rows, put the good ones in order of time, and code their texts."""
+    parsed = parse_rows(
+        source.file, rows, fields, delimiter=delimiter, time_layout=time_layout, **settings
+    )
+    keep = np.flatnonzero(parsed.good)
+    time_s = parsed.time_s[keep]
+    is_late = time_s < np.maximum.accumulate(time_s)
+    ledger = parsed.ledger.add(
+        "repaired", "row out of time order, sorted", rows.row_nums[keep][is_late]
+    )
+    keep = keep[np.argsort(time_s, kind="stable")]
+
+    def code(field, stand_in):
+        texts = fields.get(field, fields.get(stand_in))
+        if texts is None:
+            return Coded(np.full(len(keep), -1, np.int32), ())
+        return code_texts(texts.take(pa.array(keep)))
+
+    check_ins = CheckIns(
+        user=code("user", None),
+        venue=code("venue", None),
+        category=code("category", "raw_category"),
+        raw_category=code("raw_category", "category"),
+        time_s=parsed.time_s[keep],
+        offset_min=parsed.offset_min[keep].astype(np.int32),
+        lat_deg=parsed.lat_deg[keep],
+        lon_deg=parsed.lon_deg[keep],
+    )
+    row_nums = rows.row_nums[keep]
+    ledger = ledger.add("repaired", "fraction of a second cut off", row_nums[parsed.is_cut[keep]])
+    ledger = _note_missing(ledger, fields, check_ins, row_nums)
+    ledger = ledger.add("kept", "row repeats another one", row_nums[_find_repeats(check_ins)])
+    num_rows = len(rows.row_nums) + len(rows.misfits)
+    return Reading(check_ins, ledger, source, num_rows, time_layout, delimiter)
+
+
+def _note_missing(ledger, fields, check_ins, row_nums):
+    if "raw_category" in fields:
+        ledger = ledger.add(
+            "missing", "category id is empty", row_nums[check_ins.raw_category.codes < 0]
+        )
+    if "category" in fields:
+        ledger = ledger.add(
+            "missing", "category name is empty", row_nums[check_ins.category.codes < 0]
+        )
+    if "latitude" in fields:
+        ledger = ledger.add(
+            "missing", "coordinates are empty", row_nums[np.isnan(check_ins.lat_deg)]
+        )
+    return ledger
+
+
+def _find_repeats(check_ins):
+    """Indices of rows that equal an earlier one in every column."""
+    user, venue, time_s = check_ins.user.codes, check_ins.venue.codes, check_ins.time_s
+    order = np.lexsort((venue, user, time_s))
+    keys = np.stack([user, venue, time_s])[:, order]
+    same = np.flatnonzero((keys[:, 1:] == keys[:, :-1]).all(axis=0))
+    columns = (
+        user,
+        venue,
+        time_s,
+        check_ins.category.codes,
+        check_ins.raw_category.codes,
+        check_ins.offset_min,
+        np.nan_to_num(check_ins.lat_deg, nan=999),
+        np.nan_to_num(check_ins.lon_deg, nan=999),
+    )
+    seen, repeats = set(), []
+    for i in np.unique(order[np.concatenate([same, same + 1])]):
+        row = tuple(column[i] for column in columns)
+        if row in seen:
+            repeats.append(i)
+        seen.add(row)
+    return np.array(repeats, np.int64)
+
+
+def code_texts(texts):
+    """A column of texts as `Coded`, empty and null ones missing.
+
+    Args:
+        texts: pyarrow string array [num_checkins], in order of time.
+
+    >>> code_texts(pa.array(["b", "", "a", "b"]))
+    Coded(codes=array([ 0, -1,  1,  0], dtype=int32), values=('b', 'a'))
+    """
+    coded = pc.if_else(
+        pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts
+    ).dictionary_encode()
+    codes = coded.indices.fill_null(-1).to_numpy()
+    return Coded(codes.astype(np.int32, copy=False), tuple(coded.dictionary.to_pylist()))

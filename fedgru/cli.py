@@ -1,0 +1,175 @@
+"""The command line: parse, call one function, print."""
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import click
+
+from fedgru import __version__
+from fedgru.errors import FedgruError
+
+
+class Program(click.Group):
+    """Turns a FedgruError into Click's message, and imports a group of commands when asked for."""
+
+    groups = {"data": "fedgru.cli_data"}
+
+    def list_commands(self, ctx):
+        return sorted([*super().list_commands(ctx), *self.groups])
+
+    def get_command(self, ctx, name):
+        if name in self.groups:
+            return getattr(importlib.import_module(self.groups[name]), name)
+        return super().get_command(ctx, name)
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except FedgruError as error:
+            if ctx.params["debug"]:
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: fedgru train --features big",
+)
+@click.version_option(__version__, prog_name="fedgru")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug):
+    """Train and evaluate federated models of where people go next."""
+
+
+def settings_options(command):
+    """Give a command one option per setting; one that is not given is not passed on."""
+    from fedgru import config
+
+    for name, (_, info) in reversed(config.fields().items()):
+        default = "" if info.default is None else f"  [default: {info.default}]"
+        command = click.option(
+            config.option(name),
+            name,
+            type=_click_type(info.annotation),
+            help=f"{info.description}{default}",
+        )(command)
+    return command
+
+
+def _click_type(annotation):
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
+    if annotation in (str, int, float):
+        return annotation
+    # `kind | None`, perhaps with bounds: the first plain type in it
+    return next(
+        kind for kind in map(_click_type, get_args(annotation)) if kind in (str, int, float)
+    )
+
+
+data_dir_option = click.option(
+    "--data-dir",
+    default="data",
+    show_default=True,
+    envvar="FEDGRU_DATA_DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of data sets.",
+)
+log_dir_option = click.option(
+    "--log-dir",
+    default="log",
+    show_default=True,
+    envvar="FEDGRU_LOG_DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of runs.",
+)
+
+
+class LazyOptions(click.Command):
+    """Adds the settings' options when the command is used, not when the program starts."""
+
+    def get_params(self, ctx):
+        if not getattr(self, "_complete", False):
+            self._complete = True
+            own, self.params = self.params, []
+            holder = settings_options(lambda: None)
+            self.params = own + list(reversed(holder.__click_params__))
+        return super().get_params(ctx)
+
+
+@main.command(
+    cls=LazyOptions, epilog="Example: fedgru train --features big --rounds 3 --name try-out"
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="TOML file of settings; options given here win over it.",
+)
+@click.option("--preset", help="Settings that fedgru knows: notebook. A config file wins over it.")
+@click.option(
+    "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
+)
+@data_dir_option
+@log_dir_option
+def train(config_file, preset, evaluates, data_dir, log_dir, **given):
+    """Train by federated averaging, and evaluate the best round."""
+    from fedgru import config, experiment
+
+    if preset is not None and preset not in config.preset_names():
+        raise click.BadParameter(
+            f"{preset!r} is not one of {', '.join(config.preset_names())}.", param_hint="--preset"
+        )
+    overrides = {name: value for name, value in given.items() if value is not None}
+    settings = config.load(overrides, config_file, preset)
+    _log_to_stderr()
+    task, facts = experiment.open_task(settings, data_dir)
+    click.echo(experiment.describe_task(task, facts), err=True)
+    run, result = experiment.train(task, facts, log_dir, show_progress=sys.stderr.isatty())
+    if evaluates:
+        report = experiment.evaluate_run(run, task)
+        click.echo(experiment.describe_report(report))
+    click.echo(f"Run folder:  {run.path}")
+    click.echo(f"TensorBoard: tensorboard --logdir {log_dir}")
+
+
+@main.command(name="eval", epilog="Example: fedgru eval --json")
+@click.argument("run", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@click.option(
+    "--must-beat",
+    metavar="BASELINE",
+    help="Fail (exit code 1) unless test acc@1 is above this baseline's.",
+)
+@data_dir_option
+@log_dir_option
+def evaluate(run, as_json, must_beat, data_dir, log_dir):
+    """Score a run's best round on the test split (default: the newest run)."""
+    import json
+
+    from fedgru import experiment, runs
+
+    folder = runs.open_run(log_dir, run)
+    task = experiment.reopen_task(folder, data_dir)
+    click.echo(f"{folder.path}, data set {task.settings.data.data}", err=True)
+    report = experiment.evaluate_run(folder, task)
+    if as_json:
+        click.echo(json.dumps(runs.without_nan(report), indent=2))
+    else:
+        click.echo(experiment.describe_report(report))
+    if must_beat is not None:
+        click.echo(experiment.check_beats(report, must_beat), err=True)
+
+
+def _log_to_stderr():
+    """Show a line per round where no progress bar can be drawn."""
+    logger = logging.getLogger("fedgru")
+    logger.setLevel(logging.INFO)
+    if not sys.stderr.isatty() and not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)

@@ -1,0 +1,256 @@
+"""Every setting, its default, its range and its help text; loading, checking and writing them."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedgru.errors import ConfigError
+
+EMBEDDED = "embedded"
+PRESETS = Path(__file__).parent / "presets"
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DataSettings(_Section):
+    data: str = Field(EMBEDDED, description="Data set, a folder under data/.")
+    users: Count | None = Field(None, description="Keep this many, most check-ins first.")
+    min_checkins: Annotated[int, Field(ge=3)] = Field(
+        5, description="Leave out users with fewer check-ins."
+    )
+
+
+class InputSettings(_Section):
+    features: str = Field("big", description="Set (big, small, category) or comma-separated list.")
+    target: Literal["category", "venue"] = Field("category", description="What is predicted.")
+    prior: Literal["none", "markov", "backoff"] = Field(
+        "backoff", description="Personal prior: running counts of the client's own past."
+    )
+    clock: Literal["local", "utc"] = Field("local", description="Clock of the time features.")
+    vocabulary: Literal["train", "range"] = Field(
+        "train", description="Known ids: those of train, or the notebook's range(n)."
+    )
+    scaling: Literal["standard", "none"] = Field(
+        "standard", description="Latitude, longitude and gap: standardised or as they are."
+    )
+
+
+class LayoutSettings(_Section):
+    layout: Literal["streams", "chunks"] = Field(
+        "streams", description="Contiguous streams, or the notebook's chunks."
+    )
+    batch_size: Count = Field(16, description="Streams in a local step.")
+    seq_len: Count = Field(16, description="Check-ins of each stream in a local step.")
+
+
+class ModelSettings(_Section):
+    cell: Literal["gru", "lstm"] = Field("gru", description="Recurrent cell.")
+    hidden_dim: Count = Field(256, description="Units of the cell.")
+    dropout: Share = Field(0.3, description="Share of inputs dropped in training.")
+
+
+class ClientSettings(_Section):
+    client_optimizer: Literal["adam", "sgd"] = Field("adam", description="Local optimizer.")
+    client_lr: Positive = Field(0.002, description="Learning rate of the local optimizer.")
+    local_epochs: Count = Field(4, description="Passes over a client's data in a round.")
+
+
+class ServerSettings(_Section):
+    mean: Literal["clients", "owners"] = Field(
+        "owners",
+        description="Average each id's row over all clients, or over those who own it.",
+    )
+    server_optimizer: Literal["sgd", "momentum", "adam", "yogi"] = Field(
+        "sgd", description="Optimizer of the pseudo-gradient."
+    )
+    server_lr: Positive = Field(1.0, description="Learning rate of the server optimizer.")
+    server_momentum: Share | None = Field(
+        None, description="With --server-optimizer momentum; 0.9 if not given."
+    )
+
+
+class LoopSettings(_Section):
+    engine: Literal["jax"] = Field("jax", description="What runs the local training.")
+    rounds: Count = Field(30, description="Rounds at most.")
+    clients_per_round: Count | None = Field(None, description="Cohort size; all if not given.")
+    stop_metric: str = Field("val/loss/micro", description="Metric for early stopping.")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        7, description="Rounds without improvement before stopping; 0 never stops."
+    )
+    min_improvement: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Smallest change that counts as improvement."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of every draw.")
+    threads: Count | None = Field(
+        None, description="Clients trained at the same time; one per core if not given."
+    )
+    name: str = Field("run", description="Ends the run folder's name.")
+
+
+class Settings(_Section):
+    """All settings of a run, by concern. No field name occurs in two sections."""
+
+    data: DataSettings = DataSettings()
+    inputs: InputSettings = InputSettings()
+    layout: LayoutSettings = LayoutSettings()
+    model: ModelSettings = ModelSettings()
+    client: ClientSettings = ClientSettings()
+    server: ServerSettings = ServerSettings()
+    loop: LoopSettings = LoopSettings()
+
+
+def fields():
+    """Return {field name: (section name, pydantic FieldInfo)} for every setting."""
+    return {
+        name: (section, info)
+        for section, section_info in Settings.model_fields.items()
+        for name, info in section_info.annotation.model_fields.items()
+    }
+
+
+def option(name):
+    """Return a setting's command-line spelling.
+
+    >>> option("client_lr")
+    '--client-lr'
+    """
+    return "--" + name.replace("_", "-")
+
+
+def load(overrides=None, config_file=None, preset=None):
+    """Resolve the settings: defaults < preset < config file < overrides.
+
+    Args:
+        overrides: {field name: value}, as given on the command line.
+        config_file: path of a TOML file with the sections of `Settings`.
+        preset: name of a file in fedgru/presets.
+
+    Returns:
+        Settings.
+
+    Raises:
+        ConfigError: for a file that cannot be read, an unknown section or key, a value of the
+            wrong kind or out of range, or a setting that has no effect beside the others.
+    """
+    merged = {}
+    if preset is not None:
+        _merge(merged, read_toml(PRESETS / f"{preset}.toml"))
+    if config_file is not None:
+        _merge(merged, read_toml(config_file))
+    for name, value in (overrides or {}).items():
+        merged.setdefault(fields()[name][0], {})[name] = value
+    return build(merged)
+
+
+def build(nested):
+    """Return the Settings of a dict of sections; see `load` for the errors."""
+    try:
+        settings = Settings.model_validate(nested)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(one) for one in error.errors())) from None
+    _check_together(settings, nested)
+    return settings
+
+
+def read_toml(path):
+    """Return the dict in a TOML file, or raise a ConfigError that says why not."""
+    try:
+        return tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}.") from None
+
+
+def dump(settings):
+    """Return the settings as TOML text that `load` reads back to the same Settings."""
+    import tomli_w
+
+    return tomli_w.dumps(settings.model_dump(exclude_none=True))
+
+
+def preset_names():
+    """Return the names that --preset accepts."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def _merge(into, sections):
+    for section, values in sections.items():
+        if isinstance(values, dict) and isinstance(into.get(section), dict):
+            into[section].update(values)
+        else:
+            into[section] = values
+
+
+def _explain(error):
+    """Turn one pydantic error into: where, what was found, what would be accepted."""
+    *_, name = error["loc"]
+    found, context = error["input"], error.get("ctx", {})
+    where = option(str(name))
+    match error["type"]:
+        case "extra_forbidden" if len(error["loc"]) == 1:
+            sections = ", ".join(Settings.model_fields)
+            return f"unknown section [{name}] in the config file. Accepted: {sections}."
+        case "extra_forbidden":
+            section = error["loc"][0]
+            known = ", ".join(k for k, (s, _) in fields().items() if s == section)
+            return f"unknown key {name!r} in section [{section}]. Accepted: {known}."
+        case "model_type":
+            return f"{name} is {found!r} in the config file, expected a section [{name}]."
+        case "literal_error":
+            expected = context["expected"].replace("'", "")
+        case "greater_than":
+            expected = f"a number above {context['gt']:g}"
+        case "greater_than_equal":
+            expected = f"at least {context['ge']:g}"
+        case "less_than":
+            expected = f"a number below {context['lt']:g}"
+        case kind if kind.startswith("int"):
+            expected = "a whole number"
+        case kind if kind.startswith("float"):
+            expected = "a number"
+        case kind if kind.startswith("string"):
+            expected = "a text"
+        case _:
+            expected = error["msg"]
+    return f"{where} is {found}, expected {expected}."
+
+
+def _check_together(settings, given):
+    """Refuse settings that have no effect beside the others."""
+    from fedgru.features import TIME_FEATURES, parse_features
+
+    names = parse_features(settings.inputs.features)
+    inputs_given = given.get("inputs", {})
+    if settings.server.server_momentum is not None and (
+        settings.server.server_optimizer != "momentum"
+    ):
+        raise ConfigError(
+            "--server-momentum has no effect with --server-optimizer "
+            f"{settings.server.server_optimizer}. Use --server-optimizer momentum, or leave it out."
+        )
+    if "clock" in inputs_given and not set(names) & set(TIME_FEATURES):
+        raise ConfigError(
+            f"--clock has no effect: --features {settings.inputs.features} holds none of "
+            f"{', '.join(TIME_FEATURES)}."
+        )
+    if "scaling" in inputs_given and not set(names) & {"latitude", "longitude", "gap"}:
+        raise ConfigError(
+            f"--scaling has no effect: --features {settings.inputs.features} holds none of "
+            "latitude, longitude, gap."
+        )
+    if "min_improvement" in given.get("loop", {}) and settings.loop.patience == 0:
+        raise ConfigError("--min-improvement has no effect with --patience 0 (never stop early).")
+    if not settings.loop.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise ConfigError(
+            f"--name is {settings.loop.name!r}, expected letters, digits, dots, dashes and "
+            "underscores."
+        )

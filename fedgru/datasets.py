@@ -1,0 +1,364 @@
+"""The folder of data sets: import, save, open and list them.
+
+A data set is a folder with two files. `checkins.parquet` has one row per check-in in order of
+time; its columns are those of `fedgru.checkins.CheckIns`, texts as dictionaries and missing values
+as nulls. `passport.json` says where it came from and what happened to it on the way in.
+"""
+
+import json
+import re
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedgru.categories import apply_scheme, load_scheme
+from fedgru.checkins import CheckIns, code_texts, read_csv, read_tsmc2014
+from fedgru.errors import DataError
+from fedgru.ledger import Ledger
+from fedgru.passports import FORMAT, fingerprint, make_passport
+
+EMBEDDED = "embedded"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+_TEXT_COLUMNS = ("user", "venue", "category", "raw_category")
+_SCHEMA = pa.schema(
+    [(column, _TEXT) for column in _TEXT_COLUMNS]
+    + [
+        ("time_s", pa.int64()),
+        ("offset_min", pa.int32()),
+        ("lat_deg", pa.float64()),
+        ("lon_deg", pa.float64()),
+    ]
+)
+_BEST_PROB = pa.field("best_prob", pa.float32())
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, open.
+
+    Attributes:
+        name: of its folder, or "embedded".
+        check_ins: `CheckIns`.
+        passport: dict, as in passport.json.
+        best_prob: float32 [num_checkins], the chance that the best possible predictor names this
+            check-in's category; None unless the city is made up.
+    """
+
+    name: str
+    check_ins: CheckIns
+    passport: dict
+    best_prob: np.ndarray | None = None
+
+
+def import_tsmc2014(
+    path, name, data_dir, categories="coarse", skip_bad_rows=False, overwrite=False
+):
+    """Import a file in the TSMC2014 layout; see `fedgru.checkins.read_tsmc2014`.
+
+    Args:
+        path: the file.
+        name: of the new data set.
+        data_dir: folder of data sets, made if need be.
+        categories: "coarse", "raw", or the path of a table; see `fedgru.categories.load_scheme`.
+        skip_bad_rows: drop and count bad rows instead of stopping at the first.
+        overwrite: replace a data set of that name.
+
+    Returns:
+        The `DataSet`, saved. If anything fails, nothing in `data_dir` has changed.
+
+    Raises:
+        DataError: if the name is taken or no name, or the file or the categories cannot be used.
+    """
+    _check_free(name, data_dir, overwrite)
+    scheme = load_scheme(categories)
+    reading = read_tsmc2014(path, skip_bad_rows)
+    return _save_reading(
+        name, data_dir, "tsmc2014", reading, scheme, {"skip_bad_rows": skip_bad_rows}, overwrite
+    )
+
+
+def import_csv(
+    path,
+    name,
+    data_dir,
+    columns,
+    categories="raw",
+    delimiter=None,
+    offset_min=None,
+    skip_bad_rows=False,
+    overwrite=False,
+):
+    """Import any table with a header row; see `fedgru.checkins.read_csv`.
+
+    Args and returns as there and in `import_tsmc2014`.
+
+    Raises:
+        ConfigError: if the columns, delimiter or offset do not make sense.
+        DataError: as `import_tsmc2014`; also if categories are chosen but there is no column.
+    """
+    _check_free(name, data_dir, overwrite)
+    if categories != "raw" and not {"category", "raw_category"} & set(columns):
+        raise DataError(f"--categories {categories} has no effect without --column category=NAME.")
+    scheme = load_scheme(categories)
+    reading = read_csv(path, columns, delimiter, offset_min, skip_bad_rows)
+    settings = {"columns": columns, "offset_min": offset_min, "skip_bad_rows": skip_bad_rows}
+    return _save_reading(name, data_dir, "csv", reading, scheme, settings, overwrite)
+
+
+def _save_reading(name, data_dir, kind, reading, scheme, settings, overwrite):
+    return save_data_set(
+        name,
+        data_dir,
+        apply_scheme(reading.check_ins, scheme, reading.source.file),
+        source={
+            "kind": kind,
+            **asdict(reading.source),
+            "rows": reading.num_rows,
+            "time_layout": reading.time_layout,
+            "delimiter": reading.delimiter,
+        },
+        settings=settings,
+        categories={"scheme": scheme.name, "sha256": scheme.sha256},
+        ledger=reading.ledger,
+        overwrite=overwrite,
+    )
+
+
+def save_city(name, data_dir, city, overwrite=False):
+    """Save a made-up city of `fedgru.synthetic.make_city`; Args and errors as `save_data_set`."""
+    return save_data_set(
+        name,
+        data_dir,
+        city.check_ins,
+        **_city_facts(city),
+        best_prob=city.best_prob,
+        overwrite=overwrite,
+    )
+
+
+def _city_facts(city):
+    return {
+        "source": {"kind": "made-up city"},
+        "settings": asdict(city.config),
+        "categories": {"scheme": "coarse", "sha256": None},
+    }
+
+
+def save_data_set(
+    name,
+    data_dir,
+    check_ins,
+    *,
+    source,
+    settings,
+    categories,
+    ledger=Ledger(),  # noqa: B008 (frozen)
+    best_prob=None,
+    overwrite=False,
+):
+    """Write a data set whole or not at all.
+
+    Args:
+        name: letters, digits, dots, underscores and hyphens, starting with a letter or digit.
+        data_dir: folder of data sets, made if need be.
+        check_ins: `CheckIns`, at least one, in order of time.
+        source: dict for the passport; "kind" says what it is.
+        settings: dict for the passport.
+        categories: dict for the passport; "scheme" names the scheme of `check_ins.category`.
+        ledger: what happened to rows on the way in.
+        best_prob: float32 [num_checkins], or None.
+        overwrite: replace a data set of that name.
+
+    Returns:
+        The `DataSet`, as `open_data_set` would give it.
+
+    Raises:
+        DataError: if the name is taken or no name, the check-ins are not as `CheckIns` promises,
+            or the folder cannot be written.
+    """
+    _check_free(name, data_dir, overwrite)
+    try:
+        table = _to_table(check_ins, best_prob)
+    except pa.ArrowException as error:  # columns of different length, or a code without a value
+        raise DataError(f"{name}: the columns do not fit together: {error}.") from None
+    check_ins, best_prob = _from_table(table)
+    if not len(check_ins) or (np.diff(check_ins.time_s) < 0).any():
+        raise DataError(f"{name}: check-ins must be in order of time, and at least one.")
+    if (check_ins.user.codes < 0).any() or (check_ins.venue.codes < 0).any():
+        raise DataError(f"{name}: every check-in needs a user and a venue.")
+    passport = make_passport(name, check_ins, best_prob, source, settings, categories, ledger)
+    _write(Path(data_dir), name, table, passport)
+    return DataSet(name, check_ins, passport, best_prob)
+
+
+def _write(data_dir, name, table, passport):
+    """Write into a folder beside the final one, then rename: it is there whole, or not at all."""
+    is_new = not data_dir.exists()
+    target = data_dir / name
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            pq.write_table(table, new / "checkins.parquet", compression="zstd")
+            text = json.dumps(passport, indent=2, ensure_ascii=False) + "\n"
+            (new / "passport.json").write_text(text, encoding="utf-8", newline="\n")
+            if target.exists():
+                target.rename(old)
+            try:
+                new.rename(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
+    except OSError as error:
+        raise DataError(f"{target} cannot be written: {error.strerror or error}.") from None
+    finally:
+        if is_new and data_dir.is_dir() and not any(data_dir.iterdir()):
+            data_dir.rmdir()
+
+
+def _check_name(name):
+    if not _NAME.fullmatch(name):
+        raise DataError(
+            f"{name!r} cannot name a data set: expected letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit."
+        )
+
+
+def _check_free(name, data_dir, overwrite):
+    _check_name(name)
+    if name == EMBEDDED:
+        raise DataError(
+            f"{EMBEDDED!r} is the made-up city that comes with fedgru: choose another name."
+        )
+    target = Path(data_dir, name)
+    if not target.exists():
+        return
+    if not (target / "passport.json").is_file():
+        raise DataError(f"{target} is there and is not a data set: choose another name.")
+    if not overwrite:
+        raise DataError(f"{target} is there already: choose another name, or add --overwrite.")
+
+
+def _to_table(check_ins, best_prob):
+    columns = [
+        pa.DictionaryArray.from_arrays(
+            pa.array(coded.codes, pa.int32(), mask=coded.codes < 0),
+            pa.array(coded.values, pa.string()),
+        )
+        for coded in (getattr(check_ins, column) for column in _TEXT_COLUMNS)
+    ]
+    columns += [
+        pa.array(getattr(check_ins, field.name), field.type, from_pandas=True)  # NaN is a null
+        for field in _SCHEMA
+        if field.name not in _TEXT_COLUMNS
+    ]
+    if best_prob is None:
+        return pa.table(columns, _SCHEMA)
+    return pa.table([*columns, pa.array(best_prob, pa.float32())], _SCHEMA.append(_BEST_PROB))
+
+
+def _from_table(table):
+    """`CheckIns` with values in order of first appearance, whatever Parquet did to dictionaries."""
+    columns = {}
+    for field in _SCHEMA:
+        column = table[field.name].combine_chunks()
+        if field.name in _TEXT_COLUMNS:
+            columns[field.name] = code_texts(column.cast(pa.string()))
+        else:
+            columns[field.name] = column.to_numpy(zero_copy_only=False)
+    best_prob = None
+    if _BEST_PROB.name in table.column_names:
+        best_prob = table[_BEST_PROB.name].to_numpy()
+    return CheckIns(**columns), best_prob
+
+
+def open_data_set(name=EMBEDDED, data_dir="data"):
+    """Open a data set, or make the embedded city in memory.
+
+    Args:
+        name: of a data set in `data_dir`, or "embedded".
+        data_dir: folder of data sets.
+
+    Returns:
+        `DataSet`.
+
+    Raises:
+        DataError: if there is none of that name, or it is not as it was saved.
+    """
+    if name == EMBEDDED:
+        from fedgru.synthetic import CityConfig, make_city
+
+        city = make_city(CityConfig())
+        check_ins, best_prob = _from_table(_to_table(city.check_ins, city.best_prob))
+        facts = _city_facts(city)
+        passport = make_passport(name, check_ins, best_prob, **facts, ledger=Ledger())
+        return DataSet(name, check_ins, passport, best_prob)
+    _check_name(name)
+    folder = Path(data_dir, name)
+    if not folder.is_dir():
+        names = [folder.name for folder in _folders(data_dir)]
+        raise DataError(
+            f"There is no data set {name!r} in {data_dir}, only {', '.join([*names, EMBEDDED])}. "
+            "Make one with `fedgru data import` or `fedgru data synth`."
+        )
+    passport = _read_passport(folder)
+    check_ins, best_prob = _from_table(_read_table(folder / "checkins.parquet"))
+    if fingerprint(check_ins, best_prob) != passport.get("fingerprint"):
+        raise DataError(
+            f"{folder}: checkins.parquet is not the one that passport.json was written for "
+            "(their fingerprints differ). Import or make the data set again."
+        )
+    return DataSet(name, check_ins, passport, best_prob)
+
+
+def _read_passport(folder):
+    path = folder / "passport.json"
+    try:
+        passport = json.loads(path.read_text(encoding="utf-8"))
+        found = passport["format"]
+    except FileNotFoundError:
+        raise DataError(f"{folder} is not a data set: it has no passport.json.") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{path} is not a passport of fedgru. Import the data set again.") from None
+    if found != FORMAT:
+        raise DataError(f"{path} has format {found}, expected {FORMAT}. Import the data set again.")
+    return {**passport, "name": folder.name}
+
+
+def _read_table(path):
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException):
+        raise DataError(f"{path} is missing or damaged. Import the data set again.") from None
+    for field in [*_SCHEMA, _BEST_PROB]:
+        if field.name not in table.column_names:
+            if field is _BEST_PROB:
+                continue
+            raise DataError(f"{path} has no column {field.name!r}. Import the data set again.")
+        found = table.schema.field(field.name).type
+        if found != field.type:
+            raise DataError(
+                f"{path}, column {field.name!r}: type is {found}, expected {field.type}. "
+                "Import the data set again."
+            )
+    return table
+
+
+def list_data_sets(data_dir="data"):
+    """Passports of the data sets in a folder, by name; folders without one are passed over.
+
+    Raises:
+        DataError: if a passport cannot be read.
+    """
+    return [_read_passport(folder) for folder in _folders(data_dir)]
+
+
+def _folders(data_dir):
+    return sorted(path.parent for path in Path(data_dir).glob("[!.]*/passport.json"))

@@ -1,0 +1,103 @@
+"""Engine: where local training and the forward pass run. Any engine gives the same numbers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedgru.algorithms.fed_avg import ServerState, UpdateSum
+from fedgru.errors import TrainingError
+
+DIVERGED_LOSS = 100.0  # nats; the uniform guess over 27 classes has 3.3, over 10,000 has 9.2
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What one round gives.
+
+    Attributes:
+        state: ServerState after the round.
+        metrics: "loss" and "acc@1" over all targets trained on, each at the moment it was used.
+        num_clients: clients in the mean.
+        num_examples: targets trained on, counting each local epoch.
+    """
+
+    state: ServerState
+    metrics: dict[str, float]
+    num_clients: int
+    num_examples: int
+
+
+class Engine:
+    """What every engine offers; a subclass fills in `local_updates` and `hidden_states`."""
+
+    name = "none"
+
+    def __init__(self, task):
+        self.task = task
+
+    def local_updates(self, weights, cohort, round_num):
+        """Yield the ClientUpdate of each client of the cohort, in the cohort's order."""
+        raise NotImplementedError
+
+    def hidden_states(self, weights, first_positions, end_positions, wanted):
+        """Return the representation at some inputs, float32 [num_wanted, hidden_dim].
+
+        Args:
+            weights: name -> float32 array.
+            first_positions, end_positions: int64 [num_clients]; each client's state is zero
+                before its first position, and its check-ins are run through up to the end.
+            wanted: int64 [num_wanted], positions of inputs within those ranges, ascending
+                within a client.
+        """
+        raise NotImplementedError
+
+    def run_round(self, algorithm, state, cohort):
+        """Train the cohort on the state's weights and let the algorithm apply the result.
+
+        Args:
+            algorithm: FedAvg or a subclass.
+            state: ServerState.
+            cohort: int [cohort], indices of clients.
+
+        Returns:
+            RoundResult.
+
+        Raises:
+            TrainingError: if a client's loss or update is not finite, or the loss passes
+                DIVERGED_LOSS; names the client and the round.
+        """
+        round_num = state.round_num + 1
+        total = UpdateSum(state.weights)
+        loss_sum = num_correct = 0.0
+        for update in self.local_updates(state.weights, cohort, round_num):
+            self._check_finite(update, round_num)
+            total.add(update)
+            loss_sum += update.loss_sum
+            num_correct += update.num_correct
+        metrics = {
+            "loss": loss_sum / total.num_examples,
+            "acc@1": num_correct / total.num_examples,
+        }
+        if metrics["loss"] > DIVERGED_LOSS:
+            raise TrainingError(
+                f"training diverged: the loss of round {round_num} is {metrics['loss']:.1f} nats, "
+                f"far above that of guessing. {self._advice(round_num)}"
+            )
+        return RoundResult(algorithm.apply(state, total), metrics, len(cohort), total.num_examples)
+
+    def _check_finite(self, update, round_num):
+        arrays = [update.row_update, *update.dense.values()]
+        if np.isfinite(update.loss_sum) and all(np.isfinite(a).all() for a in arrays):
+            return
+        raise TrainingError(
+            f"training loss became NaN in round {round_num} (client "
+            f"{self.task.clients.client_ids[update.client]} first). {self._advice(round_num)}"
+        )
+
+    def _advice(self, round_num):
+        settings = self.task.settings
+        last = f"Last good state: round {round_num - 1}. " if round_num > 1 else ""
+        return (
+            f"{last}Try a smaller --client-lr (now {settings.client.client_lr:g}) or --server-lr "
+            f"(now {settings.server.server_lr:g})."
+        )

@@ -1,0 +1,21 @@
+"""The exceptions a user ever reads: where, what was found, what to do next."""
+
+
+class FedgruError(Exception):
+    """Base of every error that fedgru raises on purpose; the text is shown as it is."""
+
+
+class DataError(FedgruError):
+    """A file, data set or category table cannot be used."""
+
+
+class ConfigError(FedgruError):
+    """A setting is unknown, out of range, or does not fit the others or the data."""
+
+
+class TrainingError(FedgruError):
+    """Training cannot go on: a loss that is not a number, or clients that do not fit together."""
+
+
+class RunError(FedgruError):
+    """A run folder is missing, incomplete, or does not fit what is asked of it."""

@@ -1,0 +1,213 @@
+"""The main job, from settings to an evaluated run, and the texts that tell of it."""
+
+import logging
+
+from tqdm import tqdm
+
+from fedgru import algorithms, datasets, evaluation, features, training
+from fedgru.config import EMBEDDED
+from fedgru.errors import ConfigError, RunError
+from fedgru.runs import RunFolder
+from fedgru.task import build_task
+
+ENGINES = {"jax": ("fedgru.engines.jax", "JaxEngine")}
+
+logger = logging.getLogger(__name__)
+
+
+def open_task(settings, data_dir):
+    """Open the data set that the settings name and build the task.
+
+    Args:
+        settings: Settings.
+        data_dir: folder of data sets.
+
+    Returns:
+        (Task, facts): facts go into run.json: data set, fingerprint, coverage, unknown rates.
+    """
+    training.parse_stop_metric(settings.loop.stop_metric)
+    data_set = datasets.open_data_set(settings.data.data, data_dir)
+    task = build_task(data_set, settings)
+    facts = {
+        "data": data_set.name,
+        "fingerprint": data_set.passport["fingerprint"],
+        "coverage": [vars(line) for line in task.coverage],
+        "unknown_rates": features.unknown_rates(task.inputs, task.clients),
+        "num_classes": task.num_classes,
+    }
+    return task, facts
+
+
+def make_engine(task):
+    """Return the engine that the task's settings name."""
+    import importlib
+
+    module, name = ENGINES[task.settings.loop.engine]
+    return getattr(importlib.import_module(module), name)(task)
+
+
+def train(task, facts, log_dir, show_progress=False):
+    """Train in a new run folder.
+
+    Args:
+        task: Task.
+        facts: from `open_task`.
+        log_dir: folder of all runs.
+        show_progress: whether to draw a bar on stderr.
+
+    Returns:
+        (RunFolder, TrainResult).
+    """
+    settings = task.settings
+    engine = make_engine(task)
+    with RunFolder.create(log_dir, settings, facts) as run:
+        logger.info("run folder %s, engine %s", run.path, engine.name)
+        progress = tqdm(
+            total=settings.loop.rounds, unit="round", disable=not show_progress, leave=False
+        )
+        with progress:
+            result = training.train(
+                engine,
+                algorithms.from_settings(settings.server),
+                on_round=run.record_round,
+                on_improvement=lambda state: run.save_weights(
+                    "best", state.weights, state.round_num
+                ),
+                progress=progress,
+            )
+        run.save_weights("last", result.last.weights, result.last.round_num)
+        logger.info(
+            "%s; best of %d rounds: round %d, %s %.4f",
+            result.why,
+            result.last.round_num,
+            result.best.round_num,
+            settings.loop.stop_metric,
+            result.best_value,
+        )
+        run.write_facts(
+            {
+                "status": "done",
+                "why": result.why,
+                "rounds": result.last.round_num,
+                "best_round": result.best.round_num,
+                "best_value": result.best_value,
+            }
+        )
+    return run, result
+
+
+def reopen_task(run, data_dir):
+    """Build the task of a finished run again, from its config.
+
+    Raises:
+        RunError: if the data set is not the one that the run was trained on.
+    """
+    task, facts = open_task(run.settings(), data_dir)
+    trained_on = run.facts().get("fingerprint")
+    if facts["fingerprint"] != trained_on:
+        raise RunError(
+            f"{run.path} was trained on another version of data set {facts['data']} (fingerprint "
+            f"{str(trained_on)[:12]}, now {facts['fingerprint'][:12]}). Import that version again."
+        )
+    return task
+
+
+def evaluate_run(run, task):
+    """Evaluate a run's best round and write test.json, clients.csv and TensorBoard's eval/.
+
+    Returns:
+        dict, see `evaluation.full_report`, with the run's path, data set and round.
+    """
+    weights, round_num = run.load_weights("best")
+    report, warm = evaluation.full_report(make_engine(task), weights, task.settings.loop.seed)
+    head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}
+    report = head | report
+    run.save_test(report, evaluation.client_table(task, warm))
+    with run:
+        run.write_scalars(warm.summary(), round_num)
+    return report
+
+
+def check_beats(report, baseline):
+    """Return a line that says by how much the run beats a baseline in test acc@1.
+
+    Args:
+        report: from `evaluate_run`.
+        baseline: a key of report["baselines"]; "markov" and "backoff" mean the running counts.
+
+    Raises:
+        ConfigError: for an unknown baseline.
+        RunError: if the run does not beat it.
+    """
+    known = report["baselines"]
+    name = baseline if baseline in known else f"running_{baseline}"
+    if name not in known:
+        raise ConfigError(f"--must-beat is {baseline}, expected one of {', '.join(known)}.")
+    ours, theirs = (r["test/acc@1/micro"] for r in (report, known[name]))
+    if ours <= theirs:
+        raise RunError(f"test acc@1 is {ours:.4f}, not above {name} with {theirs:.4f}.")
+    return f"test acc@1 is {ours:.4f}, above {name} with {theirs:.4f}."
+
+
+def describe_task(task, facts):
+    """Return the text printed before training: data set, coverage, unknown values."""
+    embedded = " (the made-up city that comes with fedgru)" if facts["data"] == EMBEDDED else ""
+    lines = [
+        f"Data set {facts['data']}{embedded}",
+        f"  {'':28}{'clients':>9}{'check-ins':>12}",
+    ]
+    lines += [f"  {line.step:28}{line.clients:>9,}{line.checkins:>12,}" for line in task.coverage]
+    rates = [
+        f"{name} {100 * by_split['val']:.1f} % / {100 * by_split['test']:.1f} %"
+        for name, by_split in facts["unknown_rates"].items()
+        if by_split["val"] or by_split["test"]
+    ]
+    if rates:
+        lines.append(f"  unknown in val / test: {', '.join(rates)}")
+    model = task.settings.model
+    lines.append(
+        f"Model: {model.cell} of {model.hidden_dim} units, {task.num_classes} classes of "
+        f"{task.settings.inputs.target}, prior {task.settings.inputs.prior}"
+    )
+    return "\n".join(lines)
+
+
+def describe_report(report):
+    """Return the table of a report: the model, cold and warm, beside the baselines."""
+    columns = ("acc@1", "acc@5", "acc@10", "mrr", "ndcg", "loss")
+    rows = [("model", report), ("model, cold state", report["cold"])]
+    rows += [("  revisits", report["revisits"]), ("  first visits", report["first_visits"])]
+    rows += [(name.replace("_", " "), r) for name, r in report["baselines"].items()]
+    lines = [
+        f"Test of {report['run']}, round {report['round']}: "
+        f"{report['test/targets']:,} targets, each scored once",
+        f"  {'':20}" + "".join(f"{name:>9}" for name in columns) + f"{'acc@1 macro':>13}",
+    ]
+    for name, row in rows:
+        cells = "".join(_cell(row.get(f"test/{column}/micro"), 9) for column in columns)
+        lines.append(f"  {name:20}{cells}{_cell(row.get('test/acc@1/macro'), 13)}")
+    low, high = report["intervals"]["test/acc@1/micro"]
+    lines.append(f"95 % interval of acc@1 over clients: {low:.4f} to {high:.4f}")
+    for name, gains in report["gains"].items():
+        gain = gains["test/acc@1/micro"]
+        low, high = gain["interval"]
+        verdict = "not significant" if low <= 0 <= high else "significant"
+        lines.append(
+            f"  against {name.replace('_', ' ')}: {gain['difference']:+.4f} "
+            f"({low:+.4f} to {high:+.4f}, {verdict})"
+        )
+    if "best_possible" in report:
+        lines.append(
+            f"Best possible acc@1 in this made-up city: {report['best_possible']:.4f}; "
+            f"the model reaches {100 * report['share_of_best']:.1f} % of it."
+        )
+    if report["test/unknown_targets"]:
+        lines.append(
+            f"{report['test/unknown_targets']:,} targets were never seen in train: they count as "
+            "misses and have no loss."
+        )
+    return "\n".join(lines)
+
+
+def _cell(value, width):
+    return f"{'-':>{width}}" if value is None or value != value else f"{value:>{width}.4f}"

@@ -1,0 +1,178 @@
+"""Check-ins + vocabularies -> the model's inputs: row numbers of a table, and numbers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedgru import vocabulary
+from fedgru.errors import ConfigError
+
+ID_FEATURES = ("user", "category", "venue", "raw_category")
+TIME_FEATURES = ("clock", "day", "month", "weekday")
+NUMBER_FEATURES = ("latitude", "longitude", *TIME_FEATURES, "gap")
+FEATURES = ID_FEATURES + NUMBER_FEATURES
+FEATURE_SETS = {
+    # the reference notebook's model inputs
+    "big": ("user", "category", "venue", "raw_category", "latitude", "longitude", *TIME_FEATURES),
+    "small": ("category", "clock", "weekday"),
+    "category": ("category",),
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The model's inputs at every position of the clients.
+
+    The values of all id features share one table of rows, feature after feature; a one-hot
+    input times a kernel is a look-up in that table.
+
+    Attributes:
+        rows: int32 [num_positions, num_id_features], row of the table; -1 for unknown, which
+            adds nothing.
+        numbers: float32 [num_positions, num_numbers].
+        id_names: names of the id features, in the order of `rows`.
+        number_names: names of the columns of `numbers`.
+        vocabularies: name -> Vocabulary, one per id feature.
+    """
+
+    rows: np.ndarray
+    numbers: np.ndarray
+    id_names: tuple[str, ...]
+    number_names: tuple[str, ...]
+    vocabularies: dict[str, vocabulary.Vocabulary]
+
+    @property
+    def num_rows(self):
+        """Rows of the table: the known values of all id features."""
+        return sum(len(v) for v in self.vocabularies.values())
+
+
+def parse_features(text):
+    """Return the tuple of feature names meant by a set's name or a comma-separated list.
+
+    >>> parse_features("category,gap")
+    ('category', 'gap')
+
+    Raises:
+        ConfigError: for an unknown or repeated name; lists the accepted ones.
+    """
+    names = FEATURE_SETS.get(text.strip()) or tuple(name.strip() for name in text.split(","))
+    unknown = [name for name in names if name not in FEATURES]
+    if unknown:
+        raise ConfigError(
+            f"unknown feature {unknown[0]!r} in --features {text}. Accepted: one of the sets "
+            f"{', '.join(FEATURE_SETS)}, or a comma-separated list of {', '.join(FEATURES)}."
+        )
+    if len(set(names)) < len(names):
+        raise ConfigError(f"--features {text} names a feature twice.")
+    return names
+
+
+def build_inputs(check_ins, clients, names, clock="local", vocabulary_rule="train", scaling=True):
+    """Build the inputs; vocabularies and scaling are fitted on the train splits alone.
+
+    Args:
+        check_ins: CheckIns.
+        clients: Clients over these check-ins.
+        names: feature names, as `parse_features` returns them.
+        clock: "local", or "utc" as in the reference notebook.
+        vocabulary_rule: "train", or "range" as in the reference notebook.
+        scaling: whether latitude, longitude and gap are brought to mean 0 and deviation 1.
+            A missing coordinate becomes the train mean either way.
+
+    Returns:
+        Inputs.
+    """
+    train_rows = clients.rows[clients.in_split("train")]
+    vocabularies, id_columns, offset = {}, [], 0
+    for name in (name for name in names if name in ID_FEATURES):
+        column = getattr(check_ins, name)
+        if vocabulary_rule == "train":
+            vocab = vocabulary.from_train(column, train_rows)
+        else:
+            vocab = vocabulary.from_range(column, clients.rows)
+        ids = vocab.encode(column.codes[clients.rows])
+        id_columns.append(np.where(ids == vocabulary.UNKNOWN, -1, ids - 1 + offset))
+        vocabularies[name] = vocab
+        offset += len(vocab)
+
+    time_s = check_ins.time_s if clock == "utc" else check_ins.local_time_s
+    time_s = time_s[clients.rows]
+    in_train = clients.in_split("train")
+    number_names, number_columns = [], []
+    for name in (name for name in names if name in NUMBER_FEATURES):
+        if name in TIME_FEATURES:
+            number_names += [f"{name}_sin", f"{name}_cos"]
+            number_columns += circle(time_s, name)
+            continue
+        if name == "gap":
+            values = _log_gap_h(check_ins.time_s[clients.rows], clients)
+        else:
+            column = check_ins.lat_deg if name == "latitude" else check_ins.lon_deg
+            values = column[clients.rows]
+        number_names.append(name)
+        number_columns.append(_scale(values, in_train, scaling))
+    num_positions = len(clients.rows)
+    return Inputs(
+        rows=np.stack(id_columns, 1).astype(np.int32)
+        if id_columns
+        else np.empty((num_positions, 0), np.int32),
+        numbers=np.stack(number_columns, 1).astype(np.float32)
+        if number_columns
+        else np.empty((num_positions, 0), np.float32),
+        id_names=tuple(vocabularies),
+        number_names=tuple(number_names),
+        vocabularies=vocabularies,
+    )
+
+
+def circle(time_s, name):
+    """Return [sin, cos], float64 of the shape of `time_s`: where a time stands in its cycle.
+
+    clock: share of 24 h; day: day of month / 30; month: month / 12; weekday: Monday 0, / 7;
+    each times 2 pi. Source: the reference notebook's columns of these names.
+
+    Args:
+        time_s: int64, seconds since 1970-01-01 00:00 on the clock to be read.
+        name: "clock", "day", "month" or "weekday".
+    """
+    if name == "clock":
+        turn = time_s % 86400 / 86400
+    elif name == "weekday":
+        turn = (time_s // 86400 + 3) % 7 / 7  # 1970-01-01 was a Thursday
+    else:
+        days = time_s.astype("datetime64[s]").astype("datetime64[D]")
+        months = days.astype("datetime64[M]")
+        if name == "day":
+            turn = ((days - months).astype(np.int64) + 1) / 30
+        else:
+            turn = (months.astype(np.int64) % 12 + 1) / 12
+    return [np.sin(2 * np.pi * turn), np.cos(2 * np.pi * turn)]
+
+
+def unknown_rates(inputs, clients):
+    """Return {name: {split: share}}, the check-ins of each split whose value has id 0."""
+    return {
+        name: {
+            split: float(np.mean(inputs.rows[clients.in_split(split), column] < 0))
+            for split in ("train", "val", "test")
+        }
+        for column, name in enumerate(inputs.id_names)
+    }
+
+
+def _log_gap_h(time_s, clients):
+    """log(1 + hours since the client's previous check-in); 0 for its first."""
+    gap_s = np.diff(time_s, prepend=time_s[:1])
+    gap_s[clients.starts[:-1]] = 0
+    return np.log1p(gap_s / 3600)
+
+
+def _scale(values, in_train, scaling):
+    """Fill what is missing with the train mean; centre and divide by the train deviation."""
+    known = values[in_train & np.isfinite(values)]
+    if not len(known):  # nothing to go by: the feature carries no information
+        return np.zeros(len(values))
+    mean, deviation = known.mean(), known.std()
+    filled = np.where(np.isfinite(values), values, mean)
+    return (filled - mean) / (deviation if deviation > 0 else 1.0) if scaling else filled

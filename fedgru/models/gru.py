@@ -1,0 +1,248 @@
+"""The recurrent model as pure functions of its weights: what the fast engine runs.
+
+logits = head(recur(table[rows] + numbers @ kernel + bias)) + prior_scale * log p(next)
+
+Weights are a dict of float32 arrays, G = 3 gates for a GRU and 4 for an LSTM:
+
+    rows [num_rows, G * hidden_dim]      kernel rows of the one-hot inputs, one per known value
+    numbers [num_numbers, G * hidden_dim]  kernel rows of the number inputs
+    recurrent [hidden_dim, G * hidden_dim]
+    bias [2, 3 * hidden_dim] for a GRU (input, recurrent), [4 * hidden_dim] for an LSTM
+    head_kernel [hidden_dim, num_classes], head_bias [num_classes]
+    prior_scale [], only with a personal prior
+
+Stacked as [rows; numbers] the first two are the `kernel` of the stock Keras layer; every other
+array is the Keras one as it stands. The GRU is the reset-after variant (Cho et al. 2014 as
+computed by cuDNN), gates in Keras' order: update z, reset r, candidate. LSTM: input, forget,
+candidate, output.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+NUM_GATES = {"gru": 3, "lstm": 4}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything that fixes the shapes of the weights and the forward pass."""
+
+    cell: str
+    num_rows: int
+    num_numbers: int
+    hidden_dim: int
+    num_classes: int
+    dropout: float
+    has_prior: bool
+
+    @property
+    def gates_dim(self):
+        return NUM_GATES[self.cell] * self.hidden_dim
+
+
+def init_weights(spec, rng):
+    """Draw start weights from Keras' own distributions for these layers.
+
+    Glorot uniform for kernel, recurrent kernel and head, zero biases but one for the LSTM's
+    forget gate; the prior counts as it stands (scale 1).
+
+    Args:
+        spec: ModelSpec.
+        rng: numpy Generator.
+
+    Returns:
+        dict of float32 arrays, see the module's docstring.
+    """
+
+    def glorot_uniform(fan_in, fan_out):
+        limit = np.sqrt(6.0 / (fan_in + fan_out))
+        return rng.uniform(-limit, limit, (fan_in, fan_out)).astype(np.float32)
+
+    hidden_dim, gates_dim = spec.hidden_dim, spec.gates_dim
+    kernel = glorot_uniform(spec.num_rows + spec.num_numbers, gates_dim)
+    if spec.cell == "gru":
+        bias = np.zeros((2, gates_dim), np.float32)
+    else:
+        bias = np.zeros(gates_dim, np.float32)
+        bias[hidden_dim : 2 * hidden_dim] = 1.0
+    weights = {
+        "rows": kernel[: spec.num_rows],
+        "numbers": kernel[spec.num_rows :],
+        "recurrent": glorot_uniform(hidden_dim, gates_dim),
+        "bias": bias,
+        "head_kernel": glorot_uniform(hidden_dim, spec.num_classes),
+        "head_bias": np.zeros(spec.num_classes, np.float32),
+    }
+    if spec.has_prior:
+        weights["prior_scale"] = np.ones((), np.float32)
+    return weights
+
+
+def zero_state(cell, hidden_dim, batch):
+    """Return the state before the first check-in: (h,) for a GRU, (h, c) for an LSTM.
+
+    Each is float32 [batch, hidden_dim].
+    """
+    import jax.numpy as jnp
+
+    return tuple(jnp.zeros((batch, hidden_dim), jnp.float32) for _ in range(NUM_GATES[cell] - 2))
+
+
+def project(weights, rows, numbers, row_scale=None, number_scale=None):
+    """Return the inputs' share of the gates, float32 [seq_len, batch, G * hidden_dim].
+
+    A one-hot vector times a kernel is the kernel's row, so rows are looked up.
+
+    Args:
+        weights: dict; `rows` may be any table that `rows` indexes.
+        rows: int32 [seq_len, batch, num_id_features]; -1 is unknown and adds nothing.
+        numbers: float32 [seq_len, batch, num_numbers].
+        row_scale: float32 [batch, num_rows] or None: dropout's factor for each one-hot input
+            of each sequence.
+        number_scale: float32 [batch, num_numbers] or None: the same for the numbers.
+    """
+    import jax.numpy as jnp
+
+    if number_scale is not None:
+        numbers = numbers * number_scale
+    gates = numbers @ weights["numbers"]
+    if rows.shape[-1]:
+        known = (rows >= 0).astype(jnp.float32)
+        found = jnp.maximum(rows, 0)
+        if row_scale is not None:
+            seq_len, batch, _ = rows.shape
+            scale = jnp.broadcast_to(row_scale, (seq_len, batch, row_scale.shape[-1]))
+            known = known * jnp.take_along_axis(scale, found, axis=2)
+        gates = gates + jnp.einsum("tbf,tbfg->tbg", known, weights["rows"][found])
+    return gates
+
+
+def recur(cell, gates, recurrent, bias, state):
+    """Run the cell over a sequence.
+
+    The backward pass is written out: it walks back through the elementwise part only and takes
+    the gradient of `recurrent` as one product over all time steps, in place of one per step.
+
+    Args:
+        cell: "gru" or "lstm".
+        gates: float32 [seq_len, batch, G * hidden_dim], the inputs' share.
+        recurrent, bias: the weights of these names.
+        state: as from `zero_state`.
+
+    Returns:
+        hidden float32 [seq_len, batch, hidden_dim], and the state after the last step.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    advance, pull_back = _CELLS[cell]
+    if cell == "gru":
+        gates, recurrent_bias = gates + bias[0], bias[1]
+    else:
+        gates, recurrent_bias = gates + bias, jnp.zeros_like(bias)
+
+    def forward(gates, recurrent, recurrent_bias, state):
+        def step(state, gates_t):
+            after, saved = advance(gates_t, state[0] @ recurrent + recurrent_bias, state)
+            return after, (after[0], state[0], saved)
+
+        last, (hidden, before, saved) = jax.lax.scan(step, state, gates)
+        return (hidden, last), (recurrent, before, saved)
+
+    def backward(kept, cotangents):
+        recurrent, before, saved = kept
+        d_hidden, d_last = cotangents
+        recurrent_t = recurrent.T
+
+        def step(d_state, at_t):
+            d_hidden_t, saved_t = at_t
+            d_state = (d_state[0] + d_hidden_t, *d_state[1:])
+            d_gates_t, d_pulled_t, d_before = pull_back(saved_t, d_state)
+            return (d_before[0] + d_pulled_t @ recurrent_t, *d_before[1:]), (d_gates_t, d_pulled_t)
+
+        d_state, (d_gates, d_pulled) = jax.lax.scan(step, d_last, (d_hidden, saved), reverse=True)
+        d_recurrent = jnp.einsum("tbh,tbg->hg", before, d_pulled)
+        return d_gates, d_recurrent, d_pulled.sum((0, 1)), d_state
+
+    run = jax.custom_vjp(lambda *args: forward(*args)[0])
+    run.defvjp(forward, backward)
+    return run(gates, recurrent, recurrent_bias, state)
+
+
+def logits(weights, hidden, log_prior=None):
+    """Return float32 [..., num_classes]: the head, plus the scaled log of the personal prior.
+
+    Args:
+        weights: dict.
+        hidden: float32 [..., hidden_dim].
+        log_prior: float32 [..., num_classes], or None without a prior.
+    """
+    scores = hidden @ weights["head_kernel"] + weights["head_bias"]
+    return scores if log_prior is None else scores + weights["prior_scale"] * log_prior
+
+
+def _advance_gru(gates, pulled, state):
+    """One step: gates from the inputs, `pulled` from the state; what the way back needs."""
+    import jax
+    import jax.numpy as jnp
+
+    (before,) = state
+    update_x, reset_x, candidate_x = jnp.split(gates, 3, axis=-1)
+    update_h, reset_h, candidate_h = jnp.split(pulled, 3, axis=-1)
+    update = jax.nn.sigmoid(update_x + update_h)
+    reset = jax.nn.sigmoid(reset_x + reset_h)
+    candidate = jnp.tanh(candidate_x + reset * candidate_h)
+    after = update * before + (1.0 - update) * candidate
+    return (after,), (before, update, reset, candidate, candidate_h)
+
+
+def _pull_back_gru(saved, d_state):
+    """Derivatives of `_advance_gru` with respect to gates, pulled and state."""
+    import jax.numpy as jnp
+
+    before, update, reset, candidate, candidate_h = saved
+    (d_after,) = d_state
+    d_update = d_after * (before - candidate) * update * (1.0 - update)
+    d_candidate = d_after * (1.0 - update) * (1.0 - candidate * candidate)
+    d_reset = d_candidate * candidate_h * reset * (1.0 - reset)
+    d_gates = jnp.concatenate([d_update, d_reset, d_candidate], axis=-1)
+    d_pulled = jnp.concatenate([d_update, d_reset, d_candidate * reset], axis=-1)
+    return d_gates, d_pulled, (d_after * update,)
+
+
+def _advance_lstm(gates, pulled, state):
+    """As `_advance_gru`, for an LSTM."""
+    import jax
+    import jax.numpy as jnp
+
+    _, memory = state
+    admit, forget, candidate, show = jnp.split(gates + pulled, 4, axis=-1)
+    admit, forget, show = jax.nn.sigmoid(admit), jax.nn.sigmoid(forget), jax.nn.sigmoid(show)
+    candidate = jnp.tanh(candidate)
+    after = forget * memory + admit * candidate
+    shown = jnp.tanh(after)
+    return (show * shown, after), (memory, admit, forget, candidate, show, shown)
+
+
+def _pull_back_lstm(saved, d_state):
+    """Derivatives of `_advance_lstm` with respect to gates, pulled and state."""
+    import jax.numpy as jnp
+
+    memory, admit, forget, candidate, show, shown = saved
+    d_hidden, d_after = d_state
+    d_after = d_after + d_hidden * show * (1.0 - shown * shown)
+    d_gates = jnp.concatenate(
+        [
+            d_after * candidate * admit * (1.0 - admit),
+            d_after * memory * forget * (1.0 - forget),
+            d_after * admit * (1.0 - candidate * candidate),
+            d_hidden * shown * show * (1.0 - show),
+        ],
+        axis=-1,
+    )
+    # the derivative by the hidden state comes through `pulled` alone
+    return d_gates, d_gates, (jnp.zeros_like(d_hidden), d_after * forget)
+
+
+_CELLS = {"gru": (_advance_gru, _pull_back_gru), "lstm": (_advance_lstm, _pull_back_lstm)}

@@ -1,0 +1,110 @@
+"""The same model as `fedgru.models.gru`, as a stock Keras model: inspected, exported, served.
+
+One-hot inputs, a stateful recurrent layer, a dense head; every weight is the pure model's own.
+"""
+
+import numpy as np
+
+
+def build(spec, inputs, batch_size=1, seq_len=1):
+    """Build the stateful Keras model of a ModelSpec, with Keras' own start weights.
+
+    Args:
+        spec: ModelSpec.
+        inputs: Inputs, for the names and sizes of the features.
+        batch_size: rows whose states are kept side by side.
+        seq_len: check-ins in a call; None takes any number.
+
+    Returns:
+        keras.Model. Inputs, by name: each id feature, int32 [batch, seq_len], ids as the
+        vocabulary gives them (0 unknown); each number, float32 [batch, seq_len]; with a prior
+        `log_prior`, float32 [batch, seq_len, num_classes]. Output: probabilities [batch, seq_len,
+        num_classes]. The state is carried from call to call; `reset_states` on layer
+        "recurrent" sets it to zero.
+    """
+    import keras
+
+    shape = {"batch_size": batch_size}
+    ids = {
+        name: keras.Input((seq_len,), dtype="int32", name=name, **shape) for name in inputs.id_names
+    }
+    numbers = {name: keras.Input((seq_len,), name=name, **shape) for name in inputs.number_names}
+    # id 0 is unknown: one_hot of -1 is all zeros
+    columns = [
+        keras.ops.one_hot(ids[name] - 1, len(inputs.vocabularies[name])) for name in inputs.id_names
+    ] + [keras.ops.expand_dims(number, -1) for number in numbers.values()]
+    joined = keras.layers.Concatenate(name="inputs")(columns) if len(columns) > 1 else columns[0]
+    layer = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[spec.cell]
+    hidden = layer(
+        spec.hidden_dim,
+        dropout=spec.dropout,
+        recurrent_initializer="glorot_uniform",
+        return_sequences=True,
+        stateful=True,
+        name="recurrent",
+    )(joined)
+    scores = keras.layers.Dense(spec.num_classes, name="head")(hidden)
+    arguments = ids | numbers
+    if spec.has_prior:
+        log_prior = keras.Input((seq_len, spec.num_classes), name="log_prior", **shape)
+        # one scale for all classes: a 1 x 1 kernel on an axis of its own
+        scale = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", name="prior_scale")
+        scaled = keras.ops.squeeze(scale(keras.ops.expand_dims(log_prior, -1)), -1)
+        scores = keras.layers.Add(name="scores")([scores, scaled])
+        arguments["log_prior"] = log_prior
+    return keras.Model(arguments, keras.layers.Softmax(name="probabilities")(scores))
+
+
+def set_weights(model, weights):
+    """Give a model from `build` the pure model's weights.
+
+    Args:
+        model: keras.Model.
+        weights: name -> float32 array, see `fedgru.models.gru`.
+    """
+    kernel = np.concatenate([weights["rows"], weights["numbers"]])
+    model.get_layer("recurrent").set_weights([kernel, weights["recurrent"], weights["bias"]])
+    model.get_layer("head").set_weights([weights["head_kernel"], weights["head_bias"]])
+    if "prior_scale" in weights:
+        model.get_layer("prior_scale").set_weights([weights["prior_scale"].reshape(1, 1)])
+
+
+def get_weights(model, num_rows):
+    """Return the weights of a model from `build` under the pure model's names.
+
+    Args:
+        model: keras.Model.
+        num_rows: how many rows of the kernel belong to id features.
+    """
+    kernel, recurrent, bias = model.get_layer("recurrent").get_weights()
+    head_kernel, head_bias = model.get_layer("head").get_weights()
+    weights = {
+        "rows": kernel[:num_rows],
+        "numbers": kernel[num_rows:],
+        "recurrent": recurrent,
+        "bias": bias,
+        "head_kernel": head_kernel,
+        "head_bias": head_bias,
+    }
+    if any(layer.name == "prior_scale" for layer in model.layers):
+        weights["prior_scale"] = model.get_layer("prior_scale").get_weights()[0].reshape(())
+    return weights
+
+
+def feed(inputs, rows, numbers, log_prior=None):
+    """Return the inputs of a model from `build`, by name, from the pure model's arrays.
+
+    Args:
+        inputs: Inputs.
+        rows: int32 [batch, seq_len, num_id_features], table rows; -1 unknown.
+        numbers: float32 [batch, seq_len, num_numbers].
+        log_prior: float32 [batch, seq_len, num_classes], or None without a prior.
+    """
+    sizes = [len(inputs.vocabularies[name]) for name in inputs.id_names]
+    offsets = np.cumsum([0, *sizes[:-1]])
+    by_name = {
+        name: np.where(rows[..., i] < 0, 0, rows[..., i] - offsets[i] + 1).astype(np.int32)
+        for i, name in enumerate(inputs.id_names)
+    }
+    by_name |= {name: numbers[..., i] for i, name in enumerate(inputs.number_names)}
+    return by_name if log_prior is None else by_name | {"log_prior": log_prior}

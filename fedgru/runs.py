@@ -1,0 +1,242 @@
+"""The run folder: what was asked, what happened, what came out.
+
+config.toml    every setting, resolved; `fedgru train --config` takes it as it is
+run.json       versions, data fingerprint, coverage, unknown rates, how it ended
+metrics.csv    one row per round; the same seed gives the same bytes
+times.csv      seconds per round
+run.log        what happened when, and tracebacks
+best.npz, last.npz   weights (no pickle)
+test.json, clients.csv   the evaluation, overall and per client
+train/, val/, eval/      TensorBoard event files
+"""
+
+import csv
+import json
+import logging
+import os
+import platform
+import time
+import traceback
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from fedgru import __version__, config
+from fedgru.errors import RunError
+
+PACKAGES = ("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow")
+TENSORBOARD_TAGS = {"loss": "epoch_loss", "acc@1": "epoch_sparse_categorical_accuracy"}
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """One run's folder, open for writing while the run lasts.
+
+    Use as a context manager: what goes wrong inside is written to run.log and run.json.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._writers = {}
+        self._handler = None
+
+    @classmethod
+    def create(cls, log_dir, settings, facts):
+        """Make a new folder `<log_dir>/<time>-<name>/`; no two runs share one.
+
+        Args:
+            log_dir: folder of all runs, made if missing.
+            settings: Settings.
+            facts: dict for run.json: what else is known before round 1.
+        """
+        stem = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{settings.loop.name}"
+        try:
+            Path(log_dir).mkdir(parents=True, exist_ok=True)
+            path = _make_new(Path(log_dir) / stem)
+            run = cls(path)
+            (path / "config.toml").write_text(config.dump(settings), "utf-8")
+            run.write_facts(facts | {"versions": _versions(), "status": "running"})
+        except OSError as error:
+            raise RunError(
+                f"cannot write to {error.filename or log_dir}: {error.strerror}. Choose another "
+                "folder with --log-dir."
+            ) from None
+        return run
+
+    def __enter__(self):
+        self._handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("fedgru").addHandler(self._handler)
+        return self
+
+    def __exit__(self, kind, error, _):
+        if error is not None:
+            logger.error("%s", "".join(traceback.format_exception(error)))
+            self.write_facts({"status": "failed", "error": str(error) or kind.__name__})
+        for writer in self._writers.values():
+            writer.close()
+        logging.getLogger("fedgru").removeHandler(self._handler)
+        self._handler.close()
+
+    def facts(self):
+        """Return run.json as a dict; empty if there is none yet."""
+        file = self.path / "run.json"
+        return json.loads(file.read_text("utf-8")) if file.exists() else {}
+
+    def write_facts(self, facts):
+        """Add to run.json."""
+        write_json(self.path / "run.json", self.facts() | facts)
+
+    def record_round(self, round_num, row, seconds):
+        """Append a round to metrics.csv, times.csv and the TensorBoard files.
+
+        Args:
+            round_num: int.
+            row: {"split/metric/average": value}, the same keys each round but in round 0,
+                which has no train metrics.
+            seconds: {"train": s, "val": s}.
+        """
+        _append_csv(self.path / "metrics.csv", {"round": round_num} | row)
+        _append_csv(
+            self.path / "times.csv",
+            {"round": round_num} | {f"{name}_s": f"{s:.3f}" for name, s in seconds.items()},
+        )
+        self.write_scalars(row, round_num)
+
+    def write_scalars(self, row, round_num):
+        """Write metrics to TensorBoard, each split into its own folder.
+
+        `loss` and `acc@1` over check-ins get the tags of Keras' own callback, as in the
+        reference notebook; all others their metric's name and average.
+        """
+        from tensorboardX import SummaryWriter
+
+        for key, value in row.items():
+            split, *rest = key.split("/")
+            if value is None or len(rest) != 2:
+                continue
+            name, average = rest
+            tag = TENSORBOARD_TAGS.get(name) if average == "micro" else None
+            folder = "eval" if split == "test" else split
+            if folder not in self._writers:
+                self._writers[folder] = SummaryWriter(str(self.path / folder))
+            self._writers[folder].add_scalar(tag or f"{name}/{average}", value, round_num)
+        for writer in self._writers.values():
+            writer.flush()
+
+    def save_weights(self, which, weights, round_num):
+        """Write best.npz or last.npz, whole or not at all."""
+        file = self.path / f"{which}.npz"
+        part = file.with_name(f".{which}.part")
+        with open(part, "wb") as stream:
+            np.savez(stream, round_num=np.int64(round_num), **weights)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+
+    def load_weights(self, which="best"):
+        """Return (weights, round_num) from best.npz or last.npz.
+
+        Raises:
+            RunError: if the run has none, or the file is damaged.
+        """
+        file = self.path / f"{which}.npz"
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                weights = {name: arrays[name] for name in arrays.files}
+            return weights, int(weights.pop("round_num"))
+        except FileNotFoundError:
+            raise RunError(
+                f"run {self.path} has no {file.name}: it ended before the first round was done. "
+                f"Details: {self.path / 'run.log'}"
+            ) from None
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise RunError(f"{file} cannot be read as weights: {error}.") from None
+
+    def save_test(self, report, table):
+        """Write test.json and clients.csv."""
+        write_json(self.path / "test.json", report)
+        with open(self.path / "clients.csv", "w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(table)
+            writer.writerows(zip(*table.values(), strict=True))
+
+    def settings(self):
+        """Return the run's Settings."""
+        return config.load(config_file=self.path / "config.toml")
+
+
+def open_run(log_dir, name=None):
+    """Open an existing run.
+
+    Args:
+        log_dir: folder of all runs.
+        name: a run's path, its folder's name, or None for the newest run.
+
+    Raises:
+        RunError: if there is no such run.
+    """
+    log_dir = Path(log_dir)
+    if name is None:
+        runs = sorted(path.parent for path in log_dir.glob("*/run.json"))
+        if not runs:
+            raise RunError(f"no run in {log_dir}/. Make one with: fedgru train --features big")
+        return RunFolder(runs[-1])
+    for path in (Path(name), log_dir / name):
+        if (path / "run.json").is_file():
+            return RunFolder(path)
+    raise RunError(
+        f"no run {name}: neither {name} nor {log_dir / name} is a folder with a run.json."
+    )
+
+
+def write_json(file, value):
+    """Write a value as JSON, whole or not at all; NaN becomes null."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n", "utf-8")
+    part.replace(file)
+
+
+def without_nan(value):
+    """Return the value with each NaN replaced by None, which JSON can hold."""
+    if isinstance(value, dict):
+        return {key: without_nan(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _make_new(path):
+    """Make the folder, or the first of path-2, path-3 ... that does not exist."""
+    candidate, number = path, 1
+    while True:
+        try:
+            candidate.mkdir()
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")
+
+
+def _append_csv(file, row):
+    columns = list(row)
+    if file.exists():
+        with open(file, newline="", encoding="utf-8") as stream:
+            columns = next(csv.reader(stream))
+    with open(file, "a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        if stream.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _versions():
+    versions = {"fedgru": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions

@@ -1,0 +1,77 @@
+"""A client's sequence -> rows for a stateful GRU: batches of indices, padded and masked.
+
+A client with train check-ins v[0], ..., v[n] has n pairs; pair j has input v[j] and target
+v[j + 1]. A layout says which pair stands where in which local step.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The local steps of one pass over a client's pairs.
+
+    Attributes:
+        pairs: int32 [steps, batch, seq_len], index of a pair; -1 is padding.
+        passes: how often a round goes over them; the state is zero at the start of each.
+        num_pairs: distinct pairs in `pairs`.
+    """
+
+    pairs: np.ndarray
+    passes: int
+    num_pairs: int
+
+    @property
+    def num_examples(self):
+        """Pairs trained on in one round, counting each pass, not counting padding."""
+        return int((self.pairs >= 0).sum()) * self.passes
+
+
+def contiguous(num_pairs, batch_size, seq_len, local_epochs):
+    """Cut a client's pairs into contiguous streams, so that the carried state is the true one.
+
+    Stream b continues in row b of the next local step. Nothing is dropped: the streams' tails
+    are padded.
+
+    Visits 1 to 7 are six pairs; two streams, `seq_len` 2:
+
+    >>> contiguous(6, batch_size=2, seq_len=2, local_epochs=1).pairs.tolist()
+    [[[0, 1], [3, 4]], [[2, -1], [5, -1]]]
+
+    that is inputs [[1, 2], [4, 5]] with targets [[2, 3], [5, 6]], then inputs [[3, 0], [6, 0]]
+    with targets [[4, 0], [7, 0]] and mask [[1, 0], [1, 0]].
+    """
+    stream_len = -(-num_pairs // batch_size)
+    steps = -(-stream_len // seq_len)
+    stream, offset = np.divmod(np.arange(num_pairs), max(stream_len, 1))
+    step, column = np.divmod(offset, seq_len)
+    pairs = np.full((steps, batch_size, seq_len), -1, np.int32)
+    pairs[step, stream, column] = np.arange(num_pairs)
+    return Batches(pairs, local_epochs, num_pairs)
+
+
+def chunks(num_pairs, batch_size, seq_len, local_epochs):
+    """Cut as the reference notebook does, for comparison.
+
+    Chunks of seq_len + 1 check-ins; an incomplete last chunk is dropped, and the pair between
+    two chunks too; the chunks are repeated once per local epoch, batched, and an incomplete last
+    batch is dropped. The state is carried from row i of a batch to row i of the next although
+    that row does not continue it, and is zero only at the start of the round.
+
+    Eight visits with `seq_len` 2 make chunks (0, 1, 2) and (3, 4, 5); with two epochs and
+    batches of three the fourth chunk is dropped:
+
+    >>> chunks(7, batch_size=3, seq_len=2, local_epochs=2).pairs.tolist()
+    [[[0, 1], [3, 4], [0, 1]]]
+    """
+    num_chunks = (num_pairs + 1) // (seq_len + 1)
+    firsts = np.tile(np.arange(num_chunks) * (seq_len + 1), local_epochs)
+    steps = len(firsts) // batch_size
+    firsts = firsts[: steps * batch_size].reshape(steps, batch_size, 1)
+    pairs = (firsts + np.arange(seq_len)).astype(np.int32)
+    return Batches(pairs, 1, len(np.unique(pairs)))
+
+
+LAYOUTS = {"streams": contiguous, "chunks": chunks}

@@ -1,0 +1,228 @@
+"""Task: clients + inputs + targets + prior + model shapes, checked to fit before round 1."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from fedgru import features, priors, streams, vocabulary
+from fedgru.clients import SPLITS, Clients, CoverageLine, choose_clients
+from fedgru.config import Settings
+from fedgru.errors import ConfigError, DataError
+from fedgru.models.gru import ModelSpec
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """One client's training data for one round, local step by local step.
+
+    Attributes:
+        rows: int32 [steps, batch, seq_len, num_id_features], table rows, -1 unknown or padding.
+        numbers: float32 [steps, batch, seq_len, num_numbers].
+        targets: int32 [steps, batch, seq_len]; 0 in padding.
+        mask: float32 [steps, batch, seq_len], 1 where there is a target, 0 in padding and where
+            the target's class is missing.
+        log_prior: float32 [steps, batch, seq_len, num_classes], or None without a prior.
+        passes: how often the steps are gone through; the state is zero at the start of each.
+        num_examples: targets trained on in one round, counting each pass.
+    """
+
+    rows: np.ndarray
+    numbers: np.ndarray
+    targets: np.ndarray
+    mask: np.ndarray
+    log_prior: np.ndarray | None
+    passes: int
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learnt, from whom: the one value that engines and evaluation read.
+
+    Attributes:
+        settings: Settings.
+        clients: Clients.
+        inputs: Inputs of every position.
+        target_vocabulary: Vocabulary of the target; class = id - 1.
+        classes: int32 [num_positions], class of each position, -1 if not seen in train.
+        target_codes: int32 [num_positions], the target column as the data set codes it.
+        num_target_codes: how many codes there are.
+        local_time_s: int64 [num_positions].
+        venue_codes: int32 [num_positions].
+        best_prob: float32 [num_positions], the chance of the best possible predictor to be right
+            there, for a made-up city; None for real data.
+        coverage: list of CoverageLine, what each step kept.
+        training_clients: int64, the clients with at least one local step; cohorts are drawn
+            from these.
+    """
+
+    settings: Settings
+    clients: Clients
+    inputs: features.Inputs
+    target_vocabulary: vocabulary.Vocabulary
+    classes: np.ndarray
+    target_codes: np.ndarray
+    num_target_codes: int
+    local_time_s: np.ndarray
+    venue_codes: np.ndarray
+    best_prob: np.ndarray | None
+    coverage: list[CoverageLine]
+    training_clients: np.ndarray
+
+    @property
+    def num_classes(self):
+        return len(self.target_vocabulary)
+
+    @cached_property
+    def spec(self):
+        """ModelSpec: the shapes of the weights."""
+        model = self.settings.model
+        return ModelSpec(
+            cell=model.cell,
+            num_rows=self.inputs.num_rows,
+            num_numbers=self.inputs.numbers.shape[1],
+            hidden_dim=model.hidden_dim,
+            num_classes=self.num_classes,
+            dropout=model.dropout,
+            has_prior=self.settings.inputs.prior != "none",
+        )
+
+    @cached_property
+    def shared(self):
+        """float64 [num_classes], the frequencies that all clients share."""
+        train = self.classes[self.clients.in_split("train")]
+        return priors.shared_frequencies(train, self.num_classes)
+
+    @cached_property
+    def _client_priors(self):
+        return {}
+
+    def client_prior(self, client, kind):
+        """Return the ClientPrior of a client, computed once."""
+        if (client, kind) not in self._client_priors:
+            own = slice(*self.clients.starts[client : client + 2])
+            self._client_priors[client, kind] = priors.client_prior(
+                kind, self.classes[own], self.local_time_s[own], self.venue_codes[own]
+            )
+        return self._client_priors[client, kind]
+
+    def log_prior(self, client, pairs, kind=None):
+        """Return float32 [num_pairs, num_classes], log p(next) by running counts.
+
+        Args:
+            client: index of the client.
+            pairs: int [num_pairs]; pair j predicts the client's check-in j + 1.
+            kind: which running counts; the run's own prior by default.
+        """
+        kind = kind or self.settings.inputs.prior
+        return self.client_prior(client, kind).log_probs(self.shared, pairs)
+
+    def batches(self, client):
+        """Return the Batches of a client's train pairs in the run's layout."""
+        layout, local_epochs = self.settings.layout, self.settings.client.local_epochs
+        return _cut(layout, local_epochs, self.clients, client)
+
+    def local_data(self, client):
+        """Return the LocalData of one client."""
+        batches = self.batches(client)
+        pairs = np.maximum(batches.pairs, 0)
+        inputs_at = self.clients.starts[client] + pairs
+        padded = batches.pairs < 0
+        targets = np.where(padded, -1, self.classes[inputs_at + 1])
+        log_prior = None
+        if self.spec.has_prior:
+            num_pairs = int(self.clients.train_ends[client] - self.clients.starts[client]) - 1
+            log_prior = self.log_prior(client, np.arange(num_pairs))[pairs]
+        return LocalData(
+            rows=np.where(padded[..., None], -1, self.inputs.rows[inputs_at]),
+            numbers=self.inputs.numbers[inputs_at],
+            targets=np.maximum(targets, 0),
+            mask=(targets >= 0).astype(np.float32),
+            log_prior=log_prior,
+            passes=batches.passes,
+            num_examples=int((targets >= 0).sum()) * batches.passes,
+        )
+
+
+def build_task(data_set, settings):
+    """Build the Task of a data set.
+
+    Args:
+        data_set: DataSet.
+        settings: Settings.
+
+    Returns:
+        Task.
+
+    Raises:
+        ConfigError: if the settings ask for what the data does not hold.
+        DataError: if nothing is left to train on.
+    """
+    check_ins, inputs_settings = data_set.check_ins, settings.inputs
+    names = features.parse_features(inputs_settings.features)
+    needed = {"category", "raw_category"} & set(names)
+    needed |= {"category"} if inputs_settings.target == "category" else set()
+    for column in sorted(needed):
+        if not len(getattr(check_ins, column).values):
+            raise ConfigError(
+                f"data set {data_set.name} has no {column.replace('_', ' ')}, which --features "
+                f"{inputs_settings.features} and --target {inputs_settings.target} ask for. Use "
+                "--target venue with --features user,venue,clock,weekday, or import it again "
+                "with a category column."
+            )
+    clients, coverage = choose_clients(check_ins, settings.data.users, settings.data.min_checkins)
+    batches = [
+        _cut(settings.layout, settings.client.local_epochs, clients, client)
+        for client in range(len(clients))
+    ]
+    training_clients = np.flatnonzero([b.num_examples > 0 for b in batches])
+    if not len(training_clients):
+        raise DataError(
+            f"none of the {len(clients)} clients has enough check-ins for one local step with "
+            f"--layout {settings.layout.layout}, --batch-size {settings.layout.batch_size}, "
+            f"--seq-len {settings.layout.seq_len}."
+        )
+    cohort = settings.loop.clients_per_round
+    if cohort is not None and cohort > len(training_clients):
+        raise ConfigError(
+            f"--clients-per-round is {cohort}, but the split has {len(training_clients)} clients "
+            "with training data."
+        )
+    for split in SPLITS:
+        positions = clients.target_positions(split)
+        owners = len(np.unique(clients.client_of[positions]))
+        coverage.append(CoverageLine(f"{split} targets", owners, len(positions)))
+        if split == "train":
+            trained = sum(batches[client].num_pairs for client in training_clients)
+            line = CoverageLine("  of which trained on", len(training_clients), trained)
+            coverage.append(line)
+    column = getattr(check_ins, inputs_settings.target)
+    target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])
+    return Task(
+        settings=settings,
+        clients=clients,
+        inputs=features.build_inputs(
+            check_ins,
+            clients,
+            names,
+            inputs_settings.clock,
+            inputs_settings.vocabulary,
+            inputs_settings.scaling == "standard",
+        ),
+        target_vocabulary=target_vocabulary,
+        classes=target_vocabulary.encode(column.codes[clients.rows]) - 1,
+        target_codes=column.codes[clients.rows],
+        num_target_codes=len(column.values),
+        local_time_s=check_ins.local_time_s[clients.rows],
+        venue_codes=check_ins.venue.codes[clients.rows],
+        best_prob=None if data_set.best_prob is None else data_set.best_prob[clients.rows],
+        coverage=coverage,
+        training_clients=training_clients,
+    )
+
+
+def _cut(layout, local_epochs, clients, client):
+    num_pairs = max(int(clients.train_ends[client] - clients.starts[client]) - 1, 0)
+    cut = streams.LAYOUTS[layout.layout]
+    return cut(num_pairs, layout.batch_size, layout.seq_len, local_epochs)

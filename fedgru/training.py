@@ -1,0 +1,128 @@
+"""The round loop: sample a cohort, run the round, evaluate, record, stop."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedgru import metrics, seeding
+from fedgru.algorithms.fed_avg import ServerState
+from fedgru.early_stopping import EarlyStopping
+from fedgru.errors import ConfigError
+from fedgru.evaluation import evaluate
+from fedgru.models.gru import init_weights
+
+AVERAGES = ("micro", "macro")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How training ended.
+
+    Attributes:
+        best: ServerState of the round that was best by the stop metric on validation.
+        last: ServerState of the last round.
+        best_value: the stop metric in the best round.
+        why: "all rounds done", or why it stopped early.
+    """
+
+    best: ServerState
+    last: ServerState
+    best_value: float
+    why: str
+
+
+def train(engine, algorithm, on_round, on_improvement, progress=None):
+    """Train until the rounds are done or the stop metric no longer improves.
+
+    Args:
+        engine: Engine.
+        algorithm: FedAvg or a subclass.
+        on_round: called as on_round(round_num, row, seconds) after each round and, as round 0,
+            before the first; row is {"split/metric/average": value}.
+        on_improvement: called with the ServerState of each round that is the best so far.
+        progress: a tqdm bar over the rounds, or None.
+
+    Returns:
+        TrainResult.
+
+    Raises:
+        ConfigError: for an unknown stop metric, before round 1.
+        TrainingError: if training diverges.
+    """
+    task = engine.task
+    loop = task.settings.loop
+    metric = parse_stop_metric(loop.stop_metric)
+    stopping = EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
+    state = best = algorithm.init(init_weights(task.spec, seeding.rng(loop.seed, "weights")))
+    started = time.perf_counter()
+    untrained = evaluate(engine, state.weights, "val").summary()
+    train_row = {"train/loss/micro": None, "train/acc@1/micro": None}
+    on_round(0, train_row | untrained, {"train": 0.0, "val": time.perf_counter() - started})
+    why = "all rounds done"
+    for round_num in range(1, loop.rounds + 1):
+        started = time.perf_counter()
+        result = engine.run_round(algorithm, state, draw_cohort(task, round_num))
+        state = result.state
+        trained = time.perf_counter()
+        row = {f"train/{name}/micro": value for name, value in result.metrics.items()}
+        row |= evaluate(engine, state.weights, "val").summary()
+        seconds = {"train": trained - started, "val": time.perf_counter() - trained}
+        on_round(round_num, row, seconds)
+        improved, stop = stopping.report(round_num, row[loop.stop_metric])
+        if improved:
+            best = state
+            on_improvement(state)
+        _report(round_num, row, seconds, improved, progress)
+        if stop:
+            why = f"{loop.stop_metric} has not improved in {loop.patience} rounds"
+            break
+    return TrainResult(best, state, stopping.best_value, why)
+
+
+def parse_stop_metric(key):
+    """Return the Metric that a key such as val/loss/micro names.
+
+    Raises:
+        ConfigError: if there is no such metric on validation.
+    """
+    split, _, rest = key.partition("/")
+    name, _, average = rest.partition("/")
+    if split != "val" or average not in AVERAGES or name not in metrics.METRICS:
+        raise ConfigError(
+            f"--stop-metric is {key}, expected val/METRIC/AVERAGE with METRIC one of "
+            f"{', '.join(metrics.METRICS)} and AVERAGE micro (each check-in once) or macro "
+            "(each client once)."
+        )
+    return metrics.find_metric(name)
+
+
+def draw_cohort(task, round_num):
+    """Return int [cohort], ascending: the clients of a round, drawn by seed and round number."""
+    size = task.settings.loop.clients_per_round
+    if size is None:
+        return task.training_clients
+    generator = seeding.rng(task.settings.loop.seed, "cohort", round_num)
+    return np.sort(generator.choice(task.training_clients, size, replace=False))
+
+
+def _report(round_num, row, seconds, improved, progress):
+    shown = {
+        "loss": f"{row['train/loss/micro']:.3f}",
+        "val loss": f"{row['val/loss/micro']:.3f}",
+        "val acc": f"{row['val/acc@1/micro']:.3f}",
+    }
+    logger.info(
+        "round %d: %s, %.1f + %.1f s%s",
+        round_num,
+        ", ".join(f"{name} {value}" for name, value in shown.items()),
+        seconds["train"],
+        seconds["val"],
+        ", best so far" if improved else "",
+    )
+    if progress is not None:
+        progress.set_postfix(shown, refresh=False)
+        progress.update()

@@ -1,0 +1,73 @@
+"""What several test modules share: a tiny city, its task, the real check-ins if they are here."""
+
+import os
+
+# a test that needs Keras runs it on JAX, which is there anyway and imports in a tenth of the time
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedgru import config, datasets, synthetic
+from fedgru.checkins import CheckIns, Coded
+from fedgru.task import build_task
+
+SHARED_NYC = Path(__file__).parents[2] / "shared/data/nyc/dataset_TSMC2014_NYC.partial.txt.gz"
+
+
+@pytest.fixture(scope="session")
+def tiny_data_set():
+    """A made-up city of 6 people with 40 check-ins each."""
+    city = synthetic.make_city(synthetic.CityConfig(num_users=6, checkins_per_user=40, seed=1))
+    return datasets.DataSet("tiny", city.check_ins, {"fingerprint": "tiny"}, city.best_prob)
+
+
+@pytest.fixture
+def make_task(tiny_data_set):
+    """Build a small task: 8 units, 2 streams, 5 check-ins in a step, no dropout."""
+
+    def make(data_set=tiny_data_set, **overrides):
+        small = {"hidden_dim": 8, "batch_size": 2, "seq_len": 5, "dropout": 0.0, "threads": 1}
+        return build_task(data_set, config.load(small | overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def nyc():
+    """The real check-ins of New York as a DataSet; skips where they are not."""
+    if not SHARED_NYC.exists():
+        pytest.skip("needs ../shared/data/nyc, which is not here")
+    from fedgru import categories, checkins
+
+    reading = checkins.read_tsmc2014(SHARED_NYC)
+    scheme = categories.load_scheme("coarse")
+    check_ins = categories.apply_scheme(reading.check_ins, scheme, SHARED_NYC.name)
+    return datasets.DataSet("nyc", check_ins, {"fingerprint": "nyc"})
+
+
+def coded(values):
+    """Return a Coded column of a list of texts; None is missing."""
+    distinct = list(dict.fromkeys(value for value in values if value is not None))
+    codes = [-1 if value is None else distinct.index(value) for value in values]
+    return Coded(np.array(codes, np.int32), tuple(distinct))
+
+
+def make_check_ins(users, categories, venues=None, time_s=None, lat_deg=None, offset_min=None):
+    """Return small hand-made CheckIns; one check-in an hour unless times are given."""
+    n = len(users)
+    hours = 3600 * np.arange(n, dtype=np.int64)
+    latitudes = np.full(n, 40.7) if lat_deg is None else np.array(lat_deg, float)
+    return CheckIns(
+        user=coded(users),
+        venue=coded(venues or [f"v-{c}" for c in categories]),
+        category=coded(categories),
+        raw_category=coded([None if c is None else f"raw-{c}" for c in categories]),
+        time_s=hours if time_s is None else np.array(time_s, np.int64),
+        offset_min=np.zeros(n, np.int32) if offset_min is None else np.array(offset_min, np.int32),
+        lat_deg=latitudes,
+        lon_deg=np.full(n, -74.0),
+    )

@@ -1,0 +1,86 @@
+"""fedgru/task.py: what a client trains on, and what is refused before round 1."""
+
+import numpy as np
+import pytest
+from conftest import make_check_ins
+
+from fedgru.datasets import DataSet
+from fedgru.errors import ConfigError, DataError
+
+
+def one_user(categories, **columns):
+    check_ins = make_check_ins(["u"] * len(categories), categories, **columns)
+    return DataSet("hand", check_ins, {})
+
+
+def test_local_data_by_hand(make_task):
+    # 11 check-ins: test ceil(2.2) = 3, val ceil(1.6) = 2, train 6 -> 5 pairs, 2 streams of 3 and 2
+    task = make_task(
+        one_user(list("abcabcabcab")), features="category", prior="none", seq_len=2, local_epochs=3
+    )
+    data = task.local_data(0)
+    a, b, c = 0, 1, 2
+    assert data.rows[..., 0].tolist() == [[[a, b], [a, b]], [[c, -1], [-1, -1]]]
+    assert (data.targets * data.mask).tolist() == [[[b, c], [b, c]], [[a, 0], [0, 0]]]
+    assert data.mask.tolist() == [[[1, 1], [1, 1]], [[1, 0], [0, 0]]]
+    assert (data.passes, data.num_examples, data.log_prior) == (3, 15, None)
+
+
+def test_a_missing_category_is_input_unknown_and_no_target(make_task):
+    task = make_task(
+        one_user(["a", "b", None, "a", "b", "a", "a", "a", "a", "a", "a"]),
+        features="category",
+        seq_len=5,
+        batch_size=1,
+    )
+    data = task.local_data(0)
+    assert data.rows[0, 0, :, 0].tolist() == [0, 1, -1, 0, 1]
+    assert data.mask[0, 0].tolist() == [1, 0, 1, 1, 1]
+    assert data.num_examples == 4 * 4
+
+
+def test_prior_of_a_pair_is_that_of_its_input(make_task):
+    task = make_task(seq_len=4)
+    data, pairs = task.local_data(1), task.batches(1).pairs
+    step, stream, column = np.argwhere(pairs >= 0)[-1]
+    expected = task.log_prior(1, [pairs[step, stream, column]])[0]
+    np.testing.assert_array_equal(data.log_prior[step, stream, column], expected)
+
+
+def test_no_category_column(make_task):
+    data_set = one_user([None] * 11, venues=list("abcdefghijk"))
+    with pytest.raises(ConfigError) as error:
+        make_task(data_set, features="category")
+    assert str(error.value) == (
+        "data set hand has no category, which --features category and --target category ask for. "
+        "Use --target venue with --features user,venue,clock,weekday, or import it again with a "
+        "category column."
+    )
+    make_task(data_set, features="venue", target="venue", prior="markov")
+
+
+def test_too_little_for_the_notebooks_layout(make_task):
+    with pytest.raises(DataError) as error:
+        make_task(layout="chunks", batch_size=16, seq_len=16)
+    assert str(error.value) == (
+        "none of the 6 clients has enough check-ins for one local step with --layout chunks, "
+        "--batch-size 16, --seq-len 16."
+    )
+
+
+def test_cohort_larger_than_the_clients(make_task):
+    with pytest.raises(ConfigError) as error:
+        make_task(clients_per_round=50)
+    assert str(error.value) == (
+        "--clients-per-round is 50, but the split has 6 clients with training data."
+    )
+
+
+def test_coverage_says_what_the_layout_drops(make_task):
+    # 40 check-ins: test 8, val 7, train 25 -> 24 pairs; chunks of 6 check-ins: 4 of them with 5
+    # pairs each, so 4 pairs are lost
+    task = make_task(one_user(list("abcd") * 10), layout="chunks")
+    lines = {line.step.strip(): (line.clients, line.checkins) for line in task.coverage}
+    assert lines["train targets"] == (1, 24)
+    assert lines["of which trained on"] == (1, 20)
+    assert (lines["val targets"], lines["test targets"]) == ((1, 7), (1, 8))
