@@ -142,15 +142,15 @@ def _markov(sequences, num_classes):
     before, after = before[known], after[known]
     order = np.argsort(before, kind="stable")
     distinct, first = np.unique(before[order], return_index=True)
-    followers = dict(zip(distinct, np.split(after[order], first[1:]), strict=False))
+    groups = np.split(after[order], first[1:])
+    followers = {c: _by_count(group) for c, group in zip(distinct, groups, strict=False)}
 
     def score(last_classes):
         scores = np.tile(frequencies, (len(last_classes), 1))
         for last_class in np.intersect1d(last_classes, distinct):
-            best = _by_count(followers[last_class])
-            row = scores[last_classes == last_class]
-            row[:, best] = num_classes + np.arange(len(best), 0, -1)
-            scores[last_classes == last_class] = row
+            rows = np.flatnonzero(last_classes == last_class)
+            best = followers[last_class]
+            scores[np.ix_(rows, best)] = num_classes + np.arange(len(best), 0, -1)
         return scores
 
     return score

@@ -63,10 +63,7 @@ def evaluate(engine, weights, split, warm=True):
     clients = task.clients
     positions = clients.target_positions(split)
     first, end = clients.bounds(split)
-    if warm:
-        first = clients.starts[:-1]
-    else:
-        first = np.maximum(first - 1, clients.starts[:-1])
+    first = clients.starts[:-1] if warm else np.maximum(first - 1, clients.starts[:-1])
     hidden = engine.hidden_states(weights, first, end, positions - 1)
 
     def log_probs(client, own):
