@@ -13,7 +13,7 @@ from fedgru.errors import FedgruError
 
 
 class Program(click.Group):
-    """Turns a FedgruError into Click's message, and imports a group of commands when asked for."""
+    """Turns errors into Click's message, and imports a group of commands when asked for."""
 
     groups = {"data": "fedgru.cli_data"}
 
@@ -28,10 +28,24 @@ class Program(click.Group):
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
-        except FedgruError as error:
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # Click's own business
+        except Exception as error:
             if ctx.params["debug"]:
                 raise
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_message(error)) from error
+
+
+def _message(error):
+    """What the person at the terminal reads instead of a traceback."""
+    if isinstance(error, FedgruError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot use {error.filename}: {error.strerror}."
+    return (
+        f"{type(error).__name__}: {error}\nThis is a defect of fedgru. Add --debug right after "
+        "fedgru to see where it comes from."
+    )
 
 
 @click.group(
@@ -122,14 +136,16 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
 
     if preset is not None and preset not in config.preset_names():
         raise click.BadParameter(
-            f"{preset!r} is not one of {', '.join(config.preset_names())}.", param_hint="--preset"
+            f"{preset!r} is not one of {', '.join(config.preset_names())}.", param_hint="'--preset'"
         )
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = config.load(overrides, config_file, preset)
     _log_to_stderr()
     task, facts = experiment.open_task(settings, data_dir)
     click.echo(experiment.describe_task(task, facts), err=True)
-    run, result = experiment.train(task, facts, log_dir, show_progress=sys.stderr.isatty())
+    show_progress = sys.stderr.isatty()
+    task = experiment.learn_prior(task, show_progress)
+    run, _ = experiment.train(task, facts, log_dir, show_progress)
     if evaluates:
         report = experiment.evaluate_run(run, task)
         click.echo(experiment.describe_report(report))
@@ -143,7 +159,7 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
 @click.option(
     "--must-beat",
     metavar="BASELINE",
-    help="Fail (exit code 1) unless test acc@1 is above this baseline's.",
+    help="Fail (exit code 1) unless test acc@1 is above this baseline's, such as running_backoff.",
 )
 @data_dir_option
 @log_dir_option
@@ -154,8 +170,10 @@ def evaluate(run, as_json, must_beat, data_dir, log_dir):
     from fedgru import experiment, runs
 
     folder = runs.open_run(log_dir, run)
+    if must_beat is not None:
+        experiment.check_baseline(must_beat, folder.settings())
     task = experiment.reopen_task(folder, data_dir)
-    click.echo(f"{folder.path}, data set {task.settings.data.data}", err=True)
+    click.echo(f"{folder.path}, {experiment.describe_data(task.settings.data.data)}", err=True)
     report = experiment.evaluate_run(folder, task)
     if as_json:
         click.echo(json.dumps(runs.without_nan(report), indent=2))
@@ -167,9 +185,11 @@ def evaluate(run, as_json, must_beat, data_dir, log_dir):
 
 def _log_to_stderr():
     """Show a line per round where no progress bar can be drawn."""
+    if sys.stderr.isatty():
+        return
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: record.levelno < logging.ERROR)  # these come as the message
     logger = logging.getLogger("fedgru")
     logger.setLevel(logging.INFO)
-    if not sys.stderr.isatty() and not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+    logger.addHandler(handler)
+    click.get_current_context().call_on_close(lambda: logger.removeHandler(handler))

@@ -31,8 +31,8 @@ class DataSettings(_Section):
 class InputSettings(_Section):
     features: str = Field("big", description="Set (big, small, category) or comma-separated list.")
     target: Literal["category", "venue"] = Field("category", description="What is predicted.")
-    prior: Literal["none", "markov", "backoff"] = Field(
-        "backoff", description="Personal prior: running counts of the client's own past."
+    prior: Literal["none", "markov", "backoff", "kernel"] = Field(
+        "kernel", description="Personal prior: running counts of the client's own past."
     )
     clock: Literal["local", "utc"] = Field("local", description="Clock of the time features.")
     vocabulary: Literal["train", "range"] = Field(

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedgru import baselines, metrics, priors, seeding
 
-RUNNING_BASELINES = tuple(priors.FREQUENCY_WEIGHT)  # the running counts, by prior
+RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
 INTERVAL_METRICS = ("acc@1", "acc@5", "loss")
 
 
@@ -81,7 +81,7 @@ def evaluate_running(task, kind, split):
 
     Args:
         task: Task.
-        kind: "markov" or "backoff".
+        kind: "markov", "backoff", or "kernel" if the task has one.
         split: "train", "val" or "test".
 
     Returns:
@@ -114,8 +114,9 @@ def full_report(engine, weights, seed):
     """
     task = engine.task
     warm = evaluate(engine, weights, "test")
-    running = {kind: evaluate_running(task, kind, "test") for kind in RUNNING_BASELINES}
-    revisit = ~_first_visits(task.venue_codes, task.clients)[warm.positions]
+    kinds = [kind for kind in RUNNING_BASELINES if kind != "kernel" or task.kernel is not None]
+    running = {kind: evaluate_running(task, kind, "test") for kind in kinds}
+    revisit = ~_first_visits(task.history.venues, task.clients)[warm.positions]
     report = warm.summary()
     report["intervals"] = {
         f"test/{name}/micro": list(
@@ -130,13 +131,13 @@ def full_report(engine, weights, seed):
     report["baselines"] = {
         name: {f"test/{key}": value for key, value in summary.items()}
         for name, summary in static.items()
-    } | {f"running_{kind}": running[kind].summary() for kind in RUNNING_BASELINES}
+    } | {f"running_{kind}": running[kind].summary() for kind in kinds}
     report["gains"] = {
         f"running_{kind}": {
             f"test/{name}/micro": _gain(warm, running[kind], name, seed)
             for name in INTERVAL_METRICS
         }
-        for kind in RUNNING_BASELINES
+        for kind in kinds
     }
     if task.best_prob is not None:
         report["best_possible"] = float(task.best_prob[warm.positions].mean())

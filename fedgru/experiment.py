@@ -4,30 +4,40 @@ import logging
 
 from tqdm import tqdm
 
-from fedgru import algorithms, datasets, evaluation, features, training
+from fedgru import algorithms, baselines, datasets, evaluation, features, training
 from fedgru.config import EMBEDDED
-from fedgru.errors import ConfigError, RunError
+from fedgru.errors import ConfigError, DataError, RunError, TrainingError
+from fedgru.kernel_prior import FIT_ROUNDS, Kernel
 from fedgru.runs import RunFolder
 from fedgru.task import build_task
 
 ENGINES = {"jax": ("fedgru.engines.jax", "JaxEngine")}
+BASELINES = (
+    *baselines.STATIC_BASELINES,
+    *(f"running_{kind}" for kind in evaluation.RUNNING_BASELINES),
+)
 
 logger = logging.getLogger(__name__)
 
 
-def open_task(settings, data_dir):
+def open_task(settings, data_dir, kernel=None):
     """Open the data set that the settings name and build the task.
 
     Args:
         settings: Settings.
         data_dir: folder of data sets.
+        kernel: with --prior kernel, the Kernel of an earlier run; if None, `learn_prior` is next.
 
     Returns:
         (Task, facts): facts go into run.json: data set, fingerprint, coverage, unknown rates.
+
+    Raises:
+        ConfigError, DataError: if settings and data do not fit together.
     """
     training.parse_stop_metric(settings.loop.stop_metric)
     data_set = datasets.open_data_set(settings.data.data, data_dir)
-    task = build_task(data_set, settings)
+    task = build_task(data_set, settings, kernel)
+    _check_scorable(task)
     facts = {
         "data": data_set.name,
         "fingerprint": data_set.passport["fingerprint"],
@@ -36,6 +46,49 @@ def open_task(settings, data_dir):
         "num_classes": task.num_classes,
     }
     return task, facts
+
+
+def _check_scorable(task):
+    """Refuse a task whose best round, or whose test result, could not be told."""
+    for split, name in (("val", "validation"), ("test", "test")):
+        classes = task.classes[task.clients.target_positions(split)]
+        if not (classes >= 0).any():
+            raise DataError(
+                f"nothing to score: none of the {len(classes)} {name} targets has a "
+                f"{task.settings.inputs.target} that occurs in train. Take more users or more "
+                "check-ins."
+            )
+
+
+def learn_prior(task, show_progress=False):
+    """Let the clients learn the kernel, where the task's prior has one.
+
+    Args:
+        task: Task.
+        show_progress: whether to draw a bar on stderr.
+
+    Returns:
+        Task, the same if there is nothing to learn.
+    """
+    losses = []
+    with tqdm(
+        total=FIT_ROUNDS, desc="kernel prior", unit="round", disable=not show_progress, leave=False
+    ) as progress:
+
+        def on_round(_, loss):
+            losses.append(loss)
+            progress.set_postfix({"loss": f"{loss:.3f}"}, refresh=False)
+            progress.update()
+
+        task = task.with_kernel(on_round)
+    if losses:
+        logger.info(
+            "kernel prior learnt in %d rounds: train loss %.3f before, %.3f after",
+            len(losses),
+            losses[0],
+            losses[-1],
+        )
+    return task
 
 
 def make_engine(task):
@@ -50,37 +103,47 @@ def train(task, facts, log_dir, show_progress=False):
     """Train in a new run folder.
 
     Args:
-        task: Task.
+        task: Task, from `learn_prior`.
         facts: from `open_task`.
         log_dir: folder of all runs.
         show_progress: whether to draw a bar on stderr.
 
     Returns:
         (RunFolder, TrainResult).
+
+    Raises:
+        RunError: if the run folder cannot be written, or on Ctrl-C.
+        TrainingError: if training diverges.
     """
     settings = task.settings
     engine = make_engine(task)
+    facts = facts | {"kernel": None if task.kernel is None else task.kernel.to_dict()}
     with RunFolder.create(log_dir, settings, facts) as run:
         logger.info("run folder %s, engine %s", run.path, engine.name)
         progress = tqdm(
             total=settings.loop.rounds, unit="round", disable=not show_progress, leave=False
         )
-        with progress:
-            result = training.train(
-                engine,
-                algorithms.from_settings(settings.server),
-                on_round=run.record_round,
-                on_improvement=lambda state: run.save_weights(
-                    "best", state.weights, state.round_num
-                ),
-                progress=progress,
-            )
+        try:
+            with progress:
+                result = training.train(
+                    engine,
+                    algorithms.from_settings(settings.server),
+                    on_round=run.record_round,
+                    on_improvement=lambda state: run.save_weights(
+                        "best", state.weights, state.round_num
+                    ),
+                    progress=progress,
+                )
+        except TrainingError as error:
+            raise TrainingError(f"{error} Details: {run.path / 'run.log'}") from error
+        except KeyboardInterrupt as error:
+            raise RunError(f"stopped by Ctrl-C. {_what_is_kept(run)}") from error
         run.save_weights("last", result.last.weights, result.last.round_num)
         logger.info(
-            "%s; best of %d rounds: round %d, %s %.4f",
+            "%s; best is round %d of %d, %s %.4f",
             result.why,
-            result.last.round_num,
             result.best.round_num,
+            result.last.round_num,
             settings.loop.stop_metric,
             result.best_value,
         )
@@ -96,18 +159,28 @@ def train(task, facts, log_dir, show_progress=False):
     return run, result
 
 
+def _what_is_kept(run):
+    if not (run.path / "best.npz").exists():
+        return f"No round was done; you can delete {run.path}."
+    return f"The best round so far is kept; score it with: fedgru eval {run.path}"
+
+
 def reopen_task(run, data_dir):
     """Build the task of a finished run again, from its config.
 
     Raises:
         RunError: if the data set is not the one that the run was trained on.
     """
-    task, facts = open_task(run.settings(), data_dir)
+    learnt = run.facts().get("kernel")
+    task, facts = open_task(
+        run.settings(), data_dir, None if learnt is None else Kernel.from_dict(learnt)
+    )
     trained_on = run.facts().get("fingerprint")
     if facts["fingerprint"] != trained_on:
         raise RunError(
             f"{run.path} was trained on another version of data set {facts['data']} (fingerprint "
-            f"{str(trained_on)[:12]}, now {facts['fingerprint'][:12]}). Import that version again."
+            f"{str(trained_on)[:12]}, now {facts['fingerprint'][:12]}). Bring that version "
+            "back, or train again."
         )
     return task
 
@@ -116,16 +189,26 @@ def evaluate_run(run, task):
     """Evaluate a run's best round and write test.json, clients.csv and TensorBoard's eval/.
 
     Returns:
-        dict, see `evaluation.full_report`, with the run's path, data set and round.
+        dict, see `evaluation.full_report`, with the run's path, data set, round and number of
+        clients with test targets.
     """
-    weights, round_num = run.load_weights("best")
-    report, warm = evaluation.full_report(make_engine(task), weights, task.settings.loop.seed)
-    head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}
-    report = head | report
-    run.save_test(report, evaluation.client_table(task, warm))
     with run:
-        run.write_scalars(warm.summary(), round_num)
+        weights, round_num = run.load_weights("best")
+        report, warm = evaluation.full_report(make_engine(task), weights, task.settings.loop.seed)
+        table = evaluation.client_table(task, warm)
+        head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}
+        report = head | {"test/clients": len(table["client_id"])} | report
+        run.save_test(report, table)
     return report
+
+
+def check_baseline(name, settings):
+    """Raise a ConfigError unless the report of a run with these settings has this baseline."""
+    known = list(BASELINES)
+    if settings.inputs.prior != "kernel":
+        known.remove("running_kernel")
+    if name not in known:
+        raise ConfigError(f"--must-beat is {name}, expected one of {', '.join(known)}.")
 
 
 def check_beats(report, baseline):
@@ -133,27 +216,27 @@ def check_beats(report, baseline):
 
     Args:
         report: from `evaluate_run`.
-        baseline: a key of report["baselines"]; "markov" and "backoff" mean the running counts.
+        baseline: a key of report["baselines"].
 
     Raises:
-        ConfigError: for an unknown baseline.
         RunError: if the run does not beat it.
     """
-    known = report["baselines"]
-    name = baseline if baseline in known else f"running_{baseline}"
-    if name not in known:
-        raise ConfigError(f"--must-beat is {baseline}, expected one of {', '.join(known)}.")
-    ours, theirs = (r["test/acc@1/micro"] for r in (report, known[name]))
+    ours, theirs = (r["test/acc@1/micro"] for r in (report, report["baselines"][baseline]))
     if ours <= theirs:
-        raise RunError(f"test acc@1 is {ours:.4f}, not above {name} with {theirs:.4f}.")
-    return f"test acc@1 is {ours:.4f}, above {name} with {theirs:.4f}."
+        raise RunError(f"test acc@1 is {ours:.4f}, not above {baseline} with {theirs:.4f}.")
+    return f"test acc@1 is {ours:.4f}, above {baseline} with {theirs:.4f}."
+
+
+def describe_data(name):
+    """Return the words that name a data set."""
+    embedded = " (the made-up city that comes with fedgru)" if name == EMBEDDED else ""
+    return f"data set {name}{embedded}"
 
 
 def describe_task(task, facts):
     """Return the text printed before training: data set, coverage, unknown values."""
-    embedded = " (the made-up city that comes with fedgru)" if facts["data"] == EMBEDDED else ""
     lines = [
-        f"Data set {facts['data']}{embedded}",
+        describe_data(facts["data"]).capitalize(),
         f"  {'':28}{'clients':>9}{'check-ins':>12}",
     ]
     lines += [f"  {line.step:28}{line.clients:>9,}{line.checkins:>12,}" for line in task.coverage]
@@ -180,22 +263,14 @@ def describe_report(report):
     rows += [(name.replace("_", " "), r) for name, r in report["baselines"].items()]
     lines = [
         f"Test of {report['run']}, round {report['round']}: "
-        f"{report['test/targets']:,} targets, each scored once",
+        f"{report['test/targets']:,} targets of {_count(report['test/clients'], 'client')}, "
+        "each scored once",
         f"  {'':20}" + "".join(f"{name:>9}" for name in columns) + f"{'acc@1 macro':>13}",
     ]
     for name, row in rows:
         cells = "".join(_cell(row.get(f"test/{column}/micro"), 9) for column in columns)
         lines.append(f"  {name:20}{cells}{_cell(row.get('test/acc@1/macro'), 13)}")
-    low, high = report["intervals"]["test/acc@1/micro"]
-    lines.append(f"95 % interval of acc@1 over clients: {low:.4f} to {high:.4f}")
-    for name, gains in report["gains"].items():
-        gain = gains["test/acc@1/micro"]
-        low, high = gain["interval"]
-        verdict = "not significant" if low <= 0 <= high else "significant"
-        lines.append(
-            f"  against {name.replace('_', ' ')}: {gain['difference']:+.4f} "
-            f"({low:+.4f} to {high:+.4f}, {verdict})"
-        )
+    lines += _describe_intervals(report)
     if "best_possible" in report:
         lines.append(
             f"Best possible acc@1 in this made-up city: {report['best_possible']:.4f}; "
@@ -207,6 +282,27 @@ def describe_report(report):
             "misses and have no loss."
         )
     return "\n".join(lines)
+
+
+def _describe_intervals(report):
+    """Lines with the bootstrap intervals over clients; one client has none."""
+    if report["test/clients"] == 1:
+        return ["No interval of acc@1 over clients: there is one client."]
+    low, high = report["intervals"]["test/acc@1/micro"]
+    lines = [f"95 % interval of acc@1 over clients: {low:.4f} to {high:.4f}"]
+    for name, gains in report["gains"].items():
+        gain = gains["test/acc@1/micro"]
+        low, high = gain["interval"]
+        verdict = "not significant" if low <= 0 <= high else "significant"
+        lines.append(
+            f"  against {name.replace('_', ' ')}: {gain['difference']:+.4f} "
+            f"({low:+.4f} to {high:+.4f}, {verdict})"
+        )
+    return lines
+
+
+def _count(number, noun):
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _cell(value, width):

@@ -1,31 +1,76 @@
-"""The personal prior: each client's own running counts as a distribution over the next target.
+"""The personal prior: each client's own past as a distribution over the next target.
 
-Every count at a check-in holds only pairs that ended at or before it, so nothing of the future
-enters, and nothing leaves the device but the frequencies that all clients share (`shared`).
+What stands here at a check-in rests on pairs that ended at or before it, so nothing of the future
+enters; and nothing leaves the device but the frequencies that all clients share (`shared`) and,
+for the kernel, the gradients of a dozen shared numbers.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+COUNTS = ("markov", "backoff")  # plain counts; "kernel" lies in fedgru/kernel_prior.py
 SHARED_WEIGHT = 3.0  # check-ins that the shared frequencies count for
 FREQUENCY_WEIGHT = {"markov": 5.0, "backoff": 10.0}  # own frequencies, in transitions
 BACKOFF_WEIGHT = 15.0  # the coarser estimate, in transitions out of the finer context
 
 
 @dataclass(frozen=True)
+class History:
+    """What a client's own device knows of its check-ins, in order of time.
+
+    Attributes:
+        classes: int32 [n], target classes, -1 unknown (not counted).
+        categories: int32 [n], codes, -1 missing.
+        venues: int32 [n], codes.
+        time_s: int64 [n], Unix seconds.
+        local_time_s: int64 [n], the same on the local clock.
+        lat_deg, lon_deg: float64 [n], NaN where missing.
+    """
+
+    classes: np.ndarray
+    categories: np.ndarray
+    venues: np.ndarray
+    time_s: np.ndarray
+    local_time_s: np.ndarray
+    lat_deg: np.ndarray
+    lon_deg: np.ndarray
+
+    def __len__(self):
+        return len(self.classes)
+
+    def __getitem__(self, part):
+        return History(*(values[part] for values in vars(self).values()))
+
+    @property
+    def local_hour(self):
+        """float64 [n], 0 to 24."""
+        return self.local_time_s % 86400 / 3600
+
+    @property
+    def weekend(self):
+        """bool [n], Saturday or Sunday on the local clock."""
+        return (self.local_time_s // 86400 + 3) % 7 >= 5  # 1970-01-01 was a Thursday
+
+
+@dataclass(frozen=True)
 class ClientPrior:
-    """One client's prior at each of its check-ins but the last: p = own + rest * shared.
+    """One client's prior at each of its check-ins but the last.
+
+    log p(class) = log_own on the classes that the client counts, and log_rest + power * log
+    shared(class) on all others: those differ by what everybody does alone.
 
     Attributes:
         support: int32 [num_own], the classes that the client ever counts.
-        own: float64 [num_pairs, num_own], mass from the client's own counts on `support`.
-        rest: float64 [num_pairs], the mass spread by the shared frequencies.
+        log_own: float32 [num_pairs, num_own].
+        log_rest: float32 [num_pairs].
+        power: float.
     """
 
     support: np.ndarray
-    own: np.ndarray
-    rest: np.ndarray
+    log_own: np.ndarray
+    log_rest: np.ndarray
+    power: float
 
     def log_probs(self, shared, pairs=slice(None)):
         """Return float32 [num_pairs, num_classes], log p(next class) after each check-in.
@@ -34,9 +79,10 @@ class ClientPrior:
             shared: float64 [num_classes], frequencies of all clients, positive, sum 1.
             pairs: which rows; all by default.
         """
-        probs = self.rest[pairs, None] * shared
-        probs[:, self.support] += self.own[pairs]
-        return np.log(probs).astype(np.float32)
+        log_shared = (self.power * np.log(shared)).astype(np.float32)
+        log_probs = self.log_rest[pairs, None] + log_shared
+        log_probs[:, self.support] = self.log_own[pairs]
+        return log_probs
 
 
 def shared_frequencies(train_classes, num_classes):
@@ -49,7 +95,7 @@ def shared_frequencies(train_classes, num_classes):
     return counts / counts.sum()
 
 
-def client_prior(kind, classes, local_time_s, venue_codes):
+def count_prior(kind, history, shared):
     """Return the running counts of one client's check-ins as a ClientPrior.
 
     With n the class counts up to and with a check-in, m the counts of what followed its class,
@@ -62,30 +108,41 @@ def client_prior(kind, classes, local_time_s, venue_codes):
 
     Args:
         kind: "markov" or "backoff".
-        classes: int [n], the client's target classes in order of time, -1 unknown (not counted).
-        local_time_s: int64 [n], local clock, seconds.
-        venue_codes: int [n], which venue.
+        history: History of n check-ins.
+        shared: float64 [num_classes].
 
     Returns:
         ClientPrior with n - 1 rows; row j is the prediction of check-in j + 1.
     """
-    known = classes >= 0
-    support, compact = np.unique(classes[known], return_inverse=True)
-    one_hot = np.zeros((len(classes), len(support)))
-    one_hot[known, compact] = 1.0
-
+    support, one_hot = one_hot_classes(history)
     frequencies = np.cumsum(one_hot, axis=0)[:-1]
     total = frequencies.sum(axis=1) + SHARED_WEIGHT
     own, rest = frequencies / total[:, None], SHARED_WEIGHT / total
 
-    own, rest = _back_off(_followers(classes, one_hot), own, rest, FREQUENCY_WEIGHT[kind])
+    keys = [(history.classes, FREQUENCY_WEIGHT[kind])]
     if kind == "backoff":
-        hour = local_time_s // 3600 % 24
-        weekend = (local_time_s // 86400 + 3) % 7 >= 5  # 1970-01-01 was a Thursday
-        context = (classes * 6 + hour // 4) * 2 + weekend
-        for key in (context, venue_codes):
-            own, rest = _back_off(_followers(key, one_hot), own, rest, BACKOFF_WEIGHT)
-    return ClientPrior(support.astype(np.int32), own, rest)
+        hour_block = history.local_hour.astype(np.int64) // 4
+        keys.append(((history.classes * 6 + hour_block) * 2 + history.weekend, BACKOFF_WEIGHT))
+        keys.append((history.venues, BACKOFF_WEIGHT))
+    for key, weight in keys:
+        counts = _followers(key, one_hot)
+        total = counts.sum(axis=1) + weight
+        own, rest = (counts + weight * own) / total[:, None], weight * rest / total
+    return ClientPrior(
+        support,
+        np.log(own + rest[:, None] * shared[support]).astype(np.float32),
+        np.log(rest).astype(np.float32),
+        1.0,
+    )
+
+
+def one_hot_classes(history):
+    """Return support, int32 [num_own], and float64 [n, num_own], 1 at each check-in's class."""
+    known = history.classes >= 0
+    support, compact = np.unique(history.classes[known], return_inverse=True)
+    one_hot = np.zeros((len(history), len(support)))
+    one_hot[known, compact] = 1.0
+    return support.astype(np.int32), one_hot
 
 
 def _followers(key, one_hot):
@@ -98,9 +155,3 @@ def _followers(key, one_hot):
     counts = np.empty_like(sums)
     counts[order] = sums - sums[group_start]
     return counts
-
-
-def _back_off(counts, own, rest, weight):
-    """Mix counts with a coarser estimate that counts for `weight` observations."""
-    total = counts.sum(axis=1) + weight
-    return (counts + weight * own) / total[:, None], weight * rest / total

@@ -11,12 +11,14 @@ train/, val/, eval/      TensorBoard event files
 """
 
 import csv
+import io
 import json
 import logging
 import os
 import platform
+import shutil
 import time
-import traceback
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -34,7 +36,8 @@ logger = logging.getLogger(__name__)
 class RunFolder:
     """One run's folder, open for writing while the run lasts.
 
-    Use as a context manager: what goes wrong inside is written to run.log and run.json.
+    Use as a context manager while something is done with it: what is logged inside goes to
+    run.log, what goes wrong too, and a run that was not done by then has failed.
     """
 
     def __init__(self, path):
@@ -44,21 +47,28 @@ class RunFolder:
 
     @classmethod
     def create(cls, log_dir, settings, facts):
-        """Make a new folder `<log_dir>/<time>-<name>/`; no two runs share one.
+        """Make a new folder `<log_dir>/<time>-<name>/`, whole or not at all; no two runs share one.
 
         Args:
             log_dir: folder of all runs, made if missing.
             settings: Settings.
             facts: dict for run.json: what else is known before round 1.
+
+        Raises:
+            RunError: if the folder cannot be written.
         """
+        started = datetime.now(UTC).isoformat(timespec="microseconds")
+        facts = {"started": started} | facts | {"versions": _versions(), "status": "running"}
         stem = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{settings.loop.name}"
+        run = None
         try:
             Path(log_dir).mkdir(parents=True, exist_ok=True)
-            path = _make_new(Path(log_dir) / stem)
-            run = cls(path)
-            (path / "config.toml").write_text(config.dump(settings), "utf-8")
-            run.write_facts(facts | {"versions": _versions(), "status": "running"})
+            run = cls(_make_new(Path(log_dir) / stem))
+            (run.path / "config.toml").write_text(config.dump(settings), "utf-8")
+            run.write_facts(facts)
         except OSError as error:
+            if run is not None:
+                shutil.rmtree(run.path, ignore_errors=True)
             raise RunError(
                 f"cannot write to {error.filename or log_dir}: {error.strerror}. Choose another "
                 "folder with --log-dir."
@@ -69,21 +79,32 @@ class RunFolder:
         self._handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("fedgru").addHandler(self._handler)
+        logging.getLogger("fedgru").setLevel(logging.INFO)
         return self
 
     def __exit__(self, kind, error, _):
-        if error is not None:
-            logger.error("%s", "".join(traceback.format_exception(error)))
-            self.write_facts({"status": "failed", "error": str(error) or kind.__name__})
         for writer in self._writers.values():
             writer.close()
+        self._writers.clear()
+        if error is not None:
+            message = str(error) or kind.__name__
+            logger.error("%s", message, exc_info=error)
+            if self.facts().get("status") == "running":
+                self.write_facts({"status": "failed", "error": message})
         logging.getLogger("fedgru").removeHandler(self._handler)
         self._handler.close()
 
     def facts(self):
-        """Return run.json as a dict; empty if there is none yet."""
+        """Return run.json as a dict; empty if there is none yet.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
         file = self.path / "run.json"
-        return json.loads(file.read_text("utf-8")) if file.exists() else {}
+        try:
+            return json.loads(file.read_text("utf-8")) if file.exists() else {}
+        except ValueError as error:
+            raise RunError(f"{file} is damaged, it is not JSON: {error}.") from None
 
     def write_facts(self, facts):
         """Add to run.json."""
@@ -109,7 +130,8 @@ class RunFolder:
         """Write metrics to TensorBoard, each split into its own folder.
 
         `loss` and `acc@1` over check-ins get the tags of Keras' own callback, as in the
-        reference notebook; all others their metric's name and average.
+        reference notebook; all others their metric's name and average, acc_at_5/macro for
+        acc@5/macro because a tag cannot hold an @.
         """
         from tensorboardX import SummaryWriter
 
@@ -118,11 +140,13 @@ class RunFolder:
             if value is None or len(rest) != 2:
                 continue
             name, average = rest
-            tag = TENSORBOARD_TAGS.get(name) if average == "micro" else None
+            tag = f"{name.replace('@', '_at_')}/{average}"
+            if average == "micro":
+                tag = TENSORBOARD_TAGS.get(name, tag)
             folder = "eval" if split == "test" else split
             if folder not in self._writers:
                 self._writers[folder] = SummaryWriter(str(self.path / folder))
-            self._writers[folder].add_scalar(tag or f"{name}/{average}", value, round_num)
+            self._writers[folder].add_scalar(tag, value, round_num)
         for writer in self._writers.values():
             writer.flush()
 
@@ -144,24 +168,38 @@ class RunFolder:
         """
         file = self.path / f"{which}.npz"
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                weights = {name: arrays[name] for name in arrays.files}
-            return weights, int(weights.pop("round_num"))
+            content = file.read_bytes()
         except FileNotFoundError:
             raise RunError(
-                f"run {self.path} has no {file.name}: it ended before the first round was done. "
+                f"run {self.path} has no {file.name}: no round of it was finished. "
                 f"Details: {self.path / 'run.log'}"
             ) from None
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise RunError(f"{file} cannot be read as weights: {error}.") from None
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                weights = {name: arrays[name] for name in arrays.files}
+            return weights, int(weights.pop("round_num"))
+        except Exception as error:  # what numpy and zipfile raise depends on the damaged byte
+            raise RunError(
+                f"{file} is damaged: it cannot be read as weights. Train again with: "
+                f"fedgru train --config {self.path / 'config.toml'}"
+            ) from error
 
     def save_test(self, report, table):
-        """Write test.json and clients.csv."""
+        """Write test.json, clients.csv and TensorBoard's eval/; replaces an earlier evaluation.
+
+        Args:
+            report: dict, from `evaluation.full_report`, and the `round` of the weights.
+            table: {column: list}, one entry per client.
+        """
         write_json(self.path / "test.json", report)
-        with open(self.path / "clients.csv", "w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(table)
-            writer.writerows(zip(*table.values(), strict=True))
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(table)
+        writer.writerows(zip(*table.values(), strict=True))
+        _write_whole(self.path / "clients.csv", text.getvalue())
+        if (self.path / "eval").exists():
+            shutil.rmtree(self.path / "eval")
+        self.write_scalars(report, report["round"])
 
     def settings(self):
         """Return the run's Settings."""
@@ -173,17 +211,17 @@ def open_run(log_dir, name=None):
 
     Args:
         log_dir: folder of all runs.
-        name: a run's path, its folder's name, or None for the newest run.
+        name: a run's path, its folder's name, or None for the one started last.
 
     Raises:
         RunError: if there is no such run.
     """
     log_dir = Path(log_dir)
     if name is None:
-        runs = sorted(path.parent for path in log_dir.glob("*/run.json"))
+        runs = [RunFolder(file.parent) for file in sorted(log_dir.glob("*/run.json"))]
         if not runs:
             raise RunError(f"no run in {log_dir}/. Make one with: fedgru train --features big")
-        return RunFolder(runs[-1])
+        return max(runs, key=lambda run: run.facts().get("started", ""))
     for path in (Path(name), log_dir / name):
         if (path / "run.json").is_file():
             return RunFolder(path)
@@ -194,9 +232,7 @@ def open_run(log_dir, name=None):
 
 def write_json(file, value):
     """Write a value as JSON, whole or not at all; NaN becomes null."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n", "utf-8")
-    part.replace(file)
+    _write_whole(file, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
 
 
 def without_nan(value):
@@ -218,6 +254,12 @@ def _make_new(path):
         except FileExistsError:
             number += 1
             candidate = path.with_name(f"{path.name}-{number}")
+
+
+def _write_whole(file, text):
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(text, "utf-8")
+    part.replace(file)
 
 
 def _append_csv(file, row):

@@ -1,6 +1,6 @@
 """Task: clients + inputs + targets + prior + model shapes, checked to fit before round 1."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +9,7 @@ from fedgru import features, priors, streams, vocabulary
 from fedgru.clients import SPLITS, Clients, CoverageLine, choose_clients
 from fedgru.config import Settings
 from fedgru.errors import ConfigError, DataError
+from fedgru.kernel_prior import Kernel, fit_kernel, kernel_prior
 from fedgru.models.gru import ModelSpec
 
 
@@ -48,8 +49,8 @@ class Task:
         classes: int32 [num_positions], class of each position, -1 if not seen in train.
         target_codes: int32 [num_positions], the target column as the data set codes it.
         num_target_codes: how many codes there are.
-        local_time_s: int64 [num_positions].
-        venue_codes: int32 [num_positions].
+        history: History of all positions, client after client.
+        kernel: the Kernel that the clients have learnt, with --prior kernel; else None.
         best_prob: float32 [num_positions], the chance of the best possible predictor to be right
             there, for a made-up city; None for real data.
         coverage: list of CoverageLine, what each step kept.
@@ -64,8 +65,8 @@ class Task:
     classes: np.ndarray
     target_codes: np.ndarray
     num_target_codes: int
-    local_time_s: np.ndarray
-    venue_codes: np.ndarray
+    history: priors.History
+    kernel: Kernel | None
     best_prob: np.ndarray | None
     coverage: list[CoverageLine]
     training_clients: np.ndarray
@@ -98,13 +99,31 @@ class Task:
     def _client_priors(self):
         return {}
 
+    def with_kernel(self, on_round=None):
+        """Return the task with the kernel that the clients learn on their train splits.
+
+        The same task where the prior needs none, or it is learnt already.
+
+        Args:
+            on_round: see `fit_kernel`.
+        """
+        if self.settings.inputs.prior != "kernel" or self.kernel is not None:
+            return self
+        own = zip(*self.clients.bounds("train"), strict=True)
+        loop = self.settings.loop
+        histories = [self.history[start:end] for start, end in own]
+        kernel = fit_kernel(histories, self.shared, loop.seed, loop.threads, on_round)
+        return replace(self, kernel=kernel)
+
     def client_prior(self, client, kind):
         """Return the ClientPrior of a client, computed once."""
         if (client, kind) not in self._client_priors:
-            own = slice(*self.clients.starts[client : client + 2])
-            self._client_priors[client, kind] = priors.client_prior(
-                kind, self.classes[own], self.local_time_s[own], self.venue_codes[own]
-            )
+            own = self.history[slice(*self.clients.starts[client : client + 2])]
+            if kind == "kernel":
+                prior = kernel_prior(self.kernel, own, self.shared)
+            else:
+                prior = priors.count_prior(kind, own, self.shared)
+            self._client_priors[client, kind] = prior
         return self._client_priors[client, kind]
 
     def log_prior(self, client, pairs, kind=None):
@@ -145,12 +164,14 @@ class Task:
         )
 
 
-def build_task(data_set, settings):
+def build_task(data_set, settings, kernel=None):
     """Build the Task of a data set.
 
     Args:
         data_set: DataSet.
         settings: Settings.
+        kernel: with --prior kernel, the Kernel of an earlier run; None leaves it to be learnt
+            by `Task.with_kernel`.
 
     Returns:
         Task.
@@ -199,6 +220,16 @@ def build_task(data_set, settings):
             coverage.append(line)
     column = getattr(check_ins, inputs_settings.target)
     target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])
+    classes = target_vocabulary.encode(column.codes[clients.rows]) - 1
+    history = priors.History(
+        classes=classes,
+        categories=check_ins.category.codes[clients.rows],
+        venues=check_ins.venue.codes[clients.rows],
+        time_s=check_ins.time_s[clients.rows],
+        local_time_s=check_ins.local_time_s[clients.rows],
+        lat_deg=check_ins.lat_deg[clients.rows],
+        lon_deg=check_ins.lon_deg[clients.rows],
+    )
     return Task(
         settings=settings,
         clients=clients,
@@ -211,11 +242,11 @@ def build_task(data_set, settings):
             inputs_settings.scaling == "standard",
         ),
         target_vocabulary=target_vocabulary,
-        classes=target_vocabulary.encode(column.codes[clients.rows]) - 1,
+        classes=classes,
         target_codes=column.codes[clients.rows],
         num_target_codes=len(column.values),
-        local_time_s=check_ins.local_time_s[clients.rows],
-        venue_codes=check_ins.venue.codes[clients.rows],
+        history=history,
+        kernel=kernel,
         best_prob=None if data_set.best_prob is None else data_set.best_prob[clients.rows],
         coverage=coverage,
         training_clients=training_clients,

@@ -27,11 +27,18 @@ def tiny_data_set():
 
 @pytest.fixture
 def make_task(tiny_data_set):
-    """Build a small task: 8 units, 2 streams, 5 check-ins in a step, no dropout."""
+    """Build a small task: 8 units, 2 streams, 5 check-ins in a step, no dropout, plain counts."""
+    small = {
+        "hidden_dim": 8,
+        "batch_size": 2,
+        "seq_len": 5,
+        "dropout": 0.0,
+        "prior": "backoff",
+        "threads": 1,
+    }
 
     def make(data_set=tiny_data_set, **overrides):
-        small = {"hidden_dim": 8, "batch_size": 2, "seq_len": 5, "dropout": 0.0, "threads": 1}
-        return build_task(data_set, config.load(small | overrides))
+        return build_task(data_set, config.load(small | overrides)).with_kernel()
 
     return make
 

@@ -136,11 +136,11 @@ def test_dropout_is_drawn_anew_for_each_round_and_client(make_task):
     assert first == again != second
 
 
-def test_side_by_side_walk_equals_one_client_at_a_time(make_task, monkeypatch):
-    # three chunks of time, and batches that shrink when short clients end
+def test_packed_walk_equals_one_client_at_a_time(make_task, monkeypatch):
+    # clients share rows, and rows take several chunks of time
     monkeypatch.setattr(jax_engine, "WALK_SEQ_LEN", 16)
-    monkeypatch.setattr(jax_engine, "WALK_BATCHES", (1, 2, 4, 8))
-    task = make_task()
+    monkeypatch.setattr(jax_engine, "WALK_ROWS", 2)
+    task = make_task(threads=2)
     clients = task.clients
     weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
     first = clients.starts[:-1] + np.arange(len(clients)) * 3

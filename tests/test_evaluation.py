@@ -62,11 +62,11 @@ def test_revisits_and_first_visits_are_all_targets(engine, weights):
 
 def test_first_visits_by_hand(engine):
     clients = engine.task.clients
-    first = evaluation._first_visits(engine.task.venue_codes, clients)
+    first = evaluation._first_visits(engine.task.history.venues, clients)
     for client in range(len(clients)):
         seen = set()
         for position in range(*clients.starts[client : client + 2]):
-            venue = engine.task.venue_codes[position]
+            venue = engine.task.history.venues[position]
             assert first[position] == (venue not in seen)
             seen.add(venue)
 

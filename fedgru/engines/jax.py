@@ -6,7 +6,7 @@ which is exact and much less work. The loop over local steps runs inside one com
 number of steps is an argument, so that clients of all lengths share a few compilations.
 """
 
-import os
+import heapq
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,28 +17,16 @@ from fedgru import seeding
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.engines.base import Engine
 from fedgru.models import gru
+from fedgru.xla import import_jax, num_threads
 
 # Sizes that arrays are padded to, so that few shapes are compiled.
-ROW_SIZES = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+ROW_SIZES = (128, 256, 512, 1024, 2048, 4096)
 MIN_STEPS = 8
-WALK_BATCHES = (8, 32, 128)
+KEPT_BYTES = 1 << 29  # training data laid out once and kept; what is beyond is laid out each round
+WALK_ROWS = 16
 WALK_SEQ_LEN = 64
 
 ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # Keras' defaults
-
-
-def import_jax():
-    """Import JAX set up for threads over clients: one thread and no hand-over inside each call.
-
-    Must come before any other import of JAX in the process to have an effect.
-    """
-    flag = "--xla_cpu_multi_thread_eigen=false"
-    if flag not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-    import jax
-
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    return jax
 
 
 @dataclass(frozen=True)
@@ -69,8 +57,8 @@ class JaxEngine(Engine):
     def __init__(self, task):
         super().__init__(task)
         self._jax = import_jax()
-        self.threads = task.settings.loop.threads or len(os.sched_getaffinity(0))
-        self._prepared = {}
+        self.threads = num_threads(task.settings.loop.threads)
+        self._prepared, self._kept_bytes = {}, 0
         self.local_loops_compiled = 0  # counted at each tracing; a test reads it
 
     def local_updates(self, weights, cohort, round_num):
@@ -101,9 +89,14 @@ class JaxEngine(Engine):
         )
 
     def _prepare(self, client):
-        if client not in self._prepared:
-            self._prepared[client] = _prepare(self.task.local_data(client))
-        return self._prepared[client]
+        if client in self._prepared:
+            return self._prepared[client]
+        data = _prepare(self.task.local_data(client))
+        size_bytes = sum(array.nbytes for array in data.arrays if array is not None)
+        if self._kept_bytes + size_bytes <= KEPT_BYTES:
+            self._prepared[client] = data
+            self._kept_bytes += size_bytes
+        return data
 
     @cached_property
     def _local_loop(self):
@@ -117,54 +110,74 @@ class JaxEngine(Engine):
         return jax.jit(counted)
 
     def hidden_states(self, weights, first_positions, end_positions, wanted):
-        """See Engine.hidden_states. Clients are walked side by side, the longest first."""
+        """See Engine.hidden_states. Clients are laid end to end in rows of about one length."""
         place = np.full(len(self.task.classes), -1)
         place[wanted] = np.arange(len(wanted))
         hidden = np.empty((len(wanted), self.task.spec.hidden_dim), np.float32)
         weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
-        lengths = end_positions - first_positions
-        order = np.argsort(-lengths, kind="stable")
-        order = order[lengths[order] > 0]
-        size = min(WALK_BATCHES[-1], -(-len(order) // self.threads))
-        num_groups = -(-len(order) // max(size, 1))
-        groups = [order[i::num_groups] for i in range(num_groups)]
+        rows = _pack(first_positions, end_positions, WALK_ROWS * self.threads)
 
         def walk(group):
-            for positions, at in self._walk(weights, first_positions[group], end_positions[group]):
-                asked = place[positions] >= 0
-                hidden[place[positions[asked]]] = at[asked]
+            for positions, at in self._walk(weights, group):
+                asked = np.where(positions >= 0, place[positions], -1)
+                hidden[asked[asked >= 0]] = at[asked >= 0]
 
         with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(walk, groups))
+            list(pool.map(walk, [rows[i :: self.threads] for i in range(self.threads)]))
         return hidden
 
-    def _walk(self, weights, first, end):
-        """Yield positions [seq_len, batch] (those past a client's end give -1) and hidden."""
-        inputs = self.task.inputs
-        lengths = end - first
-        state = None
-        for start in range(0, int(lengths.max()), WALK_SEQ_LEN):
-            active = int((lengths > start).sum())
-            batch = next(size for size in WALK_BATCHES if size >= active)
-            if state is None:
-                state = gru.zero_state(self.task.spec.cell, self.task.spec.hidden_dim, batch)
-            state = tuple(s[:batch] for s in state)
-            positions = first[:active] + start + np.arange(WALK_SEQ_LEN)[:, None]
-            inside = positions < end[:active]
-            read = np.zeros((WALK_SEQ_LEN, batch), np.int64)
-            read[:, :active] = np.where(inside, positions, 0)
-            hidden, state = self._walk_step(weights, inputs.rows[read], inputs.numbers[read], state)
-            yield np.where(inside, positions, -1), np.asarray(hidden)[:, :active]
+    def _walk(self, weights, rows):
+        """Yield positions [seq_len, rows], -1 past a row's end, and their hidden states."""
+        inputs, spec = self.task.inputs, self.task.spec
+        length = -(-max(len(positions) for positions, _ in rows) // WALK_SEQ_LEN) * WALK_SEQ_LEN
+        positions = np.full((length, WALK_ROWS), -1)
+        starts = np.zeros((length, WALK_ROWS), bool)
+        for row, (row_positions, row_starts) in enumerate(rows):
+            positions[: len(row_positions), row] = row_positions
+            starts[: len(row_starts), row] = row_starts
+        state = gru.zero_state(spec.cell, spec.hidden_dim, WALK_ROWS)
+        for begin in range(0, length, WALK_SEQ_LEN):
+            part = slice(begin, begin + WALK_SEQ_LEN)
+            read = np.maximum(positions[part], 0)
+            hidden, state = self._walk_step(
+                weights, inputs.rows[read], inputs.numbers[read], state, starts[part]
+            )
+            yield positions[part], np.asarray(hidden)
 
     @cached_property
     def _walk_step(self):
         cell = self.task.spec.cell
 
-        def step(weights, rows, numbers, state):
+        def step(weights, rows, numbers, state, starts):
             gates = gru.project(weights, rows, numbers)
-            return gru.recur(cell, gates, weights["recurrent"], weights["bias"], state)
+            return gru.walk(cell, gates, weights["recurrent"], weights["bias"], state, starts)
 
         return self._jax.jit(step)
+
+
+def _pack(first_positions, end_positions, num_rows):
+    """Lay ranges of positions end to end in rows, longest first, each into the shortest row.
+
+    Returns:
+        list of (positions, starts) per row, int64 and bool [row length]; starts marks where a
+        range begins.
+
+    >>> [positions.tolist() for positions, _ in _pack([0, 10, 20], [2, 13, 21], 2)]
+    [[0, 1, 20], [10, 11, 12]]
+    """
+    lengths = np.subtract(end_positions, first_positions)
+    rows = [(0, row, []) for row in range(num_rows)]
+    for client in np.argsort(-lengths, kind="stable"):
+        if lengths[client] > 0:
+            length, row, ranges = heapq.heappop(rows)
+            ranges.append(np.arange(first_positions[client], end_positions[client]))
+            heapq.heappush(rows, (length + int(lengths[client]), row, ranges))
+    packed = []
+    for _, _, ranges in sorted(rows, key=lambda row: row[:2]):
+        starts = [np.arange(len(positions)) == 0 for positions in ranges]
+        none = np.zeros(0, np.int64)
+        packed.append((np.concatenate([none, *ranges]), np.concatenate([none > 0, *starts])))
+    return packed[::-1]
 
 
 def _prepare(local):

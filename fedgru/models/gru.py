@@ -137,10 +137,7 @@ def recur(cell, gates, recurrent, bias, state):
     import jax.numpy as jnp
 
     advance, pull_back = _CELLS[cell]
-    if cell == "gru":
-        gates, recurrent_bias = gates + bias[0], bias[1]
-    else:
-        gates, recurrent_bias = gates + bias, jnp.zeros_like(bias)
+    gates, recurrent_bias = _split_bias(cell, gates, bias)
 
     def forward(gates, recurrent, recurrent_bias, state):
         def step(state, gates_t):
@@ -170,6 +167,32 @@ def recur(cell, gates, recurrent, bias, state):
     return run(gates, recurrent, recurrent_bias, state)
 
 
+def walk(cell, gates, recurrent, bias, state, starts):
+    """Run the cell over rows in which one sequence follows another, without a way back.
+
+    Args:
+        cell, gates, recurrent, bias, state: as for `recur`.
+        starts: bool [seq_len, batch], where a new sequence starts: the state before it is zero.
+
+    Returns:
+        As `recur`.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    advance, _ = _CELLS[cell]
+    gates, recurrent_bias = _split_bias(cell, gates, bias)
+
+    def step(state, at_t):
+        gates_t, starts_t = at_t
+        state = tuple(jnp.where(starts_t[:, None], 0.0, s) for s in state)
+        after, _ = advance(gates_t, state[0] @ recurrent + recurrent_bias, state)
+        return after, after[0]
+
+    last, hidden = jax.lax.scan(step, state, (gates, starts))
+    return hidden, last
+
+
 def logits(weights, hidden, log_prior=None):
     """Return float32 [..., num_classes]: the head, plus the scaled log of the personal prior.
 
@@ -180,6 +203,11 @@ def logits(weights, hidden, log_prior=None):
     """
     scores = hidden @ weights["head_kernel"] + weights["head_bias"]
     return scores if log_prior is None else scores + weights["prior_scale"] * log_prior
+
+
+def _split_bias(cell, gates, bias):
+    """Add the inputs' bias to the gates; return them and the bias of what the state adds."""
+    return (gates + bias[0], bias[1]) if cell == "gru" else (gates + bias, 0.0 * bias)
 
 
 def _advance_gru(gates, pulled, state):

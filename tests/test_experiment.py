@@ -1,0 +1,164 @@
+"""fedgru/experiment.py: the main job around the round loop, and the texts that tell of it."""
+
+import json
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+from conftest import make_check_ins
+from tqdm import tqdm
+
+from fedgru import config, datasets, experiment, runs
+from fedgru.engines.base import Engine, RoundResult
+from fedgru.errors import ConfigError, DataError, RunError
+
+
+class StillEngine(Engine):
+    """Learns nothing: states are zero; a round leaves the weights as they are."""
+
+    name = "still"
+    stops_in = None
+
+    def run_round(self, algorithm, state, cohort):
+        if state.round_num + 1 == self.stops_in:
+            raise KeyboardInterrupt
+        new = type(state)(state.weights, state.optimizer, state.round_num + 1)
+        return RoundResult(new, {"loss": 2.0, "acc@1": 0.5}, len(cohort), 10)
+
+    def hidden_states(self, weights, first_positions, end_positions, wanted):
+        return np.zeros((len(wanted), self.task.spec.hidden_dim), np.float32)
+
+
+@pytest.fixture
+def train(make_task, tmp_path, monkeypatch):
+    """Train with the StillEngine, stopped by Ctrl-C in a round if asked to."""
+    monkeypatch.setattr(experiment, "make_engine", StillEngine)
+
+    def train(stops_in=None, show_progress=False, **overrides):
+        monkeypatch.setattr(StillEngine, "stops_in", stops_in)
+        task = make_task(rounds=2, prior="backoff", **overrides)
+        run, result = experiment.train(task, {}, tmp_path / "log", show_progress)
+        return task, run, result
+
+    return train
+
+
+def test_a_progress_bar(train, capsys, monkeypatch):
+    monkeypatch.setattr(experiment, "tqdm", partial(tqdm, mininterval=0))
+    task, run, result = train(show_progress=True)
+    assert (result.last.round_num, run.facts()["status"]) == (2, "done")
+    out, err = capsys.readouterr()
+    first, last = err.split("\r")[1], err.split("\r")[-3]  # after the last, a blank line
+    assert "0/2 [00:00<?, ?round/s]" in first
+    assert re.search(r" 2/2 \[00:\d\d<00:00, .*loss=2.000, val loss=2.\d+, val acc=0.\d+\]", last)
+    assert out == ""
+    train()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_ctrl_c(train, tmp_path):
+    for stops_in, what_is_kept in (
+        (1, "No round was done; you can delete {path}."),
+        (2, "The best round so far is kept; score it with: fedgru eval {path}"),
+    ):
+        with pytest.raises(RunError) as error:
+            train(stops_in, name=f"stopped-{stops_in}")
+        run = runs.open_run(tmp_path / "log")
+        assert str(error.value) == f"stopped by Ctrl-C. {what_is_kept.format(path=run.path)}"
+        assert (run.facts()["status"], run.facts()["error"]) == ("failed", str(error.value))
+    assert run.load_weights("best")[1] == 1
+
+
+def test_the_report_of_a_run(train):
+    task, run, _ = train()
+    report = experiment.evaluate_run(run, task)
+    assert report == json.loads((run.path / "test.json").read_text())
+    assert (report["run"], report["round"], report["test/clients"]) == (str(run.path), 1, 6)
+    # a network that says nothing leaves the counts: the prior's scale starts at 1
+    ours = {key: value for key, value in report.items() if key.endswith(("micro", "macro"))}
+    backoff = report["baselines"]["running_backoff"]
+    assert ours == pytest.approx({key: backoff[key] for key in ours})
+    gain = report["gains"]["running_backoff"]["test/loss/micro"]
+    assert [gain["difference"], *gain["interval"]] == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("venues", "split"),
+    [
+        # 20 check-ins: 12 of train, 4 of validation, 4 of test; the last 8 or 4 are at new venues
+        ("ababababababcdefghij", "validation"),
+        ("ababababababababcdef", "test"),
+    ],
+)
+def test_nothing_to_score(venues, split, monkeypatch):
+    check_ins = make_check_ins(["ann"] * 20, ["Home"] * 20, list(venues))
+    data_set = datasets.DataSet("town", check_ins, {"fingerprint": "x"})
+    monkeypatch.setattr(datasets, "open_data_set", lambda *_: data_set)
+    settings = config.load({"target": "venue", "prior": "none", "batch_size": 1, "seq_len": 4})
+    with pytest.raises(DataError) as error:
+        experiment.open_task(settings, "data")
+    assert str(error.value) == (
+        f"nothing to score: none of the 4 {split} targets has a venue that occurs in train. Take "
+        "more users or more check-ins."
+    )
+
+
+def test_beating_a_baseline():
+    def report(ours, theirs):
+        return {"test/acc@1/micro": ours, "baselines": {"last": {"test/acc@1/micro": theirs}}}
+
+    line = experiment.check_beats(report(0.25, 0.125), "last")
+    assert line == "test acc@1 is 0.2500, above last with 0.1250."
+    for theirs in (0.25, 0.5):  # as good as is not above
+        with pytest.raises(RunError) as error:
+            experiment.check_beats(report(0.25, theirs), "last")
+        assert str(error.value) == f"test acc@1 is 0.2500, not above last with {theirs:.4f}."
+
+
+def test_baselines_that_there_are():
+    experiment.check_baseline("running_kernel", config.load({"prior": "kernel"}))
+    with pytest.raises(ConfigError) as error:
+        experiment.check_baseline("running_kernel", config.load({"prior": "none"}))
+    assert str(error.value) == (
+        "--must-beat is running_kernel, expected one of commonest, last, global_markov, "
+        "frequency, user_markov, running_markov, running_backoff."
+    )
+
+
+def test_the_embedded_data_set_is_named():
+    assert experiment.describe_data("embedded") == (
+        "data set embedded (the made-up city that comes with fedgru)"
+    )
+    assert experiment.describe_data("nyc") == "data set nyc"
+
+
+def test_what_cannot_be_told_is_a_dash():
+    row = {"test/acc@1/micro": 0.5, "test/loss/micro": float("nan")}
+    report = row | {
+        "run": "log/x",
+        "round": 3,
+        "test/targets": 1234,
+        "test/unknown_targets": 1000,
+        "test/clients": 2,
+        "cold": row,
+        "revisits": row,
+        "first_visits": {"test/targets": 0},
+        "baselines": {"user_markov": row},
+        "intervals": {"test/acc@1/micro": [0.25, 0.75]},
+        "gains": {
+            "user_markov": {"test/acc@1/micro": {"difference": 0.0, "interval": [-0.125, 0.125]}}
+        },
+    }
+    assert experiment.describe_report(report).splitlines() == [
+        "Test of log/x, round 3: 1,234 targets of 2 clients, each scored once",
+        "                          acc@1    acc@5   acc@10      mrr     ndcg     loss  acc@1 macro",
+        "  model                  0.5000        -        -        -        -        -            -",
+        "  model, cold state      0.5000        -        -        -        -        -            -",
+        "    revisits             0.5000        -        -        -        -        -            -",
+        "    first visits              -        -        -        -        -        -            -",
+        "  user markov            0.5000        -        -        -        -        -            -",
+        "95 % interval of acc@1 over clients: 0.2500 to 0.7500",
+        "  against user markov: +0.0000 (-0.1250 to +0.1250, not significant)",
+        "1,000 targets were never seen in train: they count as misses and have no loss.",
+    ]
