@@ -11,7 +11,10 @@ from fedgru.kernel_prior import FIT_ROUNDS, Kernel
 from fedgru.runs import RunFolder
 from fedgru.task import build_task
 
-ENGINES = {"jax": ("fedgru.engines.jax", "JaxEngine")}
+ENGINES = {
+    "jax": ("fedgru.engines.jax", "JaxEngine"),
+    "reference": ("fedgru.engines.reference", "ReferenceEngine"),
+}
 BASELINES = (
     *baselines.STATIC_BASELINES,
     *(f"running_{kind}" for kind in evaluation.RUNNING_BASELINES),

@@ -2,8 +2,6 @@
 
 import os
 
-# a test that needs Keras runs it on JAX, which is there anyway and imports in a tenth of the time
-os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from pathlib import Path

@@ -1,6 +1,7 @@
 """fedgru/cli.py: commands as typed, exit code and whole message."""
 
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -30,6 +31,7 @@ def invoke(*words, code=0):
     result = CliRunner().invoke(main, [str(word) for word in words], prog_name="fedgru")
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.stderr
+    assert not logging.getLogger("fedgru").handlers  # the next command would write to them too
     return result
 
 
@@ -38,20 +40,19 @@ def train(*words, code=0):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A folder with the data set data/hamlet and one finished run in log/; not to be changed."""
+def first_run(tmp_path_factory):
+    """A folder with data/hamlet and a finished run in log/, not to be changed; what was printed."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         invoke("data", "synth", "--name", "hamlet", "--users", 6, "--checkins-per-user", 40)
-        train("--name", "first")
-    return folder
+        return folder, train("--name", "first")
 
 
 @pytest.fixture
-def here(finished, tmp_path, monkeypatch):
+def here(first_run, tmp_path, monkeypatch):
     """The data set and the finished run copied to the current folder."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(first_run[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -61,9 +62,8 @@ def run_dir(here):
     return next(here.glob("log/*-first"))
 
 
-def test_train_prints_what_it_does(here):
-    result = train("--rounds", 1, "--name", "told", "--no-eval")
-    (folder,) = here.glob("log/*-told")
+def test_train_prints_what_it_does(first_run, here, run_dir):
+    _, result = first_run
     head, _, log = result.stderr.partition("run folder ")
     assert head == (
         "Data set hamlet\n"
@@ -78,15 +78,17 @@ def test_train_prints_what_it_does(here):
         "Model: gru of 8 units, 12 classes of category, prior backoff\n"
     )
     patterns = [
-        re.escape(f"{folder.relative_to(here)}, engine jax"),
+        re.escape(f"log/{run_dir.name}, engine jax"),
         r"round 1: loss \d\.\d{3}, val loss \d\.\d{3}, val acc \d\.\d{3}, \d+\.\d \+ \d+\.\d s, "
         "best so far",
-        r"all rounds done; best is round 1 of 1, val/loss/micro \d\.\d{4}",
+        r"round 2: .*",
+        r"all rounds done; best is round [12] of 2, val/loss/micro \d\.\d{4}",
     ]
     for pattern, line in zip(patterns, log.splitlines(), strict=True):
         assert re.fullmatch(pattern, line), line
     assert result.stdout == (
-        f"Run folder:  {folder.relative_to(here)}\nTensorBoard: tensorboard --logdir log\n"
+        invoke("eval").stdout
+        + f"Run folder:  log/{run_dir.name}\nTensorBoard: tensorboard --logdir log\n"
     )
 
 

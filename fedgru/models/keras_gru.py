@@ -6,7 +6,7 @@ One-hot inputs, a stateful recurrent layer, a dense head; every weight is the pu
 import numpy as np
 
 
-def build(spec, inputs, batch_size=1, seq_len=1):
+def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities"):
     """Build the stateful Keras model of a ModelSpec, with Keras' own start weights.
 
     Args:
@@ -14,13 +14,14 @@ def build(spec, inputs, batch_size=1, seq_len=1):
         inputs: Inputs, for the names and sizes of the features.
         batch_size: rows whose states are kept side by side.
         seq_len: check-ins in a call; None takes any number.
+        output: "probabilities", "scores" (what the softmax is taken of), or "hidden".
 
     Returns:
         keras.Model. Inputs, by name: each id feature, int32 [batch, seq_len], ids as the
         vocabulary gives them (0 unknown); each number, float32 [batch, seq_len]; with a prior
-        `log_prior`, float32 [batch, seq_len, num_classes]. Output: probabilities [batch, seq_len,
-        num_classes]. The state is carried from call to call; `reset_states` on layer
-        "recurrent" sets it to zero.
+        `log_prior`, float32 [batch, seq_len, num_classes]. Output: float32 [batch, seq_len,
+        num_classes], or [..., hidden_dim]. The state is carried from call to call, `reset_state`
+        sets it to zero. (On Keras' JAX backend only a plain call carries it, `predict` does not.)
     """
     import keras
 
@@ -43,8 +44,10 @@ def build(spec, inputs, batch_size=1, seq_len=1):
         stateful=True,
         name="recurrent",
     )(joined)
-    scores = keras.layers.Dense(spec.num_classes, name="head")(hidden)
     arguments = ids | numbers
+    if output == "hidden":
+        return keras.Model(arguments, hidden)
+    scores = keras.layers.Dense(spec.num_classes, name="head")(hidden)
     if spec.has_prior:
         log_prior = keras.Input((seq_len, spec.num_classes), name="log_prior", **shape)
         # one scale for all classes: a 1 x 1 kernel on an axis of its own
@@ -52,6 +55,8 @@ def build(spec, inputs, batch_size=1, seq_len=1):
         scaled = keras.ops.squeeze(scale(keras.ops.expand_dims(log_prior, -1)), -1)
         scores = keras.layers.Add(name="scores")([scores, scaled])
         arguments["log_prior"] = log_prior
+    if output == "scores":
+        return keras.Model(arguments, scores)
     return keras.Model(arguments, keras.layers.Softmax(name="probabilities")(scores))
 
 
@@ -64,9 +69,11 @@ def set_weights(model, weights):
     """
     kernel = np.concatenate([weights["rows"], weights["numbers"]])
     model.get_layer("recurrent").set_weights([kernel, weights["recurrent"], weights["bias"]])
-    model.get_layer("head").set_weights([weights["head_kernel"], weights["head_bias"]])
-    if "prior_scale" in weights:
-        model.get_layer("prior_scale").set_weights([weights["prior_scale"].reshape(1, 1)])
+    layers = {layer.name: layer for layer in model.layers}
+    if "head" in layers:
+        layers["head"].set_weights([weights["head_kernel"], weights["head_bias"]])
+    if "prior_scale" in layers:
+        layers["prior_scale"].set_weights([weights["prior_scale"].reshape(1, 1)])
 
 
 def get_weights(model, num_rows):
@@ -108,3 +115,9 @@ def feed(inputs, rows, numbers, log_prior=None):
     }
     by_name |= {name: numbers[..., i] for i, name in enumerate(inputs.number_names)}
     return by_name if log_prior is None else by_name | {"log_prior": log_prior}
+
+
+def reset_state(model):
+    """Set the state of a model from `build` to zero."""
+    layer = model.get_layer("recurrent")
+    layer.reset_states()
