@@ -143,9 +143,7 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
     _log_to_stderr()
     task, facts = experiment.open_task(settings, data_dir)
     click.echo(experiment.describe_task(task, facts), err=True)
-    show_progress = sys.stderr.isatty()
-    task = experiment.learn_prior(task, show_progress)
-    run, _ = experiment.train(task, facts, log_dir, show_progress)
+    run, task, _ = experiment.train(task, facts, log_dir, show_progress=sys.stderr.isatty())
     if evaluates:
         report = experiment.evaluate_run(run, task)
         click.echo(experiment.describe_report(report))

@@ -29,7 +29,7 @@ def open_task(settings, data_dir, kernel=None):
     Args:
         settings: Settings.
         data_dir: folder of data sets.
-        kernel: with --prior kernel, the Kernel of an earlier run; if None, `learn_prior` is next.
+        kernel: with --prior kernel, the Kernel of an earlier run; None before it is learnt.
 
     Returns:
         (Task, facts): facts go into run.json: data set, fingerprint, coverage, unknown rates.
@@ -73,6 +73,8 @@ def learn_prior(task, show_progress=False):
     Returns:
         Task, the same if there is nothing to learn.
     """
+    if task.settings.inputs.prior != "kernel" or task.kernel is not None:
+        return task
     losses = []
     with tqdm(
         total=FIT_ROUNDS, desc="kernel prior", unit="round", disable=not show_progress, leave=False
@@ -84,7 +86,9 @@ def learn_prior(task, show_progress=False):
             progress.update()
 
         task = task.with_kernel(on_round)
-    if losses:
+    if not losses:
+        logger.warning("kernel prior: all clients have too few check-ins to learn it from")
+    else:
         logger.info(
             "kernel prior learnt in %d rounds: train loss %.3f before, %.3f after",
             len(losses),
@@ -106,13 +110,13 @@ def train(task, facts, log_dir, show_progress=False):
     """Train in a new run folder.
 
     Args:
-        task: Task, from `learn_prior`.
+        task: Task.
         facts: from `open_task`.
         log_dir: folder of all runs.
         show_progress: whether to draw a bar on stderr.
 
     Returns:
-        (RunFolder, TrainResult).
+        (RunFolder, Task, TrainResult); the task with the prior learnt.
 
     Raises:
         RunError: if the run folder cannot be written, or on Ctrl-C.
@@ -120,9 +124,11 @@ def train(task, facts, log_dir, show_progress=False):
     """
     settings = task.settings
     engine = make_engine(task)
-    facts = facts | {"kernel": None if task.kernel is None else task.kernel.to_dict()}
     with RunFolder.create(log_dir, settings, facts) as run:
         logger.info("run folder %s, engine %s", run.path, engine.name)
+        engine.task = learn_prior(task, show_progress)
+        if engine.task.kernel is not None:
+            run.write_facts({"kernel": engine.task.kernel.to_dict()})
         progress = tqdm(
             total=settings.loop.rounds, unit="round", disable=not show_progress, leave=False
         )
@@ -159,7 +165,7 @@ def train(task, facts, log_dir, show_progress=False):
                 "best_value": result.best_value,
             }
         )
-    return run, result
+    return run, engine.task, result
 
 
 def _what_is_kept(run):

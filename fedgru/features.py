@@ -58,6 +58,11 @@ def parse_features(text):
     """
     names = FEATURE_SETS.get(text.strip()) or tuple(name.strip() for name in text.split(","))
     unknown = [name for name in names if name not in FEATURES]
+    if unknown and unknown[0] in FEATURE_SETS:
+        raise ConfigError(
+            f"--features {text}: {unknown[0]} is a set and stands alone, or is spelt out as "
+            f"{','.join(FEATURE_SETS[unknown[0]])}."
+        )
     if unknown:
         raise ConfigError(
             f"unknown feature {unknown[0]!r} in --features {text}. Accepted: one of the sets "

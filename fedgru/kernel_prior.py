@@ -14,7 +14,8 @@ difference of the local hours, both or neither at the weekend, same category bef
 before. Recent frequencies are the client's class counts with a half-life of 15 days.
 
 The weights are eleven numbers, the same for everybody, learnt by federated SGD: in each round
-every client sends its gradient of these eleven, at a few of its own train pairs. A special case
+every client sends its gradient of these eleven, at a few of its own train pairs, and a quadratic
+penalty pulls them to their start values, so that little data moves them little. A special case
 of a Nadaraya-Watson estimate (1964) over a person's own past; the softmax form is the log-linear
 pool of both estimates.
 """
@@ -36,7 +37,10 @@ KM_PER_DEG = 111.2
 
 FIT_ROUNDS = 80
 FIT_PAIRS = 64  # of each client, in each round
-MIN_PAST = 30  # pairs with a shorter past teach what a short past is worth, and are left out
+MIN_PAST = 10  # pairs with a shorter past say little about any past
+SHRINKAGE = (
+    10.0  # pull to the start values; as strong as 10 pairs' losses, so that few teach little
+)
 FIT_LR = 0.1  # falls to zero over the rounds
 BLOCK = 64  # check-ins predicted in one compiled call
 MIN_PADDED = 128
@@ -44,15 +48,18 @@ MIN_PADDED = 128
 
 @dataclass(frozen=True)
 class Kernel:
-    """The shared numbers. The last four stand as logarithms where they must be positive."""
+    """The shared numbers, with the values that learning starts from and shrinks to.
 
-    same_venue: float = 0.5
-    same_category: float = 0.5
-    near: float = 0.5
-    hour: float = 0.5
-    weekend: float = 0.5
-    same_category_before: float = 0.5
-    same_venue_before: float = 0.5
+    Where a number must be positive its logarithm stands here.
+    """
+
+    same_venue: float = 1.0
+    same_category: float = 1.0
+    near: float = 1.0
+    hour: float = 1.0
+    weekend: float = 1.0
+    same_category_before: float = 1.0
+    same_venue_before: float = 1.0
     log_forgetting: float = -1.0
     log_k: float = 0.0
     trust: float = 1.0
@@ -132,7 +139,7 @@ def fit_kernel(histories, shared, seed, threads=None, on_round=None, rounds=FIT_
         if len(history) - 1 > MIN_PAST
     ]
     counts = np.array([len(past.base) - MIN_PAST for _, past in pasts], np.float64)
-    numbers = np.array(astuple(Kernel()))
+    numbers = start = np.array(astuple(Kernel()))
     first, second = np.zeros_like(numbers), np.zeros_like(numbers)
 
     def loss_and_gradient(client, past, round_num):
@@ -145,7 +152,7 @@ def fit_kernel(histories, shared, seed, threads=None, on_round=None, rounds=FIT_
         for round_num in range(1, rounds + 1) if pasts else ():
             sent = list(pool.map(lambda c: loss_and_gradient(*c, round_num), pasts))  # noqa: B023
             *gradient, loss = np.average(sent, axis=0, weights=counts)
-            gradient = np.array(gradient)
+            gradient = np.array(gradient) + SHRINKAGE / counts.sum() * (numbers - start)
             first = 0.9 * first + 0.1 * gradient
             second = 0.98 * second + 0.02 * gradient**2
             rate = FIT_LR * (1 - (round_num - 1) / rounds) / (1 - 0.9**round_num)

@@ -111,9 +111,9 @@ def draw_cohort(task, round_num):
 
 def _report(round_num, row, seconds, improved, progress):
     shown = {
-        "loss": f"{row['train/loss/micro']:.3f}",
-        "val loss": f"{row['val/loss/micro']:.3f}",
-        "val acc": f"{row['val/acc@1/micro']:.3f}",
+        "loss": _short(row["train/loss/micro"]),
+        "val loss": _short(row["val/loss/micro"]),
+        "val acc": _short(row["val/acc@1/micro"]),
     }
     logger.info(
         "round %d: %s, %.1f + %.1f s%s",
@@ -126,3 +126,7 @@ def _report(round_num, row, seconds, improved, progress):
     if progress is not None:
         progress.set_postfix(shown, refresh=False)
         progress.update()
+
+
+def _short(value):
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"

@@ -38,7 +38,7 @@ def train(make_task, tmp_path, monkeypatch):
     def train(stops_in=None, show_progress=False, **overrides):
         monkeypatch.setattr(StillEngine, "stops_in", stops_in)
         task = make_task(rounds=2, prior="backoff", **overrides)
-        run, result = experiment.train(task, {}, tmp_path / "log", show_progress)
+        run, task, result = experiment.train(task, {}, tmp_path / "log", show_progress)
         return task, run, result
 
     return train

@@ -99,6 +99,11 @@ def test_gap_is_that_before_the_check_in_and_starts_anew_for_each_client():
             "small, category, or a comma-separated list of user, category, venue, raw_category, "
             "latitude, longitude, clock, day, month, weekday, gap.",
         ),
+        (
+            "small,venue",
+            "--features small,venue: small is a set and stands alone, or is spelt out as "
+            "category,clock,weekday.",
+        ),
         ("venue, venue", "--features venue, venue names a feature twice."),
     ],
 )

@@ -179,7 +179,7 @@ def test_learning_the_kernel_finds_what_the_clients_go_by():
         histories, SHARED, seed=0, on_round=lambda _, loss: losses.append(loss)
     )
     assert kernel.same_venue > 1.5 + max(kernel.same_category, kernel.hour, kernel.weekend)
-    assert losses[0] > 1.0 > 3 * losses[-1]
+    assert losses[0] > 0.8 > 3 * losses[-1]
     again = kernel_prior.fit_kernel(histories, SHARED, seed=0, threads=1)
     assert again == kernel
     assert kernel_prior.Kernel.from_dict(kernel.to_dict()) == kernel
@@ -201,8 +201,18 @@ def test_gradient_of_the_kernel_by_finite_differences():
         assert float(gradient[i]) == pytest.approx(float(high - low) / 0.04, abs=3e-4)
 
 
+def test_little_data_moves_the_kernel_little():
+    # two clients of 12 pairs: two eligible pairs each, drawn again and again
+    histories = [random_history(seed, n=13) for seed in (0, 1)]
+    kernel = kernel_prior.fit_kernel(histories, SHARED, seed=0)
+    moved = np.subtract(
+        list(kernel.to_dict().values()), list(kernel_prior.Kernel().to_dict().values())
+    )
+    assert 0.01 < np.abs(moved).max() < 0.8
+
+
 def test_nobody_with_enough_past_leaves_the_start_values():
-    kernel = kernel_prior.fit_kernel([random_history(0, n=20)], SHARED, seed=0)
+    kernel = kernel_prior.fit_kernel([random_history(0, n=11)], SHARED, seed=0)
     assert kernel == kernel_prior.Kernel()
 
 
@@ -222,5 +232,5 @@ def test_the_published_running_counts(nyc, make_task, kind, expected):
 def test_the_learnt_kernel_beats_the_best_counts_on_real_people(nyc, make_task):
     task = make_task(nyc, users=100, prior="kernel", threads=2)
     summary = evaluation.evaluate_running(task, "kernel", "test").summary()
-    assert summary["test/acc@1/micro"] == pytest.approx(0.366, abs=0.002)  # counts: 0.3448
-    assert summary["test/loss/micro"] == pytest.approx(2.061, abs=0.005)  # counts: 2.3253
+    assert summary["test/acc@1/micro"] == pytest.approx(0.367, abs=0.002)  # counts: 0.3448
+    assert summary["test/loss/micro"] == pytest.approx(2.059, abs=0.005)  # counts: 2.3253

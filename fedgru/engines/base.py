@@ -78,11 +78,7 @@ class Engine:
             "loss": loss_sum / total.num_examples,
             "acc@1": num_correct / total.num_examples,
         }
-        if metrics["loss"] > DIVERGED_LOSS:
-            raise TrainingError(
-                f"training diverged: the loss of round {round_num} is {metrics['loss']:.1f} nats, "
-                f"far above that of guessing. {self._advice(round_num)}"
-            )
+        self._check_diverged(metrics["loss"], round_num)
         return RoundResult(algorithm.apply(state, total), metrics, len(cohort), total.num_examples)
 
     def _check_finite(self, update, round_num):
@@ -93,6 +89,13 @@ class Engine:
             f"training loss became NaN in round {round_num} (client "
             f"{self.task.clients.client_ids[update.client]} first). {self._advice(round_num)}"
         )
+
+    def _check_diverged(self, loss, round_num):
+        if loss > DIVERGED_LOSS:
+            raise TrainingError(
+                f"training diverged: the loss of round {round_num} is {loss:.4g} nats, "
+                f"far above that of guessing. {self._advice(round_num)}"
+            )
 
     def _advice(self, round_num):
         settings = self.task.settings

@@ -25,6 +25,7 @@ def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities"):
     """
     import keras
 
+    ops = _ops()
     shape = {"batch_size": batch_size}
     ids = {
         name: keras.Input((seq_len,), dtype="int32", name=name, **shape) for name in inputs.id_names
@@ -32,8 +33,8 @@ def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities"):
     numbers = {name: keras.Input((seq_len,), name=name, **shape) for name in inputs.number_names}
     # id 0 is unknown: one_hot of -1 is all zeros
     columns = [
-        keras.ops.one_hot(ids[name] - 1, len(inputs.vocabularies[name])) for name in inputs.id_names
-    ] + [keras.ops.expand_dims(number, -1) for number in numbers.values()]
+        ops.one_hot(ids[name] - 1, len(inputs.vocabularies[name])) for name in inputs.id_names
+    ] + [ops.expand_dims(number, -1) for number in numbers.values()]
     joined = keras.layers.Concatenate(name="inputs")(columns) if len(columns) > 1 else columns[0]
     layer = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[spec.cell]
     hidden = layer(
@@ -52,12 +53,23 @@ def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities"):
         log_prior = keras.Input((seq_len, spec.num_classes), name="log_prior", **shape)
         # one scale for all classes: a 1 x 1 kernel on an axis of its own
         scale = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", name="prior_scale")
-        scaled = keras.ops.squeeze(scale(keras.ops.expand_dims(log_prior, -1)), -1)
+        scaled = ops.squeeze(scale(ops.expand_dims(log_prior, -1)), -1)
         scores = keras.layers.Add(name="scores")([scores, scaled])
         arguments["log_prior"] = log_prior
     if output == "scores":
         return keras.Model(arguments, scores)
     return keras.Model(arguments, keras.layers.Softmax(name="probabilities")(scores))
+
+
+def _ops():
+    """Keras' own operations, or in Keras 2, which has none, TensorFlow's of the same names."""
+    import keras
+
+    if hasattr(keras, "ops"):
+        return keras.ops
+    import tensorflow
+
+    return tensorflow
 
 
 def set_weights(model, weights):

@@ -1,0 +1,390 @@
+"""The same steps as TensorFlow Federated computations, in the environment that `make tff` creates.
+
+Clients train and are averaged inside TFF. Weights and the server optimizer's slots go in and come
+out under fedgru's own names, so that a ServerState means the same here as in the other engines.
+
+With dropout off the numbers are those of the other engines. With dropout on they agree in
+distribution, and two runs of one seed differ: TFF lets each client draw from the system's entropy.
+"""
+
+import os
+import warnings
+from collections import OrderedDict
+from functools import cached_property, partial
+
+import numpy as np
+
+from fedgru import streams
+from fedgru.algorithms.fed_avg import FedAvg, ServerState
+from fedgru.algorithms.server_optimizers import SGD
+from fedgru.engines.base import Engine, RoundResult
+from fedgru.errors import ConfigError, TrainingError
+from fedgru.models import keras_gru
+from fedgru.task import LocalData
+from fedgru.xla import num_threads
+
+WALK_ROWS = 32
+WALK_SEQ_LEN = 64
+
+
+class TffEngine(Engine):
+    """See the module's docstring. At the first round it starts a Worker, which ends with it.
+
+    Raises:
+        ConfigError: if TensorFlow Federated is not installed, or the settings ask for another
+            algorithm than FedAvg.
+    """
+
+    name = "tff"
+
+    def __init__(self, task):
+        super().__init__(task)
+        _import_tff()
+        if task.settings.server.mean != "clients":
+            raise ConfigError(
+                "--engine tff averages every weight over the whole cohort, but --mean is "
+                f"{task.settings.server.mean}. Use --mean clients, or another engine."
+            )
+        self._worker = None
+        self._process_of = {}
+
+    def run_round(self, algorithm, state, cohort):
+        """See Engine.run_round. A client that diverged is not named: TFF gives sums alone."""
+        if type(algorithm) is not FedAvg:
+            raise ConfigError(f"--engine tff knows fed_avg alone, not {algorithm.name}.")
+        process, start = self._learning_process(algorithm.server_optimizer)
+        local = [self.task.local_data(int(client)) for client in cohort]
+        output = self._run(
+            process.next,
+            start._replace(
+                global_model_weights=self._to_tff(state.weights),
+                finalizer=self._slots_to_tff(state.optimizer, start.finalizer),
+            ),
+            [_to_data_set(self.task.inputs, data) for data in local],
+        )
+        sums = output.metrics["client_work"]["train"]
+        num_examples = sum(data.num_examples for data in local)
+        round_num = state.round_num + 1
+        # TFF leaves out, without a word, a client whose update is not finite
+        if int(sums["num_examples"]) != num_examples:
+            raise TrainingError(
+                f"training loss became NaN in round {round_num} (TensorFlow Federated does not say "
+                f"for which client). {self._advice(round_num)}"
+            )
+        metrics = {
+            "loss": float(sums["loss_sum"]) / num_examples,
+            "acc@1": float(sums["num_correct"]) / num_examples,
+        }
+        self._check_diverged(metrics["loss"], round_num)
+        weights = self._named(output.state.global_model_weights.trainable)
+        slots = self._slots_from_tff(output.state.finalizer)
+        return RoundResult(
+            ServerState(weights, slots, round_num), metrics, len(cohort), num_examples
+        )
+
+    def hidden_states(self, weights, first_positions, end_positions, wanted):
+        """See Engine.hidden_states. The Keras model walks clients of about one length together."""
+        model, walk = self._walker
+        keras_gru.set_weights(model, weights)
+        inputs = self.task.inputs
+        place = np.full(len(self.task.classes), -1)
+        place[wanted] = np.arange(len(wanted))
+        hidden = np.empty((len(wanted), self.task.spec.hidden_dim), np.float32)
+        by_length = np.argsort(np.subtract(first_positions, end_positions), kind="stable")
+        for group in np.split(by_length, np.arange(WALK_ROWS, len(by_length), WALK_ROWS)):
+            first, end = np.zeros((2, WALK_ROWS, 1), np.int64)
+            first[: len(group), 0] = first_positions[group]
+            end[: len(group), 0] = end_positions[group]
+            keras_gru.reset_state(model)
+            for offset in range(0, int((end - first).max()), WALK_SEQ_LEN):
+                positions = first + offset + np.arange(WALK_SEQ_LEN)
+                read = np.where(positions < end, positions, 0)  # past the end: read, not used
+                states = walk(keras_gru.feed(inputs, inputs.rows[read], inputs.numbers[read]))
+                asked = np.where(positions < end, place[read], -1)
+                hidden[asked[asked >= 0]] = states.numpy()[asked >= 0]
+        return hidden
+
+    def evaluate_on_clients(self, weights, split):
+        """Let TFF's federated evaluation score a split, each client with all of its past.
+
+        A second route to two numbers of `evaluation.evaluate`, without hidden states leaving a
+        client.
+
+        Args:
+            weights: name -> float32 array.
+            split: "train", "val" or "test".
+
+        Returns:
+            dict: "loss", mean over targets of a known class, and "acc@1", mean over all.
+        """
+        clients = self.task.clients
+        positions = clients.target_positions(split)
+        owners = np.unique(clients.client_of[positions])
+        process, start = self._evaluation_process
+        output = self._run(
+            process.next,
+            start._replace(global_model_weights=self._to_tff(weights)),
+            [self._evaluation_data(client, split) for client in owners],
+        )
+        sums = output.metrics["client_work"]["eval"]["current_round_metrics"]
+        return {
+            "loss": float(sums["loss_sum"] / sums["num_examples"]),
+            "acc@1": float(sums["num_correct"]) / len(positions),
+        }
+
+    def _run(self, computation, *args):
+        """Run a TFF computation in the worker; end the worker if that fails or is cut short."""
+        from fedgru.engines.tff_worker import Worker
+
+        if self._worker is None:
+            self._worker = Worker(num_threads(self.task.settings.loop.threads))
+        try:
+            with self._worker.context():
+                return computation(*args)
+        except BaseException:
+            self._worker.stop()
+            self._worker = None
+            raise
+
+    def _learning_process(self, server_optimizer):
+        """Return TFF's learning process and its state before round 1."""
+        import tensorflow_federated as tff
+
+        if server_optimizer not in self._process_of:
+            layout = self.task.settings.layout
+            process = tff.learning.algorithms.build_weighted_fed_avg(
+                partial(_build_model, self.task, layout.batch_size, layout.seq_len),
+                client_optimizer_fn=_client_optimizer(self.task.settings.client),
+                server_optimizer_fn=_server_optimizer(server_optimizer),
+            )
+            self._process_of[server_optimizer] = process, self._run(process.initialize)
+        return self._process_of[server_optimizer]
+
+    @cached_property
+    def _evaluation_process(self):
+        import tensorflow_federated as tff
+
+        process = tff.learning.algorithms.build_fed_eval(
+            partial(_build_model, self.task, 1, WALK_SEQ_LEN)
+        )
+        return process, self._run(process.initialize)
+
+    @cached_property
+    def _model(self):
+        """A Keras model that tells the names of TFF's list of weights."""
+        return keras_gru.build(self.task.spec, self.task.inputs, output="scores")
+
+    @cached_property
+    def _walker(self):
+        """A Keras model that gives hidden states, and the same compiled."""
+        import tensorflow as tf
+
+        shape = (WALK_ROWS, WALK_SEQ_LEN)
+        model = keras_gru.build(self.task.spec, self.task.inputs, *shape, output="hidden")
+        return model, tf.function(model)
+
+    def _listed(self, by_name):
+        """Return arrays of the weights' shapes in TFF's order."""
+        keras_gru.set_weights(self._model, by_name)
+        return [variable.numpy() for variable in self._model.trainable_variables]
+
+    def _named(self, listed):
+        """Return name -> array from a list in TFF's order."""
+        for variable, value in zip(self._model.trainable_variables, listed, strict=True):
+            variable.assign(value)
+        return keras_gru.get_weights(self._model, self.task.spec.num_rows)
+
+    def _to_tff(self, weights):
+        import tensorflow_federated as tff
+
+        return tff.learning.models.ModelWeights(self._listed(weights), [])
+
+    def _slots_to_tff(self, slots, start):
+        """Return a ServerState's slots as TFF has them, where the gradient is minus the update."""
+        state = OrderedDict(start)
+        if "velocity" in slots:  # there without the learning rate in it
+            velocity = self._listed(slots["velocity"])
+            state["accumulator"] = [-v / start["learning_rate"] for v in velocity]
+        if "m" in slots:
+            state["accumulator"] = [-m for m in self._listed(slots["m"])]
+            state["preconditioner"] = self._listed(slots["v"])
+            state["step"] = slots["step"]
+        return state
+
+    def _slots_from_tff(self, state):
+        """The way back from `_slots_to_tff`."""
+        if "preconditioner" in state:
+            return {
+                "m": self._named([-m for m in state["accumulator"]]),
+                "v": self._named(state["preconditioner"]),
+                "step": int(state["step"]),
+            }
+        if "accumulator" in state:
+            lr = state["learning_rate"]
+            return {"velocity": self._named([-lr * m for m in state["accumulator"]])}
+        return {}
+
+    def _evaluation_data(self, client, split):
+        """A client's past up to the end of a split in one stream; targets in the split alone."""
+        clients = self.task.clients
+        start = clients.starts[client]
+        first, end = (bounds[client] for bounds in clients.bounds(split))
+        num_pairs = int(end - start) - 1
+        cut = streams.contiguous(num_pairs, batch_size=1, seq_len=WALK_SEQ_LEN, local_epochs=1)
+        pairs = np.maximum(cut.pairs, 0)
+        classes = self.task.classes[start + pairs + 1]
+        is_target = (cut.pairs >= 0) & (start + pairs + 1 >= first) & (classes >= 0)
+        log_prior = None
+        if self.task.spec.has_prior:
+            log_prior = self.task.log_prior(client, np.arange(num_pairs))[pairs]
+        return _to_data_set(
+            self.task.inputs,
+            LocalData(
+                rows=self.task.inputs.rows[start + pairs],
+                numbers=self.task.inputs.numbers[start + pairs],
+                targets=classes,
+                mask=is_target.astype(np.float32),
+                log_prior=log_prior,
+                passes=1,
+                num_examples=int(is_target.sum()),
+            ),
+        )
+
+
+def _import_tff():
+    # TensorFlow warns of every constant in TFF's graphs; 1 is what importing JAX sets
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pkg_resources, which google.rpc imports
+            import tensorflow_federated  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "--engine tff needs the environment that `make tff` creates (Python 3.11, TensorFlow "
+            "Federated 0.87): run .venv-tff/bin/fedgru train --engine tff ..."
+        ) from error
+
+
+def _client_optimizer(client):
+    """TFF's own; its Adam has Keras' formula and epsilon."""
+    from tensorflow_federated import learning
+
+    build = {"sgd": learning.optimizers.build_sgdm, "adam": learning.optimizers.build_adam}
+    return build[client.client_optimizer](client.client_lr)
+
+
+def _server_optimizer(optimizer):
+    """TFF's own of the same formula as one of `fedgru.algorithms.server_optimizers`."""
+    from tensorflow_federated import learning
+
+    if isinstance(optimizer, SGD):
+        return learning.optimizers.build_sgdm(optimizer.lr, optimizer.momentum or None)
+    build = learning.optimizers.build_yogi if optimizer.yogi else learning.optimizers.build_adam
+    return build(optimizer.lr, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon)
+
+
+def _to_data_set(inputs, data):
+    """Return a LocalData as tf.data: a local step per element, all passes one after the other.
+
+    Each element is {"x": the Keras model's inputs, "y": int32 [batch, seq_len], class -1 where
+    there is no target, "is_start": bool, whether the state is zero before it}.
+    """
+    import tensorflow as tf
+
+    x = keras_gru.feed(inputs, data.rows, data.numbers, data.log_prior)
+    steps = OrderedDict(
+        x=OrderedDict(sorted(x.items())),
+        y=np.where(data.mask > 0, data.targets, -1).astype(np.int32),
+        is_start=np.arange(len(data.mask)) == 0,
+    )
+    return tf.data.Dataset.from_tensor_slices(steps).repeat(data.passes)
+
+
+def _build_model(task, batch_size, seq_len):
+    """Return the tff.learning model of a task: what TFF makes of the Keras model, and two things.
+
+    TFF carries the state of a stateful layer from batch to batch and through `repeat`, and starts
+    it at zero for each client and round. fedgru starts it at zero in each local epoch, so batches
+    say where one starts. And TFF weighs clients by their rows, of which fedgru's are padded; here
+    they are weighed by their targets.
+    """
+    import keras
+    import tensorflow as tf
+    import tensorflow_federated as tff
+
+    keras_model = keras_gru.build(task.spec, task.inputs, batch_size, seq_len, output="scores")
+
+    def losses(classes, scores):
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(classes, 0), scores)
+
+    def is_target(classes):
+        return tf.cast(classes >= 0, tf.float32)
+
+    class MeanOverTargets(keras.losses.Loss):
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            mask = is_target(y_true)
+            num_targets = tf.maximum(tf.reduce_sum(mask), 1.0)
+            return tf.reduce_sum(losses(y_true, y_pred) * mask) / num_targets
+
+    class SumOverTargets(keras.metrics.Sum):
+        def __init__(self, name, values):
+            super().__init__(name)
+            self._values = values
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            return super().update_state(self._values(y_true, y_pred) * is_target(y_true))
+
+    def is_correct(classes, scores):
+        return tf.cast(tf.argmax(scores, -1, tf.int32) == classes, tf.float32)
+
+    sums = {
+        "loss_sum": losses,
+        "num_correct": is_correct,
+        "num_examples": lambda classes, _: tf.ones_like(classes, tf.float32),
+    }
+    shape = (batch_size, seq_len)
+    spec = OrderedDict(
+        x=OrderedDict(
+            (name, tf.TensorSpec(tensor.shape, tensor.dtype))
+            for name, tensor in sorted(keras_model.input.items())
+        ),
+        y=tf.TensorSpec(shape, tf.int32),
+    )
+    model = tff.learning.models.from_keras_model(
+        keras_model,
+        loss=MeanOverTargets(),
+        input_spec=spec,
+        metrics=[partial(SumOverTargets, name, values) for name, values in sums.items()],
+    )
+    state = keras_model.get_layer("recurrent").states
+
+    class StatefulModel(tff.learning.models.VariableModel):
+        trainable_variables = model.trainable_variables
+        non_trainable_variables = model.non_trainable_variables
+        local_variables = model.local_variables
+        input_spec = OrderedDict(**spec, is_start=tf.TensorSpec((), tf.bool))
+
+        @tf.function
+        def forward_pass(self, batch_input, training=True):
+            for part in state:
+                part.assign(tf.where(batch_input["is_start"], tf.zeros_like(part), part))
+            output = model.forward_pass(
+                OrderedDict(x=batch_input["x"], y=batch_input["y"]), training
+            )
+            num_targets = tf.math.count_nonzero(batch_input["y"] >= 0)
+            return tff.learning.models.BatchOutput(output.loss, output.predictions, num_targets)
+
+        def predict_on_batch(self, batch_input, training=True):
+            return model.predict_on_batch(batch_input, training)
+
+        def report_local_unfinalized_metrics(self):
+            return model.report_local_unfinalized_metrics()
+
+        def metric_finalizers(self):
+            return model.metric_finalizers()
+
+        def reset_metrics(self):
+            return model.reset_metrics()
+
+    return StatefulModel()
