@@ -132,7 +132,7 @@ class LazyOptions(click.Command):
 @log_dir_option
 def train(config_file, preset, evaluates, data_dir, log_dir, **given):
     """Train by federated averaging, and evaluate the best round."""
-    from fedgru import config, experiment
+    from fedgru import config, experiment, reports
 
     if preset is not None and preset not in config.preset_names():
         raise click.BadParameter(
@@ -142,11 +142,11 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
     settings = config.load(overrides, config_file, preset)
     _log_to_stderr()
     task, facts = experiment.open_task(settings, data_dir)
-    click.echo(experiment.describe_task(task, facts), err=True)
+    click.echo(reports.describe_task(task, facts), err=True)
     run, task, _ = experiment.train(task, facts, log_dir, show_progress=sys.stderr.isatty())
     if evaluates:
         report = experiment.evaluate_run(run, task)
-        click.echo(experiment.describe_report(report))
+        click.echo(reports.describe_report(report))
     click.echo(f"Run folder:  {run.path}")
     click.echo(f"TensorBoard: tensorboard --logdir {log_dir}")
 
@@ -165,18 +165,18 @@ def evaluate(run, as_json, must_beat, data_dir, log_dir):
     """Score a run's best round on the test split (default: the newest run)."""
     import json
 
-    from fedgru import experiment, runs
+    from fedgru import experiment, reports, runs
 
     folder = runs.open_run(log_dir, run)
     if must_beat is not None:
         experiment.check_baseline(must_beat, folder.settings())
     task = experiment.reopen_task(folder, data_dir)
-    click.echo(f"{folder.path}, {experiment.describe_data(task.settings.data.data)}", err=True)
+    click.echo(f"{folder.path}, {reports.describe_data(task.settings.data.data)}", err=True)
     report = experiment.evaluate_run(folder, task)
     if as_json:
         click.echo(json.dumps(runs.without_nan(report), indent=2))
     else:
-        click.echo(experiment.describe_report(report))
+        click.echo(reports.describe_report(report))
     if must_beat is not None:
         click.echo(experiment.check_beats(report, must_beat), err=True)
 

@@ -78,7 +78,9 @@ class ServerSettings(_Section):
 
 
 class LoopSettings(_Section):
-    engine: Literal["jax", "reference"] = Field("jax", description="What runs the local training.")
+    engine: Literal["jax", "reference", "tff"] = Field(
+        "jax", description="What runs the local training."
+    )
     rounds: Count = Field(30, description="Rounds at most.")
     clients_per_round: Count | None = Field(None, description="Cohort size; all if not given.")
     stop_metric: str = Field("val/loss/micro", description="Metric for early stopping.")

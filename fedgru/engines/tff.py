@@ -7,6 +7,7 @@ With dropout off the numbers are those of the other engines. With dropout on the
 distribution, and two runs of one seed differ: TFF lets each client draw from the system's entropy.
 """
 
+import logging
 import os
 import warnings
 from collections import OrderedDict
@@ -153,7 +154,7 @@ class TffEngine(Engine):
         if server_optimizer not in self._process_of:
             layout = self.task.settings.layout
             process = tff.learning.algorithms.build_weighted_fed_avg(
-                partial(_build_model, self.task, layout.batch_size, layout.seq_len),
+                _model_fn(self.task, layout.batch_size, layout.seq_len),
                 client_optimizer_fn=_client_optimizer(self.task.settings.client),
                 server_optimizer_fn=_server_optimizer(server_optimizer),
             )
@@ -164,9 +165,7 @@ class TffEngine(Engine):
     def _evaluation_process(self):
         import tensorflow_federated as tff
 
-        process = tff.learning.algorithms.build_fed_eval(
-            partial(_build_model, self.task, 1, WALK_SEQ_LEN)
-        )
+        process = tff.learning.algorithms.build_fed_eval(_model_fn(self.task, 1, WALK_SEQ_LEN))
         return process, self._run(process.initialize)
 
     @cached_property
@@ -252,13 +251,17 @@ class TffEngine(Engine):
 
 
 def _import_tff():
-    # TensorFlow warns of every constant in TFF's graphs; 1 is what importing JAX sets
+    # TensorFlow tells of every constant in TFF's graphs, and of GPUs that are not there; what
+    # matters comes as an exception. Importing JAX sets 1.
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    handlers = list(logging.root.handlers)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pkg_resources, which google.rpc imports
             import tensorflow_federated  # noqa: F401
+        # it adds one, which would print our log a second time, and would again if there were none
+        logging.root.handlers = handlers or [logging.NullHandler()]
     except ImportError as error:
         raise ConfigError(
             "--engine tff needs the environment that `make tff` creates (Python 3.11, TensorFlow "
@@ -301,6 +304,14 @@ def _to_data_set(inputs, data):
     return tf.data.Dataset.from_tensor_slices(steps).repeat(data.passes)
 
 
+def _model_fn(task, batch_size, seq_len):
+    """Return a function that builds the model anew, as TFF asks for."""
+    from tensorflow import autograph
+
+    # what builds the model is Python to be run as it stands
+    return autograph.experimental.do_not_convert(partial(_build_model, task, batch_size, seq_len))
+
+
 def _build_model(task, batch_size, seq_len):
     """Return the tff.learning model of a task: what TFF makes of the Keras model, and two things.
 
@@ -336,7 +347,8 @@ def _build_model(task, batch_size, seq_len):
             return super().update_state(self._values(y_true, y_pred) * is_target(y_true))
 
     def is_correct(classes, scores):
-        return tf.cast(tf.argmax(scores, -1, tf.int32) == classes, tf.float32)
+        # in TFF's graphs == tells whether two tensors are the same object
+        return tf.cast(tf.equal(tf.argmax(scores, -1, tf.int32), classes), tf.float32)
 
     sums = {
         "loss_sum": losses,
