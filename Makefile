@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 FEDGRU := $(BIN)/fedgru
 LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
+PYTHON311 ?= python3.11
+VENV_TFF := .venv-tff
+LOCKED_TFF := $(VENV_TFF)/.locked
+READY_TFF := $(VENV_TFF)/.ready
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test lint tensorboard smoke bench lock clean
+.PHONY: help env train test lint tensorboard smoke bench tff lock lock-tff clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -25,6 +29,17 @@ $(LOCKED): requirements.lock
 
 $(READY): $(LOCKED) setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(LOCKED_TFF): requirements-tff.lock
+	@$(PYTHON311) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo \
+	"TensorFlow Federated needs Python 3.11. Try: make tff PYTHON311=/path/to/python3.11"; exit 1; }
+	$(PYTHON311) -m venv --clear $(VENV_TFF)
+	$(VENV_TFF)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-tff.lock
+	@touch $@
+
+$(READY_TFF): $(LOCKED_TFF) setup.cfg pyproject.toml
+	$(VENV_TFF)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 train: $(READY)  ## the main job on the embedded data: train, evaluate, say where TensorBoard finds it
@@ -45,13 +60,21 @@ smoke: $(READY)  ## CI smoke run: the main job on a tiny city; fails unless it b
 	$(FEDGRU) train --config configs/smoke.toml --no-eval
 	$(FEDGRU) eval --must-beat running_backoff
 
-bench: $(READY)  ## time one round and the import on this machine
-	$(BIN)/python benchmarks/main_job.py
+bench: $(READY)  ## time the main job; FILE=CHECKINS.txt.gz times importing it and training on it
+	$(BIN)/python benchmarks/main_job.py $(if $(FILE),--file $(FILE))
+
+tff: $(READY_TFF)  ## create .venv-tff for --engine tff (needs Python 3.11), and test the engine there
+	$(VENV_TFF)/bin/python -m pytest -m tff tests/test_tff.py
 
 lock: $(READY)  ## resolve requirements.lock anew from setup.cfg (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra dev setup.cfg -o requirements.lock
 
+lock-tff:  ## resolve requirements-tff.lock anew from requirements-tff.in (needs uv)
+	uv pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_31 --generate-hashes \
+	  --no-header --no-annotate --override requirements-tff-overrides.txt requirements-tff.in \
+	  -o requirements-tff.lock
+
 clean:  ## remove the environment and caches; keeps data/ and log/
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_TFF) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

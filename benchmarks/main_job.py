@@ -40,6 +40,9 @@ def main():
         overrides = {"data": name} | ({"users": args.users} if args.users else {})
         settings = config.load(overrides, args.config)
         task = build_task(datasets.open_data_set(name, data_dir), settings)
+        started = time.perf_counter()
+        task = task.with_kernel()
+        rows.append(("learning the kernel prior, s", f"{time.perf_counter() - started:.2f}"))
         rows += time_rounds(task, args.rounds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rows.append(("peak memory, MiB", f"{peak:.0f}"))

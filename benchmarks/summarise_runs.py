@@ -39,10 +39,15 @@ def main():
         rounds = ", ".join(str(r["round"]) for r in reports)
         gain = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
         print(f"| {name} | {len(reports)} | {' | '.join(cells)} | {gain} | {rounds} |")
-    first = next(iter(by_config.values()))[0]
-    for name, row in first["baselines"].items():
+    baselines = defaultdict(list)
+    for report in (report for reports in by_config.values() for report in reports):
+        for name, row in report["baselines"].items():
+            baselines[name].append(row)
+    for name, rows in baselines.items():
         cells = [
-            f"{row[f'test/{m}/micro']:.{d}f}" if f"test/{m}/micro" in row else "-"
+            spread([row[f"test/{m}/micro"] for row in rows], d)
+            if f"test/{m}/micro" in rows[0]
+            else "-"
             for m, d in METRICS.items()
         ]
         print(f"| {name.replace('_', ' ')} | | {' | '.join(cells)} | | |")
@@ -50,6 +55,8 @@ def main():
 
 def spread(values, digits):
     mean = sum(values) / len(values)
+    if max(values) == min(values):
+        return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args, get_origin
 import click
 
 from fedgru import __version__
+from fedgru.cli_options import data_dir_option, log_dir_option
 from fedgru.errors import FedgruError
 
 
@@ -60,7 +61,7 @@ def main(debug):
 
 
 def settings_options(command):
-    """Give a command one option per setting; one that is not given is not passed on."""
+    """Give a command --preset and one option per setting; None means that it is not given."""
     from fedgru import config
 
     for name, (_, info) in reversed(config.fields().items()):
@@ -71,7 +72,11 @@ def settings_options(command):
             type=_click_type(info.annotation),
             help=f"{info.description}{default}",
         )(command)
-    return command
+    return click.option(
+        "--preset",
+        type=click.Choice(config.preset_names()),
+        help="Settings that fedgru knows by name. A config file wins over it.",
+    )(command)
 
 
 def _click_type(annotation):
@@ -83,24 +88,6 @@ def _click_type(annotation):
     return next(
         kind for kind in map(_click_type, get_args(annotation)) if kind in (str, int, float)
     )
-
-
-data_dir_option = click.option(
-    "--data-dir",
-    default="data",
-    show_default=True,
-    envvar="FEDGRU_DATA_DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of data sets.",
-)
-log_dir_option = click.option(
-    "--log-dir",
-    default="log",
-    show_default=True,
-    envvar="FEDGRU_LOG_DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of runs.",
-)
 
 
 class LazyOptions(click.Command):
@@ -124,7 +111,6 @@ class LazyOptions(click.Command):
     type=click.Path(path_type=Path),
     help="TOML file of settings; options given here win over it.",
 )
-@click.option("--preset", help="Settings that fedgru knows: notebook. A config file wins over it.")
 @click.option(
     "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
 )
@@ -134,21 +120,22 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
     """Train by federated averaging, and evaluate the best round."""
     from fedgru import config, experiment, reports
 
-    if preset is not None and preset not in config.preset_names():
-        raise click.BadParameter(
-            f"{preset!r} is not one of {', '.join(config.preset_names())}.", param_hint="'--preset'"
-        )
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = config.load(overrides, config_file, preset)
     _log_to_stderr()
     task, facts = experiment.open_task(settings, data_dir)
     click.echo(reports.describe_task(task, facts), err=True)
-    run, task, _ = experiment.train(task, facts, log_dir, show_progress=sys.stderr.isatty())
+    run, task, result = experiment.train(task, facts, log_dir, show_progress=sys.stderr.isatty())
+    if sys.stderr.isatty():  # elsewhere the log says it
+        click.echo(reports.describe_end(result, settings), err=True)
     if evaluates:
         report = experiment.evaluate_run(run, task)
         click.echo(reports.describe_report(report))
     click.echo(f"Run folder:  {run.path}")
-    click.echo(f"TensorBoard: tensorboard --logdir {log_dir}")
+    tensorboard = Path(sys.executable).parent / "tensorboard"
+    if tensorboard.is_relative_to(Path.cwd()):
+        tensorboard = tensorboard.relative_to(Path.cwd())
+    click.echo(f"TensorBoard: {tensorboard} --logdir {log_dir}")
 
 
 @main.command(name="eval", epilog="Example: fedgru eval --json")
@@ -182,10 +169,9 @@ def evaluate(run, as_json, must_beat, data_dir, log_dir):
 
 
 def _log_to_stderr():
-    """Show a line per round where no progress bar can be drawn."""
-    if sys.stderr.isatty():
-        return
+    """Show warnings, and a line per round where no progress bar can be drawn."""
     handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
     handler.addFilter(lambda record: record.levelno < logging.ERROR)  # these come as the message
     logger = logging.getLogger("fedgru")
     logger.setLevel(logging.INFO)

@@ -4,20 +4,13 @@ import json
 
 import click
 
+from fedgru.cli_options import data_dir_option
+
 
 def _examples(*lines):
     return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
 
 
-data_dir_option = click.option(
-    "--data-dir",
-    default="data",
-    show_default=True,
-    envvar="FEDGRU_DATA_DIR",
-    show_envvar=True,
-    metavar="FOLDER",
-    help="Where data sets are.",
-)
 name_option = click.option(
     "--name", required=True, metavar="NAME", help="What to call the new data set."
 )
@@ -194,8 +187,10 @@ def list_(as_json, data_dir):
 
 @data.command(epilog=_examples("fedgru data synth --name town --users 20 --checkins-per-user 100"))
 @name_option
-@click.option("--users", type=int, help="Number of people.  [default: as embedded]")
-@click.option("--checkins-per-user", type=int, help="On average.  [default: as embedded]")
+@click.option("--users", type=click.IntRange(1), help="Number of people.  [default: as embedded]")
+@click.option(
+    "--checkins-per-user", type=click.IntRange(1), help="On average.  [default: as embedded]"
+)
 @click.option("--seed", type=int, help="Another seed, another city.  [default: 0]")
 @overwrite_option
 @data_dir_option

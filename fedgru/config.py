@@ -17,7 +17,9 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, strict=True, allow_inf_nan=False
+    )
 
 
 class DataSettings(_Section):
@@ -32,7 +34,9 @@ class InputSettings(_Section):
     features: str = Field("big", description="Set (big, small, category) or comma-separated list.")
     target: Literal["category", "venue"] = Field("category", description="What is predicted.")
     prior: Literal["none", "markov", "backoff", "kernel"] = Field(
-        "kernel", description="Personal prior: running counts of the client's own past."
+        "kernel",
+        description="What the client's own past says: nothing, Markov counts, counts backed off "
+        "over finer contexts, or past check-ins weighted by a learnt likeness.",
     )
     clock: Literal["local", "utc"] = Field("local", description="Clock of the time features.")
     vocabulary: Literal["train", "range"] = Field(
@@ -74,6 +78,13 @@ class ServerSettings(_Section):
     server_lr: Positive = Field(1.0, description="Learning rate of the server optimizer.")
     server_momentum: Share | None = Field(
         None, description="With --server-optimizer momentum; 0.9 if not given."
+    )
+    tff_aggregator: Literal["none", "robust", "dp", "compression"] = Field(
+        "none",
+        description="With --engine tff: clip and zero outliers, clip and add noise, or compress.",
+    )
+    tff_noise: Positive | None = Field(
+        None, description="With --tff-aggregator dp: noise multiplier; 1 if not given."
     )
 
 
@@ -158,7 +169,7 @@ def build(nested):
         settings = Settings.model_validate(nested)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(one) for one in error.errors())) from None
-    _check_together(settings, nested)
+    _check_together(settings)
     return settings
 
 
@@ -186,10 +197,11 @@ def preset_names():
 
 def _merge(into, sections):
     for section, values in sections.items():
-        if isinstance(values, dict) and isinstance(into.get(section), dict):
-            into[section].update(values)
-        else:
-            into[section] = values
+        if not isinstance(values, dict):
+            raise ConfigError(
+                f"{section} is {values!r} in the config file, expected a section [{section}]."
+            )
+        into.setdefault(section, {}).update(values)
 
 
 def _explain(error):
@@ -205,8 +217,6 @@ def _explain(error):
             section = error["loc"][0]
             known = ", ".join(k for k, (s, _) in fields().items() if s == section)
             return f"unknown key {name!r} in section [{section}]. Accepted: {known}."
-        case "model_type":
-            return f"{name} is {found!r} in the config file, expected a section [{name}]."
         case "literal_error":
             expected = context["expected"].replace("'", "")
         case "greater_than":
@@ -215,6 +225,8 @@ def _explain(error):
             expected = f"at least {context['ge']:g}"
         case "less_than":
             expected = f"a number below {context['lt']:g}"
+        case "finite_number":
+            expected = "a finite number"
         case kind if kind.startswith("int"):
             expected = "a whole number"
         case kind if kind.startswith("float"):
@@ -226,33 +238,51 @@ def _explain(error):
     return f"{where} is {found}, expected {expected}."
 
 
-def _check_together(settings, given):
-    """Refuse settings that have no effect beside the others."""
-    from fedgru.features import TIME_FEATURES, parse_features
+def _check_together(settings):
+    """Refuse settings, other than the defaults, that have no effect beside the others."""
+    from fedgru.features import ID_FEATURES, TIME_FEATURES, parse_features
 
-    names = parse_features(settings.inputs.features)
-    inputs_given = given.get("inputs", {})
-    if settings.server.server_momentum is not None and (
-        settings.server.server_optimizer != "momentum"
+    features = settings.inputs.features
+    names = set(parse_features(features))
+    for name, needed in (
+        ("clock", TIME_FEATURES),
+        ("scaling", ("latitude", "longitude", "gap")),
+        ("vocabulary", ID_FEATURES),
     ):
+        if getattr(settings.inputs, name) != _default("inputs", name) and not names & set(needed):
+            raise ConfigError(
+                f"{option(name)} has no effect: --features {features} holds none of "
+                f"{', '.join(needed)}."
+            )
+    server, loop = settings.server, settings.loop
+    if server.server_momentum is not None and server.server_optimizer != "momentum":
         raise ConfigError(
-            "--server-momentum has no effect with --server-optimizer "
-            f"{settings.server.server_optimizer}. Use --server-optimizer momentum, or leave it out."
+            f"--server-momentum has no effect with --server-optimizer {server.server_optimizer}. "
+            "Use --server-optimizer momentum, or leave it out."
         )
-    if "clock" in inputs_given and not set(names) & set(TIME_FEATURES):
+    if server.tff_aggregator != "none" and loop.engine != "tff":
         raise ConfigError(
-            f"--clock has no effect: --features {settings.inputs.features} holds none of "
-            f"{', '.join(TIME_FEATURES)}."
+            f"--tff-aggregator has no effect with --engine {loop.engine}. Use --engine tff, or "
+            "leave it out."
         )
-    if "scaling" in inputs_given and not set(names) & {"latitude", "longitude", "gap"}:
+    if server.tff_noise is not None and server.tff_aggregator != "dp":
         raise ConfigError(
-            f"--scaling has no effect: --features {settings.inputs.features} holds none of "
-            "latitude, longitude, gap."
+            f"--tff-noise has no effect with --tff-aggregator {server.tff_aggregator}. Use "
+            "--tff-aggregator dp, or leave it out."
         )
-    if "min_improvement" in given.get("loop", {}) and settings.loop.patience == 0:
+    if loop.min_improvement > 0 and loop.patience == 0:
         raise ConfigError("--min-improvement has no effect with --patience 0 (never stop early).")
-    if not settings.loop.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+    if (
+        loop.threads is not None
+        and loop.engine == "reference"
+        and settings.inputs.prior != "kernel"
+    ):
+        raise ConfigError("--threads has no effect with --engine reference: one after the other.")
+    if not loop.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigError(
-            f"--name is {settings.loop.name!r}, expected letters, digits, dots, dashes and "
-            "underscores."
+            f"--name is {loop.name!r}, expected letters, digits, dots, dashes and underscores."
         )
+
+
+def _default(section, name):
+    return getattr(getattr(Settings(), section), name)

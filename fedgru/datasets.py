@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 
 from fedgru.categories import apply_scheme, load_scheme
 from fedgru.checkins import CheckIns, code_texts, read_csv, read_tsmc2014
+from fedgru.config import EMBEDDED
 from fedgru.errors import DataError
 from fedgru.ledger import Ledger
 from fedgru.passports import FORMAT, fingerprint, make_passport
 
-EMBEDDED = "embedded"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _TEXT_COLUMNS = ("user", "venue", "category", "raw_category")

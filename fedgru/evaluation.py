@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedgru import baselines, metrics, priors, seeding
+from fedgru.models import gru
 
 RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
 INTERVAL_METRICS = ("acc@1", "acc@5", "loss")
@@ -67,11 +68,10 @@ def evaluate(engine, weights, split, warm=True):
     hidden = engine.hidden_states(weights, first, end, positions - 1)
 
     def log_probs(client, own):
-        scores = hidden[own] @ weights["head_kernel"] + weights["head_bias"]
+        log_prior = None
         if task.spec.has_prior:
-            pairs = positions[own] - 1 - clients.starts[client]
-            scores += weights["prior_scale"] * task.log_prior(client, pairs)
-        return _log_softmax(scores)
+            log_prior = task.log_prior(client, positions[own] - 1 - clients.starts[client])
+        return _log_softmax(gru.logits(weights, hidden[own], log_prior))
 
     return _score_each_client(task, split, positions, log_probs)
 

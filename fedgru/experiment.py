@@ -4,7 +4,7 @@ import logging
 
 from tqdm import tqdm
 
-from fedgru import algorithms, baselines, datasets, evaluation, features, training
+from fedgru import algorithms, baselines, datasets, evaluation, features, reports, training
 from fedgru.errors import ConfigError, DataError, RunError, TrainingError
 from fedgru.kernel_prior import FIT_ROUNDS, Kernel
 from fedgru.runs import RunFolder
@@ -126,7 +126,10 @@ def train(task, facts, log_dir, show_progress=False):
     engine = make_engine(task)
     with RunFolder.create(log_dir, settings, facts) as run:
         logger.info("run folder %s, engine %s", run.path, engine.name)
-        engine.task = learn_prior(task, show_progress)
+        try:
+            engine.task = learn_prior(task, show_progress)
+        except KeyboardInterrupt as error:
+            raise RunError(f"stopped by Ctrl-C. {_what_is_kept(run)}") from error
         if engine.task.kernel is not None:
             run.write_facts({"kernel": engine.task.kernel.to_dict()})
         progress = tqdm(
@@ -148,14 +151,7 @@ def train(task, facts, log_dir, show_progress=False):
         except KeyboardInterrupt as error:
             raise RunError(f"stopped by Ctrl-C. {_what_is_kept(run)}") from error
         run.save_weights("last", result.last.weights, result.last.round_num)
-        logger.info(
-            "%s; best is round %d of %d, %s %.4f",
-            result.why,
-            result.best.round_num,
-            result.last.round_num,
-            settings.loop.stop_metric,
-            result.best_value,
-        )
+        logger.info("%s", reports.describe_end(result, settings))
         run.write_facts(
             {
                 "status": "done",
@@ -170,7 +166,7 @@ def train(task, facts, log_dir, show_progress=False):
 
 def _what_is_kept(run):
     if not (run.path / "best.npz").exists():
-        return f"No round was done; you can delete {run.path}."
+        return f"No round was better than before training; you can delete {run.path}."
     return f"The best round so far is kept; score it with: fedgru eval {run.path}"
 
 
@@ -203,7 +199,14 @@ def evaluate_run(run, task):
     """
     with run:
         weights, round_num = run.load_weights("best")
-        report, warm = evaluation.full_report(make_engine(task), weights, task.settings.loop.seed)
+        try:
+            report, warm = evaluation.full_report(
+                make_engine(task), weights, task.settings.loop.seed
+            )
+        except KeyboardInterrupt as error:
+            raise RunError(
+                f"stopped by Ctrl-C while scoring. Score it again with: fedgru eval {run.path}"
+            ) from error
         table = evaluation.client_table(task, warm)
         head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}
         report = head | {"test/clients": len(table["client_id"])} | report

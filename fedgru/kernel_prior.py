@@ -80,8 +80,8 @@ class _Past:
     Attributes:
         points: name -> [padded n], what is compared.
         followed: float32 [padded n, padded num_own], one-hot class of the check-in after each.
-        base: float32 [n - 1, num_own], base on the support; base_rest [n - 1], what the shared
-            frequencies are multiplied with elsewhere.
+        base: float64 [n - 1, num_own], base on the support; base_rest, float64 [n - 1], what
+            the shared frequencies are multiplied with elsewhere.
         support: int32 [num_own].
         shared: float64 [num_classes].
     """
@@ -177,9 +177,10 @@ def _lay_out(history, shared):
     base = frequencies / total[:, None] + rest[:, None] * shared[support]
 
     located = np.isfinite(history.lat_deg) & np.isfinite(history.lon_deg)
-    lat_deg = np.where(located, history.lat_deg, 0.0)
-    mean_lat_deg = lat_deg[located].mean() if located.any() else 0.0
-    east = np.cos(np.radians(mean_lat_deg)) * KM_PER_DEG
+    lat_deg, lon_deg = (
+        np.where(located, values, 0.0) for values in (history.lat_deg, history.lon_deg)
+    )
+    first = np.argmax(located)
     points = {
         "venue": history.venues,
         "category": history.categories,
@@ -187,14 +188,13 @@ def _lay_out(history, shared):
         "category_before": np.concatenate([[-1], history.categories[:-1]]),
         "weekend": history.weekend.astype(np.int32),
         "located": located.astype(np.int32),
-        "north_km": lat_deg * KM_PER_DEG,
-        "east_km": np.where(located, history.lon_deg, 0.0) * east,
+        # from the first check-in: small numbers keep float32 precise
+        "north_km": KM_PER_DEG * (lat_deg - lat_deg[first]),
+        "east_at_equator_km": KM_PER_DEG * (lon_deg - lon_deg[first]),
+        "narrowing": np.cos(np.radians(lat_deg)),
         "hour_turn": 2 * np.pi * history.local_hour / 24,
         "months": (history.time_s - history.time_s[0]) / MONTH_S,
     }
-    if located.any():  # differences alone matter: small numbers keep float32 precise
-        for name in ("north_km", "east_km"):
-            points[name] -= points[name][located].mean()
     followed = np.zeros((_padded(n), _padded(num_own, 8)), np.float32)
     followed[: n - 1, :num_own] = one_hot[1:]
     return _Past(
@@ -245,11 +245,11 @@ def _compiled():
         def same(name):
             return ((now[name] == then[name]) & (now[name] >= 0)).astype(jnp.float32)
 
-        distance = (now["north_km"] - then["north_km"]) ** 2
-        distance += (now["east_km"] - then["east_km"]) ** 2
-        near = jnp.where(
-            (now["located"] & then["located"]) > 0, jnp.exp(-distance / 2), same("venue")
-        )
+        north_km = now["north_km"] - then["north_km"]
+        east_km = now["east_at_equator_km"] - then["east_at_equator_km"]
+        east_km *= now["narrowing"]
+        near = jnp.exp(-(north_km**2 + east_km**2) / 2)
+        near = jnp.where((now["located"] & then["located"]) > 0, near, same("venue"))
         alike = (
             same("venue"),
             same("category"),

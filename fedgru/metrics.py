@@ -6,13 +6,12 @@ as the target's. With g classes scored strictly higher than the target's class, 
 the gain. So a model that scores all classes alike gets what guessing gets, not 0 or 1.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from fedgru.errors import ConfigError, TrainingError
+from fedgru.errors import TrainingError
 
 _CELLS_AT_ONCE = 1 << 22  # scores compared in one go: bounds the memory for thousands of classes
 
@@ -44,19 +43,6 @@ METRICS = {
     )
 }
 RANK_METRICS = tuple(name for name, metric in METRICS.items() if metric.gain)
-
-
-def find_metric(name):
-    """Return the Metric of that name.
-
-    Raises:
-        ConfigError: if there is none; lists the accepted names.
-    """
-    if name in METRICS:
-        return METRICS[name]
-    close = difflib.get_close_matches(name.lower(), METRICS, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise ConfigError(f"unknown metric {name!r}.{hint} Accepted: {', '.join(METRICS)}.")
 
 
 @dataclass(frozen=True)

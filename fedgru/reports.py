@@ -31,6 +31,14 @@ def describe_task(task, facts):
     return "\n".join(lines)
 
 
+def describe_end(result, settings):
+    """Return a line that says why training ended, and which round was best."""
+    return (
+        f"{result.why}; best is round {result.best.round_num} of {result.last.round_num}, "
+        f"{settings.loop.stop_metric} {result.best_value:.4f}"
+    )
+
+
 def describe_report(report):
     """Return the table of a report: the model, cold and warm, beside the baselines."""
     columns = ("acc@1", "acc@5", "acc@10", "mrr", "ndcg", "loss")

@@ -44,6 +44,7 @@ class RunFolder:
         self.path = Path(path)
         self._writers = {}
         self._handler = None
+        self._trains = False  # whether a failure is the run's own, not that of who reads it
 
     @classmethod
     def create(cls, log_dir, settings, facts):
@@ -66,6 +67,7 @@ class RunFolder:
             run = cls(_make_new(Path(log_dir) / stem))
             (run.path / "config.toml").write_text(config.dump(settings), "utf-8")
             run.write_facts(facts)
+            run._trains = True
         except OSError as error:
             if run is not None:
                 shutil.rmtree(run.path, ignore_errors=True)
@@ -89,7 +91,7 @@ class RunFolder:
         if error is not None:
             message = str(error) or kind.__name__
             logger.error("%s", message, exc_info=error)
-            if self.facts().get("status") == "running":
+            if self._trains and self.facts().get("status") == "running":
                 self.write_facts({"status": "failed", "error": message})
         logging.getLogger("fedgru").removeHandler(self._handler)
         self._handler.close()
@@ -102,9 +104,12 @@ class RunFolder:
         """
         file = self.path / "run.json"
         try:
-            return json.loads(file.read_text("utf-8")) if file.exists() else {}
+            facts = json.loads(file.read_text("utf-8")) if file.exists() else {}
         except ValueError as error:
             raise RunError(f"{file} is damaged, it is not JSON: {error}.") from None
+        if not isinstance(facts, dict):
+            raise RunError(f"{file} is damaged, it is no JSON object.")
+        return facts
 
     def write_facts(self, facts):
         """Add to run.json."""
@@ -221,13 +226,22 @@ def open_run(log_dir, name=None):
         runs = [RunFolder(file.parent) for file in sorted(log_dir.glob("*/run.json"))]
         if not runs:
             raise RunError(f"no run in {log_dir}/. Make one with: fedgru train --features big")
-        return max(runs, key=lambda run: run.facts().get("started", ""))
+        return max(runs, key=_started)
     for path in (Path(name), log_dir / name):
         if (path / "run.json").is_file():
             return RunFolder(path)
     raise RunError(
         f"no run {name}: neither {name} nor {log_dir / name} is a folder with a run.json."
     )
+
+
+def _started(run):
+    """When a run was started, as a text that sorts; a run whose run.json is damaged comes first."""
+    try:
+        return run.facts().get("started", "")
+    except RunError as error:
+        logger.warning("passed over: %s", error)
+        return ""
 
 
 def write_json(file, value):

@@ -52,7 +52,7 @@ class Task:
         history: History of all positions, client after client.
         kernel: the Kernel that the clients have learnt, with --prior kernel; else None.
         best_prob: float32 [num_positions], the chance of the best possible predictor to be right
-            there, for a made-up city; None for real data.
+            there, for the categories of a made-up city; else None.
         coverage: list of CoverageLine, what each step kept.
         training_clients: int64, the clients with at least one local step; cohorts are drawn
             from these.
@@ -192,12 +192,21 @@ def build_task(data_set, settings, kernel=None):
                 "--target venue with --features user,venue,clock,weekday, or import it again "
                 "with a category column."
             )
+    for column in sorted({"latitude", "longitude"} & set(names)):
+        if not np.isfinite(check_ins.lat_deg if column == "latitude" else check_ins.lon_deg).any():
+            raise ConfigError(
+                f"data set {data_set.name} has no {column}, which --features "
+                f"{inputs_settings.features} asks for. Leave it out, or import the data again with "
+                f"--column {column}=NAME."
+            )
     clients, coverage = choose_clients(check_ins, settings.data.users, settings.data.min_checkins)
-    batches = [
-        _cut(settings.layout, settings.client.local_epochs, clients, client)
-        for client in range(len(clients))
-    ]
-    training_clients = np.flatnonzero([b.num_examples > 0 for b in batches])
+    column = getattr(check_ins, inputs_settings.target)
+    target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])
+    classes = target_vocabulary.encode(column.codes[clients.rows]) - 1
+    num_trained = np.array(
+        [_count_trained(settings, clients, classes, client) for client in range(len(clients))]
+    )
+    training_clients = np.flatnonzero(num_trained)
     if not len(training_clients):
         raise DataError(
             f"none of the {len(clients)} clients has enough check-ins for one local step with "
@@ -215,12 +224,11 @@ def build_task(data_set, settings, kernel=None):
         owners = len(np.unique(clients.client_of[positions]))
         coverage.append(CoverageLine(f"{split} targets", owners, len(positions)))
         if split == "train":
-            trained = sum(batches[client].num_pairs for client in training_clients)
-            line = CoverageLine("  of which trained on", len(training_clients), trained)
+            line = CoverageLine(
+                "  of which trained on", len(training_clients), int(num_trained.sum())
+            )
             coverage.append(line)
-    column = getattr(check_ins, inputs_settings.target)
-    target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])
-    classes = target_vocabulary.encode(column.codes[clients.rows]) - 1
+    knows_best = data_set.best_prob is not None and inputs_settings.target == "category"
     history = priors.History(
         classes=classes,
         categories=check_ins.category.codes[clients.rows],
@@ -247,10 +255,17 @@ def build_task(data_set, settings, kernel=None):
         num_target_codes=len(column.values),
         history=history,
         kernel=kernel,
-        best_prob=None if data_set.best_prob is None else data_set.best_prob[clients.rows],
+        best_prob=data_set.best_prob[clients.rows] if knows_best else None,
         coverage=coverage,
         training_clients=training_clients,
     )
+
+
+def _count_trained(settings, clients, classes, client):
+    """How many different targets of known class a client trains on."""
+    pairs = _cut(settings.layout, settings.client.local_epochs, clients, client).pairs
+    pairs = np.unique(pairs[pairs >= 0])
+    return int((classes[clients.starts[client] + pairs + 1] >= 0).sum())
 
 
 def _cut(layout, local_epochs, clients, client):

@@ -43,7 +43,8 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
         algorithm: FedAvg or a subclass.
         on_round: called as on_round(round_num, row, seconds) after each round and, as round 0,
             before the first; row is {"split/metric/average": value}.
-        on_improvement: called with the ServerState of each round that is the best so far.
+        on_improvement: called with the ServerState of each round that is the best so far; at
+            the end with that before training, if no round was better.
         progress: a tqdm bar over the rounds, or None.
 
     Returns:
@@ -62,6 +63,7 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
     untrained = evaluate(engine, state.weights, "val").summary()
     train_row = {"train/loss/micro": None, "train/acc@1/micro": None}
     on_round(0, train_row | untrained, {"train": 0.0, "val": time.perf_counter() - started})
+    stopping.report(0, untrained[loop.stop_metric])
     why = "all rounds done"
     for round_num in range(1, loop.rounds + 1):
         started = time.perf_counter()
@@ -70,6 +72,7 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
         trained = time.perf_counter()
         row = {f"train/{name}/micro": value for name, value in result.metrics.items()}
         row |= evaluate(engine, state.weights, "val").summary()
+        engine.check_diverged(row["val/loss/micro"], round_num, "val")
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
         on_round(round_num, row, seconds)
         improved, stop = stopping.report(round_num, row[loop.stop_metric])
@@ -80,6 +83,13 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
         if stop:
             why = f"{loop.stop_metric} has not improved in {loop.patience} rounds"
             break
+    if best.round_num == 0:
+        logger.warning(
+            "no round was better than before training (%s %.4f): what counts is the prior alone",
+            loop.stop_metric,
+            stopping.best_value,
+        )
+        on_improvement(best)
     return TrainResult(best, state, stopping.best_value, why)
 
 
@@ -97,7 +107,7 @@ def parse_stop_metric(key):
             f"{', '.join(metrics.METRICS)} and AVERAGE micro (each check-in once) or macro "
             "(each client once)."
         )
-    return metrics.find_metric(name)
+    return metrics.METRICS[name]
 
 
 def draw_cohort(task, round_num):

@@ -88,7 +88,8 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
         assert re.fullmatch(pattern, line), line
     assert result.stdout == (
         invoke("eval").stdout
-        + f"Run folder:  log/{run_dir.name}\nTensorBoard: tensorboard --logdir log\n"
+        + f"Run folder:  log/{run_dir.name}\n"
+        + f"TensorBoard: {Path(sys.executable).parent}/tensorboard --logdir log\n"
     )
 
 
@@ -193,8 +194,7 @@ BAD_COMMANDS = {
     "unknown preset": (
         ["train", "--preset", "book"],
         2,
-        usage("train [OPTIONS]")
-        + "Error: Invalid value for '--preset': 'book' is not one of notebook.",
+        usage("train [OPTIONS]") + "Error: Invalid value for '--preset': 'book' is not 'notebook'.",
     ),
     "missing config file": (
         ["train", "--config", "gone.toml"],
@@ -239,13 +239,15 @@ BAD_COMMANDS = {
         ["train", *SMALL, "--log-dir", "file"],
         2,
         usage("train [OPTIONS]")
-        + "Error: Invalid value for '--log-dir': Directory 'file' is a file.",
+        + "Error: Invalid value for '--log-dir' (env var: 'FEDGRU_LOG_DIR'): "
+        "Directory 'file' is a file.",
     ),
     "a data folder that is a file": (
         ["eval", "--data-dir", "file"],
         2,
         usage("eval [OPTIONS] [RUN]")
-        + "Error: Invalid value for '--data-dir': Directory 'file' is a file.",
+        + "Error: Invalid value for '--data-dir' (env var: 'FEDGRU_DATA_DIR'): "
+        "Directory 'file' is a file.",
     ),
     "a run that is not there": (
         ["eval", "gone"],

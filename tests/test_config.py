@@ -53,6 +53,18 @@ def test_the_notebook_preset_is_the_notebook():
     assert settings.loop.rounds == 10
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [{"features": f} for f in ("small", "category", "venue", "user,gap")] + [{"patience": 0}],
+)
+def test_every_run_can_be_repeated_from_what_it_wrote(tmp_path, overrides):
+    # what is written holds the defaults too, also of settings that have no effect
+    settings = config.load(overrides)
+    file = tmp_path / "config.toml"
+    file.write_text(config.dump(settings))
+    assert config.load(config_file=file) == settings
+
+
 def test_no_name_occurs_in_two_sections():
     sections = config.Settings.model_fields.values()
     assert len(config.fields()) == sum(len(s.annotation.model_fields) for s in sections)
@@ -78,6 +90,16 @@ def test_no_name_occurs_in_two_sections():
             {"features": "small", "scaling": "none"},
             "--scaling has no effect: --features small holds none of latitude, longitude, gap.",
         ),
+        (
+            {"features": "clock", "vocabulary": "range"},
+            "--vocabulary has no effect: --features clock holds none of user, category, venue, "
+            "raw_category.",
+        ),
+        (
+            {"threads": 2, "engine": "reference", "prior": "none"},
+            "--threads has no effect with --engine reference: one after the other.",
+        ),
+        ({"client_lr": float("inf")}, "--client-lr is inf, expected a finite number."),
         (
             {"patience": 0, "min_improvement": 0.1},
             "--min-improvement has no effect with --patience 0 (never stop early).",
@@ -105,8 +127,10 @@ def test_bad_settings(overrides, message):
             "unknown key 'lr' in section [client]. Accepted: client_optimizer, client_lr, "
             "local_epochs.",
         ),
+        ('data = "x"', "data is 'x' in the config file, expected a section [data]."),
         ("loop = 3", "loop is 3 in the config file, expected a section [loop]."),
-        ('[loop]\nrounds = "many"', "--rounds is many, expected a whole number."),
+        ('[loop]\nrounds = "3"', "--rounds is 3, expected a whole number."),
+        ("[data]\nusers = true", "--users is True, expected a whole number."),
         ("[model]\ncell = 'rnn'", "--cell is rnn, expected gru or lstm."),
         (
             "[loop]\nrounds = 0\n[client]\nlocal_epochs = 0",

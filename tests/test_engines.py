@@ -228,7 +228,9 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_client(make_task):
 def test_divergence_is_told_from_bad_luck(make_task):
     task = make_task(client_optimizer="sgd", client_lr=1000.0, prior="none")
     algorithm, state = start(task)
-    with pytest.raises(TrainingError, match="^training diverged: the loss of round 1 is .* nats, "):
+    with pytest.raises(
+        TrainingError, match="^training diverged: the train loss of round 1 is .* nats, "
+    ):
         JaxEngine(task).run_round(algorithm, state, [0, 1])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedgru import metrics
-from fedgru.errors import ConfigError, TrainingError
+from fedgru.errors import TrainingError
 
 
 def values_of(scores, target):
@@ -163,22 +163,8 @@ def test_concatenated_batches_equal_one_batch():
 
 
 def test_directions():
-    assert metrics.find_metric("mrr").higher_is_better
-    assert not metrics.find_metric("loss").higher_is_better
-
-
-def test_a_misspelt_metric_is_an_error():
-    with pytest.raises(ConfigError) as error:
-        metrics.find_metric("Acc1")
-    assert str(error.value) == (
-        "unknown metric 'Acc1'. Did you mean acc@1? "
-        "Accepted: acc@1, acc@5, acc@10, mrr, ndcg, loss."
-    )
-    with pytest.raises(ConfigError) as error:
-        metrics.find_metric("zzz")
-    assert str(error.value) == (
-        "unknown metric 'zzz'. Accepted: acc@1, acc@5, acc@10, mrr, ndcg, loss."
-    )
+    assert metrics.METRICS["mrr"].higher_is_better
+    assert not metrics.METRICS["loss"].higher_is_better
 
 
 def test_bootstrap_draws_whole_clients():

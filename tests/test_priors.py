@@ -84,7 +84,7 @@ def slow_kernel(kernel, history, shared):
         base = (recent + 5 * shared) / (recent.sum() + 5)
         for j in range(i):
             km_north = 111.2 * (h.lat_deg[i] - h.lat_deg[j])
-            km_east = 111.2 * np.cos(np.radians(np.nanmean(h.lat_deg)))
+            km_east = 111.2 * np.cos(np.radians(h.lat_deg[i]))
             km_east *= h.lon_deg[i] - h.lon_deg[j]
             near = np.exp(-(km_north**2 + km_east**2) / 2)
             turn = 2 * np.pi * (h.local_time_s[i] - h.local_time_s[j]) / 86400
@@ -142,6 +142,8 @@ def test_is_a_distribution_and_holds_nothing_of_the_future(kind):
         categories=np.where(later, 4, history.categories),
         venues=np.where(later, 99, history.venues),
         time_s=history.time_s + later * 9_999,
+        lat_deg=np.where(later, 51.5, history.lat_deg),
+        lon_deg=np.where(later, 0.0, history.lon_deg),
     )
     before, after = (prior_of(kind, h).log_probs(SHARED) for h in (history, changed))
     np.testing.assert_allclose(np.exp(before).sum(axis=1), 1, atol=1e-5)

@@ -255,10 +255,29 @@ def test_weights_are_written_whole_or_not_at_all(make_run, monkeypatch):
 def test_a_damaged_run_json(make_run, tmp_path):
     run = make_run()
     (run.path / "run.json").write_text('{"status": ')
-    assert message_of(runs.open_run, tmp_path / "log") == (
+    assert message_of(runs.open_run(tmp_path / "log").facts) == (
         f"{run.path}/run.json is damaged, it is not JSON: Expecting value: line 1 column 12 "
         "(char 11)."
     )
+    (run.path / "run.json").write_text("[]")
+    assert message_of(run.facts) == f"{run.path}/run.json is damaged, it is no JSON object."
+
+
+def test_a_damaged_run_is_passed_over_and_said_so(make_run, tmp_path, caplog):
+    whole, damaged = make_run(), make_run()
+    (damaged.path / "run.json").write_text("{")
+    assert runs.open_run(tmp_path / "log").path == whole.path
+    assert caplog.messages[0].startswith(f"passed over: {damaged.path}/run.json is damaged")
+
+
+def test_who_reads_a_run_does_not_mark_it_failed(make_run):
+    run = make_run()
+    with pytest.raises(KeyError), runs.RunFolder(run.path):
+        raise KeyError("x")
+    assert run.facts()["status"] == "running"
+    with pytest.raises(KeyError), run:
+        raise KeyError("x")
+    assert run.facts()["status"] == "failed"
 
 
 def test_what_is_not_a_number_becomes_null(tmp_path):

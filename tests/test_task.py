@@ -1,5 +1,7 @@
 """fedgru/task.py: what a client trains on, and what is refused before round 1."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import make_check_ins
@@ -57,6 +59,57 @@ def test_no_category_column(make_task):
         "category column."
     )
     make_task(data_set, features="venue", target="venue", prior="markov")
+
+
+def test_a_client_without_known_train_targets_is_not_drawn(make_task):
+    # w has categories in test alone: its one test target counts, and it takes no part in training
+    check_ins = make_check_ins(["u"] * 11 + ["w"] * 5, list("abcabcabcab") + [None] * 4 + ["a"])
+    task = make_task(DataSet("hand", check_ins, {}), features="category", min_checkins=5)
+    assert task.training_clients.tolist() == [0]
+    lines = {line.step.strip(): (line.clients, line.checkins) for line in task.coverage}
+    assert (lines["train targets"], lines["of which trained on"]) == ((2, 7), (1, 5))
+
+
+def test_no_coordinates(make_task):
+    data_set = one_user(list("abcabcabcab"), lat_deg=[np.nan] * 11)
+    with pytest.raises(ConfigError) as error:
+        make_task(data_set, features="venue,latitude")
+    assert str(error.value) == (
+        "data set hand has no latitude, which --features venue,latitude asks for. Leave it out, or "
+        "import the data again with --column latitude=NAME."
+    )
+
+
+def test_the_best_possible_is_known_for_categories_alone(make_task):
+    assert make_task(target="category").best_prob is not None
+    assert make_task(target="venue").best_prob is None
+
+
+def test_val_and_test_change_nothing_that_is_learnt(make_task, tiny_data_set):
+    # scramble everything from each client's first validation check-in on
+    task = make_task(prior="kernel")
+    later = task.clients.rows[~task.clients.in_split("train")]
+    rng = np.random.default_rng(0)
+    changed = {}
+    for name in ("venue", "category", "raw_category"):
+        column = getattr(tiny_data_set.check_ins, name)
+        codes = column.codes.copy()
+        codes[later] = rng.permutation(codes[later])
+        changed[name] = replace(column, codes=codes)
+    lat_deg = tiny_data_set.check_ins.lat_deg.copy()
+    lat_deg[later] = 51.5
+    check_ins = replace(tiny_data_set.check_ins, lat_deg=lat_deg, **changed)
+    other = make_task(replace(tiny_data_set, check_ins=check_ins), prior="kernel")
+    assert (other.inputs.rows != task.inputs.rows).any()
+    assert other.kernel == task.kernel
+    assert other.target_vocabulary.values == task.target_vocabulary.values
+    np.testing.assert_array_equal(other.shared, task.shared)
+    for client in range(len(task.clients)):
+        ours, theirs = task.local_data(client), other.local_data(client)
+        for name in ("rows", "numbers", "targets", "mask"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+        # the priors' arrays are padded to another size, and may round otherwise
+        np.testing.assert_allclose(ours.log_prior, theirs.log_prior, atol=1e-5)
 
 
 def test_too_little_for_the_notebooks_layout(make_task):

@@ -6,7 +6,7 @@ import pytest
 from fedgru import algorithms, seeding, training
 from fedgru.engines.base import Engine, RoundResult
 from fedgru.engines.jax import JaxEngine
-from fedgru.errors import ConfigError
+from fedgru.errors import ConfigError, TrainingError
 from fedgru.evaluation import evaluate
 from fedgru.models.gru import init_weights
 
@@ -64,6 +64,22 @@ def test_best_is_not_last(scripted):
     assert rows[0][1]["train/loss/micro"] is None and rows[0][1]["val/loss/micro"] == 9.0
 
 
+def test_no_round_is_better_than_before_training(scripted, caplog):
+    _, result, _, improved = scripted([9.5, 9.25], patience=9)
+    assert (result.best.round_num, result.best_value) == (0, 9.0)
+    assert not result.best.weights["bias"].any()  # the weights that training began with
+    assert improved == [0]
+    assert caplog.messages[-1] == (
+        "no round was better than before training (val/loss/micro 9.0000): what counts is the "
+        "prior alone"
+    )
+
+
+def test_a_validation_loss_that_explodes_stops(scripted):
+    with pytest.raises(TrainingError, match="^training diverged: the val loss of round 2 is 1e"):
+        scripted([3.0, 1e9])
+
+
 def test_stops_early(scripted):
     _, result, rows, _ = scripted([3.0, 2.0, 2.5, 2.6, 1.0], patience=2)
     assert result.last.round_num == 4 and len(rows) == 5
@@ -108,13 +124,13 @@ def test_one_client_with_one_local_step_is_plain_sgd(make_task):
         client_optimizer="sgd",
         client_lr=0.5,
     )
-    engine, states = JaxEngine(task), []
+    engine = JaxEngine(task)
     algorithm = algorithms.from_settings(task.settings.server)
-    training.train(engine, algorithm, lambda *_: None, states.append)
+    after = training.train(engine, algorithm, lambda *_: None, lambda state: None).last.weights
     (client,) = training.draw_cohort(task, 1)
     assert len(task.local_data(client).mask) == 1
     before = init_weights(task.spec, seeding.rng(0, "weights"))
-    moved = states[0].weights["head_bias"] - before["head_bias"]
+    moved = after["head_bias"] - before["head_bias"]
 
     def mean_loss(class_, step):
         bias = before["head_bias"].copy()

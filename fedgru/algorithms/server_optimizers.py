@@ -2,7 +2,8 @@
 
 Each is given the mean update (minus the pseudo-gradient) and returns new weights. Weights are
 dicts of float32 arrays; slots are dicts of such dicts. Source: Reddi et al. 2021
-(arXiv:2003.00295), Algorithm 2, with the bias correction and epsilon that Keras' optimizers use.
+(arXiv:2003.00295), Algorithm 2, with the bias correction that Keras' Adam has. Epsilon is
+Keras' for Adam, the paper's for Yogi.
 """
 
 from dataclasses import dataclass

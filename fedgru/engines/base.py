@@ -78,7 +78,7 @@ class Engine:
             "loss": loss_sum / total.num_examples,
             "acc@1": num_correct / total.num_examples,
         }
-        self._check_diverged(metrics["loss"], round_num)
+        self.check_diverged(metrics["loss"], round_num)
         return RoundResult(algorithm.apply(state, total), metrics, len(cohort), total.num_examples)
 
     def _check_finite(self, update, round_num):
@@ -90,10 +90,11 @@ class Engine:
             f"{self.task.clients.client_ids[update.client]} first). {self._advice(round_num)}"
         )
 
-    def _check_diverged(self, loss, round_num):
-        if loss > DIVERGED_LOSS:
+    def check_diverged(self, loss, round_num, split="train"):
+        """Raise a TrainingError if a round's loss is one that training does not come back from."""
+        if not loss <= DIVERGED_LOSS:
             raise TrainingError(
-                f"training diverged: the loss of round {round_num} is {loss:.4g} nats, "
+                f"training diverged: the {split} loss of round {round_num} is {loss:.4g} nats, "
                 f"far above that of guessing. {self._advice(round_num)}"
             )
 

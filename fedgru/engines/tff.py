@@ -26,6 +26,7 @@ from fedgru.xla import num_threads
 
 WALK_ROWS = 32
 WALK_SEQ_LEN = 64
+MAX_NOISE = 0.1  # per client; twice TFF's own spread of the noise on how many clients were clipped
 
 
 class TffEngine(Engine):
@@ -46,14 +47,26 @@ class TffEngine(Engine):
                 "--engine tff averages every weight over the whole cohort, but --mean is "
                 f"{task.settings.server.mean}. Use --mean clients, or another engine."
             )
+        noise, cohort_size = _noise_and_cohort_size(task)
+        too_much = round(MAX_NOISE * cohort_size, 9)
+        if task.settings.server.tff_aggregator == "dp" and noise >= too_much:
+            raise ConfigError(
+                f"--tff-noise is {noise:g}, but with {cohort_size} clients in a round it must be "
+                f"below {too_much:g}, or adaptive clipping drowns in its own noise."
+            )
         self._worker = None
         self._process_of = {}
 
     def run_round(self, algorithm, state, cohort):
         """See Engine.run_round. A client that diverged is not named: TFF gives sums alone."""
+        import tensorflow as tf
+
         if type(algorithm) is not FedAvg:
             raise ConfigError(f"--engine tff knows fed_avg alone, not {algorithm.name}.")
         process, start = self._learning_process(algorithm.server_optimizer)
+        if "aggregator" in state.optimizer:
+            parts = list(state.optimizer["aggregator"].values())
+            start = start._replace(aggregator=tf.nest.pack_sequence_as(start.aggregator, parts))
         local = [self.task.local_data(int(client)) for client in cohort]
         output = self._run(
             process.next,
@@ -76,9 +89,12 @@ class TffEngine(Engine):
             "loss": float(sums["loss_sum"]) / num_examples,
             "acc@1": float(sums["num_correct"]) / num_examples,
         }
-        self._check_diverged(metrics["loss"], round_num)
+        self.check_diverged(metrics["loss"], round_num)
         weights = self._named(output.state.global_model_weights.trainable)
         slots = self._slots_from_tff(output.state.finalizer)
+        parts = tf.nest.flatten(output.state.aggregator)
+        if parts:  # how large updates have been so far
+            slots["aggregator"] = {str(i): np.asarray(part) for i, part in enumerate(parts)}
         return RoundResult(
             ServerState(weights, slots, round_num), metrics, len(cohort), num_examples
         )
@@ -149,17 +165,34 @@ class TffEngine(Engine):
 
     def _learning_process(self, server_optimizer):
         """Return TFF's learning process and its state before round 1."""
-        import tensorflow_federated as tff
-
         if server_optimizer not in self._process_of:
             layout = self.task.settings.layout
-            process = tff.learning.algorithms.build_weighted_fed_avg(
+            build, aggregator = self._aggregation
+            process = build(
                 _model_fn(self.task, layout.batch_size, layout.seq_len),
                 client_optimizer_fn=_client_optimizer(self.task.settings.client),
                 server_optimizer_fn=_server_optimizer(server_optimizer),
+                model_aggregator=aggregator,
             )
             self._process_of[server_optimizer] = process, self._run(process.initialize)
         return self._process_of[server_optimizer]
+
+    @property
+    def _aggregation(self):
+        """How to build the learning process, and its aggregator; None is the plain mean."""
+        from tensorflow_federated import learning
+
+        weighted = learning.algorithms.build_weighted_fed_avg
+        match self.task.settings.server.tff_aggregator:
+            case "none":
+                return weighted, None
+            case "robust":
+                return weighted, learning.robust_aggregator()
+            case "compression":
+                return weighted, learning.compression_aggregator()
+            case "dp":  # each client counts the same, whatever its examples
+                dp = learning.dp_aggregator(*_noise_and_cohort_size(self.task))
+                return learning.algorithms.build_unweighted_fed_avg, dp
 
     @cached_property
     def _evaluation_process(self):
@@ -267,6 +300,11 @@ def _import_tff():
             "--engine tff needs the environment that `make tff` creates (Python 3.11, TensorFlow "
             "Federated 0.87): run .venv-tff/bin/fedgru train --engine tff ..."
         ) from error
+
+
+def _noise_and_cohort_size(task):
+    noise, cohort_size = task.settings.server.tff_noise, task.settings.loop.clients_per_round
+    return (1.0 if noise is None else noise), cohort_size or len(task.training_clients)
 
 
 def _client_optimizer(client):

@@ -36,10 +36,13 @@ def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities"):
         ops.one_hot(ids[name] - 1, len(inputs.vocabularies[name])) for name in inputs.id_names
     ] + [ops.expand_dims(number, -1) for number in numbers.values()]
     joined = keras.layers.Concatenate(name="inputs")(columns) if len(columns) > 1 else columns[0]
+    if spec.dropout > 0:
+        # one mask per sequence; the recurrent layer's own is that in Keras 3, but in a compiled
+        # step of Keras 2 it is drawn anew for each check-in
+        joined = keras.layers.SpatialDropout1D(spec.dropout, name="dropout")(joined)
     layer = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[spec.cell]
     hidden = layer(
         spec.hidden_dim,
-        dropout=spec.dropout,
         recurrent_initializer="glorot_uniform",
         return_sequences=True,
         stateful=True,

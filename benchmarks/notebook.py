@@ -1,0 +1,89 @@
+"""What each of the notebook's choices costs: its settings, with one choice at a time put right.
+
+    fedgru data import tsmc2014 dataset_TSMC2014_NYC.partial.txt.gz --name nyc
+    python benchmarks/notebook.py --data nyc --seeds 3
+
+Each row is `--preset notebook` (10 rounds) with some settings changed, over several seeds, on the
+jax engine: first as it stands, then each choice put right alone, then added one after another, so
+that the last row has none of them. Prints Markdown: test acc@1 and loss of the round that was best
+by validation loss, mean and range over seeds, and the losses of all rounds of the first row.
+A seed whose training diverges is counted, not averaged.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+from fedgru import algorithms, config, evaluation, experiment, training
+from fedgru.errors import TrainingError
+
+PUT_RIGHT = {
+    "vocabulary from train": {"vocabulary": "train"},
+    "scaled coordinates": {"scaling": "standard"},
+    "local clock": {"clock": "local"},
+    "contiguous streams": {"layout": "streams"},
+    "server SGD 1.0": {"server_optimizer": "sgd", "server_lr": 1.0},
+    "rows averaged over owners": {"mean": "owners"},
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default="nyc")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--users", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+
+    rows = [("the notebook's settings", {})]
+    rows += [(f"only {name}", changed) for name, changed in PUT_RIGHT.items()]
+    added = {}
+    for number, (name, changed) in enumerate(PUT_RIGHT.items(), start=1):
+        added = added | changed
+        if number > 1:
+            rows.append((f"and {name}", added))
+
+    print("| settings | test acc@1 | test loss | diverged |\n| --- | --- | --- | --- |", flush=True)
+    losses = []
+    for name, changed in rows:
+        found = [run(args, changed, seed, losses) for seed in range(args.seeds)]
+        done = [summary for summary in found if summary is not None]
+        cells = [
+            spread([summary[f"test/{metric}/micro"] for summary in done])
+            for metric in ("acc@1", "loss")
+        ]
+        print(f"| {name} | {' | '.join(cells)} | {len(found) - len(done)} |", flush=True)
+    print("\nThe notebook's settings, seed 0, by round:\n\n| round | train loss | val loss |")
+    print("| --- | --- | --- |")
+    for round_num, train_loss, val_loss in losses:
+        print(f"| {round_num} | {train_loss:.3f} | {val_loss:.3f} |")
+
+
+def run(args, changed, seed, losses):
+    """Train and score one seed; None if it diverged. The very first run fills `losses`."""
+    overrides = {"data": args.data, "users": args.users, "seed": seed} | changed
+    settings = config.load(overrides, preset="notebook")
+    task, _ = experiment.open_task(settings, args.data_dir)
+    engine = experiment.make_engine(task)
+    keep = not changed and seed == 0
+
+    def on_round(round_num, row, _):
+        if keep and round_num:
+            losses.append((round_num, row["train/loss/micro"], row["val/loss/micro"]))
+
+    algorithm = algorithms.from_settings(settings.server)
+    try:
+        result = training.train(engine, algorithm, on_round, lambda state: None)
+    except TrainingError:
+        return None
+    return evaluation.evaluate(engine, result.best.weights, "test").summary()
+
+
+def spread(values):
+    if not values:
+        return "-"
+    return f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""fedgru/engines/tff.py: equal to the jax engine, and no process left behind."""
+
+import importlib.util
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fedgru import algorithms, config, evaluation, seeding
+from fedgru.engines.jax import JaxEngine
+from fedgru.engines.tff import TffEngine
+from fedgru.errors import ConfigError, TrainingError
+from fedgru.models import gru
+from fedgru.task import build_task
+
+HAS_TFF = importlib.util.find_spec("tensorflow_federated") is not None
+needs_tff = pytest.mark.skipif(
+    not HAS_TFF, reason="needs the environment that `make tff` creates (TensorFlow Federated)"
+)
+pytestmark = pytest.mark.tff
+
+COHORT = [0, 2, 5]  # clients of different size
+CASES = {
+    "client sgd": {"client_optimizer": "sgd", "client_lr": 0.1},
+    "client adam": {"client_lr": 0.01},
+    "server momentum": {"client_lr": 0.01, "server_optimizer": "momentum", "server_lr": 0.5},
+    "server adam": {"client_lr": 0.01, "server_optimizer": "adam", "server_lr": 0.01},
+    "server yogi": {"client_lr": 0.01, "server_optimizer": "yogi", "server_lr": 0.01},
+    "lstm": {"client_lr": 0.01, "cell": "lstm"},
+    "no prior": {"client_lr": 0.01, "prior": "none"},
+    "chunks": {"client_lr": 0.01, "layout": "chunks"},
+}
+
+
+@pytest.fixture
+def make_tff_task(tiny_data_set):
+    small = {
+        "engine": "tff",
+        "mean": "clients",
+        "hidden_dim": 8,
+        "batch_size": 2,
+        "seq_len": 5,
+        "local_epochs": 2,
+        "dropout": 0.0,
+        "prior": "backoff",
+        "threads": 1,
+    }
+
+    def make(**overrides):
+        return build_task(tiny_data_set, config.load(small | overrides))
+
+    return make
+
+
+def start(task):
+    algorithm = algorithms.from_settings(task.settings.server)
+    weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
+    return algorithm, algorithm.init(weights)
+
+
+def two_rounds(engine):
+    algorithm, state = start(engine.task)
+    rows = []
+    for _ in range(2):
+        result = engine.run_round(algorithm, state, COHORT)
+        state = result.state
+        rows.append(result.metrics)
+    return state, rows
+
+
+def largest_gap(found, expected):
+    """How far named arrays are apart, in units of the allowed difference."""
+    return max(
+        np.max(np.abs(array - expected[name]) / (1e-4 * np.abs(expected[name]) + 2e-6))
+        for name, array in found.items()
+    )
+
+
+@needs_tff
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_jax_engine(make_tff_task, case):
+    task = make_tff_task(**CASES[case])
+    data = [task.local_data(client) for client in COHORT]
+    assert len({d.num_examples for d in data}) > 1 and all(len(d.mask) > 1 for d in data)
+    jax_engine, engine = JaxEngine(task), TffEngine(task)
+    expected, expected_rows = two_rounds(jax_engine)
+    state, rows = two_rounds(engine)
+    assert largest_gap(state.weights, expected.weights) < 1
+    for row, expected_row in zip(rows, expected_rows, strict=True):
+        assert row == pytest.approx(expected_row, abs=1e-5)
+    # the slots too, so that a run can go on with another engine
+    assert state.round_num == 2 and state.optimizer.keys() == expected.optimizer.keys()
+    for name, slot in expected.optimizer.items():
+        if name == "step":
+            assert state.optimizer["step"] == slot == 2
+        else:
+            assert largest_gap(state.optimizer[name], slot) < 1
+    val = evaluation.evaluate(engine, state.weights, "val").summary()
+    assert val == pytest.approx(
+        evaluation.evaluate(jax_engine, expected.weights, "val").summary(), abs=1e-5
+    )
+    on_clients = engine.evaluate_on_clients(state.weights, "val")
+    assert on_clients == pytest.approx(
+        {name: val[f"val/{name}/micro"] for name in ("loss", "acc@1")}, abs=1e-5
+    )
+
+
+@needs_tff
+def test_the_state_starts_at_zero_in_each_local_epoch(make_tff_task, monkeypatch):
+    # without the signal in the batches it would be carried over, and end elsewhere
+    from fedgru.engines import tff as tff_engine
+
+    task = make_tff_task(client_optimizer="sgd", client_lr=0.1)
+    to_data_set = tff_engine._to_data_set
+
+    def without_signal(inputs, data):
+        import tensorflow as tf
+
+        return to_data_set(inputs, data).map(
+            lambda batch: {**batch, "is_start": tf.constant(False)}
+        )
+
+    expected, _ = two_rounds(JaxEngine(task))
+    monkeypatch.setattr(tff_engine, "_to_data_set", without_signal)
+    state, _ = two_rounds(TffEngine(task))
+    assert largest_gap(state.weights, expected.weights) > 10
+
+
+@needs_tff
+def test_hidden_states_equal_those_of_the_jax_engine(make_tff_task, monkeypatch):
+    # groups of two, several chunks of time, ranges of any length and one of none
+    monkeypatch.setattr("fedgru.engines.tff.WALK_ROWS", 2)
+    monkeypatch.setattr("fedgru.engines.tff.WALK_SEQ_LEN", 16)
+    task = make_tff_task()
+    clients, (_, state) = task.clients, start(task)
+    first = clients.starts[:-1] + np.arange(len(clients)) * 3
+    end = clients.starts[1:] - np.arange(len(clients)) * 4
+    end[1] = first[1]
+    wanted = np.concatenate([np.arange(f, e, 3) for f, e in zip(first, end, strict=True)])
+    found = TffEngine(task).hidden_states(state.weights, first, end, wanted)
+    expected = JaxEngine(task).hidden_states(state.weights, first, end, wanted)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@needs_tff
+def test_dropout_is_drawn_anew_in_each_round_and_as_the_jax_engine_draws_it(make_tff_task):
+    tasks = [make_tff_task(dropout=0.5, client_lr=0.03, seed=seed) for seed in range(20)]
+    engine = TffEngine(tasks[0])
+    found = [engine.run_round(*start(tasks[0]), COHORT).metrics["loss"] for _ in tasks]
+    assert len(set(found)) == len(found)
+    expected = [
+        JaxEngine(task).run_round(*start(tasks[0]), COHORT).metrics["loss"] for task in tasks
+    ]
+    spread = np.hypot(np.std(found), np.std(expected)) / np.sqrt(len(tasks))
+    assert abs(np.mean(found) - np.mean(expected)) < 4 * spread
+
+
+@needs_tff
+def test_an_aggregator_and_its_state(make_tff_task):
+    # its view of how large updates are goes with the ServerState: another engine goes on with it
+    task = make_tff_task(tff_aggregator="robust", client_lr=0.01)
+    algorithm, state = start(task)
+    first = TffEngine(task)
+    middle = first.run_round(algorithm, state, COHORT).state
+    assert middle.optimizer["aggregator"]
+    at_once = first.run_round(algorithm, middle, COHORT).state
+    resumed = TffEngine(task).run_round(algorithm, middle, COHORT).state
+    for name, weights in at_once.weights.items():
+        np.testing.assert_allclose(resumed.weights[name], weights, atol=1e-7)
+    assert at_once.optimizer == resumed.optimizer != middle.optimizer
+
+
+@needs_tff
+@pytest.mark.parametrize("aggregator", ["compression", "dp"])
+def test_aggregators_run(make_tff_task, aggregator):
+    noise = {"tff_noise": 0.3} if aggregator == "dp" else {}
+    task = make_tff_task(tff_aggregator=aggregator, **noise)
+    algorithm, state = start(task)
+    result = TffEngine(task).run_round(algorithm, state, COHORT)
+    moved = result.state.weights["rows"] - state.weights["rows"]
+    assert np.isfinite(moved).all() and moved.any()
+    # noise moves even the rows of values that nobody in the cohort has
+    assert (aggregator == "dp") == bool(moved.all())
+
+
+@needs_tff
+def test_too_much_noise(make_tff_task):
+    with pytest.raises(ConfigError) as error:
+        TffEngine(make_tff_task(tff_aggregator="dp"))
+    assert str(error.value) == (
+        "--tff-noise is 1, but with 6 clients in a round it must be below 0.6, or adaptive "
+        "clipping drowns in its own noise."
+    )
+
+
+@needs_tff
+def test_the_mean_over_owners_is_refused(make_tff_task):
+    with pytest.raises(ConfigError) as error:
+        TffEngine(make_tff_task(mean="owners"))
+    assert str(error.value) == (
+        "--engine tff averages every weight over the whole cohort, but --mean is owners. Use "
+        "--mean clients, or another engine."
+    )
+
+
+@needs_tff
+def test_a_loss_that_is_not_a_number_stops(make_tff_task):
+    task = make_tff_task(client_optimizer="sgd", client_lr=1e38)
+    with pytest.raises(TrainingError) as error:
+        TffEngine(task).run_round(*start(task), COHORT)
+    assert str(error.value) == (
+        "training loss became NaN in round 1 (TensorFlow Federated does not say for which "
+        "client). Try a smaller --client-lr (now 1e+38) or --server-lr (now 1)."
+    )
+
+
+@pytest.mark.skipif(HAS_TFF, reason="needs an environment without TensorFlow Federated")
+def test_elsewhere_it_says_what_to_run(make_tff_task):
+    with pytest.raises(ConfigError) as error:
+        TffEngine(make_tff_task())
+    assert str(error.value) == (
+        "--engine tff needs the environment that `make tff` creates (Python 3.11, TensorFlow "
+        "Federated 0.87): run .venv-tff/bin/fedgru train --engine tff ..."
+    )
+
+
+def is_gone(process, timeout_s=10):
+    import psutil
+
+    for _ in range(timeout_s * 20):
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def worker_of(pid, cpu_s=0.0, timeout_s=120):
+    """Wait until a process has a worker that has used some processor time; return it."""
+    import psutil
+
+    for _ in range(timeout_s * 10):
+        for child in psutil.Process(pid).children():
+            if child.name() == "worker_binary" and child.cpu_times().user >= cpu_s:
+                return child
+        time.sleep(0.1)
+    raise AssertionError("no worker at work")
+
+
+def train_for_long(log_dir):
+    """Start a `fedgru train` whose first round takes hours."""
+    options = "--engine tff --mean clients --prior none --users 3 --hidden-dim 8"
+    return subprocess.Popen(
+        [sys.executable, "-m", "fedgru", "train", *options.split()]
+        + ["--local-epochs", "1000000", "--log-dir", str(log_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@needs_tff
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
+def test_no_worker_outlives_a_signal_in_the_middle_of_a_round(tmp_path, name):
+    with train_for_long(tmp_path) as program:
+        worker = worker_of(program.pid, cpu_s=3.0)
+        program.send_signal(getattr(signal, name))
+        # a worker that held stdout would keep this from ending
+        stdout, stderr = program.communicate(timeout=30)
+    assert is_gone(worker)
+    assert stdout == ""
+    if name == "SIGINT":
+        assert program.returncode == 1
+        assert "\nError: stopped by Ctrl-C. " in stderr and "Traceback" not in stderr
+    else:
+        assert program.returncode == -getattr(signal, name)
+
+
+@needs_tff
+def test_no_worker_outlives_an_exception_and_the_next_round_gets_another(
+    make_tff_task, monkeypatch
+):
+    import psutil
+
+    engine = TffEngine(make_tff_task())
+    algorithm, state = start(engine.task)
+    first = engine.run_round(algorithm, state, COHORT)
+    worker = psutil.Process(engine._worker.pid)
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr("fedgru.engines.tff._to_data_set", lambda *_: "no data set")
+        engine.run_round(algorithm, state, COHORT)
+    assert is_gone(worker)
+    again = engine.run_round(algorithm, state, COHORT)
+    assert again.metrics == pytest.approx(first.metrics)
+    worker = psutil.Process(engine._worker.pid)
+    assert worker.is_running()
+    del engine
+    assert is_gone(worker)
+
+
+@needs_tff
+def test_a_worker_that_is_lost_ends_training_with_a_message(tmp_path):
+    with train_for_long(tmp_path) as program:
+        worker = worker_of(program.pid, cpu_s=3.0)
+        worker.kill()
+        _, stderr = program.communicate(timeout=60)
+    assert program.returncode == 1
+    assert (
+        "\nError: TensorFlow Federated's worker ended by itself (exit code -9). If memory ran out, "
+        "try a smaller --threads or --clients-per-round. It printed: "
+    ) in stderr
