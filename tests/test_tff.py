@@ -124,10 +124,10 @@ def test_federated_evaluation_equals_that_by_hidden_states(make_tff_task):
 @needs_tff
 def test_the_state_starts_at_zero_in_each_local_epoch(make_tff_task, monkeypatch):
     # without the signal in the batches it would be carried over, and end elsewhere
-    from fedgru.engines import tff as tff_engine
+    from fedgru.engines import tff_model
 
     task = make_tff_task(client_optimizer="sgd", client_lr=0.1)
-    to_data_set = tff_engine._to_data_set
+    to_data_set = tff_model.to_data_set
 
     def without_signal(inputs, data):
         import tensorflow as tf
@@ -138,7 +138,7 @@ def test_the_state_starts_at_zero_in_each_local_epoch(make_tff_task, monkeypatch
         )
 
     expected, _ = two_rounds(JaxEngine(task))
-    monkeypatch.setattr(tff_engine, "_to_data_set", without_signal)
+    monkeypatch.setattr(tff_model, "to_data_set", without_signal)
     state, _ = two_rounds(TffEngine(task))
     assert largest_gap(state.weights, expected.weights) > 10
 
@@ -306,7 +306,7 @@ def test_no_worker_outlives_an_exception_and_the_next_round_gets_another(
     first = engine.run_round(algorithm, state, COHORT)
     worker = psutil.Process(engine._worker.pid)
     with monkeypatch.context() as patch, pytest.raises(TypeError):
-        patch.setattr("fedgru.engines.tff._to_data_set", lambda *_: "no data set")
+        patch.setattr("fedgru.engines.tff_model.to_data_set", lambda *_: "no data set")
         engine.run_round(algorithm, state, COHORT)
     assert is_gone(worker)
     again = engine.run_round(algorithm, state, COHORT)
