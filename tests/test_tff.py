@@ -203,6 +203,26 @@ def test_aggregators_run(make_tff_task, aggregator):
     assert (aggregator == "dp") == bool(moved.all())
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"tff_aggregator": "robust"},
+            "--tff-aggregator has no effect with --engine jax. Use --engine tff, or leave it out.",
+        ),
+        (
+            {"engine": "tff", "tff_noise": 0.5},
+            "--tff-noise has no effect with --tff-aggregator none. Use --tff-aggregator dp, or "
+            "leave it out.",
+        ),
+    ],
+)
+def test_settings_without_effect(given, message):
+    with pytest.raises(ConfigError) as error:
+        config.load(given)
+    assert str(error.value) == message
+
+
 @needs_tff
 def test_too_much_noise(make_tff_task):
     with pytest.raises(ConfigError) as error:
