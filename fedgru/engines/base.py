@@ -28,7 +28,10 @@ class RoundResult:
 
 
 class Engine:
-    """What every engine offers; a subclass fills in `local_updates` and `hidden_states`."""
+    """What every engine offers.
+
+    A subclass fills in `hidden_states`, and `local_updates` unless its `run_round` is its own.
+    """
 
     name = "none"
 
@@ -37,7 +40,10 @@ class Engine:
 
     def local_updates(self, weights, cohort, round_num):
         """Yield the ClientUpdate of each client of the cohort, in the cohort's order."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"engine {self.name} gives no updates of single clients: it needs local_updates, or a "
+            "run_round of its own"
+        )
 
     def hidden_states(self, weights, first_positions, end_positions, wanted):
         """Return the representation at some inputs, float32 [num_wanted, hidden_dim].
@@ -49,7 +55,7 @@ class Engine:
             wanted: int64 [num_wanted], positions of inputs within those ranges, ascending
                 within a client.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"engine {self.name} cannot evaluate: it needs hidden_states")
 
     def run_round(self, algorithm, state, cohort):
         """Train the cohort on the state's weights and let the algorithm apply the result.
