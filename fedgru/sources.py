@@ -112,7 +112,9 @@ def _unpack_zip(stored, name):
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise DataError(f"{name} is a damaged zip file ({error}). Fetch it again.") from None
     except (RuntimeError, NotImplementedError) as error:  # a password, or an unknown compression
-        raise DataError(f"{name} cannot be unpacked: {error}.") from None
+        raise DataError(
+            f"{name} cannot be unpacked: {error}. Unpack it yourself and import the file inside."
+        ) from None
 
 
 def _within_limit(raw, name):

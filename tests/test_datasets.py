@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fedgru import synthetic
 from fedgru.checkins import Coded, read_tsmc2014
 from fedgru.datasets import (
     EMBEDDED,
@@ -376,7 +377,6 @@ def test_a_saved_city_keeps_its_best_probabilities(tmp_path, tiny_city):
 
 
 def test_the_embedded_city_equals_itself_saved(tmp_path):
-    synthetic = pytest.importorskip("fedgru.synthetic")
     city = synthetic.make_city(synthetic.CityConfig())
     save_city("town", tmp_path, city)
     opened, embedded = open_data_set("town", tmp_path), open_data_set()
