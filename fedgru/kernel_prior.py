@@ -80,18 +80,23 @@ class _Past:
     Attributes:
         points: name -> [padded n], what is compared.
         followed: float32 [padded n, padded num_own], one-hot class of the check-in after each.
-        base: float64 [n - 1, num_own], base on the support; base_rest, float64 [n - 1], what
-            the shared frequencies are multiplied with elsewhere.
+        log_base: float32 [n - 1, padded num_own], log base on the support, -inf in padding.
+        log_base_rest: float32 [n - 1], what log shared is added to elsewhere.
         support: int32 [num_own].
-        shared: float64 [num_classes].
+        is_own: bool [num_classes], whether a class is in the support.
+        log_shared: float32 [num_classes].
     """
 
     points: dict[str, np.ndarray]
     followed: np.ndarray
-    base: np.ndarray
-    base_rest: np.ndarray
+    log_base: np.ndarray
+    log_base_rest: np.ndarray
     support: np.ndarray
-    shared: np.ndarray
+    is_own: np.ndarray
+    log_shared: np.ndarray
+
+    def __len__(self):
+        return len(self.log_base)
 
 
 def kernel_prior(kernel, history, shared):
@@ -106,7 +111,7 @@ def kernel_prior(kernel, history, shared):
         ClientPrior with n - 1 rows; row j is the prediction of check-in j + 1.
     """
     past = _lay_out(history, shared)
-    num_pairs, num_own = past.base.shape
+    num_pairs, num_own = len(past), len(past.support)
     log_own = np.empty((num_pairs, num_own), np.float32)
     log_rest = np.empty(num_pairs, np.float32)
     numbers = np.array(astuple(kernel), np.float32)
@@ -138,13 +143,13 @@ def fit_kernel(histories, shared, seed, threads=None, on_round=None, rounds=FIT_
         for client, history in enumerate(histories)
         if len(history) - 1 > MIN_PAST
     ]
-    counts = np.array([len(past.base) - MIN_PAST for _, past in pasts], np.float64)
+    counts = np.array([len(past) - MIN_PAST for _, past in pasts], np.float64)
     numbers = start = np.array(astuple(Kernel()))
     first, second = np.zeros_like(numbers), np.zeros_like(numbers)
 
     def loss_and_gradient(client, past, round_num):
         draw = seeding.rng(seed, "kernel", round_num, client)
-        rows = draw.integers(MIN_PAST, len(past.base), FIT_PAIRS)
+        rows = draw.integers(MIN_PAST, len(past), FIT_PAIRS)
         loss, gradient = _compiled()[1](numbers.astype(np.float32), rows, *_arguments(past, rows))
         return np.append(np.asarray(gradient, np.float64), float(loss))
 
@@ -174,7 +179,8 @@ def _lay_out(history, shared):
         frequencies[i] = running
     total = frequencies.sum(axis=1) + SHARED_WEIGHT
     rest = SHARED_WEIGHT / total
-    base = frequencies / total[:, None] + rest[:, None] * shared[support]
+    log_base = np.full((n - 1, _padded(num_own, 8)), -np.inf, np.float32)
+    log_base[:, :num_own] = np.log(frequencies / total[:, None] + rest[:, None] * shared[support])
 
     located = np.isfinite(history.lat_deg) & np.isfinite(history.lon_deg)
     lat_deg, lon_deg = (
@@ -206,10 +212,11 @@ def _lay_out(history, shared):
             for name, values in points.items()
         },
         followed=followed,
-        base=base,
-        base_rest=rest,
+        log_base=log_base,
+        log_base_rest=np.log(rest).astype(np.float32),
         support=support,
-        shared=shared,
+        is_own=np.isin(np.arange(len(shared)), support),
+        log_shared=np.log(shared).astype(np.float32),
     )
 
 
@@ -220,15 +227,15 @@ def _padded(size, smallest=MIN_PADDED):
 
 def _arguments(past, rows):
     """The other arguments of the compiled functions for some pairs of a client."""
-    num_own, padded_own = past.base.shape[1], past.followed.shape[1]
-    log_base = np.full((len(rows), padded_own), -np.inf, np.float32)  # no class there
-    log_base[:, :num_own] = np.log(past.base[rows])
-    log_shared = np.log(past.shared).astype(np.float32)
-    is_own = np.zeros(len(past.shared), bool)
-    is_own[past.support] = True
-    log_base_rest = np.log(past.base_rest[rows]).astype(np.float32)
-    targets = past.followed[rows]
-    return past.points, past.followed, log_base, log_base_rest, log_shared, is_own, targets
+    return (
+        past.points,
+        past.followed,
+        past.log_base[rows],
+        past.log_base_rest[rows],
+        past.log_shared,
+        past.is_own,
+        past.followed[rows],  # the targets
+    )
 
 
 @cache
