@@ -1,0 +1,46 @@
+"""How alpha rises while training goes on: the decision alone.
+
+The paper says that alpha must be increased slowly, and runs no schedule. Each of these goes from
+a progress in 0 to 1 to a share of the final alpha.
+"""
+
+import math
+
+from fedgru.errors import ConfigError
+
+WARM_UP = 0.3  # the share of training in which "warm-up" keeps alpha at 0, then rises linearly
+GANIN_RATE = 10.0
+
+
+def _ganin(progress):
+    """2 / (1 + exp(-10 p)) - 1. Source: Ganin et al. 2016 (arXiv:1505.07818), section 5.2.2."""
+    return 2.0 / (1.0 + math.exp(-GANIN_RATE * progress)) - 1.0
+
+
+SCHEDULES = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: progress,
+    "ganin": _ganin,
+    "warm-up": lambda progress: max(0.0, (progress - WARM_UP) / (1.0 - WARM_UP)),
+}
+
+
+def alpha_at(schedule, alpha, progress):
+    """Return alpha at a moment of training.
+
+    Args:
+        schedule: a key of SCHEDULES.
+        alpha: the final alpha, 0 to 1.
+        progress: 0 at the first step or round, 1 at the last.
+
+    Raises:
+        ConfigError: if alpha or progress lies outside 0 to 1.
+
+    >>> [round(alpha_at("ganin", 0.5, p), 3) for p in (0.0, 0.1, 0.5, 1.0)]
+    [0.0, 0.231, 0.493, 0.5]
+    """
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha is {alpha}, expected 0 to 1.")
+    if not 0 <= progress <= 1:
+        raise ConfigError(f"progress is {progress}, expected 0 to 1.")
+    return alpha * SCHEDULES[schedule](progress)
