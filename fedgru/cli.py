@@ -168,6 +168,47 @@ def evaluate(run, as_json, must_beat, data_dir, log_dir):
         click.echo(experiment.check_beats(report, must_beat), err=True)
 
 
+@main.command(epilog="Example: fedgru audit --concept client --concept zone --seeds 3")
+@click.argument("run", required=False)
+@click.option(
+    "--concept",
+    "concepts",
+    multiple=True,
+    help="zone, weekend, client, category-group[:NAME,...], or a column; may be repeated. Default: "
+    "the run's own (--agnostic-to), client and zone.",
+)
+@click.option(
+    "--probe",
+    "probes",
+    multiple=True,
+    type=click.Choice(["logistic", "mlp", "knn"]),
+    help="Only these probes; may be repeated.",
+)
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@data_dir_option
+@log_dir_option
+def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
+    """Let fresh probes read what a run's representation should not tell (default: newest run)."""
+    import json
+
+    from fedgru import experiment, reports, runs
+    from fedgru.agnostic.probes import PROBES
+
+    folder = runs.open_run(log_dir, run)
+    task = experiment.reopen_task(folder, data_dir)
+    own = task.settings.agnostic.agnostic_to
+    concepts = concepts or dict.fromkeys([*([own] if own else []), "client", "zone"])
+    click.echo(f"{folder.path}, {reports.describe_data(task.settings.data.data)}", err=True)
+    report = experiment.audit_run(
+        folder, task, list(concepts), probes or PROBES, seeds, sys.stderr.isatty()
+    )
+    if as_json:
+        click.echo(json.dumps(runs.without_nan(report), indent=2))
+    else:
+        click.echo(reports.describe_audit(report))
+
+
 def _log_to_stderr():
     """Show warnings, and a line per round where no progress bar can be drawn."""
     handler = logging.StreamHandler()

@@ -4,7 +4,7 @@ import logging
 
 from tqdm import tqdm
 
-from fedgru import algorithms, baselines, datasets, evaluation, features, reports, training
+from fedgru import algorithms, audit, baselines, datasets, evaluation, features, reports, training
 from fedgru.errors import ConfigError, DataError, RunError, TrainingError
 from fedgru.kernel_prior import FIT_ROUNDS, Kernel
 from fedgru.runs import RunFolder
@@ -194,15 +194,15 @@ def evaluate_run(run, task):
     """Evaluate a run's best round and write test.json, clients.csv and TensorBoard's eval/.
 
     Returns:
-        dict, see `evaluation.full_report`, with the run's path, data set, round and number of
-        clients with test targets.
+        dict, see `evaluation.full_report`, with the run's path, data set, round, number of
+        clients with test targets, and `leakage`, see `audit.quick_audit`.
     """
     with run:
         weights, round_num = run.load_weights("best")
         try:
-            report, warm = evaluation.full_report(
-                make_engine(task), weights, task.settings.loop.seed
-            )
+            engine = make_engine(task)
+            report, warm = evaluation.full_report(engine, weights, task.settings.loop.seed)
+            report["leakage"] = audit.quick_audit(_auditing_engine(engine), weights)
         except KeyboardInterrupt as error:
             raise RunError(
                 f"stopped by Ctrl-C while scoring. Score it again with: fedgru eval {run.path}"
@@ -211,6 +211,49 @@ def evaluate_run(run, task):
         head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}
         report = head | {"test/clients": len(table["client_id"])} | report
         run.save_test(report, table)
+    return report
+
+
+def _auditing_engine(engine):
+    """The engine itself, or the fast one beside it: the forward pass is the same in all."""
+    from fedgru.engines.jax import JaxEngine
+
+    return engine if isinstance(engine, JaxEngine) else JaxEngine(engine.task)
+
+
+def audit_run(run, task, concepts, probe_names, seeds, show_progress=False):
+    """Audit a run's best round for some concepts and write audit.json.
+
+    Args:
+        run: RunFolder.
+        task: Task, see `reopen_task`.
+        concepts: names, see `make_concept`.
+        probe_names: names out of PROBES.
+        seeds: int, how many.
+        show_progress: whether to draw a bar on stderr.
+
+    Returns:
+        dict: `run`, `data`, `round`, and `concepts`, {name: dict of an Audit, and `left_out`}.
+    """
+    from fedgru.engines.jax import JaxEngine
+
+    with run:
+        weights, round_num = run.load_weights("best")
+        found = {}
+        with tqdm(desc="probes", unit="fit", disable=not show_progress, leave=False) as progress:
+            for name in concepts:
+                done, left_out = audit.audit_task(
+                    JaxEngine(task),
+                    weights,
+                    name,
+                    probe_names,
+                    range(seeds),
+                    on_fit=progress.update,
+                )
+                found[name] = done.to_dict() | {"left_out": left_out}
+        head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}
+        report = head | {"seeds": seeds, "concepts": found}
+        run.save_audit(report)
     return report
 
 

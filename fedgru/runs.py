@@ -7,6 +7,7 @@ times.csv      seconds per round
 run.log        what happened when, and tracebacks
 best.npz, last.npz   weights (no pickle)
 test.json, clients.csv   the evaluation, overall and per client
+audit.json     what fresh probes read from the representation, after `fedgru audit`
 train/, val/, eval/      TensorBoard event files
 """
 
@@ -102,14 +103,17 @@ class RunFolder:
         Raises:
             RunError: if the file is damaged.
         """
-        file = self.path / "run.json"
+        return self._read_json("run.json")
+
+    def _read_json(self, name):
+        file = self.path / name
         try:
-            facts = json.loads(file.read_text("utf-8")) if file.exists() else {}
+            found = json.loads(file.read_text("utf-8")) if file.exists() else {}
         except ValueError as error:
             raise RunError(f"{file} is damaged, it is not JSON: {error}.") from None
-        if not isinstance(facts, dict):
+        if not isinstance(found, dict):
             raise RunError(f"{file} is damaged, it is no JSON object.")
-        return facts
+        return found
 
     def write_facts(self, facts):
         """Add to run.json."""
@@ -205,6 +209,18 @@ class RunFolder:
         if (self.path / "eval").exists():
             shutil.rmtree(self.path / "eval")
         self.write_scalars(report, report["round"])
+
+    def save_audit(self, report):
+        """Write audit.json; concepts of an earlier audit of the same round stay beside the new."""
+        earlier = self.audit()
+        if earlier.get("round") == report["round"]:
+            concepts = earlier["concepts"] | report["concepts"]
+            report = report | {"concepts": concepts}
+        write_json(self.path / "audit.json", report)
+
+    def audit(self):
+        """Return audit.json as a dict; empty if the run has not been audited."""
+        return self._read_json("audit.json")
 
     def settings(self):
         """Return the run's Settings."""

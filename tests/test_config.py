@@ -120,7 +120,7 @@ def test_bad_settings(overrides, message):
         (
             "[lop]\nrounds = 2",
             "unknown section [lop] in the config file. Accepted: data, inputs, layout, model, "
-            "client, server, loop.",
+            "client, server, agnostic, loop.",
         ),
         (
             "[client]\nlr = 2",

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedgru import algorithms, config, evaluation, seeding
+from fedgru import algorithms, config, evaluation, protection, seeding
+from fedgru.agnostic import objective
 from fedgru.engines import jax as jax_engine
 from fedgru.engines.jax import JaxEngine
 from fedgru.engines.reference import ReferenceEngine
@@ -16,11 +17,11 @@ from fedgru.task import build_task
 
 def start(task):
     algorithm = algorithms.from_settings(task.settings.server)
-    weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
-    return algorithm, algorithm.init(weights)
+    return algorithm, algorithm.init(protection.init_weights(task))
 
 
 COHORT = [0, 2, 5]  # clients of different size
+AGNOSTIC = {"alpha": 0.6, "alpha_schedule": "constant"}
 CASES = {
     "client sgd": {"client_optimizer": "sgd", "client_lr": 0.1},
     "client adam": {"client_lr": 0.01},
@@ -29,6 +30,14 @@ CASES = {
     "lstm": {"client_lr": 0.01, "cell": "lstm"},
     "no prior": {"client_lr": 0.01, "prior": "none"},
     "chunks": {"client_lr": 0.01, "layout": "chunks"},
+    "reversal": {"client_lr": 0.002, **AGNOSTIC, "agnostic_to": "weekend"},
+    "reversal, client": {"client_lr": 0.002, **AGNOSTIC, "agnostic_to": "client"},
+    "reversal, sgd": {
+        **{"client_optimizer": "sgd", "client_lr": 0.1},
+        **AGNOSTIC,
+        "agnostic_to": "zone",
+        "zones": 3,
+    },
 }
 
 
@@ -90,8 +99,21 @@ def test_the_case_has_what_a_fault_would_show_in(module_task):
     assert any((d.mask == 0).any() for d in data)  # a padded tail
 
 
+class ForgetsToTurnTheGradient(JaxEngine):
+    def local_updates(self, weights, cohort, round_num, constants=None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(objective, "reverse_gradient", lambda x, weight: x)
+            yield from super().local_updates(weights, cohort, round_num, constants)
+
+
+def test_a_gradient_that_is_not_turned_is_seen(run_two_rounds):
+    expected, _, _ = run_two_rounds(ReferenceEngine, "reversal")
+    weights, _, _ = run_two_rounds(ForgetsToTurnTheGradient, "reversal")
+    assert largest_gap(weights, expected) > 20
+
+
 class ForgetsTheState(JaxEngine):
-    def local_updates(self, weights, cohort, round_num):
+    def local_updates(self, weights, cohort, round_num, constants=None):
         recur = gru.recur
 
         def forgetful(cell, gates, recurrent, bias, state):
@@ -105,13 +127,13 @@ class ForgetsTheState(JaxEngine):
 class CountsPadding(JaxEngine):
     def _prepare(self, client):
         data = super()._prepare(client)
-        rows, numbers, targets, mask, log_prior = data.arrays
+        rows, numbers, targets, mask, *others = data.arrays
         padded = np.ones_like(mask)
-        return replace(data, arrays=(rows, numbers, targets, padded, log_prior))
+        return replace(data, arrays=(rows, numbers, targets, padded, *others))
 
 
 class WeighsClientsEqually(JaxEngine):
-    def local_updates(self, weights, cohort, round_num):
+    def local_updates(self, weights, cohort, round_num, constants=None):
         for update in super().local_updates(weights, cohort, round_num):
             yield replace(update, num_examples=1, loss_sum=0.0)
 
@@ -120,7 +142,7 @@ class RestartsAdamAtEachEpoch(JaxEngine):
     def _prepare(self, client):
         return replace(super()._prepare(client), passes=1)
 
-    def local_updates(self, weights, cohort, round_num):
+    def local_updates(self, weights, cohort, round_num, constants=None):
         for client in cohort:
             (first,) = super().local_updates(weights, [client], round_num)
             between = {name: weights[name] + u for name, u in first.dense.items()}

@@ -282,6 +282,7 @@ class TffEngine(Engine):
                 targets=classes,
                 mask=is_target.astype(np.float32),
                 log_prior=log_prior,
+                protected=None,
                 passes=1,
                 num_examples=int(is_target.sum()),
             ),
