@@ -260,7 +260,7 @@ def test_elsewhere_it_says_what_to_run(make_tff_task):
         TffEngine(make_tff_task())
     assert str(error.value) == (
         "--engine tff needs the environment that `make tff` creates (Python 3.11, TensorFlow "
-        "Federated 0.87): run .venv-tff/bin/fedgru train --engine tff ..."
+        "Federated 0.87): run .venv-tff/bin/fedgru in place of fedgru."
     )
 
 
