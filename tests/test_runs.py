@@ -1,6 +1,7 @@
 """fedgru/runs.py: what is in a run folder, and that it can be read back."""
 
 import csv
+import importlib.util
 import json
 import logging
 import shutil
@@ -75,6 +76,9 @@ def test_what_is_in_a_run_folder(finished):
     assert facts["fingerprint"] == passport["fingerprint"]
     assert facts["coverage"][0] == {"step": "in the data set", "clients": 6, "checkins": 240}
     assert {"fedgru", "python", "jax", "numpy", "tensorflow"} <= {*facts["versions"]}
+    has_tff = importlib.util.find_spec("tensorflow_federated") is not None
+    assert ("tensorflow-federated" in facts["versions"]) == has_tff
+    assert None not in facts["versions"].values()  # what is not there is not named
     clients = read_csv(finished.path / "clients.csv")
     assert [list(clients[0])[0], len(clients)] == ["client_id", 6]
     assert sum(int(row["targets"]) for row in clients) == 51
