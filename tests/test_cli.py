@@ -1,6 +1,5 @@
 """fedgru/cli.py: commands as typed, exit code and whole message."""
 
-import importlib.util
 import json
 import logging
 import re
@@ -13,13 +12,13 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from conftest import needs_no_tff
 
 from fedgru import experiment, runs
 from fedgru.cli import main
 
 ROOT = Path(__file__).parents[1]
 BROKEN = ROOT / "tests/data"
-HAS_TFF = importlib.util.find_spec("tensorflow_federated") is not None
 FEDGRU = [sys.executable, "-m", "fedgru"]
 SMALL = ["--data", "hamlet", "--hidden-dim", "8", "--batch-size", "2", "--seq-len", "5"]
 SMALL += ["--rounds", "2", "--threads", "1", "--prior", "backoff"]
@@ -153,7 +152,7 @@ def test_eval_with_another_engine(here, run_dir):
     assert invoke("eval", "--engine", "jax").stderr == f"log/{run_dir.name}, data set hamlet\n"
 
 
-@pytest.mark.skipif(HAS_TFF, reason="needs an environment without TensorFlow Federated")
+@needs_no_tff
 def test_eval_of_a_run_whose_engine_is_elsewhere(here, run_dir):
     file = run_dir / "config.toml"
     text = file.read_text()

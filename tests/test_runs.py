@@ -1,7 +1,6 @@
 """fedgru/runs.py: what is in a run folder, and that it can be read back."""
 
 import csv
-import importlib.util
 import json
 import logging
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import HAS_TFF
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedgru import config, experiment, runs
@@ -76,8 +76,7 @@ def test_what_is_in_a_run_folder(finished):
     assert facts["fingerprint"] == passport["fingerprint"]
     assert facts["coverage"][0] == {"step": "in the data set", "clients": 6, "checkins": 240}
     assert {"fedgru", "python", "jax", "numpy", "tensorflow"} <= {*facts["versions"]}
-    has_tff = importlib.util.find_spec("tensorflow_federated") is not None
-    assert ("tensorflow-federated" in facts["versions"]) == has_tff
+    assert ("tensorflow-federated" in facts["versions"]) == HAS_TFF
     assert None not in facts["versions"].values()  # what is not there is not named
     clients = read_csv(finished.path / "clients.csv")
     assert [list(clients[0])[0], len(clients)] == ["client_id", 6]
