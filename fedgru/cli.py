@@ -181,10 +181,20 @@ def evaluate(run, as_json, engine, must_beat, data_dir, log_dir):
 
 def _log_to_stderr(level):
     """Show warnings, and at INFO a line per round, for where no progress bar can be drawn."""
-    handler = logging.StreamHandler()
+    handler = _AboveTheBar()
     handler.setLevel(level)
     handler.addFilter(lambda record: record.levelno < logging.ERROR)  # these come as the message
     logger = logging.getLogger("fedgru")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     click.get_current_context().call_on_close(lambda: logger.removeHandler(handler))
+
+
+class _AboveTheBar(logging.StreamHandler):
+    """Writes to stderr lines of their own, above a progress bar if there is one."""
+
+    def emit(self, record):
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
