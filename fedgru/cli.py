@@ -181,7 +181,7 @@ def evaluate(run, as_json, engine, must_beat, data_dir, log_dir):
 
 def _log_to_stderr(level):
     """Show warnings, and at INFO a line per round, for where no progress bar can be drawn."""
-    handler = _AboveTheBar()
+    handler = AboveTheBar()
     handler.setLevel(level)
     handler.addFilter(lambda record: record.levelno < logging.ERROR)  # these come as the message
     logger = logging.getLogger("fedgru")
@@ -190,7 +190,7 @@ def _log_to_stderr(level):
     click.get_current_context().call_on_close(lambda: logger.removeHandler(handler))
 
 
-class _AboveTheBar(logging.StreamHandler):
+class AboveTheBar(logging.StreamHandler):
     """Writes to stderr lines of their own, above a progress bar if there is one."""
 
     def emit(self, record):

@@ -1,5 +1,6 @@
 """fedgru/cli.py: commands as typed, exit code and whole message."""
 
+import io
 import json
 import logging
 import re
@@ -13,9 +14,10 @@ import click
 import pytest
 from click.testing import CliRunner
 from conftest import needs_no_tff
+from tqdm import tqdm
 
 from fedgru import experiment, runs
-from fedgru.cli import main
+from fedgru.cli import AboveTheBar, main
 
 ROOT = Path(__file__).parents[1]
 BROKEN = ROOT / "tests/data"
@@ -183,6 +185,14 @@ def test_eval_shows_warnings(here, run_dir, monkeypatch):
     monkeypatch.setattr(experiment, "make_engine", warn)
     # run.log is open by then, which must not keep them from stderr
     assert invoke("eval").stderr == f"log/{run_dir.name}, data set hamlet\nan open port\n"
+
+
+def test_a_warning_stands_above_the_progress_bar():
+    screen = io.StringIO()
+    warning = logging.LogRecord("fedgru", logging.WARNING, "", 0, "an open port", None, None)
+    with tqdm(total=2, file=screen):
+        AboveTheBar(screen).emit(warning)
+    assert re.search(r"\| 0/2 \[.*\]\r +\ran open port\n", screen.getvalue())  # wiped off first
 
 
 def usage(command):

@@ -252,6 +252,7 @@ def test_no_worker_outlives_a_signal_in_the_middle_of_a_round(tmp_path, name):
         stdout, stderr = program.communicate(timeout=30)
     assert is_gone(worker)
     assert stdout == ""
+    assert stderr.count("worker listens on port") == 1  # said where it is read, and once
     if name == "SIGINT":
         assert program.returncode == 1
         assert "\nError: stopped by Ctrl-C. " in stderr and "Traceback" not in stderr
