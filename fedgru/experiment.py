@@ -5,16 +5,12 @@ import logging
 from tqdm import tqdm
 
 from fedgru import algorithms, audit, baselines, datasets, evaluation, features, reports, training
-from fedgru.errors import ConfigError, DataError, RunError, TrainingError
+from fedgru.engines import ENGINES
+from fedgru.errors import ConfigError, DataError, MissingEngineError, RunError, TrainingError
 from fedgru.kernel_prior import FIT_ROUNDS, Kernel
 from fedgru.runs import RunFolder
 from fedgru.task import build_task
 
-ENGINES = {
-    "jax": ("fedgru.engines.jax", "JaxEngine"),
-    "reference": ("fedgru.engines.reference", "ReferenceEngine"),
-    "tff": ("fedgru.engines.tff", "TffEngine"),
-}
 BASELINES = (
     *baselines.STATIC_BASELINES,
     *(f"running_{kind}" for kind in evaluation.RUNNING_BASELINES),
@@ -98,11 +94,11 @@ def learn_prior(task, show_progress=False):
     return task
 
 
-def make_engine(task):
-    """Return the engine that the task's settings name."""
+def make_engine(task, name=None):
+    """Return the engine of that name, or the one that the task's settings name."""
     import importlib
 
-    module, name = ENGINES[task.settings.loop.engine]
+    module, name = ENGINES[name or task.settings.loop.engine]
     return getattr(importlib.import_module(module), name)(task)
 
 
@@ -190,25 +186,42 @@ def reopen_task(run, data_dir):
     return task
 
 
-def evaluate_run(run, task):
+def evaluate_run(run, task, engine=None):
     """Evaluate a run's best round and write test.json, clients.csv and TensorBoard's eval/.
 
+    Args:
+        run: RunFolder.
+        task: the run's Task.
+        engine: name of the engine that runs the model forward, where all give the same numbers;
+            None takes the one that trained it.
+
     Returns:
-        dict, see `evaluation.full_report`, with the run's path, data set, round, number of
-        clients with test targets, and `leakage`, see `audit.quick_audit`.
+        dict, see `evaluation.full_report`, with the run's path, data set, round, the engine that
+        scored, the number of clients with test targets, and `leakage`, see `audit.quick_audit`.
+
+    Raises:
+        MissingEngineError: if the engine is not in this environment; says how to score all the
+            same.
     """
     with run:
         weights, round_num = run.load_weights("best")
         try:
-            engine = make_engine(task)
-            report, warm = evaluation.full_report(engine, weights, task.settings.loop.seed)
-            report["leakage"] = audit.quick_audit(_auditing_engine(engine), weights)
+            scorer = make_engine(task, engine)
+        except MissingEngineError as error:
+            raise MissingEngineError(
+                f"{run.path}: {error} Or score with an engine that is here; all give the same "
+                f"numbers: fedgru eval {run.path} --engine jax"
+            ) from error
+        try:
+            report, warm = evaluation.full_report(scorer, weights, task.settings.loop.seed)
+            report["leakage"] = audit.quick_audit(_auditing_engine(scorer), weights)
         except KeyboardInterrupt as error:
             raise RunError(
                 f"stopped by Ctrl-C while scoring. Score it again with: fedgru eval {run.path}"
             ) from error
         table = evaluation.client_table(task, warm)
         head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}
+        head["engine"] = scorer.name
         report = head | {"test/clients": len(table["client_id"])} | report
         run.save_test(report, table)
     return report

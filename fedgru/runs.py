@@ -19,6 +19,7 @@ import os
 import platform
 import shutil
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +29,10 @@ import numpy as np
 from fedgru import __version__, config
 from fedgru.errors import RunError
 
-PACKAGES = ("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow")
+PACKAGES = (
+    *("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow"),
+    "tensorflow-federated",  # in an environment of its own
+)
 TENSORBOARD_TAGS = {"loss": "epoch_loss", "acc@1": "epoch_sparse_categorical_accuracy"}
 
 logger = logging.getLogger(__name__)
@@ -305,10 +309,9 @@ def _append_csv(file, row):
 
 
 def _versions():
+    """Of what is installed; a package that is not there is left out."""
     versions = {"fedgru": __version__, "python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
     return versions

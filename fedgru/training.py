@@ -91,9 +91,10 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
             break
     if best.round_num == 0:
         logger.warning(
-            "no round was better than before training (%s %.4f): what counts is the prior alone",
+            "no round was better than before training (%s %.4f): what counts is %s",
             loop.stop_metric,
             stopping.best_value,
+            "the prior alone" if task.spec.has_prior else "the untrained model",
         )
         on_improvement(best)
     elif task.protection is not None:
