@@ -49,19 +49,19 @@ class ImageSettings(_Section):
     correlation: Fraction = Field(
         0.95, description="Share of the digits in training that stand on their own context."
     )
-    draws: Count = Field(20, description="Training images drawn from each digit.")
+    draws: Count = Field(40, description="Images drawn from each digit.")
     channels: str = Field("8,16,32", description="Filters of each convolution.")
     representation_dim: Annotated[int, Field(ge=0)] = Field(
-        32, description="Columns of the representation; 0 takes the features as they are."
+        16, description="Columns of the representation; 0 takes the features as they are."
     )
     head: str = Field("64", description="Units of the hidden layers of a head.")
     dropout: Share = Field(0.0, description="Share of a head's hidden units dropped in training.")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Optimizer.")
     lr: Positive = Field(0.002, description="Learning rate at the start.")
-    lr_drop_every: Count = Field(8, description="Epochs after which --lr is divided by 10.")
+    lr_drop_every: Count = Field(6, description="Epochs after which --lr is divided by 10.")
     momentum: Share = Field(0.9, description="Momentum (sgd), or decay of the mean (adam).")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Weight decay.")
-    epochs: Count = Field(12, description="Passes over the targets.")
+    epochs: Count = Field(8, description="Passes over the targets.")
     batch_size: Count = Field(32, description="Target images in a step (n of the paper).")
     context_batch_size: Count = Field(
         32, description="Context images in a step (n' - n of the paper)."

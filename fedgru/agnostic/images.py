@@ -15,7 +15,6 @@ from fedgru.errors import DataError
 DIGITS = (3, 8)
 DIGIT_SHARE = 0.75  # of the image's side that a digit takes
 TEST_DIGITS = 80  # of each class; the same for every seed, and never seen by training
-DRAWS = {"probe_fit": 2}  # times the draws of other sets
 WAVE_LENGTH = 5.0  # pixels from one ripple of a texture to the next
 SPREAD = 0.07  # of a texture's waves, in cycles a pixel
 
@@ -135,9 +134,9 @@ def digit_pools(seed):
         rows = fixed.permutation(np.flatnonzero(labels == digit))
         test, rest = rng.permutation(rows[:TEST_DIGITS]), rng.permutation(rows[TEST_DIGITS:])
         for name, chosen in (
-            ("train", rest[:50]),
-            ("probe_fit", rest[50:72]),
-            ("val", rest[72:]),
+            ("train", rest[:56]),
+            ("probe_fit", rest[56:78]),
+            ("val", rest[78:]),
             ("holdout", test[:25]),
             ("counter", test[25:50]),
             ("probe_test", test[50:]),
@@ -169,8 +168,7 @@ def digits_on(source, seed, ink, correlation, draws):
         seed: int.
         ink: share of black that a digit's darkest pixel takes from the context under it.
         correlation: share of the training targets, and of the hold-out's, on their own context.
-        draws: images of each digit, at other places and on other contexts; `probe_fit` has twice
-            as many, to make the probes strong.
+        draws: images of each digit, at other places and on other contexts.
 
     Returns:
         ImageData.
@@ -182,9 +180,8 @@ def digits_on(source, seed, ink, correlation, draws):
     sets = {}
     for name, pools in digit_pools(seed).items():
         rng = seeding.rng(seed, f"image set {name}")
-        times = DRAWS.get(name, 1) * draws
-        rows = np.concatenate([np.repeat(rows, times) for rows in pools])
-        target = np.repeat(np.arange(2, dtype=np.int32), [times * len(rows) for rows in pools])
+        rows = np.concatenate([np.repeat(rows, draws) for rows in pools])
+        target = np.repeat(np.arange(2, dtype=np.int32), [draws * len(rows) for rows in pools])
         context = contexts_of(rng, target, shares.get(name, 0.5))
         backgrounds, _ = source.draw(rng, name, context)
         images = draw_glyphs(rng, backgrounds, glyphs[rows], ink)

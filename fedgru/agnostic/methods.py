@@ -55,6 +55,8 @@ METHODS = {
     "leace": Method(adversaries=0, erase=True, source="Belrose et al. 2023 (arXiv:2306.03819)"),
 }
 
+DEFAULT_METHOD = "hsic+decorrelate"  # on images; it wins the audit, see docs/agnostic.md
+
 
 def parse_method(name):
     """Return the Method of a name, or of several joined by "+": the stronger of each switch.
