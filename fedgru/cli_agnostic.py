@@ -101,7 +101,7 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
     from fedgru.agnostic import image_cross_domain, image_figures
     from fedgru.agnostic.image_sweep import SweepFolder
 
-    settings = _load(given, preset, cross_domain=True)
+    settings = _load(given, preset)
     folder = SweepFolder(Path(log_dir) / name, settings)
     rows = []
     with tqdm(
@@ -134,7 +134,7 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
     metavar="NAME",
     help="What keeps the context out: reversal (the paper's), confusion, ensemble, bottleneck, "
     "hsic, decorrelate, leace, or several joined by +. May be given more than once.  [default: "
-    "hsic+decorrelate, which wins the audit]",
+    "hsic+decorrelate, which wins the audit; with --target hsic]",
 )
 @click.option(
     "--alpha",
@@ -163,12 +163,12 @@ def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **give
     from tqdm import tqdm
 
     from fedgru.agnostic import image_figures, image_sweep
-    from fedgru.agnostic.methods import DEFAULT_METHOD
+    from fedgru.agnostic.image_settings import default_method
 
-    methods = tuple(dict.fromkeys(methods)) or (DEFAULT_METHOD,)
     alphas = sorted(set(alphas)) or [i / 10 for i in range(11)]
     image_sweep.check_alphas(alphas)
     settings = _load(given, preset)
+    methods = tuple(dict.fromkeys(methods)) or (default_method(settings),)
     data = _open(settings, seed)
     folder = image_sweep.SweepFolder(Path(log_dir) / name, settings)
     seeds = range(seed, seed + repeats)
@@ -204,7 +204,7 @@ def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **give
     "--method",
     default=None,
     metavar="NAME",
-    help="As for sweep.  [default: hsic+decorrelate]",
+    help="As for sweep.  [default: hsic+decorrelate, with --target hsic]",
 )
 @click.option(
     "--examples",
@@ -223,12 +223,11 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
     Shown are the hold-out targets whose two maps correlate least.
     """
     from fedgru.agnostic import image_figures, image_maps, image_sweep, image_training
-    from fedgru.agnostic.image_settings import check_method
-    from fedgru.agnostic.methods import DEFAULT_METHOD
+    from fedgru.agnostic.image_settings import check_method, default_method
 
     image_sweep.check_alphas([alpha])
     settings = _load(given, preset)
-    chosen_method = check_method(method or DEFAULT_METHOD, settings)
+    chosen_method = check_method(method or default_method(settings), settings)
     data = _open(settings, seed)
     folder = image_sweep.SweepFolder(Path(log_dir) / name, settings)
     responses = []
@@ -263,7 +262,7 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
     click.echo(f"Figure and numbers: {folder.path}/maps.png, maps.csv")
 
 
-def _load(given, preset, cross_domain=False):
+def _load(given, preset):
     from fedgru.agnostic import image_settings
 
     overrides = {name: value for name, value in given.items() if value is not None}

@@ -223,6 +223,8 @@ def _explain(error):
             expected = f"a number above {context['gt']:g}"
         case "greater_than_equal":
             expected = f"at least {context['ge']:g}"
+        case "less_than_equal":
+            expected = f"at most {context['le']:g}"
         case "less_than":
             expected = f"a number below {context['lt']:g}"
         case "finite_number":

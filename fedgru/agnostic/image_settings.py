@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from fedgru.agnostic.methods import parse_method
+from fedgru.agnostic.methods import DEFAULT_METHOD, parse_method
 from fedgru.agnostic.schedules import SCHEDULES
 from fedgru.config import Count, Positive, Share, _explain, _Section, option
 from fedgru.errors import ConfigError
@@ -153,6 +153,11 @@ def _check_together(settings, given):
                 raise ConfigError(f"{option(name)} has no effect without --context.")
 
 
+def default_method(settings):
+    """Return the name of the method that wins the audit among those that the data allow."""
+    return DEFAULT_METHOD if settings.target is None else "hsic"
+
+
 def check_method(name, settings):
     """Return the Method of a name, or raise a ConfigError if it does not fit the settings."""
     method = parse_method(name)
@@ -160,6 +165,16 @@ def check_method(name, settings):
         raise ConfigError(
             f"--method {name} adds noise, which needs a bounded representation: give "
             "--representation-dim, such as 64."
+        )
+    if method.decorrelate and settings.target is not None:
+        raise ConfigError(
+            f"--method {name} has no effect with --target: it draws each target as often on each "
+            "context, and the contexts of your target images are not known. Take --method hsic."
+        )
+    if method.decorrelate and settings.correlation in (0, 1):
+        raise ConfigError(
+            f"--method {name} draws each target as often on each context, and with --correlation "
+            f"{settings.correlation:g} it never stands on one of them. Take --method hsic."
         )
     return method
 

@@ -164,15 +164,7 @@ class _Run:
         self.eraser = None
         self.draw_shares = None
         if method.decorrelate:
-            known = self.targets.context >= 0
-            shares = np.zeros(len(self.targets))
-            shares[known] = objective.decorrelating_weights(
-                self.targets.target[known],
-                self.targets.context[known],
-                spec.num_classes,
-                self.num_contexts,
-            )
-            self.draw_shares = shares / shares.sum()
+            self.draw_shares = self._independent_shares()
 
     def network(self):
         noise = self.alpha * self.method.noise
@@ -247,18 +239,27 @@ class _Run:
 
         Where the context of targets is unknown, on contexts alone.
         """
-        part = self.contexts
-        if (self.targets.context >= 0).all():
-            shares = objective.decorrelating_weights(
-                self.targets.target, self.targets.context, self.spec.num_classes, self.num_contexts
-            )
+        part, shares = self.contexts, self._independent_shares()
+        if shares is not None:
             rng = seeding.rng(self.seed, "erasure draw", epoch)
-            drawn = rng.choice(len(shares), len(shares), p=shares / shares.sum())
+            drawn = rng.choice(len(shares), len(shares), p=shares)
             part = self.targets.where(drawn)
         self.eraser = None
         z = self.network().mean_representation(part.images)
         moments = erasure.Moments.of(z, part.context, self.num_contexts)
         self.eraser = erasure.fit_eraser(moments)
+
+    def _independent_shares(self):
+        """How often to draw each target so that target and context are independent.
+
+        None where that is out of reach: a context is unknown, or goes with one target alone.
+        """
+        targets, contexts = self.targets.target, self.targets.context
+        sizes = self.spec.num_classes, self.num_contexts
+        if (contexts < 0).any() or len(set(zip(targets, contexts, strict=True))) < np.prod(sizes):
+            return None
+        shares = objective.decorrelating_weights(targets, contexts, *sizes).astype(np.float64)
+        return shares / shares.sum()
 
     def _fresh_heads(self, generation):
         rng = seeding.rng(self.seed, "protected heads", generation)
