@@ -67,11 +67,11 @@ def test_one_reversed_step_against_plain_gradients():
     settings = image_settings.load(
         TINY
         | {"optimizer": "sgd", "momentum": 0.0, "lr": 0.1, "epochs": 1, "draws": 1}
-        | {"batch_size": 112, "context_batch_size": 112, "alpha_schedule": "constant"}
+        | {"batch_size": 120, "context_batch_size": 120, "alpha_schedule": "constant"}
     )
     data = image_folders.open_images(settings, 0)
     alpha, targets, contexts = 0.3, data.sets["train"], data.sets["context_train"]
-    assert len(targets) == len(contexts) == 112  # 56 digits of 2 classes: one step
+    assert len(targets) == len(contexts) == 120  # 60 digits of 2 classes: one step
     spec = image_training.make_spec(settings, data)
     own = cnn.init_weights(spec, seeding.rng(0, "image weights"))
     protected = heads.init_heads(seeding.rng(0, "protected heads", 0), 1, 6, (8,), 2)

@@ -66,12 +66,12 @@ def test_test_digits_are_the_same_for_every_seed():
 
 
 def test_the_correlation_is_exact(data):
-    # 56 digits of each class, 20 draws: 1120; 95 % of them is 1064
+    # 60 digits of each class, 20 draws: 1200; 95 % of them is 1140
     train = data.sets["train"]
     for target in (0, 1):
         chosen = train.target == target
-        assert chosen.sum() == 1120
-        assert (train.context[chosen] == target).sum() == 1064
+        assert chosen.sum() == 1200
+        assert (train.context[chosen] == target).sum() == 1140
     counter = data.sets["counter"]
     assert (counter.context == 1 - counter.target).all()
     for name in ("val", "probe_fit", "probe_test"):
@@ -324,4 +324,4 @@ def test_photographs_as_contexts():
     assert set(drawn) <= set(source.rows["counter"])
     np.testing.assert_array_equal(source.folders.labels[drawn], [0, 1, 1])
     assert abs(backgrounds.mean() - 0.5) < 0.03
-    assert len(data.sets["train"]) == 2 * 56 * 4
+    assert len(data.sets["train"]) == 2 * 60 * 4

@@ -42,14 +42,14 @@ class ImageSettings(_Section):
         "comma-separated; by name if not given.",
     )
     contrast: Fraction = Field(
-        0.06,
+        0.075,
         description="Of the contexts under digits: deviation of their pixels, black to white is 1.",
     )
     ink: Fraction = Field(0.5, description="How much darker a digit is than what is under it.")
     correlation: Fraction = Field(
         0.95, description="Share of the digits in training that stand on their own context."
     )
-    draws: Count = Field(40, description="Images drawn from each digit.")
+    draws: Count = Field(60, description="Images drawn from each digit.")
     channels: str = Field("8,16,32", description="Filters of each convolution.")
     representation_dim: Annotated[int, Field(ge=0)] = Field(
         16, description="Columns of the representation; 0 takes the features as they are."
@@ -62,9 +62,9 @@ class ImageSettings(_Section):
     momentum: Share = Field(0.9, description="Momentum (sgd), or decay of the mean (adam).")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Weight decay.")
     epochs: Count = Field(8, description="Passes over the targets.")
-    batch_size: Count = Field(32, description="Target images in a step (n of the paper).")
+    batch_size: Count = Field(64, description="Target images in a step (n of the paper).")
     context_batch_size: Count = Field(
-        32, description="Context images in a step (n' - n of the paper)."
+        64, description="Context images in a step (n' - n of the paper)."
     )
     alpha_schedule: Literal[tuple(SCHEDULES)] = Field(
         "ganin", description="How alpha rises during training."
@@ -98,6 +98,8 @@ PRESETS = {
         "momentum": 0.5,
         "weight_decay": 5e-4,
         "epochs": 10,
+        "batch_size": 32,
+        "context_batch_size": 32,
         "alpha_schedule": "constant",
     },
 }
@@ -114,6 +116,11 @@ def load(overrides=None, preset="small"):
         settings = ImageSettings.model_validate(PRESETS[preset] | (overrides or {}))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(one) for one in error.errors())) from None
+    if preset == "paper" and (settings.target is None or settings.context is None):
+        raise ConfigError(
+            "--preset paper needs --target and --context: folders of images, one sub-folder per "
+            "class."
+        )
     _check_together(settings, overrides or {})
     return settings
 

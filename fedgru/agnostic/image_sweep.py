@@ -253,7 +253,10 @@ def run(settings, folder, methods, alphas, seeds, threads=None, on_done=None):
         folder.add(row)
         return point, row
 
+    from threadpoolctl import threadpool_limits
+
     pool = ThreadPoolExecutor(min(num_threads(threads), max(len(missing), 1)))
+    one_each = threadpool_limits(1)  # the trainings share the cores; BLAS inside them must not
     try:
         for future in as_completed([pool.submit(work, point) for point in missing]):
             point, row = future.result()
@@ -267,6 +270,7 @@ def run(settings, folder, methods, alphas, seeds, threads=None, on_done=None):
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+        one_each.restore_original_limits()
     return [done[point] for point in points]
 
 

@@ -134,9 +134,9 @@ def digit_pools(seed):
         rows = fixed.permutation(np.flatnonzero(labels == digit))
         test, rest = rng.permutation(rows[:TEST_DIGITS]), rng.permutation(rows[TEST_DIGITS:])
         for name, chosen in (
-            ("train", rest[:56]),
-            ("probe_fit", rest[56:78]),
-            ("val", rest[78:]),
+            ("train", rest[:60]),
+            ("probe_fit", rest[60:82]),
+            ("val", rest[82:]),
             ("holdout", test[:25]),
             ("counter", test[25:50]),
             ("probe_test", test[50:]),
