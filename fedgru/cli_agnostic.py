@@ -53,13 +53,8 @@ def _settings_options():
     return options
 
 
-def _name_option(default):
-    return click.option(
-        "--name",
-        default=default,
-        show_default=True,
-        help="Of the folder in --log-dir; one that is there is gone on with.",
-    )
+def _name_option(default, text="Of the folder in --log-dir."):
+    return click.option("--name", default=default, show_default=True, help=text)
 
 
 def _seeds_option(text):
@@ -99,9 +94,11 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
     from tqdm import tqdm
 
     from fedgru.agnostic import image_cross_domain, image_figures
+    from fedgru.agnostic.image_folders import open_images
     from fedgru.agnostic.image_sweep import SweepFolder
 
     settings = _load(given, preset)
+    data = _open(settings, seed)
     folder = SweepFolder(Path(log_dir) / name, settings)
     rows = []
     with tqdm(
@@ -111,7 +108,8 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
         leave=False,
     ) as progress:
         for one in range(seed, seed + repeats):
-            data = _open(settings, one, quiet=one > seed)
+            if one > seed:
+                data = open_images(settings, one)
             rows += image_cross_domain.run(settings, data, one, progress.update)
     folder.write_csv("cross_domain.csv", rows)
     image_figures.draw_cross_domain(folder.path / "cross_domain.png", rows)
@@ -152,7 +150,7 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
 )
 @_seeds_option("First seed.")
 @threads_option
-@_name_option("sweep")
+@_name_option("sweep", "Of the folder in --log-dir; a sweep that is there is gone on with.")
 @log_dir_option
 def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **given):
     """Train with alpha from 0 to 1; test heads, fresh probes and counter-examples (figure 3).
@@ -163,12 +161,14 @@ def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **give
     from tqdm import tqdm
 
     from fedgru.agnostic import image_figures, image_sweep
-    from fedgru.agnostic.image_settings import default_method
+    from fedgru.agnostic.image_settings import check_method, default_method
 
     alphas = sorted(set(alphas)) or [i / 10 for i in range(11)]
     image_sweep.check_alphas(alphas)
     settings = _load(given, preset)
     methods = tuple(dict.fromkeys(methods)) or (default_method(settings),)
+    for method in methods:
+        check_method(method, settings)
     data = _open(settings, seed)
     folder = image_sweep.SweepFolder(Path(log_dir) / name, settings)
     seeds = range(seed, seed + repeats)
@@ -269,12 +269,12 @@ def _load(given, preset):
     return image_settings.load(overrides, preset)
 
 
-def _open(settings, seed, quiet=False):
+def _open(settings, seed):
     """Open the data, and say what was passed over on the way."""
     from fedgru.agnostic.image_folders import open_images
 
     data = open_images(settings, seed)
-    for note in data.notes if not quiet else ():
+    for note in data.notes:
         click.echo(f"Note: {note}", err=True)
     return data
 

@@ -9,7 +9,8 @@ from test_images import save_image
 
 from fedgru.cli import main
 
-TINY = "--channels 4 --representation-dim 4 --head 4 --draws 2 --epochs 1".split()
+TINY = ["--channels", "4", "--representation-dim", "4", "--head", "4", "--draws", "2"]
+TINY += ["--epochs", "1"]
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def test_the_sweep_writes_its_table_and_figure_and_goes_on(fedgru, tmp_path):
     result = fedgru(*words)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].split() == (
-        "method alpha target head counter-examples context head best fresh probe".split()
+    assert " ".join(lines[0].split()) == (
+        "method alpha target head counter-examples context head best fresh probe"
     )
     assert [line.split()[:2] for line in lines[1:3]] == [
         ["hsic+decorrelate", "0"],
