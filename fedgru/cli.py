@@ -10,6 +10,7 @@ import click
 
 from fedgru import __version__
 from fedgru.cli_options import data_dir_option, log_dir_option
+from fedgru.engines import ENGINES
 from fedgru.errors import FedgruError
 
 
@@ -122,7 +123,7 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
 
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = config.load(overrides, config_file, preset)
-    _log_to_stderr()
+    _log_to_stderr(logging.WARNING if sys.stderr.isatty() else logging.INFO)
     task, facts = experiment.open_task(settings, data_dir)
     click.echo(reports.describe_task(task, facts), err=True)
     run, task, result = experiment.train(task, facts, log_dir, show_progress=sys.stderr.isatty())
@@ -142,24 +143,34 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
 @click.argument("run", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 @click.option(
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    help="What runs the model; all give the same numbers.  [default: the one that trained it]",
+)
+@click.option(
     "--must-beat",
     metavar="BASELINE",
     help="Fail (exit code 1) unless test acc@1 is above this baseline's, such as running_backoff.",
 )
 @data_dir_option
 @log_dir_option
-def evaluate(run, as_json, must_beat, data_dir, log_dir):
+def evaluate(run, as_json, engine, must_beat, data_dir, log_dir):
     """Score a run's best round on the test split (default: the newest run)."""
     import json
 
     from fedgru import experiment, reports, runs
 
+    _log_to_stderr(logging.WARNING)
     folder = runs.open_run(log_dir, run)
     if must_beat is not None:
         experiment.check_baseline(must_beat, folder.settings())
     task = experiment.reopen_task(folder, data_dir)
-    click.echo(f"{folder.path}, {reports.describe_data(task.settings.data.data)}", err=True)
-    report = experiment.evaluate_run(folder, task)
+    line = f"{folder.path}, {reports.describe_data(task.settings.data.data)}"
+    trained_with = task.settings.loop.engine
+    if engine not in (None, trained_with):
+        line += f", trained with {trained_with}, scored with {engine}"
+    click.echo(line, err=True)
+    report = experiment.evaluate_run(folder, task, engine)
     if as_json:
         click.echo(json.dumps(runs.without_nan(report), indent=2))
     else:
@@ -168,12 +179,63 @@ def evaluate(run, as_json, must_beat, data_dir, log_dir):
         click.echo(experiment.check_beats(report, must_beat), err=True)
 
 
-def _log_to_stderr():
-    """Show warnings, and a line per round where no progress bar can be drawn."""
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+@main.command(epilog="Example: fedgru audit --concept client --concept zone --seeds 3")
+@click.argument("run", required=False)
+@click.option(
+    "--concept",
+    "concepts",
+    multiple=True,
+    help="zone, weekend, client, category-group[:NAME,...], or a column; may be repeated. Default: "
+    "the run's own (--agnostic-to), client and zone.",
+)
+@click.option(
+    "--probe",
+    "probes",
+    multiple=True,
+    type=click.Choice(["logistic", "mlp", "knn"]),
+    help="Only these probes; may be repeated.",
+)
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@data_dir_option
+@log_dir_option
+def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
+    """Let fresh probes read what a run's representation should not tell (default: newest run)."""
+    import json
+
+    from fedgru import experiment, reports, runs
+    from fedgru.agnostic.probes import PROBES
+
+    folder = runs.open_run(log_dir, run)
+    task = experiment.reopen_task(folder, data_dir)
+    own = task.settings.agnostic.agnostic_to
+    concepts = concepts or dict.fromkeys([*([own] if own else []), "client", "zone"])
+    click.echo(f"{folder.path}, {reports.describe_data(task.settings.data.data)}", err=True)
+    report = experiment.audit_run(
+        folder, task, list(concepts), probes or PROBES, seeds, sys.stderr.isatty()
+    )
+    if as_json:
+        click.echo(json.dumps(runs.without_nan(report), indent=2))
+    else:
+        click.echo(reports.describe_audit(report))
+
+
+def _log_to_stderr(level):
+    """Show warnings, and at INFO a line per round, for where no progress bar can be drawn."""
+    handler = AboveTheBar()
+    handler.setLevel(level)
     handler.addFilter(lambda record: record.levelno < logging.ERROR)  # these come as the message
     logger = logging.getLogger("fedgru")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     click.get_current_context().call_on_close(lambda: logger.removeHandler(handler))
+
+
+class AboveTheBar(logging.StreamHandler):
+    """Writes to stderr lines of their own, above a progress bar if there is one."""
+
+    def emit(self, record):
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)

@@ -88,6 +88,31 @@ class ServerSettings(_Section):
     )
 
 
+class AgnosticSettings(_Section):
+    agnostic_to: str | None = Field(
+        None,
+        description="Concept that the representation is not to tell: zone, weekend, client, "
+        "category-group, or a column.",
+    )
+    alpha: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="Trade-off, 0 (ordinary training) to 1 (nothing but hiding the concept)."
+    )
+    alpha_schedule: Literal["constant", "linear", "ganin", "warm-up"] = Field(
+        "ganin", description="How alpha rises in the first half of the rounds."
+    )
+    method: str = Field(
+        "reversal",
+        description="reversal (the paper's), confusion, ensemble, bottleneck, hsic, "
+        "leace, or several joined by +.",
+    )
+    protected_head: Literal["auto", "local", "server"] = Field(
+        "auto",
+        description="Who teaches the heads: clients, or (simulated) the server; auto takes the "
+        "server for client and for ensemble.",
+    )
+    zones: Annotated[int, Field(ge=2)] = Field(12, description="Cells of the concept zone.")
+
+
 class LoopSettings(_Section):
     engine: Literal["jax", "reference", "tff"] = Field(
         "jax", description="What runs the local training."
@@ -117,6 +142,7 @@ class Settings(_Section):
     model: ModelSettings = ModelSettings()
     client: ClientSettings = ClientSettings()
     server: ServerSettings = ServerSettings()
+    agnostic: AgnosticSettings = AgnosticSettings()
     loop: LoopSettings = LoopSettings()
 
 
@@ -272,6 +298,7 @@ def _check_together(settings):
             f"--tff-noise has no effect with --tff-aggregator {server.tff_aggregator}. Use "
             "--tff-aggregator dp, or leave it out."
         )
+    _check_agnostic(settings.agnostic, loop)
     if loop.min_improvement > 0 and loop.patience == 0:
         raise ConfigError("--min-improvement has no effect with --patience 0 (never stop early).")
     if (
@@ -284,6 +311,31 @@ def _check_together(settings):
         raise ConfigError(
             f"--name is {loop.name!r}, expected letters, digits, dots, dashes and underscores."
         )
+
+
+def _check_agnostic(agnostic, loop):
+    from fedgru.agnostic.methods import parse_method
+
+    if agnostic.agnostic_to is None:
+        for name in ("alpha", "alpha_schedule", "method", "protected_head"):
+            if getattr(agnostic, name) != _default("agnostic", name):
+                raise ConfigError(
+                    f"{option(name)} has no effect without --agnostic-to CONCEPT, such as "
+                    "--agnostic-to zone."
+                )
+        return
+    method = parse_method(agnostic.method)
+    if agnostic.protected_head != "auto" and not method.adversaries:
+        raise ConfigError(
+            f"--protected-head has no effect with --method {agnostic.method}, which has no head."
+        )
+    if agnostic.protected_head == "local" and method.adversary_steps > 1:
+        raise ConfigError(
+            f"--method {agnostic.method} lets the heads go ahead of the clients: use "
+            "--protected-head server, or leave it out."
+        )
+    if loop.engine == "tff":
+        raise ConfigError("--engine tff does not know --agnostic-to. Use --engine jax.")
 
 
 def _default(section, name):

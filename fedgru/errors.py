@@ -13,6 +13,10 @@ class ConfigError(FedgruError):
     """A setting is unknown, out of range, or does not fit the others or the data."""
 
 
+class MissingEngineError(ConfigError):
+    """An engine lives in another environment than this one."""
+
+
 class TrainingError(FedgruError):
     """Training cannot go on: a loss that is not a number, or clients that do not fit together."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedgru import baselines, metrics, priors, seeding
+from fedgru import baselines, metrics, priors, protection, seeding
 from fedgru.models import gru
 
 RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
@@ -66,12 +66,13 @@ def evaluate(engine, weights, split, warm=True):
     first, end = clients.bounds(split)
     first = clients.starts[:-1] if warm else np.maximum(first - 1, clients.starts[:-1])
     hidden = engine.hidden_states(weights, first, end, positions - 1)
+    seen = protection.represent(task, weights, hidden, split)
 
     def log_probs(client, own):
         log_prior = None
         if task.spec.has_prior:
             log_prior = task.log_prior(client, positions[own] - 1 - clients.starts[client])
-        return _log_softmax(gru.logits(weights, hidden[own], log_prior))
+        return _log_softmax(gru.logits(weights, seen[own], log_prior))
 
     return _score_each_client(task, split, positions, log_probs)
 

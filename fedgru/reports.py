@@ -28,7 +28,23 @@ def describe_task(task, facts):
         f"Model: {model.cell} of {model.hidden_dim} units, {task.num_classes} classes of "
         f"{task.settings.inputs.target}, prior {task.settings.inputs.prior}"
     )
+    if task.protection is not None:
+        lines.append(_describe_protection(task))
     return "\n".join(lines)
+
+
+def _describe_protection(task):
+    agnostic, protection = task.settings.agnostic, task.protection
+    line = (
+        f"Agnostic to {agnostic.agnostic_to} ({protection.num_values} values): {agnostic.method}, "
+        f"alpha {agnostic.alpha:g} ({agnostic.alpha_schedule})"
+    )
+    if protection.server_head:
+        line += (
+            "\n  Simulation: the heads are taught in one place, on states of all clients, which a "
+            "deployment would not have."
+        )
+    return line
 
 
 def describe_end(result, settings):
@@ -65,6 +81,62 @@ def describe_report(report):
             f"{report['test/unknown_targets']:,} targets were never seen in train: they count as "
             "misses and have no loss."
         )
+    lines.append(describe_leakage(report["leakage"]))
+    return "\n".join(lines)
+
+
+def describe_leakage(leakage):
+    """Return what the quick audit of every run found, a line per concept and its heading."""
+    lines = ["What a fresh logistic regression reads (fitted on val weeks, tested on test weeks):"]
+    for name, found in leakage.items():
+        if "not_audited" in found:
+            lines.append(f"  {name}: not audited: {found['not_audited']}")
+            continue
+        views = ", ".join(f"{view} {value:.3f}" for view, value in found["worst"].items())
+        left_out = "".join(
+            f"; {number:,} {what} left out" for what, number in found["left_out"].items()
+        )
+        lines.append(
+            f"  {name} ({found['num_values']} values): {views}; commonest {found['floor']:.3f}"
+            f"{left_out}"
+        )
+    return "\n".join(lines)
+
+
+def describe_audit(report):
+    """Return the tables of an audit, one per concept: view, probe, accuracy, interval, control."""
+    lines = [f"Audit of {report['run']}, round {report['round']}: accuracy of fresh probes"]
+    for name, found in report["concepts"].items():
+        worst = {r["view"]: r for r in sorted(found["readings"], key=lambda r: r["accuracy"])}
+        headline = worst.get("representation")
+        lines += [
+            "",
+            f"{name}: {found['num_values']} values, fitted on {found['num_fit']:,} check-ins of "
+            f"the val weeks, tested on {found['num_test']:,} of the test weeks",
+        ]
+        if headline:
+            lines.append(
+                f"  the representation tells {100 * headline['accuracy']:.1f} % to the best probe "
+                f"({headline['probe']}); always the commonest value: {100 * found['floor']:.1f} %"
+            )
+        lines.append(
+            f"  {'':26}{'probe':>12}{'accuracy':>10}{'95 % interval':>20}{'over seeds':>20}"
+            f"{'shuffled':>10}"
+        )
+        for r in found["readings"]:
+            low, high = r["interval"]
+            control = "-" if r["control"] is None else f"{r['control']:.4f}"
+            unfinished = "" if r["converged"] else "  not converged: a lower bound"
+            interval, spread = (
+                f"{low:.4f} to {high:.4f}",
+                f"{r['lowest']:.4f} to {r['highest']:.4f}",
+            )
+            lines.append(
+                f"  {r['view']:26}{r['probe']:>12}{r['accuracy']:>10.4f}{interval:>20}"
+                f"{spread:>20}{control:>10}{unfinished}"
+            )
+        left_out = {"check-ins of unknown value": found["num_unknown"], **found["left_out"]}
+        lines += [f"  left out: {number:,} {what}" for what, number in left_out.items() if number]
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ times.csv      seconds per round
 run.log        what happened when, and tracebacks
 best.npz, last.npz   weights (no pickle)
 test.json, clients.csv   the evaluation, overall and per client
+audit.json     what fresh probes read from the representation, after `fedgru audit`
 train/, val/, eval/      TensorBoard event files
 """
 
@@ -18,6 +19,7 @@ import os
 import platform
 import shutil
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +29,10 @@ import numpy as np
 from fedgru import __version__, config
 from fedgru.errors import RunError
 
-PACKAGES = ("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow")
+PACKAGES = (
+    *("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow"),
+    "tensorflow-federated",  # in an environment of its own
+)
 TENSORBOARD_TAGS = {"loss": "epoch_loss", "acc@1": "epoch_sparse_categorical_accuracy"}
 
 logger = logging.getLogger(__name__)
@@ -102,14 +107,17 @@ class RunFolder:
         Raises:
             RunError: if the file is damaged.
         """
-        file = self.path / "run.json"
+        return self._read_json("run.json")
+
+    def _read_json(self, name):
+        file = self.path / name
         try:
-            facts = json.loads(file.read_text("utf-8")) if file.exists() else {}
+            found = json.loads(file.read_text("utf-8")) if file.exists() else {}
         except ValueError as error:
             raise RunError(f"{file} is damaged, it is not JSON: {error}.") from None
-        if not isinstance(facts, dict):
+        if not isinstance(found, dict):
             raise RunError(f"{file} is damaged, it is no JSON object.")
-        return facts
+        return found
 
     def write_facts(self, facts):
         """Add to run.json."""
@@ -206,6 +214,18 @@ class RunFolder:
             shutil.rmtree(self.path / "eval")
         self.write_scalars(report, report["round"])
 
+    def save_audit(self, report):
+        """Write audit.json; concepts of an earlier audit of the same round stay beside the new."""
+        earlier = self.audit()
+        if earlier.get("round") == report["round"]:
+            concepts = earlier["concepts"] | report["concepts"]
+            report = report | {"concepts": concepts}
+        write_json(self.path / "audit.json", report)
+
+    def audit(self):
+        """Return audit.json as a dict; empty if the run has not been audited."""
+        return self._read_json("audit.json")
+
     def settings(self):
         """Return the run's Settings."""
         return config.load(config_file=self.path / "config.toml")
@@ -289,10 +309,9 @@ def _append_csv(file, row):
 
 
 def _versions():
+    """Of what is installed; a package that is not there is left out."""
     versions = {"fedgru": __version__, "python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
     return versions

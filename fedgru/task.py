@@ -6,11 +6,13 @@ from functools import cached_property
 import numpy as np
 
 from fedgru import features, priors, streams, vocabulary
+from fedgru.checkins import CheckIns
 from fedgru.clients import SPLITS, Clients, CoverageLine, choose_clients
 from fedgru.config import Settings
 from fedgru.errors import ConfigError, DataError
 from fedgru.kernel_prior import Kernel, fit_kernel, kernel_prior
 from fedgru.models.gru import ModelSpec
+from fedgru.protection import Protection, make_protection
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class LocalData:
         mask: float32 [steps, batch, seq_len], 1 where there is a target, 0 in padding and where
             the target's class is missing.
         log_prior: float32 [steps, batch, seq_len, num_classes], or None without a prior.
+        protected: int32 [steps, batch, seq_len], label of the protected concept, -1 in padding
+            and where it is unknown; None without one.
         passes: how often the steps are gone through; the state is zero at the start of each.
         num_examples: targets trained on in one round, counting each pass.
     """
@@ -33,6 +37,7 @@ class LocalData:
     targets: np.ndarray
     mask: np.ndarray
     log_prior: np.ndarray | None
+    protected: np.ndarray | None
     passes: int
     num_examples: int
 
@@ -43,6 +48,7 @@ class Task:
 
     Attributes:
         settings: Settings.
+        check_ins: CheckIns, all of the data set.
         clients: Clients.
         inputs: Inputs of every position.
         target_vocabulary: Vocabulary of the target; class = id - 1.
@@ -54,11 +60,13 @@ class Task:
         best_prob: float32 [num_positions], the chance of the best possible predictor to be right
             there, for the categories of a made-up city; else None.
         coverage: list of CoverageLine, what each step kept.
+        protection: Protection, with --agnostic-to; else None.
         training_clients: int64, the clients with at least one local step; cohorts are drawn
             from these.
     """
 
     settings: Settings
+    check_ins: CheckIns
     clients: Clients
     inputs: features.Inputs
     target_vocabulary: vocabulary.Vocabulary
@@ -69,6 +77,7 @@ class Task:
     kernel: Kernel | None
     best_prob: np.ndarray | None
     coverage: list[CoverageLine]
+    protection: Protection | None
     training_clients: np.ndarray
 
     @property
@@ -159,9 +168,15 @@ class Task:
             targets=np.maximum(targets, 0),
             mask=(targets >= 0).astype(np.float32),
             log_prior=log_prior,
+            protected=self._protected(inputs_at, padded),
             passes=batches.passes,
             num_examples=int((targets >= 0).sum()) * batches.passes,
         )
+
+    def _protected(self, inputs_at, padded):
+        if self.protection is None:
+            return None
+        return np.where(padded, -1, self.protection.concept.labels[inputs_at])
 
 
 def build_task(data_set, settings, kernel=None):
@@ -240,6 +255,7 @@ def build_task(data_set, settings, kernel=None):
     )
     return Task(
         settings=settings,
+        check_ins=check_ins,
         clients=clients,
         inputs=features.build_inputs(
             check_ins,
@@ -257,6 +273,7 @@ def build_task(data_set, settings, kernel=None):
         kernel=kernel,
         best_prob=data_set.best_prob[clients.rows] if knows_best else None,
         coverage=coverage,
+        protection=make_protection(settings, check_ins, clients),
         training_clients=training_clients,
     )
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedgru import metrics, seeding
+from fedgru import metrics, protection, seeding
 from fedgru.algorithms.fed_avg import ServerState
 from fedgru.early_stopping import EarlyStopping
 from fedgru.errors import ConfigError
 from fedgru.evaluation import evaluate
-from fedgru.models.gru import init_weights
 
 AVERAGES = ("micro", "macro")
 
@@ -38,6 +37,9 @@ class TrainResult:
 def train(engine, algorithm, on_round, on_improvement, progress=None):
     """Train until the rounds are done or the stop metric no longer improves.
 
+    With a protected concept only rounds under the final alpha may be the best: one before would
+    be chosen for what it still gets from the concept, and the untrained network tells everything.
+
     Args:
         engine: Engine.
         algorithm: FedAvg or a subclass.
@@ -58,12 +60,14 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
     loop = task.settings.loop
     metric = parse_stop_metric(loop.stop_metric)
     stopping = EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
-    state = best = algorithm.init(init_weights(task.spec, seeding.rng(loop.seed, "weights")))
+    state = best = algorithm.init(protection.init_weights(task))
     started = time.perf_counter()
     untrained = evaluate(engine, state.weights, "val").summary()
-    train_row = {"train/loss/micro": None, "train/acc@1/micro": None}
+    measured = ("loss", "acc@1", *(task.protection.metric_names if task.protection else ()))
+    train_row = {f"train/{name}/micro": None for name in measured}
     on_round(0, train_row | untrained, {"train": 0.0, "val": time.perf_counter() - started})
-    stopping.report(0, untrained[loop.stop_metric])
+    if task.protection is None or task.protection.is_risen(0):
+        stopping.report(0, untrained[loop.stop_metric])
     why = "all rounds done"
     for round_num in range(1, loop.rounds + 1):
         started = time.perf_counter()
@@ -75,7 +79,9 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
         engine.check_diverged(row["val/loss/micro"], round_num, "val")
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
         on_round(round_num, row, seconds)
-        improved, stop = stopping.report(round_num, row[loop.stop_metric])
+        improved = stop = False
+        if task.protection is None or task.protection.is_risen(round_num):
+            improved, stop = stopping.report(round_num, row[loop.stop_metric])
         if improved:
             best = state
             on_improvement(state)
@@ -85,12 +91,28 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
             break
     if best.round_num == 0:
         logger.warning(
-            "no round was better than before training (%s %.4f): what counts is the prior alone",
+            "no round was better than before training (%s %.4f): what counts is %s",
             loop.stop_metric,
             stopping.best_value,
+            "the prior alone" if task.spec.has_prior else "the untrained model",
         )
         on_improvement(best)
+    elif task.protection is not None:
+        _compare_with_untrained(loop.stop_metric, metric, stopping.best_value, untrained)
     return TrainResult(best, state, stopping.best_value, why)
+
+
+def _compare_with_untrained(key, metric, best_value, untrained):
+    """Say so if what is left beside the concept is worth less than the prior alone."""
+    gain = best_value - untrained[key]
+    if (gain if metric.higher_is_better else -gain) <= 0:
+        logger.warning(
+            "the best round under the final alpha (%s %.4f) is no better than before training "
+            "(%.4f)",
+            key,
+            best_value,
+            untrained[key],
+        )
 
 
 def parse_stop_metric(key):

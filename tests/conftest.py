@@ -1,5 +1,6 @@
 """What several test modules share: a tiny city, its task, the real check-ins if they are here."""
 
+import importlib.util
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -9,11 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedgru import config, datasets, synthetic
+from fedgru import algorithms, config, datasets, protection, synthetic
 from fedgru.checkins import CheckIns, Coded
 from fedgru.task import build_task
 
 SHARED_NYC = Path(__file__).parents[2] / "shared/data/nyc/dataset_TSMC2014_NYC.partial.txt.gz"
+HAS_TFF = importlib.util.find_spec("tensorflow_federated") is not None
+needs_tff = pytest.mark.skipif(
+    not HAS_TFF, reason="needs the environment that `make tff` creates (TensorFlow Federated)"
+)
+needs_no_tff = pytest.mark.skipif(
+    HAS_TFF, reason="needs an environment without TensorFlow Federated"
+)
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +60,23 @@ def nyc():
     scheme = categories.load_scheme("coarse")
     check_ins = categories.apply_scheme(reading.check_ins, scheme, SHARED_NYC.name)
     return datasets.DataSet("nyc", check_ins, {"fingerprint": "nyc"})
+
+
+def start(task):
+    """The algorithm of a task's settings, and its ServerState before round 1."""
+    algorithm = algorithms.from_settings(task.settings.server)
+    return algorithm, algorithm.init(protection.init_weights(task))
+
+
+def largest_gap(found, expected):
+    """How far named arrays are apart, in units of the allowed difference.
+
+    That is 1e-4 of the expected value, and 2e-6 for what lies near zero.
+    """
+    return max(
+        np.max(np.abs(array - expected[name]) / (1e-4 * np.abs(expected[name]) + 2e-6))
+        for name, array in found.items()
+    )
 
 
 def coded(values):

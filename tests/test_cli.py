@@ -1,5 +1,6 @@
 """fedgru/cli.py: commands as typed, exit code and whole message."""
 
+import io
 import json
 import logging
 import re
@@ -12,9 +13,11 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from conftest import needs_no_tff
+from tqdm import tqdm
 
-from fedgru import runs
-from fedgru.cli import main
+from fedgru import experiment, runs
+from fedgru.cli import AboveTheBar, main
 
 ROOT = Path(__file__).parents[1]
 BROKEN = ROOT / "tests/data"
@@ -134,6 +137,62 @@ def test_eval_json_is_one_object(here, run_dir):
     assert 0 < report["baselines"]["running_backoff"]["test/acc@1/micro"] < 1
     assert report["test/clients"] == 6
     assert sum(report[part]["test/targets"] for part in ("revisits", "first_visits")) == 51
+
+
+def test_eval_with_another_engine(here, run_dir):
+    expected = json.loads((run_dir / "test.json").read_text())
+    assert expected["engine"] == "jax"
+    result = invoke("eval", "--engine", "reference")
+    assert result.stderr == (
+        f"log/{run_dir.name}, data set hamlet, trained with jax, scored with reference\n"
+    )
+    report = json.loads((run_dir / "test.json").read_text())
+    assert report["engine"] == "reference"
+    for name in ("test/loss/micro", "test/acc@1/macro"):
+        assert report[name] == pytest.approx(expected[name], abs=1e-5)
+    # its own engine, said in so many words, is nothing to tell of
+    assert invoke("eval", "--engine", "jax").stderr == f"log/{run_dir.name}, data set hamlet\n"
+
+
+@needs_no_tff
+def test_eval_of_a_run_whose_engine_is_elsewhere(here, run_dir):
+    file = run_dir / "config.toml"
+    text = file.read_text()
+    # what only --engine tff knows does not keep another engine from scoring
+    text = text.replace('engine = "jax"', 'engine = "tff"')
+    file.write_text(text.replace('tff_aggregator = "none"', 'tff_aggregator = "robust"'))
+    result = invoke("eval", code=1)
+    assert result.stdout == ""
+    assert error_of(result) == (
+        f"log/{run_dir.name}: --engine tff needs the environment that `make tff` creates (Python "
+        "3.11, TensorFlow Federated 0.87): run .venv-tff/bin/fedgru in place of fedgru. Or score "
+        "with an engine that is here; all give the same numbers: "
+        f"fedgru eval log/{run_dir.name} --engine jax\n"
+    )
+    result = invoke("eval", f"log/{run_dir.name}", "--engine", "jax")
+    assert result.stderr == (
+        f"log/{run_dir.name}, data set hamlet, trained with tff, scored with jax\n"
+    )
+
+
+def test_eval_shows_warnings(here, run_dir, monkeypatch):
+    make_engine = experiment.make_engine
+
+    def warn(*args):
+        logging.getLogger("fedgru.engines").warning("an open port")
+        return make_engine(*args)
+
+    monkeypatch.setattr(experiment, "make_engine", warn)
+    # run.log is open by then, which must not keep them from stderr
+    assert invoke("eval").stderr == f"log/{run_dir.name}, data set hamlet\nan open port\n"
+
+
+def test_a_warning_stands_above_the_progress_bar():
+    screen = io.StringIO()
+    warning = logging.LogRecord("fedgru", logging.WARNING, "", 0, "an open port", None, None)
+    with tqdm(total=2, file=screen):
+        AboveTheBar(screen).emit(warning)
+    assert re.search(r"\| 0/2 \[.*\]\r +\ran open port\n", screen.getvalue())  # wiped off first
 
 
 def usage(command):

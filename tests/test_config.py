@@ -32,6 +32,7 @@ def test_dump_is_read_back_to_the_same_settings(tmp_path):
 
 def test_the_notebook_preset_is_the_notebook():
     settings = config.load(preset="notebook")
+    assert (settings.loop.rounds, settings.loop.patience) == (10, 0)  # it ran all ten
     assert settings.data.users == 100
     assert settings.inputs.model_dump() == {
         "features": "big",
@@ -120,7 +121,7 @@ def test_bad_settings(overrides, message):
         (
             "[lop]\nrounds = 2",
             "unknown section [lop] in the config file. Accepted: data, inputs, layout, model, "
-            "client, server, loop.",
+            "client, server, agnostic, loop.",
         ),
         (
             "[client]\nlr = 2",

@@ -35,7 +35,7 @@ class StillEngine(Engine):
 @pytest.fixture
 def train(make_task, tmp_path, monkeypatch):
     """Train with the StillEngine, stopped by Ctrl-C in a round if asked to."""
-    monkeypatch.setattr(experiment, "make_engine", StillEngine)
+    monkeypatch.setattr(experiment, "make_engine", lambda task, name=None: StillEngine(task))
 
     def train(stops_in=None, show_progress=False, **overrides):
         monkeypatch.setattr(StillEngine, "stops_in", stops_in)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import HAS_TFF
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedgru import config, experiment, runs
@@ -75,6 +76,8 @@ def test_what_is_in_a_run_folder(finished):
     assert facts["fingerprint"] == passport["fingerprint"]
     assert facts["coverage"][0] == {"step": "in the data set", "clients": 6, "checkins": 240}
     assert {"fedgru", "python", "jax", "numpy", "tensorflow"} <= {*facts["versions"]}
+    assert ("tensorflow-federated" in facts["versions"]) == HAS_TFF
+    assert None not in facts["versions"].values()  # what is not there is not named
     clients = read_csv(finished.path / "clients.csv")
     assert [list(clients[0])[0], len(clients)] == ["client_id", 6]
     assert sum(int(row["targets"]) for row in clients) == 51

@@ -64,14 +64,16 @@ def test_best_is_not_last(scripted):
     assert rows[0][1]["train/loss/micro"] is None and rows[0][1]["val/loss/micro"] == 9.0
 
 
-def test_no_round_is_better_than_before_training(scripted, caplog):
-    _, result, _, improved = scripted([9.5, 9.25], patience=9)
+@pytest.mark.parametrize(
+    ("prior", "what"), [("backoff", "the prior alone"), ("none", "the untrained model")]
+)
+def test_no_round_is_better_than_before_training(scripted, caplog, prior, what):
+    _, result, _, improved = scripted([9.5, 9.25], patience=9, prior=prior)
     assert (result.best.round_num, result.best_value) == (0, 9.0)
     assert not result.best.weights["bias"].any()  # the weights that training began with
     assert improved == [0]
     assert caplog.messages[-1] == (
-        "no round was better than before training (val/loss/micro 9.0000): what counts is the "
-        "prior alone"
+        f"no round was better than before training (val/loss/micro 9.0000): what counts is {what}"
     )
 
 

@@ -57,7 +57,8 @@ class Reading:
         accuracy: mean over seeds, on the test examples.
         lowest, highest: over seeds.
         interval: (low, high), 95 % by bootstrap over groups, of the mean over seeds.
-        control: accuracy of the same probe fitted on shuffled labels, mean over seeds.
+        control: accuracy of the same probe fitted on shuffled labels, mean over seeds; None
+            if it was not fitted.
         converged: whether the probe's fit came to its end in every seed.
     """
 
@@ -67,7 +68,7 @@ class Reading:
     lowest: float
     highest: float
     interval: tuple[float, float]
-    control: float
+    control: float | None
     converged: bool
 
 
@@ -108,16 +109,17 @@ class Audit:
         return vars(self) | {"readings": readings, "worst": worst}
 
 
-def audit(concept, fit, test, probes=PROBES, seeds=(0,), erase=None, on_fit=None):
+def audit(concept, fit, test, probes=PROBES, seeds=(0,), erase=None, controls=True, on_fit=None):
     """Fit fresh probes on some examples and test them on others.
 
     Args:
         concept: its name, for messages.
         fit, test: Examples with the same views, disjoint in time or image.
-        probes: names out of PROBES.
+        probes: names out of PROBES, or "naive_bayes" for views that hold counts.
         seeds: one fit for each of a probe that draws (the MLP), and one shuffle of the control.
         erase: name of a view; a view "NAME + leace", from which concept erasure fitted on the
             fit examples has taken what a line can read, stands beside it. None leaves it out.
+        controls: whether the shuffled control is fitted too; it doubles the time.
         on_fit: called without arguments after each probe fitted, for a progress bar.
 
     Returns:
@@ -150,7 +152,7 @@ def audit(concept, fit, test, probes=PROBES, seeds=(0,), erase=None, on_fit=None
     readings = []
     for view, (x, x_test) in views.items():
         for probe in probes:
-            reading = _read(view, probe, x, x_test, fit_known, test_known, seeds)
+            reading = _read(view, probe, x, x_test, fit_known, test_known, seeds, controls)
             readings.append(reading)
             if on_fit is not None:
                 on_fit()
@@ -166,13 +168,13 @@ def audit(concept, fit, test, probes=PROBES, seeds=(0,), erase=None, on_fit=None
     )
 
 
-def _read(view, probe, x, x_test, fit, test, seeds):
+def _read(view, probe, x, x_test, fit, test, seeds, with_control):
     hits, controls, converged = [], [], True
     for seed in seeds if probe == "mlp" else seeds[:1]:
         answers, came_to_end = _fit_and_answer(probe, x, fit.labels, x_test, seed)
         hits.append(answers == test.labels)
         converged &= came_to_end
-    for seed in seeds:
+    for seed in seeds if with_control else ():
         shuffled = seeding.rng(seed, "probe control").permutation(fit.labels)
         answers, _ = _fit_and_answer(probe, x, shuffled, x_test, seed)
         controls.append(float((answers == test.labels).mean()))
@@ -184,7 +186,7 @@ def _read(view, probe, x, x_test, fit, test, seeds):
         lowest=min(by_seed),
         highest=max(by_seed),
         interval=_interval(np.mean(hits, axis=0), test.groups, seeds[0]),
-        control=float(np.mean(controls)),
+        control=float(np.mean(controls)) if controls else None,
         converged=bool(converged),
     )
 
@@ -205,11 +207,14 @@ def _make(probe, seed, x, labels):
     """A scikit-learn pipeline. Scaling first: a probe reads a faint trace as well as a strong."""
     from scipy.sparse import issparse
     from sklearn.linear_model import LogisticRegression
+    from sklearn.naive_bayes import MultinomialNB
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    if probe == "naive_bayes":
+        return MultinomialNB()  # of counts, as they are
     if probe == "logistic":
         model = LogisticRegression(max_iter=LOGISTIC_STEPS)
     elif probe == "mlp":

@@ -1,6 +1,6 @@
 """Federated averaging (McMahan et al. 2017) with any server optimizer (Reddi et al. 2021)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,6 +21,8 @@ class ClientUpdate:
             other rows is zero.
         loss_sum: float, negative log-likelihood summed over the targets trained on, nats.
         num_correct: float, how many of them were ranked first.
+        protected: float [3], of the protected head: loss summed in nats, how many it got right,
+            and of how many; zeros without one.
     """
 
     client: int
@@ -30,6 +32,7 @@ class ClientUpdate:
     row_update: np.ndarray
     loss_sum: float
     num_correct: float
+    protected: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,11 @@ class Engine:
     def __init__(self, task):
         self.task = task
 
-    def local_updates(self, weights, cohort, round_num):
-        """Yield the ClientUpdate of each client of the cohort, in the cohort's order."""
+    def local_updates(self, weights, cohort, round_num, constants=None):
+        """Yield the ClientUpdate of each client of the cohort, in the cohort's order.
+
+        `constants` is what `Protection.before_round` gives, where the task has a Protection.
+        """
         raise NotImplementedError(
             f"engine {self.name} gives no updates of single clients: it needs local_updates, or a "
             "run_round of its own"
@@ -72,20 +75,27 @@ class Engine:
             TrainingError: if a client's loss or update is not finite, or the loss passes
                 DIVERGED_LOSS; names the client and the round.
         """
-        round_num = state.round_num + 1
+        round_num, protection, constants = state.round_num + 1, self.task.protection, None
+        if protection is not None:
+            state, constants = protection.before_round(self, state, cohort)
         total = UpdateSum(state.weights)
-        loss_sum = num_correct = 0.0
-        for update in self.local_updates(state.weights, cohort, round_num):
+        loss_sum = num_correct = protected = 0.0
+        for update in self.local_updates(state.weights, cohort, round_num, constants):
             self._check_finite(update, round_num)
             total.add(update)
             loss_sum += update.loss_sum
             num_correct += update.num_correct
+            protected = protected + update.protected
         metrics = {
             "loss": loss_sum / total.num_examples,
             "acc@1": num_correct / total.num_examples,
         }
         self.check_diverged(metrics["loss"], round_num)
-        return RoundResult(algorithm.apply(state, total), metrics, len(cohort), total.num_examples)
+        after = algorithm.apply(state, total)
+        if protection is not None:
+            after = protection.after_round(self, after, cohort)
+            metrics |= protection.round_metrics(constants, protected)
+        return RoundResult(after, metrics, len(cohort), total.num_examples)
 
     def _check_finite(self, update, round_num):
         arrays = [update.row_update, *update.dense.values()]

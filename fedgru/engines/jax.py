@@ -16,6 +16,7 @@ import numpy as np
 from fedgru import seeding
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.engines.base import Engine
+from fedgru.local_optimizers import init_slots, local_step
 from fedgru.models import gru
 from fedgru.xla import import_jax, num_threads
 
@@ -26,8 +27,6 @@ KEPT_BYTES = 1 << 29  # training data laid out once and kept; what is beyond is 
 WALK_ROWS = 16
 WALK_SEQ_LEN = 64
 
-ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # Keras' defaults
-
 
 @dataclass(frozen=True)
 class _Prepared:
@@ -36,7 +35,8 @@ class _Prepared:
     Attributes:
         row_ids: int32 [num_own], ascending.
         num_table: rows of the padded table.
-        arrays: rows, numbers, targets, mask, log_prior, each [steps, seq_len, batch, ...].
+        arrays: rows, numbers, targets, mask, log_prior, protected, each [steps, seq_len, batch,
+            ...]; the last two may be None.
         steps: local steps in one pass, not counting padded ones.
         passes, num_examples: as in LocalData.
     """
@@ -61,22 +61,28 @@ class JaxEngine(Engine):
         self._prepared, self._kept_bytes = {}, 0
         self.local_loops_compiled = 0  # counted at each tracing; a test reads it
 
-    def local_updates(self, weights, cohort, round_num):
-        """Yield the ClientUpdate of each client of the cohort, in the cohort's order."""
+    def local_updates(self, weights, cohort, round_num, constants=None):
+        """See Engine.local_updates."""
         dense = {name: w for name, w in weights.items() if name != "rows"}
-        train = partial(self._train_client, dense, weights["rows"], round_num)
+        train = partial(self._train_client, dense, weights["rows"], round_num, constants)
         with ThreadPoolExecutor(self.threads) as pool:
             yield from pool.map(train, cohort)
 
-    def _train_client(self, dense, table, round_num, client):
+    def _train_client(self, dense, table, round_num, constants, client):
         client = int(client)
         data = self._prepare(client)
         own = np.zeros((data.num_table, table.shape[1]), np.float32)
         own[: len(data.row_ids)] = table[data.row_ids]
         key = seeding.key_words(self.task.settings.loop.seed, "dropout", round_num, client)
-        update, loss_sum, num_correct = self._local_loop(
-            {"rows": own, **dense}, data.arrays, key, data.steps, data.steps * data.passes
+        update, sums = self._local_loop(
+            {"rows": own, **dense},
+            data.arrays,
+            key,
+            data.steps,
+            data.steps * data.passes,
+            constants,
         )
+        sums = np.asarray(sums, np.float64)
         update = {name: np.asarray(u) for name, u in update.items()}
         return ClientUpdate(
             client=client,
@@ -84,8 +90,9 @@ class JaxEngine(Engine):
             row_ids=data.row_ids,
             row_update=update.pop("rows")[: len(data.row_ids)],
             dense=update,
-            loss_sum=float(loss_sum),
-            num_correct=float(num_correct),
+            loss_sum=float(sums[0]),
+            num_correct=float(sums[1]),
+            protected=sums[2:],
         )
 
     def _prepare(self, client):
@@ -101,33 +108,41 @@ class JaxEngine(Engine):
     @cached_property
     def _local_loop(self):
         jax = self._jax
-        spec, settings = self.task.spec, self.task.settings.client
+        task, settings = self.task, self.task.settings.client
 
         def counted(*args):
             self.local_loops_compiled += 1
-            return _local_loop(spec, settings.client_optimizer, settings.client_lr, *args)
+            return _local_loop(
+                task.spec, task.protection, settings.client_optimizer, settings.client_lr, *args
+            )
 
         return jax.jit(counted)
 
-    def hidden_states(self, weights, first_positions, end_positions, wanted):
-        """See Engine.hidden_states. Clients are laid end to end in rows of about one length."""
+    def hidden_states(self, weights, first_positions, end_positions, wanted, carried=False):
+        """See Engine.hidden_states. Clients are laid end to end in rows of about one length.
+
+        With `carried` all that is kept between check-ins: for an LSTM hidden state and memory,
+        float32 [num_wanted, 2 * hidden_dim].
+        """
+        spec = self.task.spec
+        dim = spec.hidden_dim * (gru.NUM_GATES[spec.cell] - 2 if carried else 1)
         place = np.full(len(self.task.classes), -1)
         place[wanted] = np.arange(len(wanted))
-        hidden = np.empty((len(wanted), self.task.spec.hidden_dim), np.float32)
+        hidden = np.empty((len(wanted), dim), np.float32)
         weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
         rows = _pack(first_positions, end_positions, WALK_ROWS * self.threads)
 
         def walk(group):
             for positions, at in self._walk(weights, group):
                 asked = np.where(positions >= 0, place[positions], -1)
-                hidden[asked[asked >= 0]] = at[asked >= 0]
+                hidden[asked[asked >= 0]] = at[asked >= 0][:, :dim]
 
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(walk, [rows[i :: self.threads] for i in range(self.threads)]))
         return hidden
 
     def _walk(self, weights, rows):
-        """Yield positions [seq_len, rows], -1 past a row's end, and their hidden states."""
+        """Yield positions [seq_len, rows], -1 past a row's end, and their states, hidden first."""
         inputs, spec = self.task.inputs, self.task.spec
         length = -(-max(len(positions) for positions, _ in rows) // WALK_SEQ_LEN) * WALK_SEQ_LEN
         positions = np.full((length, WALK_ROWS), -1)
@@ -195,6 +210,7 @@ def _prepare(local):
         )
 
     arrays = [own, local.numbers, local.targets.astype(np.int32), local.mask, local.log_prior]
+    arrays.append(local.protected)
     return _Prepared(
         row_ids=row_ids,
         num_table=next((size for size in ROW_SIZES if size >= len(row_ids)), len(row_ids)),
@@ -205,8 +221,12 @@ def _prepare(local):
     )
 
 
-def _local_loop(spec, optimizer, lr, weights, arrays, key, steps_per_pass, num_steps):
-    """Run a client's local steps and return its update, loss sum and correct answers.
+def _local_loop(
+    spec, protection, optimizer, lr, weights, arrays, key, steps_per_pass, num_steps, constants
+):
+    """Run a client's local steps and return its update and five sums.
+
+    The sums, float32 [5]: loss and correct answers, then as in `ClientUpdate.protected`.
 
     Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, ClientUpdate, with stateful
         rows: truncated backpropagation through one local step, the state carried on.
@@ -217,8 +237,8 @@ def _local_loop(spec, optimizer, lr, weights, arrays, key, steps_per_pass, num_s
     batch, num_table = arrays[0].shape[2], weights["rows"].shape[0]
     start_state = gru.zero_state(spec.cell, spec.hidden_dim, batch)
 
-    def loss(weights, data, state, scale):
-        rows, numbers, targets, mask, log_prior = data
+    def loss(weights, data, state, scale, noise_key):
+        rows, numbers, targets, mask, log_prior, labels = data
         gates = gru.project(
             weights,
             rows,
@@ -227,49 +247,44 @@ def _local_loop(spec, optimizer, lr, weights, arrays, key, steps_per_pass, num_s
             None if scale is None else scale[:, num_table:],
         )
         hidden, state = gru.recur(spec.cell, gates, weights["recurrent"], weights["bias"], state)
+        if protection is not None:
+            weights = protection.held_still(weights)
+            noise = None
+            if protection.method.noise:
+                noise = jax.random.normal(noise_key, hidden.shape)
+            hidden = gru.represent(weights, hidden, noise)
         scores = gru.logits(weights, hidden, log_prior)
         at_target = jnp.take_along_axis(jax.nn.log_softmax(scores), targets[..., None], -1)[..., 0]
         loss_sum = -(at_target * mask).sum()
         correct = ((scores.argmax(-1) == targets) * mask).sum()
-        return loss_sum / jnp.maximum(mask.sum(), 1.0), (state, loss_sum, correct)
+        mean = loss_sum / jnp.maximum(mask.sum(), 1.0)
+        if protection is None:
+            return mean, (state, jnp.stack([loss_sum, correct, 0.0, 0.0, 0.0]))
+        mean, protected_sums = protection.step_loss(weights, mean, hidden, labels, constants)
+        return mean, (state, jnp.stack([loss_sum, correct, *protected_sums]))
 
-    def local_step(i, carried):
-        now, slots, state, loss_sum, num_correct = carried
+    def one_step(i, carried):
+        now, slots, state, sums = carried
         at = i % steps_per_pass
         state = tuple(jnp.where(at == 0, 0.0, s) for s in state)
         data = jax.tree.map(
             lambda array: jax.lax.dynamic_index_in_dim(array, at, keepdims=False), arrays
         )
+        step_key = jax.random.fold_in(key, i)
         scale = None
         if spec.dropout > 0:
             # one mask per sequence and local step, as Keras draws it
             kept = jax.random.bernoulli(
-                jax.random.fold_in(key, i),
-                1.0 - spec.dropout,
-                (batch, num_table + spec.num_numbers),
+                step_key, 1.0 - spec.dropout, (batch, num_table + spec.num_numbers)
             )
             scale = kept.astype(jnp.float32) / (1.0 - spec.dropout)
-        gradient, (state, step_loss, step_correct) = jax.grad(loss, has_aux=True)(
-            now, data, state, scale
+        gradient, (state, step_sums) = jax.grad(loss, has_aux=True)(
+            now, data, state, scale, jax.random.fold_in(step_key, 1)
         )
-        now, slots = step_optimizer(i + 1, now, slots, gradient)
-        return now, slots, state, loss_sum + step_loss, num_correct + step_correct
+        now, slots = local_step(optimizer, lr, i + 1, now, slots, gradient)
+        return now, slots, state, sums + step_sums
 
-    def step_optimizer(step, now, slots, gradient):
-        if optimizer == "sgd":
-            return jax.tree.map(lambda w, g: w - lr * g, now, gradient), slots
-        m, v = slots
-        step = jnp.asarray(step, jnp.float32)
-        rate = lr * jnp.sqrt(1.0 - ADAM_BETA_2**step) / (1.0 - ADAM_BETA_1**step)
-        m = jax.tree.map(lambda m, g: m + (1.0 - ADAM_BETA_1) * (g - m), m, gradient)
-        v = jax.tree.map(lambda v, g: v + (1.0 - ADAM_BETA_2) * (g * g - v), v, gradient)
-        now = jax.tree.map(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + ADAM_EPSILON), now, m, v)
-        return now, (m, v)
-
-    zeros = jax.tree.map(jnp.zeros_like, weights)
-    slots = (zeros, zeros) if optimizer == "adam" else ()
     key = jax.random.wrap_key_data(key)
-    now, _, _, loss_sum, num_correct = jax.lax.fori_loop(
-        0, num_steps, local_step, (weights, slots, start_state, 0.0, 0.0)
-    )
-    return jax.tree.map(jnp.subtract, now, weights), loss_sum, num_correct
+    start = weights, init_slots(optimizer, weights), start_state, jnp.zeros(5)
+    now, _, _, sums = jax.lax.fori_loop(0, num_steps, one_step, start)
+    return jax.tree.map(jnp.subtract, now, weights), sums

@@ -6,10 +6,12 @@ engine must give the same numbers.
 
 import numpy as np
 
+from fedgru.agnostic.methods import METHODS
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.engines.base import Engine
 from fedgru.errors import ConfigError
-from fedgru.models import keras_gru
+from fedgru.models import keras_gru, keras_heads
+from fedgru.protection import HEAD_DIMS
 
 
 class ReferenceEngine(Engine):
@@ -31,19 +33,31 @@ class ReferenceEngine(Engine):
         keras.utils.set_random_seed(task.settings.loop.seed)
         layout = task.settings.layout
         shape = (layout.batch_size, layout.seq_len)
-        self._model = keras_gru.build(task.spec, task.inputs, *shape, output="scores")
+        protection, protected = task.protection, None
+        if protection is not None:
+            _check_knows(protection, task.settings.agnostic.method)
+            protected = (HEAD_DIMS, protection.num_values)
+        self._model = keras_gru.build(task.spec, task.inputs, *shape, "scores", protected)
         self._walker = keras_gru.build(task.spec, task.inputs, 1, layout.seq_len, output="hidden")
         self._optimizer = _client_optimizer(task.settings.client)
+        if protection is not None and protection.server_head:
+            for layer in keras_heads.head_layers(self._model).values():
+                layer.trainable = False
+        outputs = ("scores",) if protection is None else ("scores", "protected")
         self._model.compile(
             self._optimizer,
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"),
-            weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            {name: _summed_loss() for name in outputs} if protection else _summed_loss(),
+            weighted_metrics={name: _measures() for name in outputs} if protection else _measures(),
         )
         self._optimizer.build(self._model.trainable_variables)
         self._fresh_optimizer = [v.numpy() for v in self._optimizer.variables]
 
-    def local_updates(self, weights, cohort, round_num):
+    def local_updates(self, weights, cohort, round_num, constants=None):
         """Yield the ClientUpdate of each client of the cohort, in the cohort's order."""
+        if constants is not None:  # equation (1) of Jia et al. 2018
+            alpha = constants["alpha"]
+            self._model.get_layer("share").factor.assign(1.0 - alpha)
+            self._model.get_layer("reversal").factor.assign(-alpha)
         for client in cohort:
             yield self._client_update(weights, int(client))
 
@@ -53,24 +67,11 @@ class ReferenceEngine(Engine):
         for variable, value in zip(self._optimizer.variables, self._fresh_optimizer, strict=True):
             variable.assign(value)
         data = self.task.local_data(client)
-        loss_sum = num_correct = 0.0
+        sums = np.zeros(5)
         for _ in range(data.passes):
             keras_gru.reset_state(self._model)
             for step in range(len(data.mask)):
-                log_prior = None if data.log_prior is None else data.log_prior[step]
-                num_targets = data.mask[step].sum()
-                self._model.reset_metrics()
-                # weights that sum to 1 make the sum of the losses their mean over real targets
-                result = self._model.train_on_batch(
-                    keras_gru.feed(
-                        self.task.inputs, data.rows[step], data.numbers[step], log_prior
-                    ),
-                    data.targets[step],
-                    sample_weight=data.mask[step] / max(num_targets, 1.0),
-                    return_dict=True,
-                )
-                loss_sum += float(result["loss"] * num_targets)
-                num_correct += float(result["accuracy"] * num_targets)
+                sums += self._local_step(data, step)
         after = keras_gru.get_weights(self._model, self.task.spec.num_rows)
         update = {name: after[name] - weights[name] for name in weights}
         row_update = update.pop("rows")
@@ -80,9 +81,36 @@ class ReferenceEngine(Engine):
             dense=update,
             row_ids=_own_rows(data),
             row_update=row_update[_own_rows(data)],
-            loss_sum=loss_sum,
-            num_correct=num_correct,
+            loss_sum=sums[0],
+            num_correct=sums[1],
+            protected=sums[2:],
         )
+
+    def _local_step(self, data, step):
+        """One call of train_on_batch; returns the sums of a ClientUpdate, float64 [5]."""
+        log_prior = None if data.log_prior is None else data.log_prior[step]
+        labels, counts = data.targets[step], data.mask[step]
+        num = num_protected = counts.sum()
+        # weights that sum to 1 make the sum of the losses their mean over real targets
+        weights = counts / max(num, 1.0)
+        if data.protected is not None:
+            known = (data.protected[step] >= 0).astype(np.float32)
+            num_protected = known.sum()
+            labels = {"scores": labels, "protected": np.maximum(data.protected[step], 0)}
+            weights = {"scores": weights, "protected": known / max(num_protected, 1.0)}
+        self._model.reset_metrics()
+        result = self._model.train_on_batch(
+            keras_gru.feed(self.task.inputs, data.rows[step], data.numbers[step], log_prior),
+            labels,
+            sample_weight=weights,
+            return_dict=True,
+        )
+        if data.protected is None:
+            return np.array([result["nll"] * num, result["accuracy"] * num, 0.0, 0.0, 0.0])
+        measured = [result["scores_nll"] * num, result["scores_accuracy"] * num]
+        for name in ("nll", "accuracy"):
+            measured.append(result[f"protected_{name}"] * num_protected)
+        return np.array([*measured, num_protected], np.float64)
 
     def hidden_states(self, weights, first_positions, end_positions, wanted):
         """See Engine.hidden_states. The stateful model walks along one client at a time."""
@@ -101,6 +129,29 @@ class ReferenceEngine(Engine):
                 asked = np.where(positions < end, place[np.minimum(positions, end - 1)], -1)
                 hidden[asked[asked >= 0]] = states[asked >= 0]
         return hidden
+
+
+def _summed_loss():
+    import keras
+
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+
+
+def _measures():
+    import keras
+
+    return [
+        keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="nll"),
+        keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+    ]
+
+
+def _check_knows(protection, name):
+    """Refuse what only the fast engine does: methods other than the paper's."""
+    if protection.method != METHODS["reversal"]:
+        raise ConfigError(
+            f"--engine reference knows --method reversal alone, not {name}. Use --engine jax."
+        )
 
 
 def _client_optimizer(settings):

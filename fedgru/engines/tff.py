@@ -22,7 +22,7 @@ from fedgru import streams
 from fedgru.algorithms.fed_avg import FedAvg, ServerState
 from fedgru.engines import tff_model
 from fedgru.engines.base import Engine, RoundResult
-from fedgru.errors import ConfigError, TrainingError
+from fedgru.errors import ConfigError, MissingEngineError, TrainingError
 from fedgru.models import keras_gru
 from fedgru.task import LocalData
 from fedgru.xla import num_threads
@@ -36,8 +36,8 @@ class TffEngine(Engine):
     """See the module's docstring. At the first round it starts a Worker, which ends with it.
 
     Raises:
-        ConfigError: if TensorFlow Federated is not installed, or the settings ask for another
-            algorithm than FedAvg.
+        MissingEngineError: if TensorFlow Federated is not installed.
+        ConfigError: if the settings ask for another algorithm than FedAvg.
     """
 
     name = "tff"
@@ -282,6 +282,7 @@ class TffEngine(Engine):
                 targets=classes,
                 mask=is_target.astype(np.float32),
                 log_prior=log_prior,
+                protected=None,
                 passes=1,
                 num_examples=int(is_target.sum()),
             ),
@@ -303,9 +304,9 @@ def _import_tff():
     except ModuleNotFoundError as error:
         if error.name != "tensorflow_federated":
             raise
-        raise ConfigError(
+        raise MissingEngineError(
             "--engine tff needs the environment that `make tff` creates (Python 3.11, TensorFlow "
-            "Federated 0.87): run .venv-tff/bin/fedgru train --engine tff ..."
+            "Federated 0.87): run .venv-tff/bin/fedgru in place of fedgru."
         ) from error
 
 

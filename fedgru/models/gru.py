@@ -10,6 +10,7 @@ Weights are a dict of float32 arrays, G = 3 gates for a GRU and 4 for an LSTM:
     bias [2, 3 * hidden_dim] for a GRU (input, recurrent), [4 * hidden_dim] for an LSTM
     head_kernel [hidden_dim, num_classes], head_bias [num_classes]
     prior_scale [], only with a personal prior
+    protected_..., erase_..., noise_scale: only with a protected concept (fedgru/protection.py)
 
 Stacked as [rows; numbers] the first two are the `kernel` of the stock Keras layer; every other
 array is the Keras one as it stands. The GRU is the reset-after variant (Cho et al. 2014 as
@@ -175,7 +176,8 @@ def walk(cell, gates, recurrent, bias, state, starts):
         starts: bool [seq_len, batch], where a new sequence starts: the state before it is zero.
 
     Returns:
-        As `recur`.
+        float32 [seq_len, batch, parts * hidden_dim], all parts of the state after each step, the
+        hidden state first; and the state after the last step.
     """
     import jax
     import jax.numpy as jnp
@@ -187,10 +189,26 @@ def walk(cell, gates, recurrent, bias, state, starts):
         gates_t, starts_t = at_t
         state = tuple(jnp.where(starts_t[:, None], 0.0, s) for s in state)
         after, _ = advance(gates_t, state[0] @ recurrent + recurrent_bias, state)
-        return after, after[0]
+        return after, jnp.concatenate(after, axis=-1)
 
-    last, hidden = jax.lax.scan(step, state, (gates, starts))
-    return hidden, last
+    last, states = jax.lax.scan(step, state, (gates, starts))
+    return states, last
+
+
+def represent(weights, hidden, noise=None):
+    """Return what the heads see of hidden states: erased and noised where the weights say so.
+
+    Args:
+        weights: dict; with `erase_mean` [hidden_dim] and `erase_removed` [hidden_dim, hidden_dim]
+            a concept is erased, with `noise_scale` [] that much of the noise is added.
+        hidden: float32 [..., hidden_dim].
+        noise: float32 of the shape of `hidden`, standard normal; needed with `noise_scale`.
+    """
+    if "erase_removed" in weights:
+        hidden = hidden - (hidden - weights["erase_mean"]) @ weights["erase_removed"]
+    if "noise_scale" in weights:
+        hidden = hidden + weights["noise_scale"] * noise
+    return hidden
 
 
 def logits(weights, hidden, log_prior=None):
@@ -198,7 +216,7 @@ def logits(weights, hidden, log_prior=None):
 
     Args:
         weights: dict.
-        hidden: float32 [..., hidden_dim].
+        hidden: float32 [..., hidden_dim], from `represent`.
         log_prior: float32 [..., num_classes], or None without a prior.
     """
     scores = hidden @ weights["head_kernel"] + weights["head_bias"]

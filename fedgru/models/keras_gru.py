@@ -5,8 +5,10 @@ One-hot inputs, a stateful recurrent layer, a dense head; every weight is the pu
 
 import numpy as np
 
+from fedgru.models import keras_heads
 
-def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities"):
+
+def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities", protected=None):
     """Build the stateful Keras model of a ModelSpec, with Keras' own start weights.
 
     Args:
@@ -15,6 +17,9 @@ def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities"):
         batch_size: rows whose states are kept side by side.
         seq_len: check-ins in a call; None takes any number.
         output: "probabilities", "scores" (what the softmax is taken of), or "hidden".
+        protected: None; or (units of the head's hidden layers, values of the concept): with
+            output "scores", a dict of "scores" and "protected", the gradients of both scaled by
+            the layers "share" and "reversal" (see `keras_heads.scale_gradient`).
 
     Returns:
         keras.Model. Inputs, by name: each id feature, int32 [batch, seq_len], ids as the
@@ -59,6 +64,10 @@ def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities"):
         scaled = ops.squeeze(scale(ops.expand_dims(log_prior, -1)), -1)
         scores = keras.layers.Add(name="scores")([scores, scaled])
         arguments["log_prior"] = log_prior
+    if protected is not None:
+        scores = keras_heads.scale_gradient("share")(scores)
+        outputs = {"scores": scores, "protected": keras_heads.add_head(hidden, *protected)}
+        return keras.Model(arguments, outputs)
     if output == "scores":
         return keras.Model(arguments, scores)
     return keras.Model(arguments, keras.layers.Softmax(name="probabilities")(scores))
@@ -89,6 +98,8 @@ def set_weights(model, weights):
         layers["head"].set_weights([weights["head_kernel"], weights["head_bias"]])
     if "prior_scale" in layers:
         layers["prior_scale"].set_weights([weights["prior_scale"].reshape(1, 1)])
+    for name, layer in keras_heads.head_layers(model).items():
+        layer.set_weights([weights[f"{name}_kernel"], weights[f"{name}_bias"]])
 
 
 def get_weights(model, num_rows):
@@ -110,6 +121,8 @@ def get_weights(model, num_rows):
     }
     if any(layer.name == "prior_scale" for layer in model.layers):
         weights["prior_scale"] = model.get_layer("prior_scale").get_weights()[0].reshape(())
+    for name, layer in keras_heads.head_layers(model).items():
+        weights[f"{name}_kernel"], weights[f"{name}_bias"] = layer.get_weights()
     return weights
 
 

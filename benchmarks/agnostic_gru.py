@@ -1,0 +1,144 @@
+"""How far a concept can be kept out of the federated GRU, and what that costs in accuracy.
+
+    fedgru data import tsmc2014 dataset_TSMC2014_NYC.partial.txt.gz --name nyc
+    python benchmarks/agnostic_gru.py --data nyc --out agnostic_gru.jsonl
+
+Trains every row of ROWS for every concept and seed (128 units, dropout 0.5, client lr 0.0005, as
+in configs/nyc-kernel.toml), scores the test split, and lets fresh probes, fitted on the val weeks,
+read the representation in the test weeks. Each result is one line of the output file; a second
+start does only what is missing. Prints a Markdown table: mean over seeds, range in brackets.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from fedgru import algorithms, audit, config, evaluation, experiment, training
+from fedgru.agnostic.erasure import Moments, fit_eraser
+from fedgru.concepts import make_concept
+from fedgru.engines.jax import JaxEngine
+
+COMMON = {"hidden_dim": 128, "dropout": 0.5, "client_lr": 0.0005}
+LEACE_AFTER = "LEACE after training"
+ROWS = {
+    "ordinary": {},
+    "ordinary, category and time alone": {"features": "small"},
+    LEACE_AFTER: {},
+    **{
+        f"{method}, alpha {alpha}": {"method": method, "alpha": alpha}
+        for method, alpha in (
+            ("reversal", 0.5),
+            ("reversal", 0.9),
+            ("confusion", 0.9),
+            ("ensemble", 0.9),
+            ("hsic", 0.5),
+            ("hsic", 0.9),
+            ("bottleneck", 0.5),
+            ("reversal+bottleneck", 0.9),
+            ("hsic+bottleneck", 0.9),
+            ("hsic+leace", 0.9),
+            ("hsic+leace+bottleneck", 0.9),
+        )
+    },
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default="nyc")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--users", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--prior", default="kernel")
+    parser.add_argument("--concept", action="append", help="default: zone and client")
+    parser.add_argument("--row", action="append", help="only these rows; default: all")
+    parser.add_argument("--out", type=Path, default=Path("agnostic_gru.jsonl"))
+    args = parser.parse_args()
+    concepts = args.concept or ["zone", "client"]
+    done = {}
+    if args.out.exists():
+        for line in args.out.read_text("utf-8").splitlines():
+            result = json.loads(line)
+            done[result["concept"], result["row"], result["seed"]] = result
+    kernels, trained = {}, {}
+    for seed in range(args.seeds):
+        for concept in concepts:
+            for row in args.row or ROWS:
+                if (concept, row, seed) not in done:
+                    result = {"concept": concept, "row": row, "seed": seed}
+                    result |= measure(args, concept, row, seed, kernels, trained)
+                    done[concept, row, seed] = result
+                    with open(args.out, "a", encoding="utf-8") as stream:
+                        stream.write(json.dumps(result) + "\n")
+    for concept in concepts:
+        print_table(concept, args.row or ROWS, done)
+
+
+def measure(args, concept, row, seed, kernels, trained):
+    """Train one row with one seed; return what the table shows of it."""
+    overrides = COMMON | {"data": args.data, "users": args.users, "seed": seed}
+    overrides |= {"rounds": args.rounds, "prior": args.prior} | ROWS[row]
+    if "method" in overrides:
+        overrides["agnostic_to"] = concept
+    settings = config.load(overrides)
+    task, _ = experiment.open_task(settings, args.data_dir, kernels.get(seed))
+    task = task.with_kernel()
+    kernels[seed] = task.kernel
+    engine, head = JaxEngine(task), {}
+    key = json.dumps(overrides, sort_keys=True)
+    if key not in trained:  # ordinary rows serve every concept
+        algorithm = algorithms.from_settings(settings.server)
+
+        def on_round(_, metrics, __):
+            head["acc"] = metrics.get("train/head_acc@1/micro")
+
+        result = training.train(engine, algorithm, on_round, lambda state: None)
+        trained[key] = result.best.weights, head.get("acc")
+    weights, head_acc = trained[key]
+    if row == LEACE_AFTER:
+        made = make_concept(concept, task.check_ins, task.clients, seed=seed)
+        first, end = task.clients.bounds("train")
+        positions = task.clients.in_split("train").nonzero()[0]
+        hidden = engine.hidden_states(weights, first, end, positions)
+        eraser = fit_eraser(Moments.of(hidden, made.labels[positions], len(made.values)))
+        weights = weights | {"erase_mean": eraser.mean, "erase_removed": eraser.removed}
+    test = evaluation.evaluate(engine, weights, "test").summary()
+    found, _ = audit.audit_task(
+        engine,
+        weights,
+        concept,
+        views=(audit.REPRESENTATION, audit.LOGITS),
+        beside=False,
+    )
+    by_probe = {f"{reading.view}: {reading.probe}": reading.accuracy for reading in found.readings}
+    return {
+        **{name: test[f"test/{name}/micro"] for name in ("acc@1", "acc@5", "loss")},
+        "head": head_acc,
+        "floor": found.floor,
+        "representation": found.worst(audit.REPRESENTATION).accuracy,
+        "logits": found.worst(audit.LOGITS).accuracy,
+        "probes": by_probe,
+    }
+
+
+def print_table(concept, rows, done):
+    columns = ("acc@1", "acc@5", "loss", "head", "representation", "logits")
+    floor = next(r["floor"] for (c, _, _), r in done.items() if c == concept)
+    print(f"\nConcept {concept}, majority floor {floor:.3f}; best probe of three:\n")
+    print(f"| method | seeds | {' | '.join(columns)} |\n| --- |" + " --- |" * (len(columns) + 1))
+    for row in rows:
+        found = [r for (c, name, _), r in sorted(done.items()) if c == concept and name == row]
+        cells = [spread([r[column] for r in found]) for column in columns]
+        print(f"| {row} | {len(found)} | {' | '.join(cells)} |")
+
+
+def spread(values):
+    if not values or None in values:
+        return "-"
+    return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+if __name__ == "__main__":
+    main()
