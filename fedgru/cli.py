@@ -17,7 +17,7 @@ from fedgru.errors import FedgruError
 class Program(click.Group):
     """Turns errors into Click's message, and imports a group of commands when asked for."""
 
-    groups = {"data": "fedgru.cli_data"}
+    groups = {"agnostic": "fedgru.cli_agnostic", "data": "fedgru.cli_data"}
 
     def list_commands(self, ctx):
         return sorted([*super().list_commands(ctx), *self.groups])

@@ -4,7 +4,7 @@ Weights are a flat dict of float32 arrays, `protected_<adversary>_<layer>_kernel
 so that they travel beside a model's own weights.
 """
 
-import numpy as np
+from fedgru.models.dense import apply_stack, init_stack
 
 PREFIX = "protected_"
 
@@ -22,35 +22,22 @@ def init_heads(rng, num_adversaries, in_dim, hidden_dims, num_values):
     Returns:
         dict of float32 arrays.
     """
-    dims = (in_dim, *hidden_dims, num_values)
     weights = {}
     for adversary in range(num_adversaries):
-        for layer, (fan_in, fan_out) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
-            limit = np.sqrt(6.0 / (fan_in + fan_out))
-            kernel = rng.uniform(-limit, limit, (fan_in, fan_out)).astype(np.float32)
-            weights[_name(adversary, layer, "kernel")] = kernel
-            weights[_name(adversary, layer, "bias")] = np.zeros(fan_out, np.float32)
+        weights |= init_stack(rng, _prefix(adversary), (in_dim, *hidden_dims, num_values))
     return weights
 
 
-def apply_head(weights, adversary, representation):
+def apply_head(weights, adversary, representation, dropout=0.0, key=None):
     """Return float32 [..., num_values], one adversary's scores.
 
     Args:
         weights: dict that holds those of `init_heads`.
         adversary: which head.
         representation: float32 [..., in_dim].
+        dropout, key: as for `fedgru.models.dense.apply_stack`.
     """
-    import jax
-
-    scores, layer = representation, 0
-    while True:
-        kernel = weights[_name(adversary, layer, "kernel")]
-        scores = scores @ kernel + weights[_name(adversary, layer, "bias")]
-        layer += 1
-        if _name(adversary, layer, "kernel") not in weights:
-            return scores
-        scores = jax.nn.relu(scores)
+    return apply_stack(weights, _prefix(adversary), representation, dropout, key)
 
 
 def split_heads(weights):
@@ -61,9 +48,9 @@ def split_heads(weights):
 
 def reset_head(weights, adversary, fresh):
     """Return `weights` with one adversary's arrays taken from `fresh`."""
-    prefix = f"{PREFIX}{adversary}_"
+    prefix = _prefix(adversary)
     return {name: fresh[name] if name.startswith(prefix) else w for name, w in weights.items()}
 
 
-def _name(adversary, layer, what):
-    return f"{PREFIX}{adversary}_{layer}_{what}"
+def _prefix(adversary):
+    return f"{PREFIX}{adversary}_"

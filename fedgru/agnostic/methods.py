@@ -49,8 +49,13 @@ METHODS = {
     ),
     "bottleneck": Method(noise=1.0, source="Alemi et al. 2017 (arXiv:1612.00410), fixed variance"),
     "hsic": Method(adversaries=0, dependence=1.0, source="Gretton et al. 2005"),
+    "decorrelate": Method(
+        adversaries=0, decorrelate=True, source="Kamiran and Calders 2012, reweighing"
+    ),
     "leace": Method(adversaries=0, erase=True, source="Belrose et al. 2023 (arXiv:2306.03819)"),
 }
+
+DEFAULT_METHOD = "hsic+decorrelate"  # on images; it wins the audit, see docs/agnostic.md
 
 
 def parse_method(name):
