@@ -325,6 +325,11 @@ def _check_agnostic(agnostic, loop):
                 )
         return
     method = parse_method(agnostic.method)
+    if method.decorrelate:
+        raise ConfigError(
+            f"--method {agnostic.method}: decorrelate weighs target and concept of all examples "
+            "against each other, which no client holds. Use it with fedgru agnostic."
+        )
     if agnostic.protected_head != "auto" and not method.adversaries:
         raise ConfigError(
             f"--protected-head has no effect with --method {agnostic.method}, which has no head."
