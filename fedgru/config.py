@@ -325,6 +325,12 @@ def _check_agnostic(agnostic, loop):
                 )
         return
     method = parse_method(agnostic.method)
+    if method.decorrelate:
+        raise ConfigError(
+            f"--method {agnostic.method} draws examples so that target and concept are "
+            "independent, which a stream of check-ins, read in order, does not allow. Leave "
+            "decorrelate out."
+        )
     if agnostic.protected_head != "auto" and not method.adversaries:
         raise ConfigError(
             f"--protected-head has no effect with --method {agnostic.method}, which has no head."
