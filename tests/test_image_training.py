@@ -242,9 +242,20 @@ def test_maps_of_the_strongest_response():
     np.testing.assert_allclose(
         image_maps.map_correlations(maps, maps[:1].repeat(2, 0)[:, ::-1]), [-0.6, 1.0]
     )
-    np.testing.assert_array_equal(
-        image_maps.enlarge(maps[0], 4), [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
-    )
+
+
+def test_a_map_is_the_last_convolution_before_pooling(settings, data):
+    import jax
+
+    spec = image_training.make_spec(settings, data)  # convolutions at 16 and at 8 pixels
+    weights = cnn.init_weights(spec, seeding.rng(0, "w"))
+    images = data.sets["val"].images[:3]
+    maps = image_maps.activation_maps(image_training.Network(spec, weights), images)
+    x = images.astype(np.float32) / 127.5 - 1
+    x = cnn.max_pool(jax.nn.relu(cnn.convolve(x, weights["conv_0_kernel"])))
+    x = np.asarray(jax.nn.relu(cnn.convolve(x, weights["conv_1_kernel"]))).max(-1)
+    low, high = x.min((1, 2), keepdims=True), x.max((1, 2), keepdims=True)
+    np.testing.assert_allclose(maps, (x - low) / (high - low), atol=1e-5)
 
 
 def test_the_examples_shown_are_the_least_alike_and_of_different_sources(data):

@@ -118,9 +118,7 @@ def measure(settings, data, network, seed):
     row |= {"val_target": None, "val_probe": None}
     if (sets["val"].context >= 0).all():
         row["val_target"] = _accuracy(network.target_scores(z["val"]), sets["val"].target)
-        on_val = probes.audit(
-            "context", fit, examples["val"], probes=FAST_PROBES, controls=False
-        )
+        on_val = probes.audit("context", fit, examples["val"], probes=FAST_PROBES, controls=False)
         row["val_probe"] = on_val.worst("representation").accuracy
     return row
 

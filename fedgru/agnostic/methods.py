@@ -25,7 +25,8 @@ class Method:
             its bounded values have, at alpha 1; it is there whenever the representation is read.
         dependence: weight of the kernel measure of dependence beside the reversal.
         erase: whether concept erasure stands between extractor and heads.
-        decorrelate: whether examples are weighted, or drawn, so that target and concept are independent.
+        decorrelate: whether examples are weighted, or drawn, so that target and concept are
+            independent.
         source: the papers.
     """
 
