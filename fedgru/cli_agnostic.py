@@ -240,7 +240,7 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
     shown = [
         {
             "image": image_training.centre_crop(held.images[row : row + 1], size)[0],
-            "maps": [image_maps.enlarge(maps_of[row], size) for maps_of in responses],
+            "maps": [maps_of[row] for maps_of in responses],
             "title": f"{data.target_names[held.target[row]]}\nr = {correlations[row]:.2f}",
         }
         for row in rows

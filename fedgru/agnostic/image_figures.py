@@ -75,8 +75,8 @@ def draw_maps(path, examples, alphas):
 
     Args:
         path: of the PNG.
-        examples: dicts with `image` uint8 [height, width, channels], `maps`, one float
-            [height, width] for each alpha, `title`.
+        examples: dicts with `image` uint8 [height, width, channels], `maps`, one float [rows,
+            columns] for each alpha, laid over the whole image, and `title`.
         alphas: two floats.
     """
     figure, axes = new_figure(3, len(examples), 1.35 * len(examples) + 0.6, 4.6)
@@ -87,7 +87,10 @@ def draw_maps(path, examples, alphas):
         column[0].set_title(example["title"], fontsize=7)
         for axis, response in zip(column[1:], example["maps"], strict=True):
             axis.imshow(grey, cmap="gray" if image.shape[2] == 1 else None)
-            axis.imshow(response, cmap="inferno", alpha=0.65)
+            extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
+            axis.imshow(
+                response, cmap="inferno", alpha=0.6, extent=extent, interpolation="bilinear"
+            )
         for axis in column:
             axis.set_xticks([])
             axis.set_yticks([])

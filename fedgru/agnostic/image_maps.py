@@ -1,7 +1,7 @@
 """Activation maps: where in an image the strongest response of the features lies.
 
 Source: Jia et al. 2018, section 4.4, figure 4. The paper does not say how its maps are computed;
-here a map is the largest feature at each place, after the last pooling, enlarged to the image.
+here a map is the largest response of the last convolution at each place, before the pooling.
 """
 
 import numpy as np
@@ -12,11 +12,14 @@ from fedgru.models import cnn
 
 
 def activation_maps(network, images):
-    """Return float32 [n, height, width]: the largest feature at each place, 0 to 1 per image."""
+    """Return float32 [n, height, width]: the largest response at each place, 0 to 1 per image.
+
+    The last convolution's, before the last pooling.
+    """
     spec = network.spec
     own, _ = heads.split_heads(network.weights)
     images = centre_crop(images, spec.image_shape[0])
-    strongest = np.asarray(cnn.features(spec, own, images)).max(-1)
+    strongest = np.asarray(cnn.features(spec, own, images, pool_last=False)).max(-1)
     low = strongest.min((1, 2), keepdims=True)
     span = strongest.max((1, 2), keepdims=True) - low
     return np.divide(strongest - low, span, out=np.zeros_like(strongest), where=span > 0)
@@ -48,10 +51,3 @@ def least_alike(image_set, first, second, per_class):
                 seen.add(image_set.groups[row])
                 chosen.append(row)
     return np.array(chosen), correlations
-
-
-def enlarge(response, size):
-    """Return float [size, size]: each value of a map on the square of pixels that it stands for."""
-    rows = np.arange(size) * response.shape[0] // size
-    columns = np.arange(size) * response.shape[1] // size
-    return response[rows][:, columns]

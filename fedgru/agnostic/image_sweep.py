@@ -112,12 +112,12 @@ def measure(settings, data, network, seed):
             _examples(sets[name], network.mean_representation(sets[name].images))
             for name in ("probe_fit", "probe_test")
         ]
-        noiseless = probes.audit("context", *bare, probes=FAST_PROBES)
+        noiseless = probes.audit("context", *bare, probes=FAST_PROBES, controls=False)
         row["noiseless"] = noiseless.worst("representation").accuracy
     row |= {"val_target": None, "val_probe": None}
     if (sets["val"].context >= 0).all():
         row["val_target"] = _accuracy(network.target_scores(z["val"]), sets["val"].target)
-        on_val = probes.audit("context", fit, examples["val"], probes=FAST_PROBES)
+        on_val = probes.audit("context", fit, examples["val"], probes=FAST_PROBES, controls=False)
         row["val_probe"] = on_val.worst("representation").accuracy
     return row
 
@@ -128,7 +128,8 @@ def measure_ceiling(settings, data, seed):
         _examples(data.sets[name], _flat(data.sets[name].images, settings))
         for name in ("probe_fit", "probe_test")
     )
-    audit = probes.audit("context", fit, test, seeds=tuple(range(settings.probe_seeds)))
+    seeds = tuple(range(settings.probe_seeds))
+    audit = probes.audit("context", fit, test, seeds=seeds, controls=False)
     return {"ceiling": audit.worst("representation").accuracy, "floor": audit.floor}
 
 

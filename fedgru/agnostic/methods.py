@@ -12,7 +12,9 @@ from fedgru.errors import ConfigError
 
 @dataclass(frozen=True)
 class Method:
-    """The switches; alpha weighs all of them, and at alpha 0 none has any effect.
+    """The switches; alpha weighs them, and at alpha 0 none has any effect.
+
+    `erase` and `decorrelate` have no middle: at any alpha above 0 they are there in full.
 
     Attributes:
         adversaries: protected heads behind the reversal; 0 for none.
@@ -24,7 +26,8 @@ class Method:
             whenever the representation is read.
         dependence: weight of the kernel measure of dependence beside the reversal.
         erase: whether concept erasure stands between extractor and heads.
-        decorrelate: whether examples are weighted so that target and concept are independent.
+        decorrelate: whether examples are weighted, or drawn, so that target and concept are
+            independent.
         source: the papers.
     """
 
@@ -58,7 +61,7 @@ METHODS = {
     "leace": Method(adversaries=0, erase=True, source="Belrose et al. 2023 (arXiv:2306.03819)"),
 }
 
-DEFAULT_METHOD = "hsic+decorrelate"  # on images; it wins the audit, see docs/agnostic.md
+DEFAULT_METHOD = "hsic+decorrelate"  # of images; it wins the audit, see docs/agnostic.md
 
 
 def parse_method(name):

@@ -83,13 +83,15 @@ def init_weights(spec, rng):
     return weights | init_stack(rng, "head_", (spec.out_dim, *spec.head_dims, spec.num_classes))
 
 
-def features(spec, weights, images):
+def features(spec, weights, images, pool_last=True):
     """Return float32 [batch, height, width, channels]: what the last pooling gives.
 
     Args:
         spec: CnnSpec.
         weights: dict, see the module's docstring.
         images: uint8 [batch, height, width, channels]; scaled to -1 to 1 here.
+        pool_last: whether the last pooling is done; without it there are twice as many rows and
+            columns.
     """
     import jax
     import jax.numpy as jnp
@@ -97,7 +99,9 @@ def features(spec, weights, images):
     x = jnp.asarray(images, jnp.float32) / 127.5 - 1.0
     for i in range(len(spec.channels)):
         x = convolve(x, weights[f"conv_{i}_kernel"]) + weights[f"conv_{i}_bias"]
-        x = max_pool(jax.nn.relu(x))
+        x = jax.nn.relu(x)
+        if pool_last or i < len(spec.channels) - 1:
+            x = max_pool(x)
     return x
 
 
