@@ -97,6 +97,11 @@ class AgnosticSettings(_Section):
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Trade-off, 0 (ordinary training) to 1 (nothing but hiding the concept)."
     )
+    protected_weight: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="Lambda in place of alpha: the target's loss keeps its full weight, and the "
+        "concept is pushed out with this one.",
+    )
     alpha_schedule: Literal["constant", "linear", "ganin", "warm-up"] = Field(
         "ganin", description="How alpha rises in the first half of the rounds."
     )
@@ -317,13 +322,15 @@ def _check_agnostic(agnostic, loop):
     from fedgru.agnostic.methods import parse_method
 
     if agnostic.agnostic_to is None:
-        for name in ("alpha", "alpha_schedule", "method", "protected_head"):
+        for name in ("alpha", "protected_weight", "alpha_schedule", "method", "protected_head"):
             if getattr(agnostic, name) != _default("agnostic", name):
                 raise ConfigError(
                     f"{option(name)} has no effect without --agnostic-to CONCEPT, such as "
                     "--agnostic-to zone."
                 )
         return
+    if agnostic.protected_weight is not None and agnostic.alpha != _default("agnostic", "alpha"):
+        raise ConfigError("--alpha has no effect beside --protected-weight: give one of the two.")
     method = parse_method(agnostic.method)
     if method.decorrelate:
         raise ConfigError(

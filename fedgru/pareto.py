@@ -39,6 +39,8 @@ def collect(runs, concept):
         agnostic = run.settings().agnostic
         if agnostic.agnostic_to not in (None, concept):
             raise RunError(f"{run.path} is agnostic to {agnostic.agnostic_to}, not to {concept}.")
+        if agnostic.protected_weight is not None:
+            raise RunError(f"{run.path} was trained with --protected-weight, which is no alpha.")
         found = audit["concepts"][concept]
         ordinary = agnostic.agnostic_to is None
         rows.append(

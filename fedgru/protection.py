@@ -12,9 +12,9 @@ from fedgru import seeding
 from fedgru.agnostic import heads
 from fedgru.agnostic.erasure import Moments, fit_eraser
 from fedgru.agnostic.methods import Method, parse_method
-from fedgru.agnostic.objective import paper_weights
+from fedgru.agnostic.objective import lambda_weights, paper_weights
 from fedgru.agnostic.protection import protected_loss
-from fedgru.agnostic.schedules import alpha_at
+from fedgru.agnostic.schedules import share_at
 from fedgru.algorithms.fed_avg import ServerState
 from fedgru.concepts import Concept, make_concept
 from fedgru.models import gru
@@ -34,7 +34,9 @@ class Protection:
     Attributes:
         concept: Concept.
         method: Method.
-        alpha: the final alpha.
+        alpha: the final alpha; or, with `plain`, the final lambda.
+        plain: whether the target's loss keeps its full weight beside lambda (`lambda_weights`),
+            in place of the paper's 1 - alpha.
         schedule: a key of SCHEDULES.
         rounds: rounds that are asked for.
         server_head: whether the heads are taught in one place, on states of the whole cohort,
@@ -46,6 +48,7 @@ class Protection:
     concept: Concept
     method: Method
     alpha: float
+    plain: bool
     schedule: str
     rounds: int
     server_head: bool
@@ -57,14 +60,18 @@ class Protection:
 
     def alpha_at(self, round_num):
         """Return alpha in a round: through the schedule in the first half, then the final one."""
-        return alpha_at(self.schedule, self.alpha, self._progress(round_num))
+        return self.alpha * share_at(self.schedule, self._progress(round_num))
+
+    def loss_weights(self, alpha):
+        """Return (target_weight, reversal) under an alpha, or under a lambda."""
+        return lambda_weights(alpha) if self.plain else paper_weights(alpha)
 
     def is_risen(self, round_num):
         """Whether a round ran under the final alpha: only such a round may be the best.
 
         Round 0, before training, ran under none; at alpha 0 it may be, as in an ordinary run.
         """
-        risen = self.alpha_at(round_num) == alpha_at(self.schedule, self.alpha, 1.0)
+        risen = self.alpha_at(round_num) == self.alpha * share_at(self.schedule, 1.0)
         return risen and (round_num > 0 or self.alpha == 0)
 
     def _progress(self, round_num):
@@ -141,7 +148,7 @@ class Protection:
 
         Source: Jia et al. 2018, equation (1).
         """
-        target_weight, reversal = paper_weights(constants["alpha"])
+        target_weight, reversal = self.loss_weights(constants["alpha"])
         counts = (labels >= 0).reshape(-1).astype(representation.dtype)
         protected, (head_loss, num_correct) = protected_loss(
             self.method,
@@ -232,7 +239,8 @@ def make_protection(settings, check_ins, clients):
     return Protection(
         concept=concept,
         method=method,
-        alpha=agnostic.alpha,
+        alpha=agnostic.alpha if agnostic.protected_weight is None else agnostic.protected_weight,
+        plain=agnostic.protected_weight is not None,
         schedule=agnostic.alpha_schedule,
         rounds=loop.rounds,
         server_head=has_server_head(agnostic),

@@ -35,9 +35,10 @@ def describe_task(task, facts):
 
 def _describe_protection(task):
     agnostic, protection = task.settings.agnostic, task.protection
+    strength = f"{'lambda' if protection.plain else 'alpha'} {protection.alpha:g}"
     line = (
         f"Agnostic to {agnostic.agnostic_to} ({protection.num_values} values): {agnostic.method}, "
-        f"alpha {agnostic.alpha:g} ({agnostic.alpha_schedule})"
+        f"{strength} ({agnostic.alpha_schedule})"
     )
     if protection.server_head:
         line += (

@@ -44,6 +44,11 @@ CASES = {
     "owners, server adam": {"mean": "owners", "server_optimizer": "adam", "server_lr": 0.001},
     "reversal": {**AGNOSTIC, "agnostic_to": "weekend"},
     "reversal, client": {**AGNOSTIC, "agnostic_to": "client"},
+    "reversal, lambda": {
+        "agnostic_to": "weekend",
+        "alpha_schedule": "constant",
+        "protected_weight": 1.5,
+    },
     "reversal, client sgd": {
         **{"client_optimizer": "sgd", "client_lr": 0.1},
         **AGNOSTIC,

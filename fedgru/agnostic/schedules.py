@@ -41,6 +41,14 @@ def alpha_at(schedule, alpha, progress):
     """
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha is {alpha}, expected 0 to 1.")
+    return alpha * share_at(schedule, progress)
+
+
+def share_at(schedule, progress):
+    """Return the share of the final alpha, or of the final lambda, at a moment of training.
+
+    Arguments and error as for `alpha_at`.
+    """
     if not 0 <= progress <= 1:
         raise ConfigError(f"progress is {progress}, expected 0 to 1.")
-    return alpha * SCHEDULES[schedule](progress)
+    return SCHEDULES[schedule](progress)

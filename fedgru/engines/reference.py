@@ -55,9 +55,9 @@ class ReferenceEngine(Engine):
     def local_updates(self, weights, cohort, round_num, constants=None):
         """Yield the ClientUpdate of each client of the cohort, in the cohort's order."""
         if constants is not None:  # equation (1) of Jia et al. 2018
-            alpha = constants["alpha"]
-            self._model.get_layer("share").factor.assign(1.0 - alpha)
-            self._model.get_layer("reversal").factor.assign(-alpha)
+            target_weight, reversal = self.task.protection.loss_weights(constants["alpha"])
+            self._model.get_layer("share").factor.assign(target_weight)
+            self._model.get_layer("reversal").factor.assign(-reversal)
         for client in cohort:
             yield self._client_update(weights, int(client))
 
