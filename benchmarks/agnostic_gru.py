@@ -14,33 +14,30 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
+
 from fedgru import algorithms, audit, config, evaluation, experiment, training
 from fedgru.agnostic.erasure import Moments, fit_eraser
 from fedgru.concepts import make_concept
 from fedgru.engines.jax import JaxEngine
 
 COMMON = {"hidden_dim": 128, "dropout": 0.5, "client_lr": 0.0005}
-LEACE_AFTER = "LEACE after training"
+AFTER = ("LEACE after training", "LEACE and noise after training")
+IN_TRAINING = (
+    ("reversal", 0.5),
+    ("reversal", 0.9),
+    ("ensemble", 0.9),
+    ("hsic", 0.9),
+    ("leace", 0.9),
+    ("leace+noise", 0.5),
+    ("leace+noise", 0.9),
+    ("hsic+leace+noise", 0.9),
+)
 ROWS = {
     "ordinary": {},
     "ordinary, category and time alone": {"features": "small"},
-    LEACE_AFTER: {},
-    **{
-        f"{method}, alpha {alpha}": {"method": method, "alpha": alpha}
-        for method, alpha in (
-            ("reversal", 0.5),
-            ("reversal", 0.9),
-            ("confusion", 0.9),
-            ("ensemble", 0.9),
-            ("hsic", 0.5),
-            ("hsic", 0.9),
-            ("bottleneck", 0.5),
-            ("reversal+bottleneck", 0.9),
-            ("hsic+bottleneck", 0.9),
-            ("hsic+leace", 0.9),
-            ("hsic+leace+bottleneck", 0.9),
-        )
-    },
+    **dict.fromkeys(AFTER, {}),
+    **{f"{name}, alpha {alpha}": {"method": name, "alpha": alpha} for name, alpha in IN_TRAINING},
 }
 
 
@@ -49,7 +46,7 @@ def main():
     parser.add_argument("--data", default="nyc")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--users", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--prior", default="kernel")
     parser.add_argument("--concept", action="append", help="default: zone and client")
@@ -97,36 +94,37 @@ def measure(args, concept, row, seed, kernels, trained):
         result = training.train(engine, algorithm, on_round, lambda state: None)
         trained[key] = result.best.weights, head.get("acc")
     weights, head_acc = trained[key]
-    if row == LEACE_AFTER:
+    if row in AFTER:
         made = make_concept(concept, task.check_ins, task.clients, seed=seed)
         first, end = task.clients.bounds("train")
         positions = task.clients.in_split("train").nonzero()[0]
         hidden = engine.hidden_states(weights, first, end, positions)
         eraser = fit_eraser(Moments.of(hidden, made.labels[positions], len(made.values)))
         weights = weights | {"erase_mean": eraser.mean, "erase_removed": eraser.removed}
+        if "noise" in row:
+            spread = np.sqrt(eraser(hidden).var(0).mean())
+            weights = weights | {"noise_scale": np.float32(0.9 * spread)}
     test = evaluation.evaluate(engine, weights, "test").summary()
     found, _ = audit.audit_task(
-        engine,
-        weights,
-        concept,
-        views=(audit.REPRESENTATION, audit.LOGITS),
-        beside=False,
+        engine, weights, concept, views=(audit.REPRESENTATION,), beside=False
     )
-    by_probe = {f"{reading.view}: {reading.probe}": reading.accuracy for reading in found.readings}
+    served, _ = audit.audit_task(
+        engine, weights, concept, ("logistic",), views=(audit.LOGITS,), beside=False
+    )
     return {
         **{name: test[f"test/{name}/micro"] for name in ("acc@1", "acc@5", "loss")},
         "head": head_acc,
         "floor": found.floor,
-        "representation": found.worst(audit.REPRESENTATION).accuracy,
-        "logits": found.worst(audit.LOGITS).accuracy,
-        "probes": by_probe,
+        "best probe": found.worst(audit.REPRESENTATION).accuracy,
+        **{reading.probe: reading.accuracy for reading in found.readings},
+        "logits": served.worst(audit.LOGITS).accuracy,
     }
 
 
 def print_table(concept, rows, done):
-    columns = ("acc@1", "acc@5", "loss", "head", "representation", "logits")
+    columns = ("acc@1", "acc@5", "loss", "head", "best probe", *audit.PROBES, "logits")
     floor = next(r["floor"] for (c, _, _), r in done.items() if c == concept)
-    print(f"\nConcept {concept}, majority floor {floor:.3f}; best probe of three:\n")
+    print(f"\nConcept {concept}, majority floor {floor:.3f}:\n")
     print(f"| method | seeds | {' | '.join(columns)} |\n| --- |" + " --- |" * (len(columns) + 1))
     for row in rows:
         found = [r for (c, name, _), r in sorted(done.items()) if c == concept and name == row]

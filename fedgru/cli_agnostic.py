@@ -131,7 +131,7 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
     default=None,
     metavar="NAME",
     help="What keeps the context out: reversal (the paper's), confusion, ensemble, bottleneck, "
-    "hsic, decorrelate, leace, or several joined by +. May be given more than once.  [default: "
+    "noise, hsic, decorrelate, leace, or several joined by +. May be given more than once.  [default: "
     "hsic+decorrelate, which wins the audit; with --target hsic]",
 )
 @click.option(
@@ -260,6 +260,35 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
         f"of {len(correlations)} hold-out images."
     )
     click.echo(f"Figure and numbers: {folder.path}/maps.png, maps.csv")
+
+
+@agnostic.command(
+    epilog=_examples("fedgru agnostic pareto RUN RUN RUN --concept zone", "(RUN: see fedgru train)")
+)
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--concept", required=True, help="What the runs were audited for.")
+@_name_option("pareto")
+@log_dir_option
+def pareto(runs, concept, name, log_dir):
+    """Plot the accuracy of federated runs against what the best probe reads, over alpha.
+
+    The runs are of `fedgru train --agnostic-to CONCEPT` with different methods, alphas and seeds,
+    and ordinary ones beside them; each has been through `fedgru eval` and `fedgru audit`.
+    """
+    from fedgru import pareto
+    from fedgru import runs as run_folders
+
+    rows = pareto.collect([run_folders.open_run(log_dir, run) for run in runs], concept)
+    folder = Path(log_dir) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    run_folders.write_csv(folder / "pareto.csv", rows)
+    pareto.draw(folder / "pareto.png", rows, concept)
+    lines = [("method", "alpha", "seed", "acc@1", "best probe", "commonest")]
+    for row in rows:
+        numbers = (f"{row[key]:.4f}" for key in ("acc@1", "probe", "floor"))
+        lines.append((row["method"], f"{row['alpha']:g}", str(row["seed"]), *numbers))
+    click.echo(_table(lines))
+    click.echo(f"Figure and numbers: {folder}/pareto.png, pareto.csv")
 
 
 def _load(given, preset):

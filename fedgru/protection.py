@@ -68,7 +68,8 @@ class Protection:
         return risen and (round_num > 0 or self.alpha == 0)
 
     def _progress(self, round_num):
-        return min(1.0, max(round_num - 1, 0) / max(RISE * self.rounds - 1, 1e-9))
+        rising = RISE * self.rounds - 1  # rounds from the first to the one that has risen
+        return 1.0 if rising <= 0 else min(1.0, max(round_num - 1, 0) / rising)
 
     def init_weights(self, hidden_dim):
         """Return the weights beside the model's own: heads, eraser, size of the noise.
@@ -86,8 +87,8 @@ class Protection:
     def before_round(self, engine, state, cohort):
         """Prepare a round: what the server computes from sums, or simulates.
 
-        The means of Fourier features are sums over clients, which clients can send without their
-        states; the heads of `server_head` are not.
+        The spread that sets the noise and the means of Fourier features are sums over clients,
+        which clients can send without their states; the heads of `server_head` are not.
 
         Args:
             engine: Engine, for the states.
@@ -100,11 +101,13 @@ class Protection:
         """
         weights, round_num = dict(state.weights), state.round_num + 1
         alpha = self.alpha_at(round_num)
-        if self.method.noise:
-            weights["noise_scale"] = np.float32(alpha * self.method.noise)
         means = None
-        if alpha > 0 and (self.method.dependence or self.server_head):
+        if alpha > 0 and (self.method.noise or self.method.dependence or self.server_head):
             hidden, labels = self._train_states(engine, weights, cohort)
+            if self.method.noise:
+                weights["noise_scale"] = np.float32(0)
+                spread = np.sqrt(np.asarray(gru.represent(weights, hidden, 0.0)).var(0).mean())
+                weights["noise_scale"] = np.float32(alpha * self.method.noise * spread)
             draw = seeding.rng(self.seed, "protection", round_num)
             noise = draw.standard_normal(hidden.shape).astype(np.float32)
             seen = np.asarray(gru.represent(weights, hidden, noise))

@@ -205,11 +205,8 @@ class RunFolder:
             table: {column: list}, one entry per client.
         """
         write_json(self.path / "test.json", report)
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(table)
-        writer.writerows(zip(*table.values(), strict=True))
-        _write_whole(self.path / "clients.csv", text.getvalue())
+        rows = zip(*table.values(), strict=True)
+        write_csv(self.path / "clients.csv", [dict(zip(table, row, strict=True)) for row in rows])
         if (self.path / "eval").exists():
             shutil.rmtree(self.path / "eval")
         self.write_scalars(report, report["round"])
@@ -221,6 +218,10 @@ class RunFolder:
             concepts = earlier["concepts"] | report["concepts"]
             report = report | {"concepts": concepts}
         write_json(self.path / "audit.json", report)
+
+    def test(self):
+        """Return test.json as a dict; empty if the run has not been evaluated."""
+        return self._read_json("test.json")
 
     def audit(self):
         """Return audit.json as a dict; empty if the run has not been audited."""
@@ -267,6 +268,15 @@ def _started(run):
 def write_json(file, value):
     """Write a value as JSON, whole or not at all; NaN becomes null."""
     _write_whole(file, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(file, rows):
+    """Write a table of dicts with the same keys, whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    _write_whole(file, text.getvalue())
 
 
 def without_nan(value):

@@ -234,6 +234,6 @@ def test_methods_are_named_and_combined():
     with pytest.raises(ConfigError) as error:
         methods.parse_method("reversal+magic")
     assert str(error.value) == (
-        "unknown method 'magic'. Accepted: reversal, confusion, ensemble, bottleneck, hsic, "
-        "decorrelate, leace, or several joined by +, such as reversal+bottleneck."
+        "unknown method 'magic'. Accepted: reversal, confusion, ensemble, bottleneck, noise, "
+        "hsic, decorrelate, leace, or several joined by +, such as reversal+bottleneck."
     )

@@ -96,10 +96,10 @@ def test_what_is_above_the_limit_is_counted(engine):
 def test_an_untrained_state_that_reads_ids_tells_who_it_is(engine):
     weights = protection.init_weights(engine.task)
     found, _ = audit.audit_task(engine, weights, "client", ("logistic",))
-    assert found.worst("raw input").accuracy == 1.0  # the user is among the inputs
-    assert found.worst("representation").accuracy > 0.9
+    assert found.worst("raw input").accuracy > 0.9  # the user is among the inputs
+    assert found.worst("representation").accuracy > 0.6  # of six people, with forty examples
     assert found.worst("raw window").probe == "naive_bayes"
-    assert found.floor == pytest.approx(1 / 6, abs=0.05)
+    assert found.floor == pytest.approx(10 / 45)  # the most active of six has ten of 45
     assert found.worst("representation + leace").accuracy < found.worst("representation").accuracy
 
 
@@ -107,7 +107,7 @@ def test_quick_audit_says_why_a_concept_was_not_audited(engine, make_task):
     weights = protection.init_weights(engine.task)
     found = audit.quick_audit(engine, weights)
     assert list(found) == ["client", "zone"]
-    assert found["client"]["worst"]["representation"] > 0.9
+    assert found["client"]["worst"]["representation"] > 0.6
     narrow = JaxEngine(make_task(zones=200))
     found = audit.quick_audit(narrow, weights)
     assert found["zone"]["not_audited"].startswith("concept zone needs 200 different places")

@@ -1,15 +1,8 @@
 """Figures of the image experiments, as PNG. matplotlib is imported when one is drawn."""
 
+from fedgru.figures import new_figure
+
 TARGET, CONTEXT, PROBE, FLOOR = "#1f5fa8", "#d0661c", "#a01c4e", "#808080"
-
-
-def _figure(rows, columns, width, height):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _accuracy_axis(axis, x_label):
@@ -26,7 +19,7 @@ def draw_cross_domain(path, rows):
         path: of the PNG.
         rows: of `image_cross_domain.run`.
     """
-    figure, axes = _figure(1, 2, 8, 3.4)
+    figure, axes = new_figure(1, 2, 8, 3.4)
     for axis, network in zip(axes[0], ("target", "context"), strict=True):
         mine = [row for row in rows if row["network"] == network]
         epochs = sorted({row["epoch"] for row in mine})
@@ -52,7 +45,7 @@ def draw_sweep(path, table, methods, has_counter):
         methods: names.
         has_counter: whether there are counter-examples.
     """
-    figure, axes = _figure(len(methods), 2, 9, 2.9 * len(methods) + 0.4)
+    figure, axes = new_figure(len(methods), 2, 9, 2.9 * len(methods) + 0.4)
     for (left, right), method in zip(axes, methods, strict=True):
         lines = [line for line in table if line["method"] == method]
         for name, label, colour, style in (
@@ -86,7 +79,7 @@ def draw_maps(path, examples, alphas):
             columns] for each alpha, laid over the whole image, and `title`.
         alphas: two floats.
     """
-    figure, axes = _figure(3, len(examples), 1.35 * len(examples) + 0.6, 4.6)
+    figure, axes = new_figure(3, len(examples), 1.35 * len(examples) + 0.6, 4.6)
     for column, example in zip(axes.T, examples, strict=True):
         image = example["image"]
         grey = image[..., 0] if image.shape[2] == 1 else image

@@ -4,8 +4,6 @@ Source: Jia et al. 2018, section 4.4, figure 3. Added: counter-examples, fresh p
 floor and ceiling, and a choice of alpha that looks at the validation set alone.
 """
 
-import csv
-import io
 import json
 import os
 import threading
@@ -20,6 +18,7 @@ from fedgru.agnostic import image_training, probes
 from fedgru.agnostic.image_folders import open_images
 from fedgru.agnostic.image_settings import check_method
 from fedgru.errors import ConfigError, RunError
+from fedgru.runs import write_csv
 from fedgru.xla import num_threads
 
 ORDINARY = "ordinary"  # alpha 0: no method has any effect there, so all share its trainings
@@ -212,13 +211,7 @@ class SweepFolder:
 
     def write_csv(self, name, rows):
         """Write a table of dicts, whole or not at all."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        part = self.path / f".{name}.part"
-        part.write_text(text.getvalue(), "utf-8")
-        part.replace(self.path / name)
+        write_csv(self.path / name, rows)
 
 
 def run(settings, folder, methods, alphas, seeds, threads=None, on_done=None):

@@ -21,8 +21,9 @@ class Method:
         confusion: whether heads are pulled to the uniform answer in place of being reversed.
         adversary_steps: steps of the heads for each step of the extractor.
         resets: how often in a training one of the heads, in turn, starts anew.
-        noise: deviation of the Gaussian noise on the representation, in units of the spread that
-            its bounded values have, at alpha 1; it is there whenever the representation is read.
+        noise: deviation of the Gaussian noise on the representation at alpha 1, in units of the
+            representation's own spread, or, where that is bounded, of its bound; it is there
+            whenever the representation is read.
         dependence: weight of the kernel measure of dependence beside the reversal.
         erase: whether concept erasure stands between extractor and heads.
         decorrelate: whether examples are weighted, or drawn, so that target and concept are
@@ -50,7 +51,9 @@ METHODS = {
         resets=6,
         source="Elazar and Goldberg 2018 (arXiv:1808.06640), several adversaries",
     ),
+    # reversal through a noisy bottleneck, and the bottleneck alone
     "bottleneck": Method(noise=1.0, source="Alemi et al. 2017 (arXiv:1612.00410), fixed variance"),
+    "noise": Method(adversaries=0, noise=1.0, source="Alemi et al. 2017, fixed variance"),
     "hsic": Method(adversaries=0, dependence=1.0, source="Gretton et al. 2005"),
     "decorrelate": Method(
         adversaries=0, decorrelate=True, source="Kamiran and Calders 2012, reweighing"

@@ -7,7 +7,7 @@ With dropout off the numbers are those of the other engines. With dropout on the
 distribution, and two runs of one seed differ: TFF lets each client draw from the system's entropy.
 
 TFF holds what all clients of a round sent until it averages them: about four times the size of
-the weights for each, 8 GB for 100 clients of the notebook's model.
+the weights for each, 9 GiB for 100 clients of the notebook's model.
 """
 
 import logging

@@ -1,0 +1,182 @@
+"""`fedgru train --agnostic-to`, `fedgru audit`, `fedgru agnostic pareto`: as typed."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from test_cli import SMALL, invoke
+
+from fedgru import config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with an ordinary and an agnostic run, evaluated and audited; what was printed."""
+    folder = tmp_path_factory.mktemp("agnostic")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        invoke("data", "synth", "--name", "hamlet", "--users", 6, "--checkins-per-user", 60)
+        printed = [invoke("train", *SMALL, "--name", "ordinary")]
+        agnostic = ["--agnostic-to", "client", "--alpha", 0.9, "--method", "leace+noise"]
+        printed.append(invoke("train", *SMALL, *agnostic, "--name", "agnostic"))
+        for name in ("ordinary", "agnostic"):
+            words = ["--probe", "logistic", "--concept", "client"]
+            printed.append(invoke("audit", _run(folder, name), *words))
+    return folder, printed
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _run(here, name):
+    return next(here.glob(f"log/*-{name}"))
+
+
+def test_every_run_says_what_it_leaks(trained, here):
+    _, printed = trained
+    lines = printed[0].stdout.splitlines()
+    at = lines.index(
+        "What a fresh logistic regression reads (fitted on val weeks, tested on test weeks):"
+    )
+    leakage = json.loads((_run(here, "ordinary") / "test.json").read_text())["leakage"]
+    client = leakage["client"]
+    assert lines[at + 1] == (
+        f"  client (6 values): representation {client['worst']['representation']:.3f}, logits "
+        f"{client['worst']['logits']:.3f}; commonest {client['floor']:.3f}"
+    )
+    assert lines[at + 2].startswith("  zone (12 values): ") or "not audited" in lines[at + 2]
+
+
+def test_an_agnostic_run_says_what_it_does(trained, here):
+    _, printed = trained
+    assert "Agnostic to client (6 values): leace+noise, alpha 0.9 (ganin)\n" in printed[1].stderr
+    with open(_run(here, "agnostic") / "metrics.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    # two rounds: half of them is one, so alpha has risen in the first
+    assert [row["train/alpha/micro"] for row in rows][0] == ""
+    assert float(rows[1]["train/alpha/micro"]) == pytest.approx(0.9, abs=1e-3)
+
+
+def test_a_taught_head_is_said_to_be_a_simulation(here):
+    result = invoke("train", *SMALL, "--agnostic-to", "client", "--no-eval")
+    assert (
+        "Agnostic to client (6 values): reversal, alpha 0.5 (ganin)\n  Simulation: the heads are "
+        "taught in one place, on states of all clients, which a deployment would not have.\n"
+    ) in result.stderr
+
+
+def test_audit_prints_and_keeps_its_tables(trained, here):
+    _, printed = trained
+    run = _run(here, "ordinary")
+    report = json.loads((run / "audit.json").read_text())
+    found = report["concepts"]["client"]
+    views = [r["view"] for r in found["readings"]]
+    assert views == [
+        *("representation", "logits", "raw input", "representation + leace", "raw window")
+    ]
+    worst = found["worst"]["representation"]
+    assert (
+        f"  the representation tells {100 * worst:.1f} % to the best probe (logistic); always the "
+        f"commonest value: {100 * found['floor']:.1f} %\n"
+    ) in printed[2].stdout
+    again = json.loads(
+        invoke("audit", run, "--probe", "knn", "--concept", "weekend", "--json").stdout
+    )
+    assert list(again["concepts"]) == ["weekend"]
+    kept = json.loads((run / "audit.json").read_text())
+    assert list(kept["concepts"]) == ["client", "weekend"]
+
+
+def test_what_erasure_took_is_taken_from_what_is_served(here):
+    found = {
+        name: json.loads((_run(here, name) / "audit.json").read_text())["concepts"]["client"]
+        for name in ("ordinary", "agnostic")
+    }
+    assert found["agnostic"]["worst"]["carried state"] > 0.5
+    gap = found["ordinary"]["worst"]["representation"]
+    assert found["agnostic"]["worst"]["representation"] < gap - 0.2
+
+
+def test_pareto_draws_audited_runs(here):
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
+    names = [_run(here, name).name for name in ("ordinary", "agnostic")]
+    result = invoke("agnostic", "pareto", *names, "--concept", "client")
+    assert result.stdout.endswith("Figure and numbers: log/pareto/pareto.png, pareto.csv\n")
+    with open(here / "log/pareto/pareto.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(r["method"], r["alpha"]) for r in rows] == [
+        ("leace+noise", "0.9"),
+        ("ordinary", "0.0"),
+    ]
+    assert (here / "log/pareto/pareto.png").read_bytes()[:4] == b"\x89PNG"
+    missing = invoke("agnostic", "pareto", *names, "--concept", "zone", code=1)
+    assert missing.stderr == (
+        f"Error: log/{names[0]} has no audit of zone. Make it with: fedgru audit log/{names[0]} "
+        "--concept zone\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "--agnostic-to age",
+            "unknown concept 'age'. Accepted: zone, weekend, client, category-group, "
+            "category-group:NAME,NAME, or a column of the data set (category, raw_category, "
+            "venue).",
+        ),
+        ("--agnostic-to zone --alpha 1.5", "--alpha is 1.5, expected at most 1."),
+        (
+            "--alpha 0.7",
+            "--alpha has no effect without --agnostic-to CONCEPT, such as --agnostic-to zone.",
+        ),
+        (
+            "--agnostic-to zone --method magic",
+            "unknown method 'magic'. Accepted: reversal, confusion, ensemble, bottleneck, noise, "
+            "hsic, decorrelate, leace, or several joined by +, such as reversal+bottleneck.",
+        ),
+        (
+            "--agnostic-to zone --method hsic+decorrelate",
+            "--method hsic+decorrelate: decorrelate weighs target and concept of all examples "
+            "against each other, which no client holds. Use it with fedgru agnostic.",
+        ),
+        (
+            "--agnostic-to zone --method leace --protected-head server",
+            "--protected-head has no effect with --method leace, which has no head.",
+        ),
+        (
+            "--agnostic-to zone --method ensemble --protected-head local",
+            "--method ensemble lets the heads go ahead of the clients: use --protected-head "
+            "server, or leave it out.",
+        ),
+        (
+            "--agnostic-to zone --engine tff --mean clients",
+            "--engine tff does not know --agnostic-to. Use --engine jax.",
+        ),
+        (
+            "--agnostic-to weekend --method hsic --engine reference --threads 1",
+            "--engine reference knows --method reversal alone, not hsic. Use --engine jax.",
+        ),
+    ],
+)
+def test_errors(here, words, message):
+    small = [w for w in SMALL if w not in ("--threads", "1")] if "reference" in words else SMALL
+    words = words.replace(" --threads 1", "").split()
+    result = invoke("train", *small, *words, code=1)
+    assert result.stderr.endswith(f"Error: {message}\n")
+
+
+def test_a_concept_of_one_value_is_refused(here):
+    result = invoke("audit", "--concept", "category-group:Gym", code=1)
+    assert "no check-in has the category 'Gym'" in result.stderr
+
+
+def test_settings_survive_the_run_folder(here):
+    settings = config.load(config_file=_run(here, "agnostic") / "config.toml")
+    assert settings.agnostic.agnostic_to == "client"
+    assert settings.agnostic.method == "leace+noise"
