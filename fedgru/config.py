@@ -327,8 +327,9 @@ def _check_agnostic(agnostic, loop):
     method = parse_method(agnostic.method)
     if method.decorrelate:
         raise ConfigError(
-            f"--method {agnostic.method}: decorrelate weighs target and concept of all examples "
-            "against each other, which no client holds. Use it with fedgru agnostic."
+            f"--method {agnostic.method} draws examples so that target and concept are "
+            "independent, which a stream of check-ins, read in order, does not allow. Leave "
+            "decorrelate out."
         )
     if agnostic.protected_head != "auto" and not method.adversaries:
         raise ConfigError(

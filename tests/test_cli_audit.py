@@ -142,8 +142,8 @@ def test_pareto_draws_audited_runs(here):
         ),
         (
             "--agnostic-to zone --method hsic+decorrelate",
-            "--method hsic+decorrelate: decorrelate weighs target and concept of all examples "
-            "against each other, which no client holds. Use it with fedgru agnostic.",
+            "--method hsic+decorrelate draws examples so that target and concept are independent, "
+            "which a stream of check-ins, read in order, does not allow. Leave decorrelate out.",
         ),
         (
             "--agnostic-to zone --method leace --protected-head server",

@@ -151,3 +151,11 @@ def test_a_file_that_is_not_there_or_not_toml(tmp_path):
     garbled = tmp_path / "garbled.toml"
     garbled.write_text("rounds 3")
     assert message_of(config_file=garbled).startswith(f"{garbled} is not a TOML file: ")
+
+
+def test_decorrelate_is_for_images():
+    message = message_of(overrides={"agnostic_to": "zone", "method": "hsic+decorrelate"})
+    assert message == (
+        "--method hsic+decorrelate draws examples so that target and concept are independent, "
+        "which a stream of check-ins, read in order, does not allow. Leave decorrelate out."
+    )
