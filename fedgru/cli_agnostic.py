@@ -131,8 +131,8 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
     default=None,
     metavar="NAME",
     help="What keeps the context out: reversal (the paper's), confusion, ensemble, bottleneck, "
-    "hsic, decorrelate, leace, or several joined by +. May be given more than once.  [default: "
-    "hsic+decorrelate, which wins the audit; with --target hsic]",
+    "noise, hsic, decorrelate, leace, or several joined by +. May be given more than once.  "
+    "[default: hsic+decorrelate, which wins the audit; with --target hsic]",
 )
 @click.option(
     "--alpha",

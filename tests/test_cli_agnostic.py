@@ -87,8 +87,8 @@ def test_maps(fedgru, tmp_path):
         ("maps --alpha -1", "--alpha is -1, expected 0 to 1."),
         (
             "sweep --method magic",
-            "unknown method 'magic'. Accepted: reversal, confusion, ensemble, bottleneck, hsic, "
-            "decorrelate, leace, or several joined by +, such as reversal+bottleneck.",
+            "unknown method 'magic'. Accepted: reversal, confusion, ensemble, bottleneck, noise, "
+            "hsic, decorrelate, leace, or several joined by +, such as reversal+bottleneck.",
         ),
         (
             "sweep --method decorrelate --correlation 1",
