@@ -8,8 +8,8 @@ import click
 from fedgru.cli_options import log_dir_option
 
 
-def _examples(*lines):
-    return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
+def _example(line):
+    return f"\b\nExample:\n  {line}"
 
 
 class ImageCommand(click.Command):
@@ -66,7 +66,7 @@ threads_option = click.option(
 )
 
 
-@click.group(epilog=_examples("fedgru agnostic sweep --alpha 0 --alpha 0.8 --repeats 2"))
+@click.group(epilog=_example("fedgru agnostic sweep --alpha 0 --alpha 0.7 --repeats 1"))
 def agnostic():
     """Train image networks that must not know a context, and see whether they do.
 
@@ -77,7 +77,7 @@ def agnostic():
 
 
 @agnostic.command(
-    "cross-domain", cls=ImageCommand, epilog=_examples("fedgru agnostic cross-domain --repeats 2")
+    "cross-domain", cls=ImageCommand, epilog=_example("fedgru agnostic cross-domain --repeats 2")
 )
 @click.option(
     "--repeats", type=click.IntRange(1), default=1, show_default=True, help="Seeds, from --seed on."
@@ -119,10 +119,7 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
 
 @agnostic.command(
     cls=ImageCommand,
-    epilog=_examples(
-        "fedgru agnostic sweep --repeats 5",
-        "fedgru agnostic sweep --method reversal --method ensemble --alpha 0 --alpha 0.5",
-    ),
+    epilog=_example("fedgru agnostic sweep --method reversal --alpha 0 --alpha 0.5 --repeats 1"),
 )
 @click.option(
     "--method",
@@ -198,7 +195,7 @@ def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **give
     click.echo(f"Figure and numbers: {folder.path}/sweep.png, summary.csv, results.csv")
 
 
-@agnostic.command(cls=ImageCommand, epilog=_examples("fedgru agnostic maps --alpha 0.8"))
+@agnostic.command(cls=ImageCommand, epilog=_example("fedgru agnostic maps --alpha 0.8"))
 @click.option("--alpha", type=float, default=0.8, show_default=True, help="Held against alpha 0.")
 @click.option(
     "--method",
@@ -262,23 +259,23 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
     click.echo(f"Figure and numbers: {folder.path}/maps.png, maps.csv")
 
 
-@agnostic.command(
-    epilog=_examples("fedgru agnostic pareto RUN RUN RUN --concept zone", "(RUN: see fedgru train)")
-)
-@click.argument("runs", nargs=-1, required=True)
+@agnostic.command(epilog=_example("fedgru agnostic pareto --concept client"))
+@click.argument("runs", nargs=-1)
 @click.option("--concept", required=True, help="What the runs were audited for.")
 @_name_option("pareto")
 @log_dir_option
 def pareto(runs, concept, name, log_dir):
     """Plot the accuracy of federated runs against what the best probe reads, over alpha.
 
-    The runs are of `fedgru train --agnostic-to CONCEPT` with different methods, alphas and seeds,
-    and ordinary ones beside them; each has been through `fedgru eval` and `fedgru audit`.
+    RUNS are of `fedgru train`, ordinary ones and ones with --agnostic-to CONCEPT and different
+    methods, alphas and seeds, each through `fedgru eval` and `fedgru audit`; by default all in the
+    log folder that were audited for the concept.
     """
     from fedgru import pareto
     from fedgru import runs as run_folders
 
-    rows = pareto.collect([run_folders.open_run(log_dir, run) for run in runs], concept)
+    chosen = [run_folders.open_run(log_dir, run) for run in runs]
+    rows = pareto.collect(chosen or pareto.audited_runs(log_dir, concept), concept)
     folder = Path(log_dir) / name
     folder.mkdir(parents=True, exist_ok=True)
     run_folders.write_csv(folder / "pareto.csv", rows)

@@ -95,7 +95,7 @@ class AgnosticSettings(_Section):
         "category-group, or a column.",
     )
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="Trade-off, 0 (ordinary training) to 1 (nothing but hiding the concept)."
+        0.9, description="Trade-off, 0 (ordinary training) to 1 (nothing but hiding the concept)."
     )
     protected_weight: Annotated[float, Field(ge=0)] | None = Field(
         None,
@@ -106,9 +106,9 @@ class AgnosticSettings(_Section):
         "ganin", description="How alpha rises in the first half of the rounds."
     )
     method: str = Field(
-        "reversal",
-        description="reversal (the paper's), confusion, ensemble, bottleneck, hsic, "
-        "leace, or several joined by +.",
+        "hsic+leace+noise",
+        description="reversal (the paper's), confusion, ensemble, bottleneck, noise, hsic, leace, "
+        "or several joined by +.",
     )
     protected_head: Literal["auto", "local", "server"] = Field(
         "auto",

@@ -1,12 +1,30 @@
 """Accuracy against leakage: audited runs as points of one figure."""
 
+from pathlib import Path
 from statistics import fmean
 
 from fedgru.audit import REPRESENTATION
 from fedgru.errors import RunError
+from fedgru.runs import RunFolder
 
 COLOURS = ("#1f5fa8", "#d0661c", "#a01c4e", "#2f7d4f", "#6a4aa0", "#606060")
 ORDINARY = "ordinary"
+
+
+def audited_runs(log_dir, concept):
+    """Return the RunFolders of a log folder that were audited for a concept, oldest first.
+
+    Raises:
+        RunError: if there is none.
+    """
+    runs = [RunFolder(file.parent) for file in sorted(Path(log_dir).glob("*/audit.json"))]
+    found = [run for run in runs if concept in run.audit().get("concepts", {})]
+    if not found:
+        raise RunError(
+            f"no run in {log_dir}/ was audited for {concept}. Make one with: fedgru audit "
+            f"--concept {concept}"
+        )
+    return found
 
 
 def collect(runs, concept):

@@ -13,7 +13,7 @@ from fedgru.agnostic import heads
 from fedgru.agnostic.erasure import Moments, fit_eraser
 from fedgru.agnostic.methods import Method, parse_method
 from fedgru.agnostic.objective import lambda_weights, paper_weights
-from fedgru.agnostic.protection import protected_loss
+from fedgru.agnostic.protected_loss import protected_loss
 from fedgru.agnostic.schedules import share_at
 from fedgru.algorithms.fed_avg import ServerState
 from fedgru.concepts import Concept, make_concept

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from conftest import needs_no_tff
 from tqdm import tqdm
 
-from fedgru import experiment, runs
+from fedgru import experiment, reports, runs
 from fedgru.cli import AboveTheBar, main
 
 ROOT = Path(__file__).parents[1]
@@ -122,10 +122,12 @@ def test_eval_prints_the_model_beside_the_baselines(here, run_dir):
         f"  against running backoff: {gain['difference']:+.4f} "
         f"({gain_low:+.4f} to {gain_high:+.4f}, {verdict})"
     )
-    assert lines[14:] == [
+    assert lines[14] == (
         f"Best possible acc@1 in this made-up city: {report['best_possible']:.4f}; "
         f"the model reaches {100 * report['share_of_best']:.1f} % of it."
-    ]
+    )
+    assert lines[15:] == reports.describe_leakage(report["leakage"]).splitlines()
+    assert [line.split()[0] for line in lines[16:]] == ["client", "zone"]
 
 
 def test_eval_json_is_one_object(here, run_dir):
@@ -432,9 +434,13 @@ def test_another_version_of_the_data_set(here, run_dir):
 def test_one_client(here):
     result = train("--users", 1, "--name", "one")
     assert "  the 1 most active                   1          53\n" in result.stderr
-    title, *_, intervals, _, folder, _ = result.stdout.splitlines()
+    title, *_, intervals, _, _, client, _, folder, _ = result.stdout.splitlines()
     assert title.endswith(": 11 targets of 1 client, each scored once")
     assert intervals == "No interval of acc@1 over clients: there is one client."
+    assert client == (
+        "  client: not audited: concept client has 1 value in train, expected at least 2: there is "
+        "nothing to be agnostic to."
+    )
     assert (here / folder.split()[-1] / "clients.csv").read_text().count("\n") == 2
 
 
@@ -606,4 +612,6 @@ def test_help_ends_with_an_example_that_works(names, here, monkeypatch):
     monkeypatch.setenv("FEDGRU_LOG_DIR", str(here / "log"))
     if words[0] == "train":  # on the hamlet; what the example says wins
         words = ["train", *SMALL, *words[1:]]
+    if words[1:2] == ["pareto"]:  # of runs that have been audited
+        invoke("audit", "--concept", "client", "--probe", "logistic")
     invoke(*words)

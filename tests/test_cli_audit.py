@@ -63,9 +63,10 @@ def test_an_agnostic_run_says_what_it_does(trained, here):
 
 
 def test_a_taught_head_is_said_to_be_a_simulation(here):
-    result = invoke("train", *SMALL, "--agnostic-to", "client", "--no-eval")
+    words = ["--agnostic-to", "client", "--method", "reversal"]
+    result = invoke("train", *SMALL, *words, "--no-eval")
     assert (
-        "Agnostic to client (6 values): reversal, alpha 0.5 (ganin)\n  Simulation: the heads are "
+        "Agnostic to client (6 values): reversal, alpha 0.9 (ganin)\n  Simulation: the heads are "
         "taught in one place, on states of all clients, which a deployment would not have.\n"
     ) in result.stderr
 

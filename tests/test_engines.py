@@ -30,7 +30,7 @@ SMALL = {
     "mean": "clients",
     "prior": "backoff",
 }
-AGNOSTIC = {"alpha": 0.6, "alpha_schedule": "constant"}
+AGNOSTIC = {"method": "reversal", "alpha": 0.6, "alpha_schedule": "constant"}
 CASES = {
     "client adam, server sgd": {},
     "client sgd": {"client_optimizer": "sgd", "client_lr": 0.1},
@@ -46,6 +46,7 @@ CASES = {
     "reversal, client": {**AGNOSTIC, "agnostic_to": "client"},
     "reversal, lambda": {
         "agnostic_to": "weekend",
+        "method": "reversal",
         "alpha_schedule": "constant",
         "protected_weight": 1.5,
     },
