@@ -12,10 +12,7 @@ from fedgru.errors import ConfigError, DataError
 
 SENSITIVE = ("Medical", "Religion")  # special categories of the GDPR, article 9
 COLUMNS = ("category", "raw_category", "venue")
-ACCEPTED = (
-    "zone, weekend, client, category-group, category-group:NAME,NAME, or a column of the data set "
-    f"({', '.join(COLUMNS)})"
-)
+NAMES = ("zone", "weekend", "client", "category-group", "category-group:NAME,NAME")
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def make_concept(name, check_ins, clients, zones=12, seed=0):
         name: zone (the k-means cell of where the check-in was), weekend (Saturday or Sunday on
             the local clock), client (whose it is), category-group (whether it was at a place
             of a sensitive kind, Medical or Religion, or of the kinds named after a colon), or
-            category, raw_category or venue.
+            category, raw_category or venue, or a column that was kept at import.
         check_ins: CheckIns.
         clients: Clients over these check-ins.
         zones: cells of the zone.
@@ -72,8 +69,14 @@ def make_concept(name, check_ins, clients, zones=12, seed=0):
     elif kind in COLUMNS and not rest:
         column = getattr(check_ins, kind)
         labels, values = column.codes[clients.rows], column.values
+    elif name in check_ins.own:
+        column = check_ins.own[name]
+        labels, values = column.codes[clients.rows], column.values
     else:
-        raise ConfigError(f"unknown concept {name!r}. Accepted: {ACCEPTED}.")
+        raise ConfigError(
+            f"unknown concept {name!r}. Accepted: {', '.join(NAMES)}, or a column of the data set "
+            f"({', '.join([*COLUMNS, *check_ins.own])})."
+        )
     labels = np.asarray(labels, np.int32)
     in_train = labels[clients.in_split("train")]
     found = len(np.unique(in_train[in_train >= 0]))

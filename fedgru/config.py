@@ -92,7 +92,7 @@ class AgnosticSettings(_Section):
     agnostic_to: str | None = Field(
         None,
         description="Concept that the representation is not to tell: zone, weekend, client, "
-        "category-group, or a column.",
+        "category-group, or a column, also one that --keep kept at import.",
     )
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Trade-off, 0 (ordinary training) to 1 (nothing but hiding the concept)."
