@@ -108,7 +108,7 @@ class AgnosticSettings(_Section):
     protected_head: Literal["auto", "local", "server"] = Field(
         "auto",
         description="Who teaches the heads: clients, or (simulated) the server; auto takes the "
-        "server for client and for ensemble.",
+        "server for ensemble, and where each client holds one value, as of client.",
     )
     zones: Annotated[int, Field(ge=2)] = Field(12, description="Cells of the concept zone.")
 

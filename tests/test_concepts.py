@@ -81,6 +81,22 @@ def test_kept_column(city):
         )
 
 
+def test_whether_each_client_holds_one_value(city):
+    check_ins, clients = city
+
+    def one_each(a, b):
+        mixed = [value for pair in zip(a, b, strict=True) for value in pair]
+        kept = replace(check_ins, own={"own": coded(mixed)})
+        return make_concept("own", kept, clients).one_per_client
+
+    assert make_concept("client", check_ins, clients).one_per_client
+    assert not make_concept("weekend", check_ins, clients).one_per_client
+    # the first three check-ins are train
+    assert one_each(["x"] * 5, ["y"] * 5)
+    assert one_each(["x", None, "x", "y", "y"], ["y"] * 5)
+    assert not one_each(["x", "y", "x", "x", "x"], ["y"] * 5)
+
+
 def test_no_kept_column_can_take_the_name_of_a_concept():
     assert {name.partition(":")[0] for name in (*NAMES, *COLUMNS)} <= set(NAMES_TAKEN)
 
