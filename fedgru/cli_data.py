@@ -104,7 +104,6 @@ def _parse_columns(ctx, param, pairs):
     help="Which column of the header holds what. FIELD is user, venue, time (these three are "
     "needed), latitude, longitude, category, raw_category or offset (minutes from UTC).",
 )
-@_categories_option("raw")
 @click.option(
     "--keep",
     multiple=True,
@@ -112,6 +111,7 @@ def _parse_columns(ctx, param, pairs):
     help="Keep a column of the header as a protected concept under its own name, such as religion "
     "or income_band, for fedgru train --agnostic-to and fedgru audit --concept; may be repeated.",
 )
+@_categories_option("raw")
 @click.option(
     "--delimiter",
     metavar="CHARACTER",
