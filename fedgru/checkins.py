@@ -2,7 +2,9 @@
 
 import csv
 import io
+import re
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,9 @@ TSMC2014_FIELDS = (
     "offset",
     "time",
 )
+# What --agnostic-to and --concept call something else than a kept column.
+NAMES_TAKEN = (*FIELDS, "zone", "weekend", "client", "category-group")
+_KEPT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class CheckIns:
         offset_min: int32 [num_checkins], minutes to add to UTC for local time.
         lat_deg: float64 [num_checkins], degrees, NaN where missing.
         lon_deg: float64 [num_checkins], degrees, NaN where missing.
+        own: the source's columns that were kept under their own names, to be protected concepts;
+            in the order in which they were asked for.
     """
 
     user: Coded
@@ -65,6 +72,7 @@ class CheckIns:
     offset_min: np.ndarray
     lat_deg: np.ndarray
     lon_deg: np.ndarray
+    own: dict[str, Coded] = dataclass_field(default_factory=dict)
 
     def __len__(self):
         return len(self.time_s)
@@ -127,6 +135,7 @@ def read_tsmc2014(path, skip_bad_rows=False):
         source,
         rows,
         dict(zip(TSMC2014_FIELDS, rows.columns, strict=True)),
+        {},
         time_layout="tsmc2014",
         delimiter="\t",
         offset_min=None,
@@ -136,7 +145,7 @@ def read_tsmc2014(path, skip_bad_rows=False):
     )
 
 
-def read_csv(path, columns, delimiter=None, offset_min=None, skip_bad_rows=False):
+def read_csv(path, columns, delimiter=None, offset_min=None, skip_bad_rows=False, keep=()):
     """Read check-ins from a table with a header row and standard quoting.
 
     Times are recognised as ISO 8601, Unix seconds or the TSMC2014 layout; fractions of a second
@@ -152,17 +161,23 @@ def read_csv(path, columns, delimiter=None, offset_min=None, skip_bad_rows=False
             the header has the columns.
         offset_min: minutes from UTC of every row's local clock, or None.
         skip_bad_rows: drop and count bad rows instead of stopping at the first.
+        keep: names in the header of text columns to keep as `CheckIns.own`. An empty field is a
+            missing value.
 
     Returns:
         `Reading`.
 
     Raises:
-        ConfigError: if the columns, delimiter or offset do not make sense.
+        ConfigError: if the columns, delimiter or offset do not make sense, or a kept column is in
+            use, named twice, or has a name that cannot be a concept's.
         DataError: as `read_tsmc2014`, and if the header lacks a column or has it twice.
     """
     _check_csv_settings(columns, delimiter, offset_min)
+    _check_kept_names(keep, columns)
     text, source = read_text(path)
-    header, delimiter = _read_header(text, source.file, columns, delimiter)
+    wanted = {f"--column {field}={name}": name for field, name in columns.items()}
+    wanted |= {f"--keep {name}": name for name in keep}
+    header, delimiter = _read_header(text, source.file, wanted, delimiter)
     rows = split_rows(text, source.file, len(header), delimiter, quoted=True)
     if rows.row_nums[:1] != [1]:
         raise DataError(f"{source.file}, row 1: the header cannot be read. Is a quote left open?")
@@ -171,11 +186,13 @@ def read_csv(path, columns, delimiter=None, offset_min=None, skip_bad_rows=False
     columns_below = [column.slice(1) for column in rows.columns]
     rows = Rows(columns_below, rows.row_nums[1:], rows.misfits)
     fields = {field: rows.columns[header.index(name)] for field, name in columns.items()}
+    own = {name: rows.columns[header.index(name)] for name in keep}
     swap_hint = "use --column latitude={longitude} --column longitude={latitude}"
     return _read_rows(
         source,
         rows,
         fields,
+        own,
         time_layout=guess_layout(fields["time"]),
         delimiter=delimiter,
         offset_min=offset_min,
@@ -210,31 +227,59 @@ def _check_csv_settings(columns, delimiter, offset_min):
         )
 
 
-def _read_header(text, file, columns, delimiter):
-    """Column names of the first row, and the delimiter with which it has most of ours."""
+def _check_kept_names(keep, columns):
+    field_of = {name: field for field, name in columns.items()}
+    for i, name in enumerate(keep):
+        if name in keep[:i]:
+            raise ConfigError(f"--keep {name} is given twice.")
+        if name in field_of:
+            raise ConfigError(
+                f"--keep {name}: that column is in use already (--column {field_of[name]}={name})."
+            )
+        if not _KEPT_NAME.fullmatch(name):
+            raise ConfigError(
+                f"--keep {name!r} cannot name a concept: expected letters, digits, '_' and '-'. "
+                "Rename the column in the file's header."
+            )
+        if name in NAMES_TAKEN:
+            raise ConfigError(
+                f"--keep {name}: that name has a meaning of its own, as have "
+                f"{', '.join(other for other in NAMES_TAKEN if other != name)}. Rename the column "
+                "in the file's header."
+            )
+
+
+def _read_header(text, file, wanted, delimiter):
+    """Column names of the first row, and the delimiter with which it has most of ours.
+
+    `wanted` are these names by the option that asks for them, as typed.
+    """
     head = text[: 1 << 16].decode("utf-8", errors="ignore")
     headers = {}
     for candidate in [delimiter] if delimiter else DELIMITERS:
         names = next(csv.reader(io.StringIO(head, newline=None), delimiter=candidate))
         headers[candidate] = [name.strip() for name in names]
-    wanted = set(columns.values())
-    delimiter = max(headers, key=lambda key: (len(wanted & set(headers[key])), len(headers[key])))
+    names = set(wanted.values())
+    delimiter = max(headers, key=lambda key: (len(names & set(headers[key])), len(headers[key])))
     header = headers[delimiter]
-    for field, name in columns.items():
+    for option, name in wanted.items():
         if header.count(name) != 1:
             found = f"{header.count(name)} columns" if name in header else "no column"
             between = DELIMITERS.get(delimiter, repr(delimiter))
             raise DataError(
-                f"{file} has {found} {name!r} (--column {field}={name}). "
+                f"{file} has {found} {name!r} ({option}). "
                 f"Its header, cut at {between}, has: {', '.join(header)}."
             )
     return header, delimiter
 
 
-def _read_rows(source, rows, fields, *, delimiter, time_layout, **settings):
-    """Parse and check the rows, put the good ones in order of time, and code their texts."""
+def _read_rows(source, rows, fields, own, *, delimiter, time_layout, **settings):
+    """Parse and check the rows, put the good ones in order of time, and code their texts.
+
+    `own` are the kept columns, {name: pyarrow string array [num_rows]}.
+    """
     parsed = parse_rows(
-        source.file, rows, fields, delimiter=delimiter, time_layout=time_layout, **settings
+        source.file, rows, fields | own, delimiter=delimiter, time_layout=time_layout, **settings
     )
     keep = np.flatnonzero(parsed.good)
     time_s = parsed.time_s[keep]
@@ -248,6 +293,9 @@ def _read_rows(source, rows, fields, *, delimiter, time_layout, **settings):
         texts = fields.get(field, fields.get(stand_in))
         if texts is None:
             return Coded(np.full(len(keep), -1, np.int32), ())
+        return code_kept(texts)
+
+    def code_kept(texts):
         return code_texts(texts.take(pa.array(keep)))
 
     check_ins = CheckIns(
@@ -259,6 +307,7 @@ def _read_rows(source, rows, fields, *, delimiter, time_layout, **settings):
         offset_min=parsed.offset_min[keep].astype(np.int32),
         lat_deg=parsed.lat_deg[keep],
         lon_deg=parsed.lon_deg[keep],
+        own={name: code_kept(texts) for name, texts in own.items()},
     )
     row_nums = rows.row_nums[keep]
     ledger = ledger.add("repaired", "fraction of a second cut off", row_nums[parsed.is_cut[keep]])
@@ -281,6 +330,8 @@ def _note_missing(ledger, fields, check_ins, row_nums):
         ledger = ledger.add(
             "missing", "coordinates are empty", row_nums[np.isnan(check_ins.lat_deg)]
         )
+    for name, coded in check_ins.own.items():
+        ledger = ledger.add("missing", f"{name} is empty", row_nums[coded.codes < 0])
     return ledger
 
 
@@ -299,6 +350,7 @@ def _find_repeats(check_ins):
         check_ins.offset_min,
         np.nan_to_num(check_ins.lat_deg, nan=999),
         np.nan_to_num(check_ins.lon_deg, nan=999),
+        *(coded.codes for coded in check_ins.own.values()),
     )
     seen, repeats = set(), []
     for i in np.unique(order[np.concatenate([same, same + 1])]):

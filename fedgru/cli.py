@@ -185,8 +185,8 @@ def evaluate(run, as_json, engine, must_beat, data_dir, log_dir):
     "--concept",
     "concepts",
     multiple=True,
-    help="zone, weekend, client, category-group[:NAME,...], or a column; may be repeated. Default: "
-    "the run's own (--agnostic-to), client and zone.",
+    help="zone, weekend, client, category-group[:NAME,...], or a column, also one that --keep kept "
+    "at import; may be repeated. Default: the run's own (--agnostic-to), client and zone.",
 )
 @click.option(
     "--probe",

@@ -104,6 +104,13 @@ def _parse_columns(ctx, param, pairs):
     help="Which column of the header holds what. FIELD is user, venue, time (these three are "
     "needed), latitude, longitude, category, raw_category or offset (minutes from UTC).",
 )
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="COLUMN",
+    help="Keep a column of the header as a protected concept under its own name, such as religion "
+    "or income_band, for fedgru train --agnostic-to and fedgru audit --concept; may be repeated.",
+)
 @_categories_option("raw")
 @click.option(
     "--delimiter",
@@ -122,7 +129,7 @@ def _parse_columns(ctx, param, pairs):
 @overwrite_option
 @data_dir_option
 def csv_(
-    file, name, columns, categories, delimiter, offset_min, skip_bad_rows, overwrite, data_dir
+    file, name, columns, keep, categories, delimiter, offset_min, skip_bad_rows, overwrite, data_dir
 ):
     """Import FILE, a table with a header row.
 
@@ -142,6 +149,7 @@ def csv_(
         offset_min,
         skip_bad_rows,
         overwrite,
+        keep,
     )
     _show_saved(data_set, data_dir)
 
@@ -255,10 +263,11 @@ def _overview(facts):
     clocks = [f"{_utc_offset(int(offset))} ({number:,})" for offset, number in offsets[:3]]
     if len(offsets) > 3:
         clocks.append(f"{len(offsets) - 3} more")
-    commonest = [
-        f"{category} {number / counts['check_ins']:.1%}"
-        for category, number in facts["commonest_categories"]
-    ]
+
+    def shares(commonest):
+        return ", ".join(f"{value} {n / counts['check_ins']:.1%}" for value, n in commonest)
+
+    commonest = shares(facts["commonest_categories"])
     rows = [
         *_source(facts),
         ("time", f"{first} to {last} UTC"),
@@ -272,11 +281,14 @@ def _overview(facts):
     if commonest:
         rows += [
             ("categories", f"{counts['categories']:,} ({facts['categories']['scheme']})"),
-            ("commonest", ", ".join(commonest)),
+            ("commonest", commonest),
             ("raw categories", f"{counts['raw_categories']:,}"),
         ]
     else:
         rows.append(("categories", "none"))
+    for name, number in facts.get("own", {}).items():
+        values = shares(facts["commonest_own"][name])
+        rows.append((f"kept {name}", f"{_count(number, 'value')}: {values}" if number else "empty"))
     if zone["warning"]:
         rows.append(("warning", zone["warning"]))
     if facts["box_deg"]:

@@ -12,10 +12,7 @@ from fedgru.errors import ConfigError, DataError
 
 SENSITIVE = ("Medical", "Religion")  # special categories of the GDPR, article 9
 COLUMNS = ("category", "raw_category", "venue")
-ACCEPTED = (
-    "zone, weekend, client, category-group, category-group:NAME,NAME, or a column of the data set "
-    f"({', '.join(COLUMNS)})"
-)
+NAMES = ("zone", "weekend", "client", "category-group", "category-group:NAME,NAME")
 
 
 @dataclass(frozen=True)
@@ -26,15 +23,18 @@ class Concept:
         name: as given with --agnostic-to.
         labels: int32 [num_positions], -1 where unknown.
         values: their names; label i is values[i].
+        one_per_client: whether no client holds more than one value in train, as of who it is or
+            of what it is: no client alone can then learn to tell the values apart.
     """
 
     name: str
     labels: np.ndarray
     values: tuple[str, ...]
+    one_per_client: bool
 
     @property
     def is_client(self):
-        """Whether the concept is who it is, so that each client holds one value alone."""
+        """Whether the concept is who it is."""
         return self.name == "client"
 
 
@@ -45,7 +45,7 @@ def make_concept(name, check_ins, clients, zones=12, seed=0):
         name: zone (the k-means cell of where the check-in was), weekend (Saturday or Sunday on
             the local clock), client (whose it is), category-group (whether it was at a place
             of a sensitive kind, Medical or Religion, or of the kinds named after a colon), or
-            category, raw_category or venue.
+            category, raw_category or venue, or a column that was kept at import.
         check_ins: CheckIns.
         clients: Clients over these check-ins.
         zones: cells of the zone.
@@ -72,17 +72,25 @@ def make_concept(name, check_ins, clients, zones=12, seed=0):
     elif kind in COLUMNS and not rest:
         column = getattr(check_ins, kind)
         labels, values = column.codes[clients.rows], column.values
+    elif name in check_ins.own:
+        column = check_ins.own[name]
+        labels, values = column.codes[clients.rows], column.values
     else:
-        raise ConfigError(f"unknown concept {name!r}. Accepted: {ACCEPTED}.")
+        raise ConfigError(
+            f"unknown concept {name!r}. Accepted: {', '.join(NAMES)}, or a column of the data set "
+            f"({', '.join([*COLUMNS, *check_ins.own])})."
+        )
     labels = np.asarray(labels, np.int32)
-    in_train = labels[clients.in_split("train")]
-    found = len(np.unique(in_train[in_train >= 0]))
+    known = clients.in_split("train") & (labels >= 0)
+    found = len(np.unique(labels[known]))
     if found < 2:
         raise DataError(
             f"concept {name} has {found} {'value' if found == 1 else 'values'} in train, expected "
             "at least 2: there is nothing to be agnostic to."
         )
-    return Concept(name, labels, tuple(values))
+    owners = clients.client_of[known]
+    pairs = np.unique([owners, labels[known]], axis=1).shape[1]
+    return Concept(name, labels, tuple(values), pairs == len(np.unique(owners)))
 
 
 def _zones(check_ins, clients, zones, seed):

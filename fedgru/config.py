@@ -92,7 +92,7 @@ class AgnosticSettings(_Section):
     agnostic_to: str | None = Field(
         None,
         description="Concept that the representation is not to tell: zone, weekend, client, "
-        "category-group, or a column.",
+        "category-group, or a column, also one that --keep kept at import.",
     )
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(
         0.9, description="Trade-off, 0 (ordinary training) to 1 (nothing but hiding the concept)."
@@ -113,7 +113,7 @@ class AgnosticSettings(_Section):
     protected_head: Literal["auto", "local", "server"] = Field(
         "auto",
         description="Who teaches the heads: clients, or (simulated) the server; auto takes the "
-        "server for client and for ensemble.",
+        "server for ensemble, and where each client holds one value, as of client.",
     )
     zones: Annotated[int, Field(ge=2)] = Field(12, description="Cells of the concept zone.")
 

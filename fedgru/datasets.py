@@ -2,7 +2,8 @@
 
 A data set is a folder with two files. `checkins.parquet` has one row per check-in in order of
 time; its columns are those of `fedgru.checkins.CheckIns`, texts as dictionaries and missing values
-as nulls. `passport.json` says where it came from and what happened to it on the way in.
+as nulls; a column of the user's own is called own:NAME. `passport.json` says where it came from and
+what happened to it on the way in.
 """
 
 import json
@@ -20,7 +21,7 @@ from fedgru.checkins import CheckIns, code_texts, read_csv, read_tsmc2014
 from fedgru.config import EMBEDDED
 from fedgru.errors import DataError
 from fedgru.ledger import Ledger
-from fedgru.passports import FORMAT, fingerprint, make_passport
+from fedgru.passports import FORMAT, OWN, fingerprint, make_passport
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -92,21 +93,24 @@ def import_csv(
     offset_min=None,
     skip_bad_rows=False,
     overwrite=False,
+    keep=(),
 ):
     """Import any table with a header row; see `fedgru.checkins.read_csv`.
 
     Args and returns as there and in `import_tsmc2014`.
 
     Raises:
-        ConfigError: if the columns, delimiter or offset do not make sense.
+        ConfigError: if the columns, those to keep, delimiter or offset do not make sense.
         DataError: as `import_tsmc2014`; also if categories are chosen but there is no column.
     """
     _check_free(name, data_dir, overwrite)
     if categories != "raw" and not {"category", "raw_category"} & set(columns):
         raise DataError(f"--categories {categories} has no effect without --column category=NAME.")
     scheme = load_scheme(categories)
-    reading = read_csv(path, columns, delimiter, offset_min, skip_bad_rows)
+    reading = read_csv(path, columns, delimiter, offset_min, skip_bad_rows, keep)
     settings = {"columns": columns, "offset_min": offset_min, "skip_bad_rows": skip_bad_rows}
+    if keep:
+        settings["keep"] = list(keep)
     return _save_reading(name, data_dir, "csv", reading, scheme, settings, overwrite)
 
 
@@ -247,36 +251,49 @@ def _check_free(name, data_dir, overwrite):
 
 
 def _to_table(check_ins, best_prob):
-    columns = [
-        pa.DictionaryArray.from_arrays(
-            pa.array(coded.codes, pa.int32(), mask=coded.codes < 0),
-            pa.array(coded.values, pa.string()),
-        )
-        for coded in (getattr(check_ins, column) for column in _TEXT_COLUMNS)
-    ]
+    columns = [_to_dictionary(getattr(check_ins, column)) for column in _TEXT_COLUMNS]
     columns += [
         pa.array(getattr(check_ins, field.name), field.type, from_pandas=True)  # NaN is a null
         for field in _SCHEMA
         if field.name not in _TEXT_COLUMNS
     ]
-    if best_prob is None:
-        return pa.table(columns, _SCHEMA)
-    return pa.table([*columns, pa.array(best_prob, pa.float32())], _SCHEMA.append(_BEST_PROB))
+    schema = _SCHEMA
+    for name, coded in check_ins.own.items():
+        columns.append(_to_dictionary(coded))
+        schema = schema.append(pa.field(f"{OWN}{name}", _TEXT))
+    if best_prob is not None:
+        columns.append(pa.array(best_prob, pa.float32()))
+        schema = schema.append(_BEST_PROB)
+    return pa.table(columns, schema)
+
+
+def _to_dictionary(coded):
+    return pa.DictionaryArray.from_arrays(
+        pa.array(coded.codes, pa.int32(), mask=coded.codes < 0),
+        pa.array(coded.values, pa.string()),
+    )
 
 
 def _from_table(table):
     """`CheckIns` with values in order of first appearance, whatever Parquet did to dictionaries."""
-    columns = {}
+
+    def code(name):
+        return code_texts(table[name].combine_chunks().cast(pa.string()))
+
+    columns = {column: code(column) for column in _TEXT_COLUMNS}
     for field in _SCHEMA:
-        column = table[field.name].combine_chunks()
-        if field.name in _TEXT_COLUMNS:
-            columns[field.name] = code_texts(column.cast(pa.string()))
-        else:
+        if field.name not in _TEXT_COLUMNS:
+            column = table[field.name].combine_chunks()
             columns[field.name] = column.to_numpy(zero_copy_only=False)
+    own = {name.removeprefix(OWN): code(name) for name in _own_columns(table)}
     best_prob = None
     if _BEST_PROB.name in table.column_names:
         best_prob = table[_BEST_PROB.name].to_numpy()
-    return CheckIns(**columns), best_prob
+    return CheckIns(**columns, own=own), best_prob
+
+
+def _own_columns(table):
+    return [name for name in table.column_names if name.startswith(OWN)]
 
 
 def open_data_set(name=EMBEDDED, data_dir="data"):
@@ -337,7 +354,8 @@ def _read_table(path):
         table = pq.read_table(path)
     except (OSError, pa.ArrowException):
         raise DataError(f"{path} is missing or damaged. Import the data set again.") from None
-    for field in [*_SCHEMA, _BEST_PROB]:
+    own = [pa.field(name, _TEXT) for name in _own_columns(table)]
+    for field in [*_SCHEMA, *own, _BEST_PROB]:
         if field.name not in table.column_names:
             if field is _BEST_PROB:
                 continue

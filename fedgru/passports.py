@@ -11,6 +11,7 @@ import fedgru
 from fedgru.checkins import Coded
 
 FORMAT = 1
+OWN = "own:"  # before a kept column's name, to keep it apart from the columns of every data set
 MIN_CHECKINS_FOR_CLOCK = 1000  # with fewer, the quietest hour is chance
 
 
@@ -18,6 +19,7 @@ def fingerprint(check_ins, best_prob=None):
     """SHA-256 of the columns' content, whatever file format they were in, as 64 hex digits."""
     digest = hashlib.sha256()
     columns = {field.name: getattr(check_ins, field.name) for field in fields(check_ins)}
+    columns |= {f"{OWN}{name}": coded for name, coded in columns.pop("own").items()}
     if best_prob is not None:
         columns["best_prob"] = best_prob
     for name, values in columns.items():
@@ -35,8 +37,11 @@ def fingerprint(check_ins, best_prob=None):
 def make_passport(name, check_ins, best_prob, source, settings, categories, ledger):
     """The passport: the same check-ins and facts give the same one, whenever it is made.
 
+    Kept columns, where there are any, are in "own" with the number of their values.
+
     Args as `fedgru.datasets.save_data_set`.
     """
+    own = {name: len(coded.values) for name, coded in check_ins.own.items()}
     return {
         "format": FORMAT,
         "name": name,
@@ -50,6 +55,7 @@ def make_passport(name, check_ins, best_prob, source, settings, categories, ledg
             "categories": len(check_ins.category.values),
             "raw_categories": len(check_ins.raw_category.values),
         },
+        **({"own": own} if own else {}),
         "span": {"first": _utc(check_ins.time_s[0]), "last": _utc(check_ins.time_s[-1])},
         "time_zone": check_time_zone(check_ins),
         "ledger": ledger.to_list(),
@@ -95,17 +101,15 @@ def describe(data_set):
     Returns:
         The passport and: "check_ins_per_user", quantiles from "0" to "100" in steps of 10 percent
         (the smallest number that so many percent of the users do not exceed) and their "mean";
-        "commonest_categories", [category, number of check-ins] of at most five; "box_deg", the
-        least and greatest latitude and longitude, None without coordinates; and
-        "best_possible_accuracy" over all check-ins, None unless the city is made up.
+        "commonest_categories", [category, number of check-ins] of at most five; "commonest_own",
+        the same of each kept column, by its name; "box_deg", the least and greatest latitude and
+        longitude, None without coordinates; and "best_possible_accuracy" over all check-ins, None
+        unless the city is made up.
     """
     check_ins = data_set.check_ins
     per_user = np.bincount(check_ins.user.codes)
     percent = range(0, 101, 10)
     quantiles = np.percentile(per_user, percent, method="inverted_cdf")
-    category = check_ins.category
-    per_category = np.bincount(category.codes[category.codes >= 0], minlength=len(category.values))
-    commonest = np.argsort(-per_category, kind="stable")[:5]
     box = None
     if not np.isnan(check_ins.lat_deg).all():
         box = {
@@ -119,7 +123,15 @@ def describe(data_set):
             **{str(p): int(q) for p, q in zip(percent, quantiles, strict=True)},
             "mean": float(per_user.mean()),
         },
-        "commonest_categories": [[category.values[i], int(per_category[i])] for i in commonest],
+        "commonest_categories": _commonest(check_ins.category),
+        "commonest_own": {name: _commonest(coded) for name, coded in check_ins.own.items()},
         "box_deg": box,
         "best_possible_accuracy": best,
     }
+
+
+def _commonest(coded):
+    """[value, number of check-ins] of at most five values; of equals the first to appear."""
+    counts = np.bincount(coded.codes[coded.codes >= 0], minlength=len(coded.values))
+    order = np.argsort(-counts, kind="stable")[:5]
+    return [[coded.values[i], int(counts[i])] for i in order]

@@ -243,22 +243,23 @@ def make_protection(settings, check_ins, clients):
         plain=agnostic.protected_weight is not None,
         schedule=agnostic.alpha_schedule,
         rounds=loop.rounds,
-        server_head=has_server_head(agnostic),
+        server_head=has_server_head(agnostic, concept.one_per_client),
         seed=loop.seed,
     )
 
 
-def has_server_head(agnostic):
+def has_server_head(agnostic, one_per_client):
     """Whether AgnosticSettings have the heads taught in one place.
 
-    Left to itself that is so where clients cannot: each of them holds one value of `client`, and
-    heads that go several steps ahead would have to be trained on what they no longer see.
+    Left to itself that is so where clients cannot: where each of them holds one value of the
+    concept, as of `client`; and heads that go several steps ahead would have to be trained on what
+    they no longer see.
     """
     method = parse_method(agnostic.method)
     if not method.adversaries:
         return False
     if agnostic.protected_head == "auto":
-        return agnostic.agnostic_to == "client" or method.adversary_steps > 1
+        return one_per_client or method.adversary_steps > 1
     return agnostic.protected_head == "server"
 
 

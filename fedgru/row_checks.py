@@ -46,7 +46,8 @@ def parse_rows(
     Args:
         file: what messages call the file.
         rows: `fedgru.sources.Rows`.
-        fields: dict from names in `fedgru.checkins.FIELDS` to pyarrow string arrays [num_rows].
+        fields: dict from names in `fedgru.checkins.FIELDS`, and those of kept columns, to pyarrow
+            string arrays [num_rows].
         delimiter: the character between fields.
         time_layout: a key of `LAYOUTS`, or None if no time follows any.
         offset_min: minutes from UTC of every row's local clock; None if rows say their own.

@@ -479,6 +479,91 @@ def test_csv_settings_that_make_no_sense(columns, kwargs, text):
     assert message(read_csv, "unread.csv", columns, kind=ConfigError, **kwargs) == text
 
 
+KEPT_ROWS = [
+    "who,place,when,faith,pay-band,kind",
+    "ann,home,1333476030,sufi,low,Home",
+    "bob,work,1333476010,,high,Office",
+    "cy,gym,soon,sikh,low,Gym",  # dropped, and its faith is nobody's
+    "ann,work,1333476020,sikh,,Office",
+    "bob,work,1333476010,none,high,Office",  # not row 3 again: the faith differs
+    "bob,work,1333476010,none,high,Office",
+]
+
+
+def test_kept_columns_go_with_their_rows(tmp_path):
+    reading = read_csv(
+        write(tmp_path / "v.csv", KEPT_ROWS),
+        COLUMNS | {"category": "kind"},
+        skip_bad_rows=True,
+        keep=["pay-band", "faith"],
+    )
+    # in order of time: rows 3, 6, 7, 5, 2
+    own = reading.check_ins.own
+    assert list(own) == ["pay-band", "faith"]
+    assert own["faith"].values == ("none", "sikh", "sufi")
+    assert own["faith"].codes.tolist() == [-1, 0, 0, 1, 2]
+    assert own["pay-band"].values == ("high", "low")
+    assert own["pay-band"].codes.tolist() == [0, 0, 0, -1, 1]
+    assert own["faith"].codes.dtype == np.int32
+    assert [line for line in reading.ledger.lines if line.kind != "repaired"] == [
+        Line("dropped", "time is not readable", 1, (4,)),
+        Line("missing", "pay-band is empty", 1, (5,)),
+        Line("missing", "faith is empty", 1, (3,)),
+        Line("kept", "row repeats another one", 1, (7,)),
+    ]
+    assert read_csv(DATA / "visits.csv", COLUMNS).check_ins.own == {}
+
+
+def test_a_row_with_a_kept_value_alone_is_not_empty(tmp_path):
+    path = write(tmp_path / "v.csv", ["who,place,when,faith", "ann,home,1333476009,", ",,,sikh"])
+    assert message(read_csv, path, COLUMNS, keep=["faith"]) == (
+        f"v.csv, row 3: user is empty, expected a name or id.\n1 bad row in all; {SKIP}"
+    )
+
+
+def test_kept_columns_that_the_file_lacks(tmp_path):
+    def kept(header, *names):
+        return message(read_csv, write(tmp_path / "v.csv", [header, "a,b"]), COLUMNS, keep=names)
+
+    assert kept("who;place;when;faith,pay;age", "faith", "age") == (
+        "v.csv has no column 'faith' (--keep faith). "
+        "Its header, cut at semicolons, has: who, place, when, faith,pay, age."
+    )
+    assert kept("who,place,when,faith,faith", "faith") == (
+        "v.csv has 2 columns 'faith' (--keep faith). "
+        "Its header, cut at commas, has: who, place, when, faith, faith."
+    )
+
+
+OWN_MEANING = (
+    "that name has a meaning of its own, as have user, venue, time, latitude, longitude, category, "
+    "raw_category, offset, weekend, client, category-group. Rename the column in the file's header."
+)
+
+
+@pytest.mark.parametrize(
+    ("keep", "text"),
+    [
+        (["place"], "--keep place: that column is in use already (--column venue=place)."),
+        (["faith", "age", "faith"], "--keep faith is given twice."),
+        (
+            ["pay band"],
+            "--keep 'pay band' cannot name a concept: expected letters, digits, '_' and '-'. "
+            "Rename the column in the file's header.",
+        ),
+        (["zone"], f"--keep zone: {OWN_MEANING}"),
+    ],
+)
+def test_names_that_no_kept_column_can_have(keep, text):
+    assert message(read_csv, "unread.csv", COLUMNS, keep=keep, kind=ConfigError) == text
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a,b", "é", "age\n", "own:age", "a.b"])
+def test_names_that_no_concept_can_have(name):
+    text = message(read_csv, "unread.csv", COLUMNS, keep=[name], kind=ConfigError)
+    assert text.startswith(f"--keep {name!r} cannot name a concept: ")
+
+
 # times
 
 

@@ -180,3 +180,51 @@ def test_settings_survive_the_run_folder(here):
     settings = config.load(config_file=_run(here, "agnostic") / "config.toml")
     assert settings.agnostic.agnostic_to == "client"
     assert settings.agnostic.method == "leace+noise"
+
+
+def test_a_kept_column_is_imported_protected_and_audited(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # three people with 20 visits each; the faith is a person's own and that of c is not known,
+    # the mood is good at home, bad in a bar and not known in a gym
+    rows = ["who,place,when,kind,faith,mood"]
+    for i in range(60):
+        who, faith = [("a", "sikh"), ("b", "sufi"), ("c", "")][i % 3]
+        kind, mood = [("Home", "good"), ("Bar", "bad"), ("Gym", "")][i // 3 % 3]
+        rows.append(f"{who},{kind}-{who},{1333476009 + 7200 * i},{kind},{faith},{mood}")
+    (tmp_path / "visits.csv").write_text("\n".join(rows), encoding="utf-8")
+    words = "--name hamlet --column user=who --column venue=place --column time=when"
+    words += " --column category=kind --keep faith --keep mood"
+    printed = invoke("data", "import", "csv", "visits.csv", *words.split()).stdout
+    # visits 0 to 19 in turn at home, bar, gym: 7 of 20 at home, 7 in a bar
+    assert "  kept faith      2 values: sikh 33.3%, sufi 33.3%\n" in printed
+    assert "  kept mood       2 values: good 35.0%, bad 35.0%\n" in printed
+
+    settings = [*SMALL, "--rounds", 1, "--features", "category", "--agnostic-to", "faith"]
+        settings += ["--method", "reversal"]
+    trained = invoke("train", *settings)
+    # no person alone can learn to tell the faiths apart
+    assert (
+        "Agnostic to faith (2 values): reversal, alpha 0.9 (ganin)\n  Simulation: the heads are "
+        "taught in one place, on states of all clients, which a deployment would not have.\n"
+    ) in trained.stderr
+    assert "\n  faith (2 values): representation " in trained.stdout
+
+    words = "--concept faith --concept mood --probe logistic --json"
+    found = json.loads(invoke("audit", *words.split()).stdout)["concepts"]
+    # of each person visits 12 to 15 are in val, 16 to 18 in test with one after them
+    counts = {
+        name: [audit[key] for key in ("num_values", "num_fit", "num_test", "num_unknown")]
+        for name, audit in found.items()
+    }
+    # the moods there: good, bad, -, good; and bad, -, good
+    assert counts == {"faith": [2, 2 * 4, 2 * 3, 4 + 3], "mood": [2, 3 * 3, 3 * 2, 3 + 3]}
+    assert found["faith"]["floor"] == found["mood"]["floor"] == 0.5
+    assert found["mood"]["worst"]["raw input"] == 1.0  # the kind of place tells it
+    assert found["faith"]["worst"]["raw input"] == 0.5  # and nothing of the faith
+
+    unknown = invoke("audit", "--concept", "age", code=1)
+    assert unknown.stderr.endswith(
+        "Error: unknown concept 'age'. Accepted: zone, weekend, client, category-group, "
+        "category-group:NAME,NAME, or a column of the data set (category, raw_category, venue, "
+        "faith, mood).\n"
+    )

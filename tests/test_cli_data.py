@@ -77,6 +77,33 @@ def test_import_csv(data_dir, tmp_path):
     assert result.stderr == f"Saved as {data_dir}/v.\n"
 
 
+def test_import_csv_shows_what_it_kept(tmp_path):
+    path = tmp_path / "v.csv"
+    rows = ["who,place,when,faith,pay", "ann,home,1333476009,sikh,", "bob,bar,1333476010,none,"]
+    path.write_text("\n".join([*rows, "ann,bar,1333476011,sikh,", "cy,bar,1333476012,,"]))
+    columns = ["--column", "user=who", "--column", "venue=place", "--column", "time=when"]
+    result = run(
+        *("import", "csv", path, "--name", "v", *columns, "--offset", 0),
+        *("--keep", "pay", "--keep", "faith"),
+    )
+    lines = result.stdout.splitlines()
+    # of 4 check-ins two are of a sikh, one of none, one of nobody knows what
+    at = lines.index("  categories   none")
+    assert lines[at + 1 : at + 4] == [
+        "  kept pay     empty",
+        "  kept faith   2 values: sikh 50.0%, none 25.0%",
+        "",
+    ]
+    assert lines[-2:] == [
+        "  missing   4  100.0%  pay is empty    rows 2, 3, 4, 5",
+        "  missing   1   25.0%  faith is empty  row 5",
+    ]
+    assert run("describe", "v").stdout == result.stdout
+    facts = json.loads(run("describe", "v", "--json").stdout)
+    assert facts["own"] == {"pay": 0, "faith": 2}
+    assert facts["commonest_own"]["faith"] == [["sikh", 2], ["none", 1]]
+
+
 @pytest.mark.parametrize(
     ("pairs", "text"),
     [

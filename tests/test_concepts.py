@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make_check_ins
+from conftest import coded, make_check_ins
 
+from fedgru.checkins import NAMES_TAKEN
 from fedgru.clients import choose_clients
-from fedgru.concepts import make_concept
+from fedgru.concepts import COLUMNS, NAMES, make_concept
 from fedgru.errors import ConfigError, DataError
 
 DAY = 86400
@@ -56,6 +57,48 @@ def test_column_of_the_data_set(city):
         *("Home", "Home", "Religion", "Home", "Home"),
         *("Medical", None, "Home", "Bar", "Bar"),
     ]
+
+
+def test_kept_column(city):
+    check_ins, clients = city
+    # rows in order of time are a's and b's in turn
+    faith = ["sufi", "sikh", "sufi", None, "none", "sikh", None, "sufi", "sufi", "sikh"]
+    kept = replace(check_ins, own={"age": coded(["x"] * 10), "faith": coded(faith)})
+    concept = make_concept("faith", kept, clients)
+    assert concept.values == ("sufi", "sikh", "none")
+    # a: sufi, sufi, none, missing, sufi; b: sikh, missing, sikh, sufi, sikh
+    assert concept.labels.tolist() == [0, 0, 2, -1, 0, 1, -1, 1, 0, 1]
+    assert concept.labels.dtype == np.int32 and not concept.is_client
+    with pytest.raises(DataError, match="concept age has 1 value in train, expected at least 2"):
+        make_concept("age", kept, clients)
+    for name in ("fatih", "faith:sufi", "Faith"):
+        with pytest.raises(ConfigError) as error:
+            make_concept(name, kept, clients)
+        assert str(error.value) == (
+            f"unknown concept {name!r}. Accepted: zone, weekend, client, category-group, "
+            "category-group:NAME,NAME, or a column of the data set (category, raw_category, "
+            "venue, age, faith)."
+        )
+
+
+def test_whether_each_client_holds_one_value(city):
+    check_ins, clients = city
+
+    def one_each(a, b):
+        mixed = [value for pair in zip(a, b, strict=True) for value in pair]
+        kept = replace(check_ins, own={"own": coded(mixed)})
+        return make_concept("own", kept, clients).one_per_client
+
+    assert make_concept("client", check_ins, clients).one_per_client
+    assert not make_concept("weekend", check_ins, clients).one_per_client
+    # the first three check-ins are train
+    assert one_each(["x"] * 5, ["y"] * 5)
+    assert one_each(["x", None, "x", "y", "y"], ["y"] * 5)
+    assert not one_each(["x", "y", "x", "x", "x"], ["y"] * 5)
+
+
+def test_no_kept_column_can_take_the_name_of_a_concept():
+    assert {name.partition(":")[0] for name in (*NAMES, *COLUMNS)} <= set(NAMES_TAKEN)
 
 
 def test_zones_are_cells_of_train_places_in_kilometres(city):

@@ -42,6 +42,10 @@ def error_of(call, *args, **kwargs):
 
 
 def assert_equal(first, second):
+    assert list(first.own) == list(second.own)
+    for name, coded in first.own.items():
+        assert coded.values == second.own[name].values
+        np.testing.assert_array_equal(coded.codes, second.own[name].codes)
     for column in ("user", "venue", "category", "raw_category"):
         assert getattr(first, column).values == getattr(second, column).values
         np.testing.assert_array_equal(getattr(first, column).codes, getattr(second, column).codes)
@@ -149,6 +153,71 @@ def test_csv(tmp_path):
     assert error_of(
         import_csv, DATA / "visits.csv", "v", tmp_path, columns, categories="coarse"
     ) == ("--categories coarse has no effect without --column category=NAME.")
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A data set with two kept columns, saved in tmp_path/data."""
+    path = tmp_path / "v.csv"
+    rows = ["who,place,when,kind,faith,pay", "ann,home,1333476009,Home (private),sikh,"]
+    rows += ["bob,cafe,1333476010,Café,,", "cy,cafe,1333476011,Café,none,"]
+    path.write_text("\n".join([*rows, "ann,cafe,1333476012,Café,sikh,"]), encoding="utf-8")
+    columns = {"user": "who", "venue": "place", "time": "when", "category": "kind"}
+    keep = ["pay", "faith"]
+    return import_csv(path, "kept", tmp_path / "data", columns, "coarse", keep=keep)
+
+
+def test_kept_columns_are_saved_and_opened(tmp_path, kept):
+    own = kept.check_ins.own
+    assert (own["faith"].values, own["faith"].codes.tolist()) == (("sikh", "none"), [0, -1, 1, 0])
+    assert (own["pay"].values, own["pay"].codes.tolist()) == ((), [-1] * 4)
+    assert kept.check_ins.category.values == ("Home", "Cafe")
+    assert kept.passport["settings"]["keep"] == ["pay", "faith"]
+    assert kept.passport["own"] == {"pay": 0, "faith": 2}
+    opened = open_data_set("kept", tmp_path / "data")
+    assert_equal(opened.check_ins, kept.check_ins)
+    assert opened.passport == kept.passport
+    table = pq.read_table(tmp_path / "data/kept/checkins.parquet")
+    assert table.column_names[-2:] == ["own:pay", "own:faith"]
+    assert table["own:faith"].to_pylist() == ["sikh", None, "none", "sikh"]
+    facts = describe(opened)
+    assert facts["commonest_own"] == {"pay": [], "faith": [["sikh", 2], ["none", 1]]}
+
+
+def test_a_kept_column_that_was_changed_is_refused(tmp_path, kept):
+    parquet = tmp_path / "data/kept/checkins.parquet"
+    table = pq.read_table(parquet)
+
+    def after(changed):
+        pq.write_table(changed, parquet)
+        return error_of(open_data_set, "kept", tmp_path / "data")
+
+    differs = (
+        f"{parquet.parent}: checkins.parquet is not the one that passport.json was written for "
+        "(their fingerprints differ). Import or make the data set again."
+    )
+    assert after(table.drop_columns("own:pay")) == differs
+    assert after(table.rename_columns({"own:faith": "own:creed"})) == differs
+    others = pa.array(["none", None, "none", "sikh"]).dictionary_encode()
+    assert after(table.set_column(9, "own:faith", others)) == differs
+    assert after(table.set_column(9, "own:faith", pa.array(["1", None, "2", "1"]))) == (
+        f"{parquet}, column 'own:faith': type is string, expected "
+        "dictionary<values=string, indices=int32, ordered=0>. Import the data set again."
+    )
+
+
+def test_a_kept_column_may_be_called_as_a_stored_one(tmp_path):
+    names = ["time_s", "best_prob", "lat_deg"]
+    path = tmp_path / "v.csv"
+    path.write_text(
+        f"who,place,when,{','.join(names)}\nann,home,1333476009,x,y,z\n", encoding="utf-8"
+    )
+    columns = {"user": "who", "venue": "place", "time": "when"}
+    import_csv(path, "v", tmp_path / "data", columns, keep=names)
+    opened = open_data_set("v", tmp_path / "data")
+    assert [coded.values for coded in opened.check_ins.own.values()] == [("x",), ("y",), ("z",)]
+    assert opened.check_ins.time_s.tolist() == [1333476009]
+    assert opened.best_prob is None
 
 
 @pytest.fixture
@@ -309,7 +378,16 @@ def test_fingerprint_sees_every_column_and_only_content():
         recoded = Coded(coded.codes[::-1], coded.values)
         prints.add(fingerprint(replace(check_ins, **{column: renamed})))
         prints.add(fingerprint(replace(check_ins, **{column: recoded})))
-    assert len(prints) == 2 + 4 + 8
+    for own in ({"a": check_ins.venue}, {"b": check_ins.venue}, {"a": check_ins.user}):
+        prints.add(fingerprint(replace(check_ins, own=own)))
+    assert len(prints) == 2 + 4 + 8 + 3
+
+
+def test_fingerprints_of_saved_data_sets_still_hold():
+    # as printed before check-ins could have columns of the user's own
+    assert fingerprint(read_tsmc2014(FILE).check_ins) == (
+        "c2f721cd8bbd4b803973f6786edde2bc1572975aa6edf933381e44ec27611732"
+    )
 
 
 def test_check_ins_that_are_not_as_promised(tmp_path):

@@ -166,11 +166,13 @@ def test_a_reset_starts_one_head_anew(make_task):
 def test_settings_say_which_methods_have_a_server_head():
     from fedgru.config import AgnosticSettings
 
-    def has(method="reversal", **given):
-        return protection.has_server_head(AgnosticSettings(method=method, **given))
+    def has(agnostic_to, method="reversal", **given):
+        settings = AgnosticSettings(agnostic_to=agnostic_to, method=method, **given)
+        return protection.has_server_head(settings, agnostic_to in ("client", "faith"))
 
     assert not has(agnostic_to="zone")
     assert has(agnostic_to="client")
+    assert has(agnostic_to="faith")  # a column with one value for each client
     assert has(agnostic_to="zone", method="ensemble")
     assert not has(agnostic_to="client", protected_head="local")
     assert not has(agnostic_to="client", method="hsic")
