@@ -200,7 +200,7 @@ def test_a_kept_column_is_imported_protected_and_audited(tmp_path, monkeypatch):
     assert "  kept mood       2 values: good 35.0%, bad 35.0%\n" in printed
 
     settings = [*SMALL, "--rounds", 1, "--features", "category", "--agnostic-to", "faith"]
-        settings += ["--method", "reversal"]
+    settings += ["--method", "reversal"]
     trained = invoke("train", *settings)
     # no person alone can learn to tell the faiths apart
     assert (
