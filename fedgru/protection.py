@@ -4,12 +4,11 @@ The shared parts lie in `fedgru/agnostic/`; here they meet check-ins, clients an
 """
 
 from dataclasses import dataclass
-from functools import cache, partial
 
 import numpy as np
 
 from fedgru import seeding
-from fedgru.agnostic import heads
+from fedgru.agnostic import heads, pooled
 from fedgru.agnostic.erasure import Moments, fit_eraser
 from fedgru.agnostic.methods import Method, parse_method
 from fedgru.agnostic.objective import lambda_weights, paper_weights
@@ -21,10 +20,8 @@ from fedgru.models import gru
 
 RISE = 0.5  # the share of the rounds in which alpha goes through its schedule; then it stays
 HEAD_DIMS = (64,)
-NUM_FREQUENCIES = 256
 SERVER_STEPS = 100  # of each head in each round, times the method's adversary_steps
 SERVER_BATCH = 512
-SERVER_LR = 0.002
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ class Protection:
             noise = draw.standard_normal(hidden.shape).astype(np.float32)
             seen = np.asarray(gru.represent(weights, hidden, noise))
             if self.method.dependence:
-                means = _kernel_means(seen, draw)
+                means = pooled.kernel_means(seen, draw)
             if self.server_head:
                 weights |= self._teach_heads(weights, seen, labels, round_num, draw)
         constants = {"alpha": np.float32(alpha), "means": means}
@@ -224,7 +221,7 @@ class Protection:
         known = np.flatnonzero(labels >= 0)
         steps = SERVER_STEPS * self.method.adversary_steps
         batches = known[draw.integers(0, len(known), (steps, SERVER_BATCH))]
-        return _teach(own, self.method.adversaries, seen, labels, batches)
+        return pooled.teach(own, self.method.adversaries, seen, labels, batches)
 
 
 def make_protection(settings, check_ins, clients):
@@ -282,60 +279,3 @@ def represent(task, weights, hidden, split):
         draw = seeding.rng(task.settings.loop.seed, f"representation noise {split}")
         noise = draw.standard_normal(hidden.shape).astype(np.float32)
     return np.asarray(gru.represent(weights, hidden, noise))
-
-
-def _kernel_means(seen, draw):
-    """Frequencies, phases and everybody's mean of Fourier features of the standardised states."""
-    from fedgru.agnostic.independence import fourier_features
-
-    dim = seen.shape[1]
-    spread = np.maximum(seen.std(0), 1e-6)
-    frequencies = draw.standard_normal((dim, NUM_FREQUENCIES)) / (
-        spread[:, None] * np.sqrt(2 * dim)
-    )
-    phases = draw.uniform(0, 2 * np.pi, NUM_FREQUENCIES)
-    frequencies, phases = frequencies.astype(np.float32), phases.astype(np.float32)
-    mean = np.asarray(fourier_features(seen, frequencies, phases)).mean(0)
-    return frequencies, phases, mean
-
-
-def _teach(own, adversaries, seen, labels, batches):
-    """Let heads learn from states in one place, standardised, so that no trace is too faint."""
-    mean, spread = seen.mean(0), np.maximum(seen.std(0), 1e-6)
-    standard = ((seen - mean) / spread).astype(np.float32)
-    inputs = [f"{heads.PREFIX}{adversary}_0_" for adversary in range(adversaries)]
-    own = dict(own)
-    for name in inputs:  # the first layer, as it reads standardised states
-        own[f"{name}bias"] = own[f"{name}bias"] + mean @ own[f"{name}kernel"]
-        own[f"{name}kernel"] = own[f"{name}kernel"] * spread[:, None]
-    own = {
-        name: np.asarray(w)
-        for name, w in _teach_loop()(own, standard, labels, batches, adversaries).items()
-    }
-    for name in inputs:
-        own[f"{name}kernel"] = own[f"{name}kernel"] / spread[:, None]
-        own[f"{name}bias"] = own[f"{name}bias"] - mean @ own[f"{name}kernel"]
-    return {name: w.astype(np.float32) for name, w in own.items()}
-
-
-@cache
-def _teach_loop():
-    import jax
-
-    from fedgru.agnostic.objective import mean_cross_entropy
-    from fedgru.local_optimizers import init_slots, local_step
-
-    @partial(jax.jit, static_argnames="adversaries")
-    def run(own, seen, labels, batches, adversaries):
-        def loss(own, at):
-            scores = [heads.apply_head(own, a, seen[at]) for a in range(adversaries)]
-            return sum(mean_cross_entropy(s, labels[at], jax.numpy.ones(len(at))) for s in scores)
-
-        def step(carried, at):
-            own, slots, num = carried
-            own, slots = local_step("adam", SERVER_LR, num, own, slots, jax.grad(loss)(own, at))
-            return (own, slots, num + 1), None
-
-        return jax.lax.scan(step, (own, init_slots("adam", own), 1), batches)[0][0]
-
-    return run

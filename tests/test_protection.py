@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedgru import algorithms, evaluation, protection, training
-from fedgru.agnostic import heads
+from fedgru.agnostic import heads, pooled
 from fedgru.agnostic.erasure import Moments
 from fedgru.engines.jax import JaxEngine
 from fedgru.models import gru
@@ -153,7 +153,7 @@ def test_a_reset_starts_one_head_anew(make_task):
         return own
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protection, "_teach", keep)
+        patch.setattr(pooled, "teach", keep)
         seen, labels = np.zeros((20, 8), np.float32), np.zeros(20, np.int32)
         draw = np.random.default_rng(0)
         found._teach_heads(marked, seen, labels, 1, draw)
