@@ -13,6 +13,8 @@ from fedgru.errors import ConfigError
 from fedgru.models import keras_gru, keras_heads
 from fedgru.protection import HEAD_DIMS
 
+_MEASURED = ("nll_of_scores", "accuracy_of_scores", "nll_of_protected", "accuracy_of_protected")
+
 
 class ReferenceEngine(Engine):
     """See the module's docstring."""
@@ -47,7 +49,9 @@ class ReferenceEngine(Engine):
         self._model.compile(
             self._optimizer,
             {name: _summed_loss() for name in outputs} if protection else _summed_loss(),
-            weighted_metrics={name: _measures() for name in outputs} if protection else _measures(),
+            weighted_metrics={name: _measures(name) for name in outputs}
+            if protection
+            else _measures("scores"),
         )
         self._optimizer.build(self._model.trainable_variables)
         self._fresh_optimizer = [v.numpy() for v in self._optimizer.variables]
@@ -105,12 +109,14 @@ class ReferenceEngine(Engine):
             sample_weight=weights,
             return_dict=True,
         )
+        # with two outputs Keras puts a name before these: 3 the output's, 2 its layer's
+        measured = [
+            float(next(value for key, value in result.items() if key.endswith(name)))
+            for name in _MEASURED[: 2 if data.protected is None else 4]
+        ]
         if data.protected is None:
-            return np.array([result["nll"] * num, result["accuracy"] * num, 0.0, 0.0, 0.0])
-        measured = [result["scores_nll"] * num, result["scores_accuracy"] * num]
-        for name in ("nll", "accuracy"):
-            measured.append(result[f"protected_{name}"] * num_protected)
-        return np.array([*measured, num_protected], np.float64)
+            return np.array([measured[0] * num, measured[1] * num, 0.0, 0.0, 0.0])
+        return np.array(measured + [1.0]) * [num, num, *(3 * [num_protected])]
 
     def hidden_states(self, weights, first_positions, end_positions, wanted):
         """See Engine.hidden_states. The stateful model walks along one client at a time."""
@@ -137,12 +143,12 @@ def _summed_loss():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
 
 
-def _measures():
+def _measures(output):
     import keras
 
     return [
-        keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="nll"),
-        keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+        keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name=f"nll_of_{output}"),
+        keras.metrics.SparseCategoricalAccuracy(name=f"accuracy_of_{output}"),
     ]
 
 
