@@ -1,5 +1,6 @@
 """fedgru/engines/tff.py beyond what test_engines.py asks, and that no process is left behind."""
 
+import contextlib
 import gc
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -239,13 +241,25 @@ def train_for_long(log_dir):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # where these tests run in the background of a shell, Ctrl-C would be ignored
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
+
+
+@contextlib.contextmanager
+def ended_at_last(program):
+    """Use a program; whatever happens, it does not go on for hours."""
+    with program:
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 @needs_tff
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
 def test_no_worker_outlives_a_signal_in_the_middle_of_a_round(tmp_path, name):
-    with train_for_long(tmp_path) as program:
+    with ended_at_last(train_for_long(tmp_path)) as program:
         worker = worker_of(program.pid, cpu_s=2.0)
         program.send_signal(getattr(signal, name))
         # a worker that held stdout would keep this from ending
@@ -296,7 +310,7 @@ def test_no_worker_outlives_its_engine(make_tff_task):
 
 @needs_tff
 def test_a_worker_that_is_lost_ends_training_with_a_message(tmp_path):
-    with train_for_long(tmp_path) as program:
+    with ended_at_last(train_for_long(tmp_path)) as program:
         worker = worker_of(program.pid, cpu_s=2.0)
         worker.kill()
         _, stderr = program.communicate(timeout=60)
