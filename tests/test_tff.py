@@ -8,7 +8,6 @@ import sys
 import time
 from collections import OrderedDict
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -232,17 +231,23 @@ def worker_of(pid, cpu_s=0.0, timeout_s=120):
     raise AssertionError("no worker at work")
 
 
+# Where these tests run in the background of a shell, a program they start would ignore Ctrl-C.
+HEEDS_CTRL_C = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("fedgru", run_name="__main__")
+"""
+
+
 def train_for_long(log_dir):
     """Start a `fedgru train` whose first round takes hours."""
     options = "--engine tff --mean clients --prior none --users 3 --hidden-dim 8"
     return subprocess.Popen(
-        [sys.executable, "-m", "fedgru", "train", *options.split()]
+        [sys.executable, "-c", HEEDS_CTRL_C, "train", *options.split()]
         + ["--local-epochs", "1000000", "--log-dir", str(log_dir)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # where these tests run in the background of a shell, Ctrl-C would be ignored
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
