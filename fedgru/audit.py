@@ -76,10 +76,10 @@ def audit_task(
         _examples(engine, weights, concept, split, taken, seeds[0], left_out, views, max_examples)
         for split in ("val", "test")
     )
-    windows = [replace(e, views={WINDOW: e.views.pop(WINDOW)}) for e in (fit, test)]
+    windows = [replace(e, views={WINDOW: e.views.pop(WINDOW, None)}) for e in (fit, test)]
     erased = REPRESENTATION if beside and REPRESENTATION in fit.views else None
     found = probes.audit(name, fit, test, probe_names, seeds, erased, beside, on_fit)
-    if concept.is_client and (views is None or WINDOW in views):
+    if windows[0].views[WINDOW] is not None:
         ceiling = probes.audit(name, *windows, ("naive_bayes",), seeds, None, beside, on_fit)
         found = replace(found, readings=[*found.readings, *ceiling.readings])
     return found, left_out
@@ -146,11 +146,12 @@ def _examples(engine, weights, concept, split, taken, seed, left_out, views, max
         REPRESENTATION: lambda: seen,
         LOGITS: lambda: _log_probs(task, weights, seen, positions, owners),
         RAW: lambda: _raw(task.inputs, positions),
-        WINDOW: lambda: _windows(task, positions),
     }
+    if concept.is_client:
+        made[WINDOW] = lambda: _windows(task, positions)
     if carried.shape != seen.shape or not np.array_equal(carried, seen):
         made[CARRIED] = lambda: carried
-    wanted = set(made) if views is None else {*views, WINDOW}
+    wanted = set(made if views is None else views)
     if unknown := wanted - {*made, CARRIED}:
         raise ConfigError(f"unknown view {min(unknown)!r}. Accepted: {', '.join(made)}.")
     return Examples(
