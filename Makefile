@@ -68,7 +68,7 @@ tff: $(READY_TFF)  ## create .venv-tff for --engine tff (needs Python 3.11), and
 
 lock: $(READY)  ## resolve requirements.lock anew from setup.cfg (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra dev setup.cfg -o requirements.lock
+	  --extra dev --extra mlflow setup.cfg -o requirements.lock
 
 lock-tff:  ## resolve requirements-tff.lock anew from requirements-tff.in (needs uv)
 	uv pip compile --python-version 3.11 --python-platform x86_64-manylinux_2_31 --generate-hashes \

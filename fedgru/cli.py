@@ -15,16 +15,19 @@ from fedgru.errors import FedgruError
 
 
 class Program(click.Group):
-    """Turns errors into Click's message, and imports a group of commands when asked for."""
+    """Turns errors into Click's message, and imports a command of another module when asked for."""
 
-    groups = {"agnostic": "fedgru.cli_agnostic", "data": "fedgru.cli_data"}
+    elsewhere = {
+        "agnostic": "fedgru.cli_agnostic",
+        "data": "fedgru.cli_data",
+    }
 
     def list_commands(self, ctx):
-        return sorted([*super().list_commands(ctx), *self.groups])
+        return sorted([*super().list_commands(ctx), *self.elsewhere])
 
     def get_command(self, ctx, name):
-        if name in self.groups:
-            return getattr(importlib.import_module(self.groups[name]), name)
+        if name in self.elsewhere:
+            return getattr(importlib.import_module(self.elsewhere[name]), name)
         return super().get_command(ctx, name)
 
     def invoke(self, ctx):
