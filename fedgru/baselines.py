@@ -32,18 +32,28 @@ def evaluate_static(clients, classes, num_classes):
     Raises:
         TrainingError: if there are no test targets.
     """
-    positions = clients.target_positions("test")
-    client_index = clients.client_of[positions]
-    targets = [classes[positions[client_index == client]] for client in range(len(clients))]
-    summaries = {}
-    for name, baseline in STATIC_BASELINES.items():
-        all_scores = baseline(clients, classes, num_classes)
-        ranked = metrics.concatenate(
-            metrics.rank_targets(scores, client_targets)
-            for scores, client_targets in zip(all_scores, targets, strict=True)
+    client_index = clients.client_of[clients.target_positions("test")]
+    return {
+        name: metrics.summarise(
+            score_static(name, clients, classes, num_classes), client_index, len(clients)
         )
-        summaries[name] = metrics.summarise(ranked, client_index, len(clients))
-    return summaries
+        for name in STATIC_BASELINES
+    }
+
+
+def score_static(name, clients, classes, num_classes):
+    """Return the TargetScores of one static baseline on the test split, client after client.
+
+    Args:
+        name: a key of STATIC_BASELINES.
+        clients, classes, num_classes: as for `evaluate_static`.
+    """
+    first, end = clients.bounds("test")
+    first = np.maximum(first, clients.starts[:-1] + 1)
+    return metrics.concatenate(
+        metrics.rank_targets(scores, classes[first[client] : max(end[client], first[client])])
+        for client, scores in enumerate(STATIC_BASELINES[name](clients, classes, num_classes))
+    )
 
 
 def commonest(clients, classes, num_classes):

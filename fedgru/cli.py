@@ -122,7 +122,7 @@ class LazyOptions(click.Command):
 @log_dir_option
 def train(config_file, preset, evaluates, data_dir, log_dir, **given):
     """Train by federated averaging, and evaluate the best round."""
-    from fedgru import config, experiment, reports
+    from fedgru import config, experiment, reports, scoring
 
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = config.load(overrides, config_file, preset)
@@ -133,7 +133,7 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
     if sys.stderr.isatty():  # elsewhere the log says it
         click.echo(reports.describe_end(result, settings), err=True)
     if evaluates:
-        report = experiment.evaluate_run(run, task)
+        report = scoring.evaluate_run(run, task)
         click.echo(reports.describe_report(report))
     click.echo(f"Run folder:  {run.path}")
     tensorboard = Path(sys.executable).parent / "tensorboard"
@@ -161,25 +161,25 @@ def evaluate(run, as_json, engine, must_beat, data_dir, log_dir):
     """Score a run's best round on the test split (default: the newest run)."""
     import json
 
-    from fedgru import experiment, reports, runs
+    from fedgru import experiment, reports, runs, scoring
 
     _log_to_stderr(logging.WARNING)
     folder = runs.open_run(log_dir, run)
     if must_beat is not None:
-        experiment.check_baseline(must_beat, folder.settings())
+        scoring.check_baseline(must_beat, folder.settings())
     task = experiment.reopen_task(folder, data_dir)
     line = f"{folder.path}, {reports.describe_data(task.settings.data.data)}"
     trained_with = task.settings.loop.engine
     if engine not in (None, trained_with):
         line += f", trained with {trained_with}, scored with {engine}"
     click.echo(line, err=True)
-    report = experiment.evaluate_run(folder, task, engine)
+    report = scoring.evaluate_run(folder, task, engine)
     if as_json:
         click.echo(json.dumps(runs.without_nan(report), indent=2))
     else:
         click.echo(reports.describe_report(report))
     if must_beat is not None:
-        click.echo(experiment.check_beats(report, must_beat), err=True)
+        click.echo(scoring.check_beats(report, must_beat), err=True)
 
 
 @main.command(epilog="Example: fedgru audit --concept client --concept zone --seeds 3")
@@ -206,7 +206,7 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
     """Let fresh probes read what a run's representation should not tell (default: newest run)."""
     import json
 
-    from fedgru import experiment, reports, runs
+    from fedgru import experiment, reports, runs, scoring
     from fedgru.agnostic.probes import PROBES
 
     folder = runs.open_run(log_dir, run)
@@ -214,7 +214,7 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
     own = task.settings.agnostic.agnostic_to
     concepts = concepts or dict.fromkeys([*([own] if own else []), "client", "zone"])
     click.echo(f"{folder.path}, {reports.describe_data(task.settings.data.data)}", err=True)
-    report = experiment.audit_run(
+    report = scoring.audit_run(
         folder, task, list(concepts), probes or PROBES, seeds, sys.stderr.isatty()
     )
     if as_json:

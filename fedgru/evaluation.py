@@ -21,6 +21,7 @@ class Evaluation:
         client_index: int32 [num_targets].
         scores: TargetScores.
         num_clients: int.
+        class_names: what the classes that `scores` speaks of are called.
     """
 
     split: str
@@ -28,6 +29,7 @@ class Evaluation:
     client_index: np.ndarray
     scores: metrics.TargetScores
     num_clients: int
+    class_names: tuple[str, ...]
 
     def summary(self, chosen=None):
         """Return {"split/metric/average": value}, over a bool mask of the targets if given."""
@@ -35,9 +37,7 @@ class Evaluation:
         if chosen is not None:
             if not chosen.any():
                 return {f"{self.split}/targets": 0}
-            values = {name: v[chosen] for name, v in scores.values.items()}
-            scores = metrics.TargetScores(values, scores.known[chosen])
-            client_index = client_index[chosen]
+            scores, client_index = scores[chosen], client_index[chosen]
         summary = metrics.summarise(scores, client_index, self.num_clients)
         return {f"{self.split}/{name}": value for name, value in summary.items()}
 
@@ -97,53 +97,104 @@ def evaluate_running(task, kind, split):
     )
 
 
-def full_report(engine, weights, seed):
-    """Evaluate the test split in every way, beside the baselines.
+def evaluate_static(task, name):
+    """Score the test targets with a static counting baseline.
 
     Args:
-        engine: Engine.
-        weights: name -> float32 array.
-        seed: int, for the bootstrap over clients.
+        task: Task.
+        name: a key of `baselines.STATIC_BASELINES`.
 
     Returns:
-        (report, warm): a dict that JSON can hold, and the warm Evaluation. The report's keys:
-        `test/metric/average`, warm; `intervals`, 95 % over clients, of some of them; `cold`;
-        `revisits` and `first_visits` (venues that the client had been to before, or not);
-        `baselines`, the same keys for each; `gains`, the difference to each running baseline
-        with its paired interval; for a made-up city `best_possible` and `share_of_best`, in
-        acc@1.
+        Evaluation, without a loss.
     """
-    task = engine.task
-    warm = evaluate(engine, weights, "test")
+    scores = baselines.score_static(name, task.clients, task.target_codes, task.num_target_codes)
+    positions = task.clients.target_positions("test")
+    names = getattr(task.check_ins, task.settings.inputs.target).values
+    return Evaluation(
+        "test", positions, task.clients.client_of[positions], scores, len(task.clients), names
+    )
+
+
+def evaluate_baselines(task):
+    """Return {baseline: Evaluation of the test split}, static ones first, then running ones."""
     kinds = [kind for kind in RUNNING_BASELINES if kind != "kernel" or task.kernel is not None]
-    running = {kind: evaluate_running(task, kind, "test") for kind in kinds}
-    revisit = ~_first_visits(task.history.venues, task.clients)[warm.positions]
+    found = {name: evaluate_static(task, name) for name in baselines.STATIC_BASELINES}
+    return found | {f"running_{kind}": evaluate_running(task, kind, "test") for kind in kinds}
+
+
+def full_report(task, warm, seed, cold=None):
+    """Put an evaluation of the test split beside the baselines.
+
+    Args:
+        task: Task.
+        warm: Evaluation of the test split.
+        seed: int, for the bootstrap over clients.
+        cold: Evaluation of the same with the state zero at the start, or None.
+
+    Returns:
+        A dict that JSON can hold: `test/metric/average`, of `warm`; `intervals`, 95 % over
+        clients, of some of them; `cold`; `revisits` and `first_visits` (venues that the client
+        had been to before, or not); `baselines`, the same keys for each; `gains`, the difference
+        to each baseline with its paired interval; for a made-up city `best_possible` and
+        `share_of_best`, in acc@1.
+    """
+    revisit = ~first_visits(task)[warm.positions]
     report = warm.summary()
     report["intervals"] = {
         f"test/{name}/micro": list(
             metrics.bootstrap_interval(*warm.client_sums(name), seeding.rng(seed, "bootstrap"))
         )
         for name in INTERVAL_METRICS
+        if name in warm.scores.values
     }
-    report["cold"] = evaluate(engine, weights, "test", warm=False).summary()
+    if cold is not None:
+        report["cold"] = cold.summary()
     report["revisits"] = warm.summary(revisit)
     report["first_visits"] = warm.summary(~revisit)
-    static = baselines.evaluate_static(task.clients, task.target_codes, task.num_target_codes)
-    report["baselines"] = {
-        name: {f"test/{key}": value for key, value in summary.items()}
-        for name, summary in static.items()
-    } | {f"running_{kind}": running[kind].summary() for kind in kinds}
-    report["gains"] = {
-        f"running_{kind}": {
-            f"test/{name}/micro": _gain(warm, running[kind], name, seed)
-            for name in INTERVAL_METRICS
-        }
-        for kind in kinds
-    }
+    beside = evaluate_baselines(task)
+    report["baselines"] = {name: found.summary() for name, found in beside.items()}
+    report["gains"] = {name: gains(warm, found, seed) for name, found in beside.items()}
     if task.best_prob is not None:
         report["best_possible"] = float(task.best_prob[warm.positions].mean())
         report["share_of_best"] = report["test/acc@1/micro"] / report["best_possible"]
-    return report, warm
+    return report
+
+
+def gains(ours, theirs, seed):
+    """Return what one Evaluation has over another of the same targets.
+
+    Returns:
+        {"test/metric/micro": {"difference": float, "interval": [low, high]}} for those of
+        INTERVAL_METRICS that both have; the interval is a paired 95 % bootstrap over clients.
+    """
+    return {
+        f"test/{name}/micro": _gain(ours, theirs, name, seed)
+        for name in INTERVAL_METRICS
+        if name in ours.scores.values and name in theirs.scores.values
+    }
+
+
+def prediction_table(task, evaluation):
+    """Return {column: array}, one row per target: what came, what was said, how sure.
+
+    Columns: `client_id`, `target` and `predicted`, texts (`target` None where the data set has
+    none); `row`, int64, of the data set's check-ins; `rank` of the target, from 1, NaN where its
+    class is unknown to the model; `log_prob` of the target, nats, NaN also where the predictor
+    gives no probabilities; `prob` of what was predicted; `first_visit`, bool.
+    """
+    positions, scores = evaluation.positions, evaluation.scores
+    column = getattr(task.check_ins, task.settings.inputs.target)
+    nothing = np.full(len(positions), np.nan)
+    return {
+        "client_id": np.array(task.clients.client_ids, object)[evaluation.client_index],
+        "row": task.clients.rows[positions],
+        "target": np.array([*column.values, None], object)[task.target_codes[positions]],
+        "predicted": np.array(evaluation.class_names, object)[scores.predicted],
+        "rank": scores.rank,
+        "log_prob": -scores.values.get("loss", nothing),
+        "prob": scores.prob,
+        "first_visit": first_visits(task)[positions],
+    }
 
 
 def client_table(task, evaluation):
@@ -174,12 +225,20 @@ def _score_each_client(task, split, positions, log_probs):
         for client, own in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
         if own[0] < own[1]
     ]
-    return Evaluation(split, positions, client_index, metrics.concatenate(parts), len(task.clients))
+    return Evaluation(
+        split,
+        positions,
+        client_index,
+        metrics.concatenate(parts),
+        len(task.clients),
+        task.target_vocabulary.values,
+    )
 
 
-def _first_visits(venue_codes, clients):
+def first_visits(task):
     """Return bool [num_positions], whether the client had never checked in there before."""
-    key = clients.client_of.astype(np.int64) * (int(venue_codes.max()) + 1) + venue_codes
+    clients, venues = task.clients, task.history.venues
+    key = clients.client_of.astype(np.int64) * (int(venues.max()) + 1) + venues
     first = np.zeros(len(key), bool)
     first[np.unique(key, return_index=True)[1]] = True
     return first

@@ -7,7 +7,7 @@ the gain. So a model that scores all classes alike gets what guessing gets, not 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -47,19 +47,34 @@ RANK_METRICS = tuple(name for name, metric in METRICS.items() if metric.gain)
 
 @dataclass(frozen=True)
 class TargetScores:
-    """What each target is worth under each metric.
+    """What each target is worth under each metric, and what was said in its place.
 
     Attributes:
         values: metric name -> float64 [num_targets]. An unknown target (class -1) is a miss: 0
             for every rank metric. It has no loss: NaN.
         known: bool [num_targets], False where the target's class is unknown.
+        rank: float64 [num_targets], rank of the target's class, from 1; where it ties, the mean of
+            the ranks that it shares. NaN where the class is unknown.
+        predicted: int32 [num_targets], the class scored highest; among equals the smallest.
+        prob: float64 [num_targets], the probability of that class; NaN where scores are no
+            probabilities.
     """
 
     values: dict[str, np.ndarray]
     known: np.ndarray
+    rank: np.ndarray
+    predicted: np.ndarray
+    prob: np.ndarray
 
     def __len__(self):
         return len(self.known)
+
+    def __getitem__(self, chosen):
+        """Return the TargetScores of some targets: a bool mask, a slice or indices."""
+        values = {name: v[chosen] for name, v in self.values.items()}
+        return TargetScores(
+            values, *(v[chosen] for v in (self.known, self.rank, self.predicted, self.prob))
+        )
 
 
 def rank_targets(scores, targets):
@@ -70,7 +85,7 @@ def rank_targets(scores, targets):
         targets: int [num_targets], class of each target, -1 where it is unknown.
 
     Returns:
-        TargetScores with every metric of METRICS but the loss.
+        TargetScores with every metric of METRICS but the loss, and without probabilities.
 
     Raises:
         TrainingError: if a score is not a number; names the first one.
@@ -78,6 +93,7 @@ def rank_targets(scores, targets):
     scores, targets = np.asarray(scores), np.asarray(targets)
     num_targets, num_classes = scores.shape
     higher, equal = np.zeros((2, num_targets), np.int64)
+    predicted = np.zeros(num_targets, np.int32)
     step = max(1, _CELLS_AT_ONCE // num_classes)
     for start in range(0, num_targets, step):
         part = slice(start, start + step)
@@ -85,13 +101,15 @@ def rank_targets(scores, targets):
         own = np.take_along_axis(scores[part], np.maximum(targets[part], 0)[:, None], axis=1)
         higher[part] = np.count_nonzero(scores[part] > own, axis=1)
         equal[part] = np.count_nonzero(scores[part] == own, axis=1)
+        predicted[part] = scores[part].argmax(axis=1)
     known = targets >= 0
     ranks = np.arange(1.0, num_classes + 1)
     values = {}
     for name in RANK_METRICS:
         gains = np.concatenate([[0.0], np.cumsum(METRICS[name].gain(ranks), dtype=np.float64)])
         values[name] = np.where(known, (gains[higher + equal] - gains[higher]) / equal, 0.0)
-    return TargetScores(values, known)
+    rank = np.where(known, higher + (equal + 1) / 2, np.nan)
+    return TargetScores(values, known, rank, predicted, np.full(num_targets, np.nan))
 
 
 def score_targets(log_probs, targets):
@@ -111,7 +129,12 @@ def score_targets(log_probs, targets):
     ranked = rank_targets(log_probs, targets)
     own = np.take_along_axis(log_probs, np.maximum(targets, 0)[:, None], axis=1)[:, 0]
     loss = np.where(ranked.known, -own.astype(np.float64), np.nan)
-    return TargetScores(ranked.values | {"loss": loss}, ranked.known)
+    highest = np.take_along_axis(log_probs, ranked.predicted[:, None], axis=1)[:, 0]
+    return replace(
+        ranked,
+        values=ranked.values | {"loss": loss},
+        prob=np.exp(highest.astype(np.float64)),
+    )
 
 
 def _check_numbers(scores, start):
@@ -126,7 +149,10 @@ def concatenate(parts):
     """Join the TargetScores of several batches of targets, in their order."""
     parts = list(parts)
     values = {name: np.concatenate([p.values[name] for p in parts]) for name in parts[0].values}
-    return TargetScores(values, np.concatenate([p.known for p in parts]))
+    others = [field.name for field in fields(TargetScores) if field.name != "values"]
+    return TargetScores(
+        values, **{name: np.concatenate([getattr(p, name) for p in parts]) for name in others}
+    )
 
 
 def client_sums(scores, name, client_index, num_clients):

@@ -7,6 +7,7 @@ times.csv      seconds per round
 run.log        what happened when, and tracebacks
 best.npz, last.npz   weights (no pickle)
 test.json, clients.csv   the evaluation, overall and per client
+predictions.parquet      the evaluation, target by target
 audit.json     what fresh probes read from the representation, after `fedgru audit`
 train/, val/, eval/      TensorBoard event files
 """
@@ -197,13 +198,15 @@ class RunFolder:
                 f"fedgru train --config {self.path / 'config.toml'}"
             ) from error
 
-    def save_test(self, report, table):
-        """Write test.json, clients.csv and TensorBoard's eval/; replaces an earlier evaluation.
+    def save_test(self, report, table, predictions):
+        """Write the evaluation and TensorBoard's eval/; replaces an earlier evaluation.
 
         Args:
             report: dict, from `evaluation.full_report`, and the `round` of the weights.
             table: {column: list}, one entry per client.
+            predictions: {column: array}, from `evaluation.prediction_table`.
         """
+        write_parquet(self.path / "predictions.parquet", predictions)
         write_json(self.path / "test.json", report)
         rows = zip(*table.values(), strict=True)
         write_csv(self.path / "clients.csv", [dict(zip(table, row, strict=True)) for row in rows])
@@ -277,6 +280,22 @@ def write_csv(file, rows):
     writer.writeheader()
     writer.writerows(rows)
     _write_whole(file, text.getvalue())
+
+
+def write_parquet(file, columns):
+    """Write a table {column: array} as Parquet, whole or not at all; texts as dictionaries."""
+    import pyarrow
+    import pyarrow.parquet
+
+    arrays = {
+        name: pyarrow.array(values).dictionary_encode()
+        if values.dtype == object
+        else pyarrow.array(values)
+        for name, values in columns.items()
+    }
+    part = file.with_name(f".{file.name}.part")
+    pyarrow.parquet.write_table(pyarrow.table(arrays), part)
+    part.replace(file)
 
 
 def without_nan(value):

@@ -118,16 +118,16 @@ def test_eval_prints_the_model_beside_the_baselines(here, run_dir):
     gain_low, gain_high = gain["interval"]
     verdict = "not significant" if gain_low <= 0 <= gain_high else "significant"
     assert lines[11] == f"95 % interval of acc@1 over clients: {low:.4f} to {high:.4f}"
-    assert lines[13] == (
+    assert lines[18] == (  # after six other baselines
         f"  against running backoff: {gain['difference']:+.4f} "
         f"({gain_low:+.4f} to {gain_high:+.4f}, {verdict})"
     )
-    assert lines[14] == (
+    assert lines[19] == (
         f"Best possible acc@1 in this made-up city: {report['best_possible']:.4f}; "
         f"the model reaches {100 * report['share_of_best']:.1f} % of it."
     )
-    assert lines[15:] == reports.describe_leakage(report["leakage"]).splitlines()
-    assert [line.split()[0] for line in lines[16:]] == ["client", "zone"]
+    assert lines[20:] == reports.describe_leakage(report["leakage"]).splitlines()
+    assert [line.split()[0] for line in lines[21:]] == ["client", "zone"]
 
 
 def test_eval_json_is_one_object(here, run_dir):

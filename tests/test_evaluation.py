@@ -53,7 +53,8 @@ def test_every_target_is_scored_exactly_once(engine, weights, split):
 
 
 def test_revisits_and_first_visits_are_all_targets(engine, weights):
-    report, warm = evaluation.full_report(engine, weights, seed=0)
+    warm = evaluation.evaluate(engine, weights, "test")
+    report = evaluation.full_report(engine.task, warm, seed=0)
     parts = [report["revisits"], report["first_visits"]]
     assert sum(part["test/targets"] for part in parts) == report["test/targets"] == len(warm.scores)
     hits = [p["test/targets"] * p["test/acc@1/micro"] for p in parts]
@@ -62,7 +63,7 @@ def test_revisits_and_first_visits_are_all_targets(engine, weights):
 
 def test_first_visits_by_hand(engine):
     clients = engine.task.clients
-    first = evaluation._first_visits(engine.task.history.venues, clients)
+    first = evaluation.first_visits(engine.task)
     for client in range(len(clients)):
         seen = set()
         for position in range(*clients.starts[client : client + 2]):
@@ -72,7 +73,8 @@ def test_first_visits_by_hand(engine):
 
 
 def test_report_holds_baselines_intervals_and_the_best_possible(engine, weights):
-    report, warm = evaluation.full_report(engine, weights, seed=0)
+    warm = evaluation.evaluate(engine, weights, "test")
+    report = evaluation.full_report(engine.task, warm, seed=0)
     assert set(report["baselines"]) == {
         "commonest",
         "last",
@@ -117,3 +119,34 @@ def test_a_venue_never_seen_in_train_is_a_miss_and_has_no_loss(make_task):
         assert not found.scores.values[name][unknown].any()
     assert np.isnan(found.scores.values["loss"]).tolist() == unknown.tolist()
     assert found.summary()["test/unknown_targets"] == unknown.sum()
+
+
+def test_predictions_target_by_target(engine, weights):
+    task = engine.task
+    table = evaluation.prediction_table(task, evaluation.evaluate(engine, weights, "test"))
+    position = task.clients.target_positions("test")[-1]  # the last check-in of the last client
+    row = task.clients.rows[position]
+    losses = one_client_by_hand(
+        task, weights, len(task.clients) - 1, task.clients.starts[-2], position
+    )
+    log_prob = -float(losses[-1])
+    target = task.check_ins.category.values[task.check_ins.category.codes[row]]
+    last = {name: values[-1] for name, values in table.items()}
+    assert last["client_id"] == task.clients.client_ids[-1]
+    assert (last["row"], last["target"]) == (row, target)
+    assert last["log_prob"] == pytest.approx(log_prob, abs=1e-5)
+    assert last["predicted"] in task.target_vocabulary.values
+    assert (last["rank"] == 1) == (last["predicted"] == target)
+    assert (np.log(last["prob"]) > log_prob + 1e-6) == (last["rank"] > 1)
+
+
+def test_a_static_baseline_says_which_class_by_its_name(make_task):
+    task = make_task(prior="none")
+    found = evaluation.evaluate_static(task, "last")
+    table = evaluation.prediction_table(task, found)
+    category, positions = task.check_ins.category, task.clients.target_positions("test")
+    before = category.codes[task.clients.rows[positions - 1]]
+    assert table["predicted"].tolist() == [category.values[code] for code in before]
+    assert np.isnan(table["prob"]).all() and np.isnan(table["log_prob"]).all()
+    gained = evaluation.gains(found, evaluation.evaluate_static(task, "commonest"), 0)
+    assert list(gained) == ["test/acc@1/micro", "test/acc@5/micro"]  # neither has a loss

@@ -9,9 +9,9 @@ import pytest
 from conftest import make_check_ins
 from tqdm import tqdm
 
-from fedgru import config, datasets, experiment, runs
+from fedgru import config, datasets, experiment, runs, scoring
 from fedgru.engines.base import Engine, RoundResult
-from fedgru.errors import ConfigError, DataError, RunError
+from fedgru.errors import DataError, RunError
 
 
 class StillEngine(Engine):
@@ -75,7 +75,7 @@ def test_ctrl_c(train, tmp_path, monkeypatch):
 
 def test_the_report_of_a_run(train):
     task, run, _ = train()
-    report = experiment.evaluate_run(run, task)
+    report = scoring.evaluate_run(run, task)
     assert report == json.loads((run.path / "test.json").read_text())
     assert (report["run"], report["round"], report["test/clients"]) == (str(run.path), 0, 6)
     # a network that says nothing leaves the counts: the prior's scale starts at 1
@@ -104,26 +104,4 @@ def test_nothing_to_score(venues, split, monkeypatch):
     assert str(error.value) == (
         f"nothing to score: none of the 4 {split} targets has a venue that occurs in train. Take "
         "more users or more check-ins."
-    )
-
-
-def test_beating_a_baseline():
-    def report(ours, theirs):
-        return {"test/acc@1/micro": ours, "baselines": {"last": {"test/acc@1/micro": theirs}}}
-
-    line = experiment.check_beats(report(0.25, 0.125), "last")
-    assert line == "test acc@1 is 0.2500, above last with 0.1250."
-    for theirs in (0.25, 0.5):  # as good as is not above
-        with pytest.raises(RunError) as error:
-            experiment.check_beats(report(0.25, theirs), "last")
-        assert str(error.value) == f"test acc@1 is 0.2500, not above last with {theirs:.4f}."
-
-
-def test_baselines_that_there_are():
-    experiment.check_baseline("running_kernel", config.load({"prior": "kernel"}))
-    with pytest.raises(ConfigError) as error:
-        experiment.check_baseline("running_kernel", config.load({"prior": "none"}))
-    assert str(error.value) == (
-        "--must-beat is running_kernel, expected one of commonest, last, global_markov, "
-        "frequency, user_markov, running_markov, running_backoff."
     )

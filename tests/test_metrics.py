@@ -69,6 +69,19 @@ def test_an_unknown_target_is_a_miss_and_has_no_loss():
     assert scores.known.tolist() == [False, True]
 
 
+def test_what_was_said_in_the_targets_place():
+    log_probs = np.log([[0.5, 0.25, 0.25], [0.2, 0.4, 0.4], [0.7, 0.2, 0.1]])
+    scores = metrics.score_targets(log_probs, np.array([2, 0, -1]))
+    # class 2 shares ranks 2 and 3; class 0 comes last; the third target is of no known class
+    np.testing.assert_array_equal(scores.rank, [2.5, 3, np.nan])
+    assert scores.predicted.tolist() == [0, 1, 0]  # among equals the smallest
+    np.testing.assert_allclose(scores.prob, [0.5, 0.4, 0.7])
+    assert np.isnan(metrics.rank_targets(log_probs, np.array([2, 0, -1])).prob).all()
+    some = scores[np.array([False, True, True])]
+    assert (some.predicted.tolist(), some.known.tolist()) == ([1, 0], [True, False])
+    np.testing.assert_allclose(some.values["loss"], [-np.log(0.2), np.nan])
+
+
 def test_large_tables_are_scored_in_parts(monkeypatch):
     rng = np.random.default_rng(0)
     scores, targets = rng.integers(0, 9, (50, 7)), rng.integers(-1, 7, 50)

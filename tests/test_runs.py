@@ -68,7 +68,7 @@ def message_of(action, *args):
 def test_what_is_in_a_run_folder(finished):
     assert sorted(path.name for path in finished.path.iterdir()) == [
         *("best.npz", "clients.csv", "config.toml", "eval", "last.npz", "metrics.csv"),
-        *("run.json", "run.log", "test.json", "times.csv", "train", "val"),
+        *("predictions.parquet", "run.json", "run.log", "test.json", "times.csv", "train", "val"),
     ]
     facts = finished.facts()
     passport = json.loads(Path("data/hamlet/passport.json").read_text())
