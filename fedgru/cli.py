@@ -4,12 +4,11 @@ import importlib
 import logging
 import sys
 from pathlib import Path
-from typing import Literal, get_args, get_origin
 
 import click
 
 from fedgru import __version__
-from fedgru.cli_options import data_dir_option, log_dir_option
+from fedgru.cli_options import LazyOptions, data_dir_option, log_dir_option
 from fedgru.engines import ENGINES
 from fedgru.errors import FedgruError
 
@@ -62,48 +61,6 @@ def _message(error):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug):
     """Train and evaluate federated models of where people go next."""
-
-
-def settings_options(command):
-    """Give a command --preset and one option per setting; None means that it is not given."""
-    from fedgru import config
-
-    for name, (_, info) in reversed(config.fields().items()):
-        default = "" if info.default is None else f"  [default: {info.default}]"
-        command = click.option(
-            config.option(name),
-            name,
-            type=_click_type(info.annotation),
-            help=f"{info.description}{default}",
-        )(command)
-    return click.option(
-        "--preset",
-        type=click.Choice(config.preset_names()),
-        help="Settings that fedgru knows by name. A config file wins over it.",
-    )(command)
-
-
-def _click_type(annotation):
-    if get_origin(annotation) is Literal:
-        return click.Choice(get_args(annotation))
-    if annotation in (str, int, float):
-        return annotation
-    # `kind | None`, perhaps with bounds: the first plain type in it
-    return next(
-        kind for kind in map(_click_type, get_args(annotation)) if kind in (str, int, float)
-    )
-
-
-class LazyOptions(click.Command):
-    """Adds the settings' options when the command is used, not when the program starts."""
-
-    def get_params(self, ctx):
-        if not getattr(self, "_complete", False):
-            self._complete = True
-            own, self.params = self.params, []
-            holder = settings_options(lambda: None)
-            self.params = own + list(reversed(holder.__click_params__))
-        return super().get_params(ctx)
 
 
 @main.command(

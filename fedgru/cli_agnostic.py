@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fedgru.cli_options import log_dir_option
+from fedgru.cli_options import click_type, log_dir_option
 
 
 def _example(line):
@@ -24,7 +24,6 @@ class ImageCommand(click.Command):
 
 def _settings_options():
     from fedgru.agnostic.image_settings import PRESETS, ImageSettings
-    from fedgru.cli import _click_type
     from fedgru.config import option
 
     options = [
@@ -44,7 +43,7 @@ def _settings_options():
         options.append(
             click.Option(
                 [flag, name],
-                type=None if info.annotation is bool else _click_type(info.annotation),
+                type=None if info.annotation is bool else click_type(info.annotation),
                 default=None,
                 metavar="FOLDER" if name in ("target", "context") else None,
                 help=f"{info.description}{default}",
