@@ -18,7 +18,10 @@ class Program(click.Group):
 
     elsewhere = {
         "agnostic": "fedgru.cli_agnostic",
+        "baseline": "fedgru.cli_baseline",
+        "compare": "fedgru.cli_runs",
         "data": "fedgru.cli_data",
+        "runs": "fedgru.cli_runs",
     }
 
     def list_commands(self, ctx):
@@ -83,7 +86,7 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
 
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = config.load(overrides, config_file, preset)
-    _log_to_stderr(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+    log_to_stderr()
     task, facts = experiment.open_task(settings, data_dir)
     click.echo(reports.describe_task(task, facts), err=True)
     run, task, result = experiment.train(task, facts, log_dir, show_progress=sys.stderr.isatty())
@@ -108,19 +111,26 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
     help="What runs the model; all give the same numbers.  [default: the one that trained it]",
 )
 @click.option(
+    "--fine-tune",
+    metavar="EPOCHS",
+    type=click.IntRange(1),
+    help="Also train each client's copy on its own train split for this many local epochs, and "
+    "score it: before and after.",
+)
+@click.option(
     "--must-beat",
     metavar="BASELINE",
     help="Fail (exit code 1) unless test acc@1 is above this baseline's, such as running_backoff.",
 )
 @data_dir_option
 @log_dir_option
-def evaluate(run, as_json, engine, must_beat, data_dir, log_dir):
+def evaluate(run, as_json, engine, fine_tune, must_beat, data_dir, log_dir):
     """Score a run's best round on the test split (default: the newest run)."""
     import json
 
     from fedgru import experiment, reports, runs, scoring
 
-    _log_to_stderr(logging.WARNING)
+    log_to_stderr(logging.WARNING)
     folder = runs.open_run(log_dir, run)
     if must_beat is not None:
         scoring.check_baseline(must_beat, folder.settings())
@@ -130,7 +140,7 @@ def evaluate(run, as_json, engine, must_beat, data_dir, log_dir):
     if engine not in (None, trained_with):
         line += f", trained with {trained_with}, scored with {engine}"
     click.echo(line, err=True)
-    report = scoring.evaluate_run(folder, task, engine)
+    report = scoring.evaluate_run(folder, task, engine, fine_tune, sys.stderr.isatty())
     if as_json:
         click.echo(json.dumps(runs.without_nan(report), indent=2))
     else:
@@ -180,8 +190,10 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
         click.echo(reports.describe_audit(report))
 
 
-def _log_to_stderr(level):
-    """Show warnings, and at INFO a line per round, for where no progress bar can be drawn."""
+def log_to_stderr(level=None):
+    """Show warnings, and where no progress bar can be drawn also a line per round."""
+    if level is None:
+        level = logging.WARNING if sys.stderr.isatty() else logging.INFO
     handler = AboveTheBar()
     handler.setLevel(level)
     handler.addFilter(lambda record: record.levelno < logging.ERROR)  # these come as the message

@@ -221,6 +221,15 @@ def dump(settings):
     return tomli_w.dumps(settings.model_dump(exclude_none=True))
 
 
+def differences(settings):
+    """Return {option: value} of the settings that are not the defaults."""
+    return {
+        option(name): getattr(getattr(settings, section), name)
+        for name, (section, info) in fields().items()
+        if getattr(getattr(settings, section), name) != info.default
+    }
+
+
 def preset_names():
     """Return the names that --preset accepts."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))

@@ -9,6 +9,7 @@ from fedgru.models import gru
 
 RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
 INTERVAL_METRICS = ("acc@1", "acc@5", "loss")
+_NOTHING = np.zeros((0, 1)), np.zeros(0, np.int32)  # log-probabilities and targets
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Evaluation:
         return metrics.client_sums(self.scores, name, self.client_index, self.num_clients)
 
 
-def evaluate(engine, weights, split, warm=True):
+def evaluate(engine, weights, split, warm=True, client=None):
     """Score a split's targets with the model.
 
     Args:
@@ -56,6 +57,7 @@ def evaluate(engine, weights, split, warm=True):
         warm: whether the state has seen all of the client's past. Otherwise it is zero before
             the check-in that the split's first target is predicted from. The personal counts
             hold all of the past either way.
+        client: index of the one client whose targets are scored; None for everybody's.
 
     Returns:
         Evaluation.
@@ -65,6 +67,9 @@ def evaluate(engine, weights, split, warm=True):
     positions = clients.target_positions(split)
     first, end = clients.bounds(split)
     first = clients.starts[:-1] if warm else np.maximum(first - 1, clients.starts[:-1])
+    if client is not None:
+        positions = positions[clients.client_of[positions] == client]
+        first, end = first[client : client + 1], end[client : client + 1]
     hidden = engine.hidden_states(weights, first, end, positions - 1)
     seen = protection.represent(task, weights, hidden, split)
 
@@ -75,6 +80,23 @@ def evaluate(engine, weights, split, warm=True):
         return _log_softmax(gru.logits(weights, seen[own], log_prior))
 
     return _score_each_client(task, split, positions, log_probs)
+
+
+def join(parts, positions):
+    """Return one Evaluation of all clients from one of each client.
+
+    Args:
+        parts: Evaluation per client, of that client alone, in the order of the clients.
+        positions: int64 [num_targets] per client, where its targets lie among all clients'.
+    """
+    return Evaluation(
+        parts[0].split,
+        np.concatenate(positions),
+        np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.scores) for part in parts]),
+        metrics.concatenate(part.scores for part in parts),
+        len(parts),
+        parts[0].class_names,
+    )
 
 
 def evaluate_running(task, kind, split):
@@ -229,7 +251,7 @@ def _score_each_client(task, split, positions, log_probs):
         split,
         positions,
         client_index,
-        metrics.concatenate(parts),
+        metrics.concatenate(parts) if parts else metrics.score_targets(*_NOTHING),
         len(task.clients),
         task.target_vocabulary.values,
     )

@@ -97,7 +97,7 @@ def make_engine(task, name=None):
     return getattr(importlib.import_module(module), name)(task)
 
 
-def train(task, facts, log_dir, show_progress=False):
+def train(task, facts, log_dir, show_progress=False, kind="federated"):
     """Train in a new run folder.
 
     Args:
@@ -105,6 +105,7 @@ def train(task, facts, log_dir, show_progress=False):
         facts: from `open_task`.
         log_dir: folder of all runs.
         show_progress: whether to draw a bar on stderr.
+        kind: "federated", or "central" for the baseline that pools all clients' data.
 
     Returns:
         (RunFolder, Task, TrainResult); the task with the prior learnt.
@@ -114,8 +115,13 @@ def train(task, facts, log_dir, show_progress=False):
         TrainingError: if training diverges.
     """
     settings = task.settings
-    engine = make_engine(task)
-    with RunFolder.create(log_dir, settings, facts) as run:
+    if kind == "central":
+        from fedgru.engines.central import CentralEngine, CentralTraining
+
+        engine, algorithm = CentralEngine(task), CentralTraining(settings.client)
+    else:
+        engine, algorithm = make_engine(task), algorithms.from_settings(settings.server)
+    with RunFolder.create(log_dir, settings, facts | {"kind": kind}) as run:
         logger.info("run folder %s, engine %s", run.path, engine.name)
         try:
             engine.task = learn_prior(task, show_progress)
@@ -130,7 +136,7 @@ def train(task, facts, log_dir, show_progress=False):
             with progress:
                 result = training.train(
                     engine,
-                    algorithms.from_settings(settings.server),
+                    algorithm,
                     on_round=run.record_round,
                     on_improvement=lambda state: run.save_weights(
                         "best", state.weights, state.round_num

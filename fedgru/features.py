@@ -1,6 +1,6 @@
 """Check-ins + vocabularies -> the model's inputs: row numbers of a table, and numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -181,3 +181,30 @@ def _scale(values, in_train, scaling):
     mean, deviation = known.mean(), known.std()
     filled = np.where(np.isfinite(values), values, mean)
     return (filled - mean) / (deviation if deviation > 0 else 1.0) if scaling else filled
+
+
+def narrowed(inputs, part, train):
+    """Return the inputs of some positions, knowing only the values that their train split has.
+
+    Args:
+        inputs: Inputs.
+        part: slice of positions, one client's.
+        train: slice of positions inside `part`, its train split.
+
+    Returns:
+        Inputs with vocabularies and a table of their own; what train does not have is unknown.
+        The scaling of numbers stays.
+    """
+    rows, vocabularies, before, after = inputs.rows[part].copy(), {}, 0, 0
+    for column, (name, known) in enumerate(inputs.vocabularies.items()):
+        own = np.unique(inputs.rows[train, column])
+        own = own[own >= 0] - before
+        new_id = np.zeros(len(known) + 1, np.int32)  # from old ids, 0 stays unknown
+        new_id[own + 1] = np.arange(1, len(own) + 1)
+        vocabularies[name] = vocabulary.Vocabulary(
+            tuple(known.values[i] for i in own), new_id[known.id_of_code]
+        )
+        ids = new_id[np.where(rows[:, column] < 0, 0, rows[:, column] - before + 1)]
+        rows[:, column] = np.where(ids > 0, after + ids - 1, -1)
+        before, after = before + len(known), after + len(own)
+    return replace(inputs, rows=rows, numbers=inputs.numbers[part], vocabularies=vocabularies)

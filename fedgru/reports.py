@@ -1,5 +1,6 @@
 """What is printed of a task and of an evaluated run."""
 
+from fedgru import config
 from fedgru.config import EMBEDDED
 
 
@@ -9,8 +10,14 @@ def describe_data(name):
     return f"data set {name}{embedded}"
 
 
-def describe_task(task, facts):
-    """Return the text printed before training: data set, coverage, unknown values."""
+def describe_task(task, facts, counting=False):
+    """Return the text printed before training: data set, coverage, unknown values, model.
+
+    Args:
+        task: Task.
+        facts: from `open_task`.
+        counting: whether the run is a counting baseline, which has no model.
+    """
     lines = [
         describe_data(facts["data"]).capitalize(),
         f"  {'':28}{'clients':>9}{'check-ins':>12}",
@@ -21,6 +28,8 @@ def describe_task(task, facts):
         for name, by_split in facts["unknown_rates"].items()
         if by_split["val"] or by_split["test"]
     ]
+    if counting:
+        return "\n".join(lines)
     if rates:
         lines.append(f"  unknown in val / test: {', '.join(rates)}")
     model = task.settings.model
@@ -59,11 +68,18 @@ def describe_end(result, settings):
 def describe_report(report):
     """Return the table of a report: the model, cold and warm, beside the baselines."""
     columns = ("acc@1", "acc@5", "acc@10", "mrr", "ndcg", "loss")
-    rows = [("model", report), ("model, cold state", report["cold"])]
+    kind = report.get("kind", "federated")
+    rows = [("model" if kind == "federated" else kind, report)]
+    if "cold" in report:
+        rows.append(("  cold state", report["cold"]))
+    if "fine_tuned" in report:
+        rows.append(
+            (f"  fine-tuned, {report['fine_tuned']['epochs']} epochs", report["fine_tuned"])
+        )
     rows += [("  revisits", report["revisits"]), ("  first visits", report["first_visits"])]
     rows += [(name.replace("_", " "), r) for name, r in report["baselines"].items()]
     lines = [
-        f"Test of {report['run']}, round {report['round']}: "
+        f"Test of {report['run']}{_which(report)}: "
         f"{report['test/targets']:,} targets of {_count(report['test/clients'], 'client')}, "
         "each scored once",
         f"  {'':20}" + "".join(f"{name:>9}" for name in columns) + f"{'acc@1 macro':>13}",
@@ -82,7 +98,8 @@ def describe_report(report):
             f"{report['test/unknown_targets']:,} targets were never seen in train: they count as "
             "misses and have no loss."
         )
-    lines.append(describe_leakage(report["leakage"]))
+    if "leakage" in report:
+        lines.append(describe_leakage(report["leakage"]))
     return "\n".join(lines)
 
 
@@ -141,6 +158,87 @@ def describe_audit(report):
     return "\n".join(lines)
 
 
+def describe_comparison(found, markdown=False):
+    """Return the table of `comparison.compare`, as text or as Markdown."""
+    names = [key for key in found["rows"][0] if key not in ("label", "runs", "seeds")]
+    head, rows = ["", "seeds"], []
+    for name in names:
+        head += [name, f"{name} against {found['reference']}"]
+    for row in found["rows"]:
+        cells = [row["label"], str(len(row["seeds"]))]
+        for name in names:
+            cells += _compared_cells(row[name], row is found["rows"][0])
+        rows.append(cells)
+    told = (
+        f"{found['targets']:,} targets of {_count(found['clients'], 'client')}; means over seeds "
+        "(smallest to largest); differences with paired 95 % intervals over clients"
+    )
+    if markdown:
+        lines = [head, ["---"] * len(head), *rows]
+        return "\n".join([f"| {' | '.join(cells)} |" for cells in lines] + ["", told + "."])
+    # on a screen one metric below the other: side by side they would not fit
+    width = max(len(row[0]) for row in rows)
+    lines = [told]
+    for place, name in enumerate(names):
+        values = [row[2 + 2 * place : 4 + 2 * place] for row in rows]
+        value_width = max(len(value) for value, _ in values)
+        lines += ["", f"{name:{width + 2}}  seeds  {'':{value_width}}  {head[3 + 2 * place]}"]
+        for row, (value, difference) in zip(rows, values, strict=True):
+            line = f"  {row[0]:{width}}  {row[1]:>5}  {value:{value_width}}  {difference}"
+            lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def _compared_cells(cell, is_reference):
+    """A metric's value over seeds, and its difference to the reference in words."""
+    if cell is None:
+        return ["-", "" if is_reference else "-"]
+    value = f"{cell['mean']:.4f}"
+    if cell["lowest"] < cell["highest"]:
+        value += f" ({cell['lowest']:.4f} to {cell['highest']:.4f})"
+    if cell["difference"] is None:
+        return [value, "" if is_reference else "-"]
+    return [value, describe_gain(cell["difference"])]
+
+
+def describe_runs(overviews):
+    """Return the table of `fedgru runs list`, from the runs' overviews."""
+    columns = ("run", "kind", "data", "status", "seed", "rounds", "best_round")
+    head = [*columns[:-1], "best", "acc@1", "loss"]
+    rows = [head]
+    for shown in overviews:
+        cells = ["-" if shown[column] is None else str(shown[column]) for column in columns]
+        rows.append(cells + [_cell(shown[f"test/{name}/micro"], 0) for name in ("acc@1", "loss")])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def describe_run(run):
+    """Return what `fedgru runs show` prints: how the run ended, what it was asked, its test."""
+    facts, shown = run.facts(), run.overview()
+    lines = [
+        f"{run.path}: {shown['kind']}, {describe_data(shown['data'])}, {shown['status']}",
+        f"  started {facts.get('started')}, fedgru {facts.get('versions', {}).get('fedgru')}, data "
+        f"fingerprint {str(facts.get('fingerprint'))[:12]}",
+    ]
+    if "error" in facts:
+        lines.append(f"  error: {facts['error']}")
+    if "best_round" in facts:
+        lines.append(f"  {facts['why']}; best is round {facts['best_round']} of {facts['rounds']}")
+    asked = config.differences(run.settings())
+    lines.append("Settings other than the defaults:" if asked else "All settings are the defaults.")
+    lines += [f"  {option} {value}" for option, value in asked.items()]
+    test = run.test()
+    if test:
+        lines.append(describe_report(test))
+    else:
+        lines.append(f"Not evaluated. Do it with: fedgru eval {run.path}")
+    return "\n".join(lines)
+
+
 def _describe_intervals(report):
     """Lines with the bootstrap intervals over clients; one client has none."""
     if report["test/clients"] == 1:
@@ -148,14 +246,32 @@ def _describe_intervals(report):
     low, high = report["intervals"]["test/acc@1/micro"]
     lines = [f"95 % interval of acc@1 over clients: {low:.4f} to {high:.4f}"]
     for name, gains in report["gains"].items():
-        gain = gains["test/acc@1/micro"]
-        low, high = gain["interval"]
-        verdict = "not significant" if low <= 0 <= high else "significant"
-        lines.append(
-            f"  against {name.replace('_', ' ')}: {gain['difference']:+.4f} "
-            f"({low:+.4f} to {high:+.4f}, {verdict})"
-        )
+        gain = describe_gain(gains["test/acc@1/micro"])
+        lines.append(f"  against {name.replace('_', ' ')}: {gain}")
+    if "fine_tuned" in report:
+        gain = describe_gain(report["fine_tuned"]["gains"]["test/acc@1/micro"])
+        epochs = _count(report["fine_tuned"]["epochs"], "local epoch")
+        lines.append(f"Fine-tuning each client's copy for {epochs} changes acc@1 by {gain}")
     return lines
+
+
+def describe_gain(gain):
+    """Return a difference with its interval, and whether it is one.
+
+    >>> describe_gain({"difference": 0.01, "interval": [-0.0025, 0.0225]})
+    '+0.0100 (-0.0025 to +0.0225, not significant)'
+    """
+    low, high = gain["interval"]
+    verdict = "not significant" if low <= 0 <= high else "significant"
+    return f"{gain['difference']:+.4f} ({low:+.4f} to {high:+.4f}, {verdict})"
+
+
+def _which(report):
+    """Which model of a run was scored; a counting baseline has no rounds."""
+    kind = report.get("kind", "federated")
+    if kind == "local":
+        return f", each client's best of up to {_count(report['round'], 'round')}"
+    return f", round {report['round']}" if kind in ("federated", "central") else ""
 
 
 def _count(number, noun):

@@ -8,6 +8,7 @@ run.log        what happened when, and tracebacks
 best.npz, last.npz   weights (no pickle)
 test.json, clients.csv   the evaluation, overall and per client
 predictions.parquet      the evaluation, target by target
+clients-fine-tuned.csv   as clients.csv, after `fedgru eval --fine-tune`
 audit.json     what fresh probes read from the representation, after `fedgru audit`
 train/, val/, eval/      TensorBoard event files
 """
@@ -28,12 +29,14 @@ from pathlib import Path
 import numpy as np
 
 from fedgru import __version__, config
-from fedgru.errors import RunError
+from fedgru.errors import FedgruError, RunError
 
 PACKAGES = (
     *("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow"),
     "tensorflow-federated",  # in an environment of its own
 )
+_STAMP = len("2031-05-02-184500-")  # what stands before a run's --name in its folder's name
+_LISTED_METRICS = ("test/acc@1/micro", "test/loss/micro")
 TENSORBOARD_TAGS = {"loss": "epoch_loss", "acc@1": "epoch_sparse_categorical_accuracy"}
 
 logger = logging.getLogger(__name__)
@@ -101,6 +104,28 @@ class RunFolder:
                 self.write_facts({"status": "failed", "error": message})
         logging.getLogger("fedgru").removeHandler(self._handler)
         self._handler.close()
+
+    @property
+    def kind(self):
+        """ "federated", or which baseline the run is."""
+        return self.facts().get("kind", "federated")
+
+    def overview(self):
+        """Return a dict of what a list of runs shows; None for what is not known (yet).
+
+        A run whose files are damaged is listed all the same, `status` saying what is wrong.
+        """
+        shown = dict.fromkeys(
+            ("kind", "data", "status", "seed", "rounds", "best_round", "started", *_LISTED_METRICS)
+        )
+        try:
+            facts, test = self.facts(), self.test()
+            shown |= {key: facts[key] for key in shown if key in facts} | {"kind": self.kind}
+            shown["seed"] = self.settings().loop.seed
+            shown |= {key: test[key] for key in _LISTED_METRICS if key in test}
+        except FedgruError as error:
+            shown["status"] = str(error)
+        return {"run": self.path.name} | shown
 
     def facts(self):
         """Return run.json as a dict; empty if there is none yet.
@@ -208,11 +233,18 @@ class RunFolder:
         """
         write_parquet(self.path / "predictions.parquet", predictions)
         write_json(self.path / "test.json", report)
-        rows = zip(*table.values(), strict=True)
-        write_csv(self.path / "clients.csv", [dict(zip(table, row, strict=True)) for row in rows])
+        write_table(self.path / "clients.csv", table)
         if (self.path / "eval").exists():
             shutil.rmtree(self.path / "eval")
         self.write_scalars(report, report["round"])
+
+    def save_fine_tuned(self, table):
+        """Write clients-fine-tuned.csv, a table as clients.csv; None removes an earlier one."""
+        file = self.path / "clients-fine-tuned.csv"
+        if table is None:
+            file.unlink(missing_ok=True)
+        else:
+            write_table(file, table)
 
     def save_audit(self, report):
         """Write audit.json; concepts of an earlier audit of the same round stay beside the new."""
@@ -225,6 +257,51 @@ class RunFolder:
     def test(self):
         """Return test.json as a dict; empty if the run has not been evaluated."""
         return self._read_json("test.json")
+
+    def predictions(self, columns=None):
+        """Return predictions.parquet as {column: array}, see `evaluation.prediction_table`.
+
+        Args:
+            columns: which; None for all.
+
+        Raises:
+            RunError: if the run has not been evaluated, or the file is damaged.
+        """
+        import pyarrow.parquet
+
+        file = self._evaluated("predictions.parquet")
+        try:
+            table = pyarrow.parquet.read_table(file, columns=columns)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise self._damaged(file) from error
+        return {name: table[name].to_pandas().to_numpy() for name in table.column_names}
+
+    def client_table(self, name="clients.csv"):
+        """Return clients.csv or clients-fine-tuned.csv as {column: array}: ids texts, else floats.
+
+        Raises:
+            RunError: if the run has not been evaluated, or the file is damaged.
+        """
+        file = self._evaluated(name)
+        with open(file, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        try:
+            return {
+                column: np.array([row[column] for row in rows])
+                if column == "client_id"
+                else np.array([float(row[column] or "nan") for row in rows])
+                for column in (rows[0] if rows else {"client_id": None})
+            }
+        except (TypeError, ValueError) as error:
+            raise self._damaged(file) from error
+
+    def _evaluated(self, name):
+        if not (self.path / name).exists():
+            raise RunError(f"{self.path} has no {name}: score it with: fedgru eval {self.path}")
+        return self.path / name
+
+    def _damaged(self, file):
+        return RunError(f"{file} is damaged. Make it again with: fedgru eval {self.path}")
 
     def audit(self):
         """Return audit.json as a dict; empty if the run has not been audited."""
@@ -240,23 +317,60 @@ def open_run(log_dir, name=None):
 
     Args:
         log_dir: folder of all runs.
-        name: a run's path, its folder's name, or None for the one started last.
+        name: a run's path, its folder's name, the --name it was given, or None for the one
+            started last.
 
     Raises:
-        RunError: if there is no such run.
+        RunError: if there is no such run, or several go by that --name.
     """
     log_dir = Path(log_dir)
     if name is None:
-        runs = [RunFolder(file.parent) for file in sorted(log_dir.glob("*/run.json"))]
+        runs = all_runs(log_dir)
         if not runs:
             raise RunError(f"no run in {log_dir}/. Make one with: fedgru train --features big")
-        return max(runs, key=_started)
+        return runs[0]
     for path in (Path(name), log_dir / name):
         if (path / "run.json").is_file():
             return RunFolder(path)
+    named = [run for run in all_runs(log_dir) if run.path.name[_STAMP:] == name]
+    if len(named) > 1:
+        raise RunError(
+            f"{len(named)} runs are called {name}: "
+            f"{', '.join(run.path.name for run in named)}. Give one of these names."
+        )
+    if named:
+        return named[0]
     raise RunError(
-        f"no run {name}: neither {name} nor {log_dir / name} is a folder with a run.json."
+        f"no run {name}: neither {name} nor {log_dir / name} is a folder with a run.json, and no "
+        f"run in {log_dir}/ was given that --name."
     )
+
+
+def all_runs(log_dir):
+    """Return the RunFolders in a folder of runs, started last first."""
+    runs = [RunFolder(file.parent) for file in Path(log_dir).glob("*/run.json")]
+    return sorted(runs, key=_started, reverse=True)
+
+
+def remove_runs(runs, log_dir):
+    """Delete runs, whole folders.
+
+    Args:
+        runs: RunFolders.
+        log_dir: folder of all runs; a run that does not lie right in it is not touched.
+
+    Raises:
+        RunError: before any is deleted, if one lies elsewhere or is being written; or if a folder
+            cannot be deleted.
+    """
+    for run in runs:
+        if run.path.resolve().parent != Path(log_dir).resolve():
+            raise RunError(f"{run.path} does not lie in {log_dir}/: delete it yourself.")
+    for run in runs:
+        try:
+            shutil.rmtree(run.path)
+        except OSError as error:
+            raise RunError(f"cannot delete {error.filename}: {error.strerror}.") from None
 
 
 def _started(run):
@@ -280,6 +394,12 @@ def write_csv(file, rows):
     writer.writeheader()
     writer.writerows(rows)
     _write_whole(file, text.getvalue())
+
+
+def write_table(file, table):
+    """Write a table {column: list} as CSV, whole or not at all."""
+    rows = zip(*table.values(), strict=True)
+    write_csv(file, [dict(zip(table, row, strict=True)) for row in rows])
 
 
 def write_parquet(file, columns):

@@ -2,8 +2,10 @@
 
 from tqdm import tqdm
 
-from fedgru import audit, baselines, evaluation, experiment
+from fedgru import audit, baselines, evaluation, experiment, local_models
+from fedgru.baseline_runs import COUNTING, evaluate_counting
 from fedgru.errors import ConfigError, MissingEngineError, RunError
+from fedgru.fine_tuning import evaluate_fine_tuned
 
 BASELINES = (
     *baselines.STATIC_BASELINES,
@@ -11,47 +13,117 @@ BASELINES = (
 )
 
 
-def evaluate_run(run, task, engine=None):
-    """Evaluate a run's best round and write test.json, clients.csv, predictions.parquet
-    and TensorBoard's eval/.
+def evaluate_run(run, task, engine=None, fine_tune=None, show_progress=False):
+    """Evaluate a run's best round and write what `RunFolder.save_test` writes.
 
     Args:
-        run: RunFolder.
+        run: RunFolder, also that of a baseline.
         task: the run's Task.
         engine: name of the engine that runs the model forward, where all give the same numbers;
             None takes the one that trained it.
+        fine_tune: local epochs that each client's copy is trained for before it is scored once
+            more; None scores the model as it is, alone.
+        show_progress: whether to draw a bar on stderr.
 
     Returns:
-        dict, see `evaluation.full_report`, with the run's path, data set, round, the engine that
-        scored, the number of clients with test targets, and `leakage`, see `audit.quick_audit`.
+        dict, see `evaluation.full_report`, with the run's path, data set, kind, round, the engine
+        that scored, the number of clients with test targets; `leakage`, see `audit.quick_audit`,
+        where there is one representation; and with `fine_tune` `fine_tuned`: epochs, summary,
+        and `gains` on the model as it is.
 
     Raises:
+        ConfigError: if the run is one that `engine` or `fine_tune` has no meaning for.
         MissingEngineError: if the engine is not in this environment; says how to score all the
             same.
     """
+    kind = run.kind
+    _check_choices(run, task, engine, fine_tune)
+    fine_tuned = None
     with run:
-        weights, round_num = run.load_weights("best")
+        head = {"run": str(run.path), "data": task.settings.data.data, "kind": kind}
         try:
-            scorer = experiment.make_engine(task, engine)
-        except MissingEngineError as error:
-            raise MissingEngineError(
-                f"{run.path}: {error} Or score with an engine that is here; all give the same "
-                f"numbers: fedgru eval {run.path} --engine jax"
-            ) from error
-        try:
-            warm, cold = (evaluation.evaluate(scorer, weights, "test", w) for w in (True, False))
-            report = evaluation.full_report(task, warm, task.settings.loop.seed, cold)
-            report["leakage"] = audit.quick_audit(_auditing_engine(scorer), weights)
+            if kind in COUNTING:
+                warm, cold, more = evaluate_counting(task, kind), None, {"round": 0}
+            elif kind == "local":
+                warm, cold, more = _evaluate_local(run, task)
+            else:
+                warm, cold, more, fine_tuned = _evaluate_model(
+                    run, task, engine, fine_tune, show_progress
+                )
         except KeyboardInterrupt as error:
             raise RunError(
                 f"stopped by Ctrl-C while scoring. Score it again with: fedgru eval {run.path}"
             ) from error
         table = evaluation.client_table(task, warm)
-        head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}
-        head["engine"] = scorer.name
-        report = head | {"test/clients": len(table["client_id"])} | report
+        seed = task.settings.loop.seed
+        head |= {"test/clients": len(table["client_id"])}
+        report = head | evaluation.full_report(task, warm, seed, cold) | more
+        if fine_tuned is not None:
+            report["fine_tuned"] = {
+                "epochs": fine_tune,
+                **fine_tuned.summary(),
+                "gains": evaluation.gains(fine_tuned, warm, seed),
+            }
         run.save_test(report, table, evaluation.prediction_table(task, warm))
+        run.save_fine_tuned(
+            None if fine_tuned is None else evaluation.client_table(task, fine_tuned)
+        )
     return report
+
+
+def _check_choices(run, task, engine, fine_tune):
+    kind = run.kind
+    if engine is not None and kind != "federated":
+        raise ConfigError(
+            f"--engine has no effect on {run.path}, which is the baseline {kind}: leave it out."
+        )
+    if fine_tune is None:
+        return
+    if kind not in ("federated", "central"):
+        raise ConfigError(
+            f"{run.path} is the baseline {kind}: there is no common model to fine-tune."
+        )
+    concept = task.settings.agnostic.agnostic_to
+    if concept is not None:
+        raise ConfigError(
+            f"{run.path} is agnostic to {concept}: fine-tuning would teach each client's copy what "
+            "it was kept from. Leave --fine-tune out."
+        )
+
+
+def _evaluate_local(run, task):
+    arrays, _ = run.load_weights("best")
+    models = local_models.from_arrays(arrays, len(task.clients))
+    warm, cold = (local_models.evaluate_local(task, models, "test", w) for w in (True, False))
+    alone = {"not_audited": "each client has a representation of its own."}
+    rounds = max(model.best_round for model in models)
+    return warm, cold, {"round": rounds, "leakage": dict.fromkeys(audit.QUICK_CONCEPTS, alone)}
+
+
+def _evaluate_model(run, task, engine, fine_tune, show_progress):
+    """Return warm, cold, what else the report holds, and the fine-tuned Evaluation or None."""
+    weights, round_num = run.load_weights("best")
+    try:
+        scorer = experiment.make_engine(task, engine)
+    except MissingEngineError as error:
+        raise MissingEngineError(
+            f"{run.path}: {error} Or score with an engine that is here; all give the same "
+            f"numbers: fedgru eval {run.path} --engine jax"
+        ) from error
+    warm, cold = (evaluation.evaluate(scorer, weights, "test", w) for w in (True, False))
+    leakage = audit.quick_audit(_auditing_engine(scorer), weights)
+    fine_tuned = None
+    if fine_tune is not None:
+        with tqdm(
+            total=len(task.training_clients),
+            desc="fine-tuning",
+            unit="client",
+            disable=not show_progress,
+            leave=False,
+        ) as progress:
+            fine_tuned = evaluate_fine_tuned(task, weights, fine_tune, round_num, progress.update)
+    more = {"round": round_num, "engine": scorer.name, "leakage": leakage}
+    return warm, cold, more, fine_tuned
 
 
 def _auditing_engine(engine):
@@ -77,6 +149,11 @@ def audit_run(run, task, concepts, probe_names, seeds, show_progress=False):
     """
     from fedgru.engines.jax import JaxEngine
 
+    if run.kind not in ("federated", "central"):
+        raise ConfigError(
+            f"{run.path} is the baseline {run.kind}: it has no representation that all clients "
+            "share, so there is nothing to audit."
+        )
     with run:
         weights, round_num = run.load_weights("best")
         found = {}

@@ -107,7 +107,7 @@ def test_eval_prints_the_model_beside_the_baselines(here, run_dir):
     )
     assert " ".join(header.split()) == "acc@1 acc@5 acc@10 mrr ndcg loss acc@1 macro"
     assert [line[:22].strip() for line in lines[:11]] == [
-        *("model", "model, cold state", "revisits", "first visits"),
+        *("model", "cold state", "revisits", "first visits"),
         *(baseline.replace("_", " ") for baseline in BASELINES.split(", ")),
     ]
     row = [f"{report[f'test/{m}/micro']:.4f}" for m in header.split()[:6]]

@@ -40,7 +40,7 @@ def test_what_cannot_be_told_is_a_dash():
         "Test of log/x, round 3: 1,234 targets of 2 clients, each scored once",
         "                          acc@1    acc@5   acc@10      mrr     ndcg     loss  acc@1 macro",
         "  model                  0.5000        -        -        -        -        -            -",
-        "  model, cold state      0.5000        -        -        -        -        -            -",
+        "    cold state           0.5000        -        -        -        -        -            -",
         "    revisits             0.5000        -        -        -        -        -            -",
         "    first visits              -        -        -        -        -        -            -",
         "  user markov            0.5000        -        -        -        -        -            -",

@@ -16,7 +16,8 @@ import numpy as np
 from fedgru import seeding
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.engines.base import Engine
-from fedgru.local_optimizers import init_slots, local_step
+from fedgru.engines.local_steps import run_steps
+from fedgru.local_optimizers import init_slots
 from fedgru.models import gru
 from fedgru.xla import import_jax, num_threads
 
@@ -104,6 +105,16 @@ class JaxEngine(Engine):
             self._prepared[client] = data
             self._kept_bytes += size_bytes
         return data
+
+    def beside(self, task):
+        """Return an engine of another task that shares what this one has compiled.
+
+        The two may differ in their check-ins and in how many rows their tables have, in nothing
+        else that a model or a local step depends on.
+        """
+        engine = type(self)(task)
+        engine._local_loop, engine._walk_step = self._local_loop, self._walk_step
+        return engine
 
     @cached_property
     def _local_loop(self):
@@ -224,67 +235,26 @@ def _prepare(local):
 def _local_loop(
     spec, protection, optimizer, lr, weights, arrays, key, steps_per_pass, num_steps, constants
 ):
-    """Run a client's local steps and return its update and five sums.
+    """Run a client's local steps with a fresh optimizer; return its update and five sums.
 
-    The sums, float32 [5]: loss and correct answers, then as in `ClientUpdate.protected`.
+    The sums as in `run_steps`.
 
     Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, ClientUpdate, with stateful
         rows: truncated backpropagation through one local step, the state carried on.
     """
     import jax
-    import jax.numpy as jnp
 
-    batch, num_table = arrays[0].shape[2], weights["rows"].shape[0]
-    start_state = gru.zero_state(spec.cell, spec.hidden_dim, batch)
-
-    def loss(weights, data, state, scale, noise_key):
-        rows, numbers, targets, mask, log_prior, labels = data
-        gates = gru.project(
-            weights,
-            rows,
-            numbers,
-            None if scale is None else scale[:, :num_table],
-            None if scale is None else scale[:, num_table:],
-        )
-        hidden, state = gru.recur(spec.cell, gates, weights["recurrent"], weights["bias"], state)
-        if protection is not None:
-            weights = protection.held_still(weights)
-            noise = None
-            if protection.method.noise:
-                noise = jax.random.normal(noise_key, hidden.shape)
-            hidden = gru.represent(weights, hidden, noise)
-        scores = gru.logits(weights, hidden, log_prior)
-        at_target = jnp.take_along_axis(jax.nn.log_softmax(scores), targets[..., None], -1)[..., 0]
-        loss_sum = -(at_target * mask).sum()
-        correct = ((scores.argmax(-1) == targets) * mask).sum()
-        mean = loss_sum / jnp.maximum(mask.sum(), 1.0)
-        if protection is None:
-            return mean, (state, jnp.stack([loss_sum, correct, 0.0, 0.0, 0.0]))
-        mean, protected_sums = protection.step_loss(weights, mean, hidden, labels, constants)
-        return mean, (state, jnp.stack([loss_sum, correct, *protected_sums]))
-
-    def one_step(i, carried):
-        now, slots, state, sums = carried
-        at = i % steps_per_pass
-        state = tuple(jnp.where(at == 0, 0.0, s) for s in state)
-        data = jax.tree.map(
-            lambda array: jax.lax.dynamic_index_in_dim(array, at, keepdims=False), arrays
-        )
-        step_key = jax.random.fold_in(key, i)
-        scale = None
-        if spec.dropout > 0:
-            # one mask per sequence and local step, as Keras draws it
-            kept = jax.random.bernoulli(
-                step_key, 1.0 - spec.dropout, (batch, num_table + spec.num_numbers)
-            )
-            scale = kept.astype(jnp.float32) / (1.0 - spec.dropout)
-        gradient, (state, step_sums) = jax.grad(loss, has_aux=True)(
-            now, data, state, scale, jax.random.fold_in(step_key, 1)
-        )
-        now, slots = local_step(optimizer, lr, i + 1, now, slots, gradient)
-        return now, slots, state, sums + step_sums
-
-    key = jax.random.wrap_key_data(key)
-    start = weights, init_slots(optimizer, weights), start_state, jnp.zeros(5)
-    now, _, _, sums = jax.lax.fori_loop(0, num_steps, one_step, start)
-    return jax.tree.map(jnp.subtract, now, weights), sums
+    now, _, sums = run_steps(
+        spec,
+        protection,
+        optimizer,
+        lr,
+        weights,
+        init_slots(optimizer, weights),
+        arrays,
+        key,
+        steps_per_pass,
+        num_steps,
+        constants,
+    )
+    return jax.tree.map(jax.numpy.subtract, now, weights), sums

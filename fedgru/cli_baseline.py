@@ -1,0 +1,62 @@
+"""`fedgru baseline`: parse, call one function, print."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from fedgru.cli_options import LazyOptions, data_dir_option, log_dir_option
+
+EXAMPLE = "Example: fedgru baseline markov"
+
+
+class BaselineOptions(LazyOptions):
+    """All settings but those that say what ordinary training must not know."""
+
+    @property
+    def left_out(self):
+        from fedgru.config import AgnosticSettings
+
+        return tuple(AgnosticSettings.model_fields)
+
+
+@click.command(cls=BaselineOptions, epilog=EXAMPLE)
+@click.argument("kind", metavar="KIND")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="File of settings, such as the federated run's; options given here win over it.",
+)
+@click.option(
+    "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
+)
+@data_dir_option
+@log_dir_option
+def baseline(kind, config_file, preset, evaluates, data_dir, log_dir, **given):
+    """Make the run of a baseline, to be evaluated and compared as any other.
+
+    KIND is one of: commonest, last, frequency, markov, global-markov (counts of train and
+    validation), running-markov, running-backoff, kernel (counts that go on through the test
+    split), central (the same model, all check-ins in one place), local (a model per client,
+    nothing exchanged).
+    """
+    from fedgru import baseline_runs, cli, experiment, reports, scoring
+
+    if kind not in baseline_runs.KINDS:
+        raise click.BadParameter(
+            f"{kind!r} is not one of {', '.join(baseline_runs.KINDS)}.", param_hint="KIND"
+        )
+    overrides = {name: value for name, value in given.items() if value is not None}
+    settings = baseline_runs.settings_of(kind, overrides, config_file, preset)
+    cli.log_to_stderr()
+    task, facts = experiment.open_task(settings, data_dir)
+    click.echo(
+        reports.describe_task(task, facts, counting=kind in baseline_runs.COUNTING), err=True
+    )
+    run, task = baseline_runs.make_baseline(
+        kind, task, facts, log_dir, show_progress=sys.stderr.isatty()
+    )
+    if evaluates:
+        click.echo(reports.describe_report(scoring.evaluate_run(run, task)))
+    click.echo(f"Run folder:  {run.path}")

@@ -1,0 +1,101 @@
+"""The compiled loop over local steps: truncated backpropagation, the state carried on. JAX."""
+
+from fedgru.local_optimizers import local_step
+from fedgru.models import gru
+
+
+def run_steps(
+    spec,
+    protection,
+    optimizer,
+    lr,
+    weights,
+    slots,
+    arrays,
+    key,
+    steps_per_pass,
+    num_steps,
+    constants=None,
+    resets=None,
+    first_step=1,
+):
+    """Run local steps, one after the other.
+
+    Args:
+        spec: ModelSpec; its number of rows is not read.
+        protection: Protection, or None.
+        optimizer, lr: see `local_step`.
+        weights: name -> float32 array; `rows` may be padded.
+        slots: the optimizer's, see `init_slots`.
+        arrays: rows, numbers, targets, mask, log_prior, protected of a LocalData, each [steps,
+            seq_len, batch, ...]; the last two may be None.
+        key: uint32 [2], words of the random key of dropout and noise.
+        steps_per_pass: int [], the steps of `arrays` that one pass goes through.
+        num_steps: int [], steps of all passes.
+        constants: see `Protection.before_round`.
+        resets: bool [steps, batch], the rows whose state is zero before a step; None for all of
+            them at the start of a pass and at no other step.
+        first_step: int [], the optimizer's count of the first step.
+
+    Returns:
+        (weights, slots, sums); the sums, float32 [5]: loss in nats and correct answers, then as
+        in `ClientUpdate.protected`.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    batch, num_table = arrays[0].shape[2], weights["rows"].shape[0]
+    start_state = gru.zero_state(spec.cell, spec.hidden_dim, batch)
+
+    def loss(weights, data, state, scale, noise_key):
+        rows, numbers, targets, mask, log_prior, labels = data
+        gates = gru.project(
+            weights,
+            rows,
+            numbers,
+            None if scale is None else scale[:, :num_table],
+            None if scale is None else scale[:, num_table:],
+        )
+        hidden, state = gru.recur(spec.cell, gates, weights["recurrent"], weights["bias"], state)
+        if protection is not None:
+            weights = protection.held_still(weights)
+            noise = None
+            if protection.method.noise:
+                noise = jax.random.normal(noise_key, hidden.shape)
+            hidden = gru.represent(weights, hidden, noise)
+        scores = gru.logits(weights, hidden, log_prior)
+        at_target = jnp.take_along_axis(jax.nn.log_softmax(scores), targets[..., None], -1)[..., 0]
+        loss_sum = -(at_target * mask).sum()
+        correct = ((scores.argmax(-1) == targets) * mask).sum()
+        mean = loss_sum / jnp.maximum(mask.sum(), 1.0)
+        if protection is None:
+            return mean, (state, jnp.stack([loss_sum, correct, 0.0, 0.0, 0.0]))
+        mean, protected_sums = protection.step_loss(weights, mean, hidden, labels, constants)
+        return mean, (state, jnp.stack([loss_sum, correct, *protected_sums]))
+
+    def one_step(i, carried):
+        now, slots, state, sums = carried
+        at = i % steps_per_pass
+        fresh = at == 0 if resets is None else resets[at][:, None]
+        state = tuple(jnp.where(fresh, 0.0, s) for s in state)
+        data = jax.tree.map(
+            lambda array: jax.lax.dynamic_index_in_dim(array, at, keepdims=False), arrays
+        )
+        step_key = jax.random.fold_in(key, i)
+        scale = None
+        if spec.dropout > 0:
+            # one mask per sequence and local step, as Keras draws it
+            kept = jax.random.bernoulli(
+                step_key, 1.0 - spec.dropout, (batch, num_table + spec.num_numbers)
+            )
+            scale = kept.astype(jnp.float32) / (1.0 - spec.dropout)
+        gradient, (state, step_sums) = jax.grad(loss, has_aux=True)(
+            now, data, state, scale, jax.random.fold_in(step_key, 1)
+        )
+        now, slots = local_step(optimizer, lr, first_step + i, now, slots, gradient)
+        return now, slots, state, sums + step_sums
+
+    key = jax.random.wrap_key_data(key)
+    start = weights, slots, start_state, jnp.zeros(5)
+    now, slots, _, sums = jax.lax.fori_loop(0, num_steps, one_step, start)
+    return now, slots, sums
