@@ -20,10 +20,10 @@ COUNTING = {  # as on the command line -> as in a report
 }
 TRAINED = ("central", "local")
 KINDS = (*COUNTING, *TRAINED)
-_SERVER = ("mean", "server_optimizer", "server_lr", "server_momentum", "tff_aggregator")
+_SERVER, _FAULTS = config.ServerSettings.model_fields, config.FaultSettings.model_fields
 _COUNTED = ("data", "users", "min_checkins", "target", "seed", "threads", "name")
 WITHOUT_EFFECT = {
-    **dict.fromkeys(TRAINED, (*_SERVER, "tff_noise", "engine", "clients_per_round")),
+    **dict.fromkeys(TRAINED, (*_SERVER, *_FAULTS, "engine", "clients_per_round")),
     **dict.fromkeys(COUNTING, tuple(name for name in config.fields() if name not in _COUNTED)),
 }
 

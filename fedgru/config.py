@@ -79,6 +79,14 @@ class ServerSettings(_Section):
     server_momentum: Share | None = Field(
         None, description="With --server-optimizer momentum; 0.9 if not given."
     )
+    robust: Literal["none", "median", "trimmed-mean", "krum"] = Field(
+        "none", description="Mean for cohorts in which some clients may lie."
+    )
+    liar_share: Annotated[float, Field(ge=0, lt=0.5)] | None = Field(
+        None,
+        description="Share of liars that trimmed-mean cuts at each end and krum assumes; 0.2 if "
+        "not given.",
+    )
     tff_aggregator: Literal["none", "robust", "dp", "compression"] = Field(
         "none",
         description="With --engine tff: clip and zero outliers, clip and add noise, or compress.",
@@ -118,6 +126,22 @@ class AgnosticSettings(_Section):
     zones: Annotated[int, Field(ge=2)] = Field(12, description="Cells of the concept zone.")
 
 
+class FaultSettings(_Section):
+    client_dropout: Share = Field(0.0, description="Chance of a client to drop out of a round.")
+    min_clients: Count = Field(
+        1, description="A round with fewer usable updates is skipped: the weights stay."
+    )
+    attack: Literal["none", "sign-flip", "noise", "label-flip"] = Field(
+        "none", description="What lying clients do, to try a robust mean by."
+    )
+    attackers: Count | None = Field(None, description="With --attack: how many clients lie.")
+    attack_scale: Positive | None = Field(
+        None,
+        description="With --attack sign-flip or noise: how much larger than its own update what a "
+        "liar sends is; 10 if not given.",
+    )
+
+
 class LoopSettings(_Section):
     engine: Literal["jax", "reference", "tff"] = Field(
         "jax", description="What runs the local training."
@@ -148,6 +172,7 @@ class Settings(_Section):
     client: ClientSettings = ClientSettings()
     server: ServerSettings = ServerSettings()
     agnostic: AgnosticSettings = AgnosticSettings()
+    faults: FaultSettings = FaultSettings()
     loop: LoopSettings = LoopSettings()
 
 
@@ -312,6 +337,7 @@ def _check_together(settings):
             f"--tff-noise has no effect with --tff-aggregator {server.tff_aggregator}. Use "
             "--tff-aggregator dp, or leave it out."
         )
+    _check_faults(settings)
     _check_agnostic(settings.agnostic, loop)
     if loop.min_improvement > 0 and loop.patience == 0:
         raise ConfigError("--min-improvement has no effect with --patience 0 (never stop early).")
@@ -325,6 +351,38 @@ def _check_together(settings):
         raise ConfigError(
             f"--name is {loop.name!r}, expected letters, digits, dots, dashes and underscores."
         )
+
+
+def _check_faults(settings):
+    server, faults = settings.server, settings.faults
+    if settings.loop.engine == "tff":
+        for section, name in (
+            ("server", "robust"),
+            *(("faults", name) for name in FaultSettings.model_fields),
+        ):
+            if getattr(getattr(settings, section), name) != _default(section, name):
+                raise ConfigError(
+                    f"--engine tff does not know {option(name)}: it gives sums alone. Use --engine "
+                    "jax."
+                )
+    if server.liar_share is not None and server.robust not in ("trimmed-mean", "krum"):
+        raise ConfigError(
+            f"--liar-share has no effect with --robust {server.robust}. Use --robust trimmed-mean "
+            "or krum, or leave it out."
+        )
+    if server.mean == "clients" and server.robust in ("median", "trimmed-mean"):
+        raise ConfigError(
+            f"--mean clients has no effect with --robust {server.robust}, which takes each id's "
+            "row over those who own it. Leave it out."
+        )
+    if faults.attack == "none":
+        for name in ("attackers", "attack_scale"):
+            if getattr(faults, name) is not None:
+                raise ConfigError(f"{option(name)} has no effect without --attack.")
+    elif faults.attackers is None:
+        raise ConfigError(f"--attack {faults.attack} needs --attackers, how many clients lie.")
+    elif faults.attack == "label-flip" and faults.attack_scale is not None:
+        raise ConfigError("--attack-scale has no effect with --attack label-flip.")
 
 
 def _check_agnostic(agnostic, loop):

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedgru import features, priors, streams, vocabulary
+from fedgru import faults, features, priors, streams, vocabulary
 from fedgru.checkins import CheckIns
 from fedgru.clients import SPLITS, Clients, CoverageLine, choose_clients
 from fedgru.config import Settings
@@ -124,6 +124,11 @@ class Task:
         kernel = fit_kernel(histories, self.shared, loop.seed, loop.threads, on_round)
         return replace(self, kernel=kernel)
 
+    @cached_property
+    def attackers(self):
+        """Indices of the clients that lie, with --attack; else empty."""
+        return faults.draw_attackers(self.settings, self.training_clients)
+
     def client_prior(self, client, kind):
         """Return the ClientPrior of a client, computed once."""
         if (client, kind) not in self._client_priors:
@@ -158,6 +163,8 @@ class Task:
         inputs_at = self.clients.starts[client] + pairs
         padded = batches.pairs < 0
         targets = np.where(padded, -1, self.classes[inputs_at + 1])
+        if client in self.attackers and self.settings.faults.attack == "label-flip":
+            targets = faults.flip_labels(targets, self.num_classes)
         log_prior = None
         if self.spec.has_prior:
             num_pairs = int(self.clients.train_ends[client] - self.clients.starts[client]) - 1
@@ -234,6 +241,7 @@ def build_task(data_set, settings, kernel=None):
             f"--clients-per-round is {cohort}, but the split has {len(training_clients)} clients "
             "with training data."
         )
+    _check_cohort(settings, cohort or len(training_clients), len(training_clients))
     for split in SPLITS:
         positions = clients.target_positions(split)
         owners = len(np.unique(clients.client_of[positions]))
@@ -276,6 +284,19 @@ def build_task(data_set, settings, kernel=None):
         protection=make_protection(settings, check_ins, clients),
         training_clients=training_clients,
     )
+
+
+def _check_cohort(settings, cohort, num_training):
+    """Refuse what no round could have: more usable updates, or liars, than there are clients."""
+    if settings.faults.min_clients > cohort:
+        raise ConfigError(
+            f"--min-clients is {settings.faults.min_clients}, but a round has {cohort} clients."
+        )
+    if (settings.faults.attackers or 0) > num_training:
+        raise ConfigError(
+            f"--attackers is {settings.faults.attackers}, but the split has {num_training} clients "
+            "with training data."
+        )
 
 
 def _count_trained(settings, clients, classes, client):

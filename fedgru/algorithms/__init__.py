@@ -2,6 +2,7 @@
 
 from fedgru.algorithms.fed_avg import FedAvg
 from fedgru.algorithms.fed_sub_avg import FedSubAvg
+from fedgru.algorithms.robust import DEFAULT_LIAR_SHARE, Krum, Median, TrimmedMean
 from fedgru.algorithms.server_optimizers import SGD, Adam
 
 DEFAULT_MOMENTUM = 0.9
@@ -21,4 +22,12 @@ def from_settings(server):
             optimizer = Adam(lr)
         case "yogi":
             optimizer = Adam(lr, yogi=True, epsilon=YOGI_EPSILON)
+    share = DEFAULT_LIAR_SHARE if server.liar_share is None else server.liar_share
+    match server.robust:
+        case "median":
+            return Median(optimizer)
+        case "trimmed-mean":
+            return TrimmedMean(optimizer, share)
+        case "krum":
+            return Krum(optimizer, share, owners=server.mean == "owners")
     return (FedSubAvg if server.mean == "owners" else FedAvg)(optimizer)

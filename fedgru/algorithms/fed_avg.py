@@ -54,6 +54,7 @@ class UpdateSum:
     """Sums of the cohort's updates, each times its client's number of examples."""
 
     def __init__(self, weights):
+        self.num_clients = 0
         self.dense = {name: np.zeros_like(w) for name, w in weights.items() if name != "rows"}
         self.rows = np.zeros_like(weights["rows"])
         self.row_examples = np.zeros(len(weights["rows"]), np.int64)
@@ -65,18 +66,28 @@ class UpdateSum:
         Raises:
             TrainingError: if it does not fit the weights, or has no examples.
         """
-        if update.num_examples <= 0:
-            raise TrainingError(f"client {update.client} sent an update of no examples.")
+        check_fits(update, self.dense)
         for name, total in self.dense.items():
-            if update.dense[name].shape != total.shape:
-                raise TrainingError(
-                    f"client {update.client} sent {name} of shape {update.dense[name].shape}, "
-                    f"expected {total.shape}."
-                )
             total += np.float32(update.num_examples) * update.dense[name]
         self.rows[update.row_ids] += np.float32(update.num_examples) * update.row_update
         self.row_examples[update.row_ids] += update.num_examples
         self.num_examples += update.num_examples
+        self.num_clients += 1
+
+    def __len__(self):
+        return self.num_clients
+
+
+def check_fits(update, weights):
+    """Raise a TrainingError unless an update has examples, and the shapes of the weights."""
+    if update.num_examples <= 0:
+        raise TrainingError(f"client {update.client} sent an update of no examples.")
+    for name, array in weights.items():
+        if name != "rows" and update.dense[name].shape != array.shape:
+            raise TrainingError(
+                f"client {update.client} sent {name} of shape {update.dense[name].shape}, "
+                f"expected {array.shape}."
+            )
 
 
 class FedAvg:
@@ -91,11 +102,15 @@ class FedAvg:
         """Return the ServerState before round 1."""
         return ServerState(weights, self.server_optimizer.init(weights), 0)
 
+    def start(self, weights):
+        """Return what a round's updates are added to, by add(ClientUpdate)."""
+        return UpdateSum(weights)
+
     def mean_update(self, total):
         """Average the cohort's updates.
 
         Args:
-            total: UpdateSum.
+            total: what `start` gave, at least one update added.
 
         Returns:
             name -> float32 array, the shapes of the weights.
@@ -111,7 +126,7 @@ class FedAvg:
         return total.rows * np.float32(1.0 / total.num_examples)
 
     def apply(self, state, total):
-        """Return the ServerState after one round, from the UpdateSum of its cohort."""
+        """Return the ServerState after one round, from what `start` gave and the cohort added."""
         weights, slots = self.server_optimizer.apply(
             state.weights, self.mean_update(total), state.optimizer
         )

@@ -1,10 +1,9 @@
 """Engine: where local training and the forward pass run. Any engine gives the same numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from fedgru.algorithms.fed_avg import ServerState, UpdateSum
+from fedgru import faults
+from fedgru.algorithms.fed_avg import ServerState
 from fedgru.errors import TrainingError
 
 DIVERGED_LOSS = 100.0  # nats; the uniform guess over 27 classes has 3.3, over 10,000 has 9.2
@@ -17,14 +16,16 @@ class RoundResult:
     Attributes:
         state: ServerState after the round.
         metrics: "loss" and "acc@1" over all targets trained on, each at the moment it was used.
-        num_clients: clients in the mean.
+        num_clients: clients in the mean; 0 in a round that was skipped.
         num_examples: targets trained on, counting each local epoch.
+        faults: what went wrong -> indices of the clients, see `fedgru.faults`; empty if nothing.
     """
 
     state: ServerState
     metrics: dict[str, float]
     num_clients: int
     num_examples: int
+    faults: dict[str, list[int]] = field(default_factory=dict)
 
 
 class Engine:
@@ -72,20 +73,31 @@ class Engine:
             RoundResult.
 
         Raises:
-            TrainingError: if a client's loss or update is not finite, or the loss passes
-                DIVERGED_LOSS; names the client and the round.
+            TrainingError: if no update is usable, or more than half are not; names the round and
+                the first client. If the loss passes DIVERGED_LOSS.
         """
         round_num, protection, constants = state.round_num + 1, self.task.protection, None
+        cohort, gone = faults.drop_out(self.task, cohort, round_num)
+        found = {faults.DROPPED_OUT: gone} if gone else {}
+        if len(cohort) < self.task.settings.faults.min_clients:
+            return self._skipped(state, found)
         if protection is not None:
             state, constants = protection.before_round(self, state, cohort)
-        total = UpdateSum(state.weights)
+        total = algorithm.start(state.weights)
         loss_sum = num_correct = protected = 0.0
         for update in self.local_updates(state.weights, cohort, round_num, constants):
-            self._check_finite(update, round_num)
+            update = faults.tamper(self.task, update, round_num)
+            why = faults.problem(update, state.weights)
+            if why is not None:
+                found.setdefault(why, []).append(update.client)
+                continue
             total.add(update)
             loss_sum += update.loss_sum
             num_correct += update.num_correct
             protected = protected + update.protected
+        self._check_usable(found, len(cohort), round_num)
+        if len(total) < self.task.settings.faults.min_clients:
+            return self._skipped(state, found)
         metrics = {
             "loss": loss_sum / total.num_examples,
             "acc@1": num_correct / total.num_examples,
@@ -95,15 +107,27 @@ class Engine:
         if protection is not None:
             after = protection.after_round(self, after, cohort)
             metrics |= protection.round_metrics(constants, protected)
-        return RoundResult(after, metrics, len(cohort), total.num_examples)
+        return RoundResult(after, metrics, len(total), total.num_examples, found)
 
-    def _check_finite(self, update, round_num):
-        arrays = [update.row_update, *update.dense.values()]
-        if np.isfinite(update.loss_sum) and all(np.isfinite(a).all() for a in arrays):
+    def _skipped(self, state, found):
+        """A round that changes nothing: too few clients answered with what can be used."""
+        protection = self.task.protection
+        names = ("loss", "acc@1", *(protection.metric_names if protection else ()))
+        metrics = dict.fromkeys(names, float("nan"))
+        return RoundResult(replace(state, round_num=state.round_num + 1), metrics, 0, 0, found)
+
+    def _check_usable(self, found, num_answers, round_num):
+        """Stop where most of the cohort cannot be used: that is training, not single clients."""
+        unusable = [client for why in faults.REJECTED for client in found.get(why, [])]
+        if 2 * len(unusable) <= num_answers:
             return
+        first = self.task.clients.client_ids[unusable[0]]
+        if faults.NOT_FINITE in found:
+            what = "training loss became NaN"
+        else:
+            what = f"{len(unusable)} of {num_answers} updates cannot be used"
         raise TrainingError(
-            f"training loss became NaN in round {round_num} (client "
-            f"{self.task.clients.client_ids[update.client]} first). {self._advice(round_num)}"
+            f"{what} in round {round_num} (client {first} first). {self._advice(round_num)}"
         )
 
     def check_diverged(self, loss, round_num, split="train"):
