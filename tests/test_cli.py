@@ -286,9 +286,10 @@ BAD_COMMANDS = {
         "--clock has no effect: --features category holds none of clock, day, month, weekday.",
     ),
     "misspelt option": (
-        ["train", "--patienze", "3"],
+        ["train", "--hidden-dimm", "3"],
         2,
-        usage("train [OPTIONS]") + "Error: No such option '--patienze'. Did you mean '--patience'?",
+        usage("train [OPTIONS]")
+        + "Error: No such option '--hidden-dimm'. Did you mean '--hidden-dim'?",
     ),
     "not a number": (
         ["train", "--rounds", "many"],
@@ -313,8 +314,8 @@ BAD_COMMANDS = {
     "a run that is not there": (
         ["eval", "gone"],
         1,
-        "no run gone: neither gone nor log/gone is a folder with a run.json, and no run in log/ was "
-        "given that --name.",
+        "no run gone: neither gone nor log/gone is a folder with a run.json, and no run in log/ "
+        "was given that --name.",
     ),
     "no run at all": (
         ["eval", "--log-dir", "other"],
