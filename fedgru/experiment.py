@@ -97,7 +97,7 @@ def make_engine(task, name=None):
     return getattr(importlib.import_module(module), name)(task)
 
 
-def train(task, facts, log_dir, show_progress=False, kind="federated"):
+def train(task, facts, log_dir, show_progress=False, kind="federated", on_round=None):
     """Train in a new run folder.
 
     Args:
@@ -106,6 +106,8 @@ def train(task, facts, log_dir, show_progress=False, kind="federated"):
         log_dir: folder of all runs.
         show_progress: whether to draw a bar on stderr.
         kind: "federated", or "central" for the baseline that pools all clients' data.
+        on_round: called as on_round(round_num, row) once a round is written down; training
+            stops after a round for which it returns a text, the reason.
 
     Returns:
         (RunFolder, Task, TrainResult); the task with the prior learnt.
@@ -121,6 +123,11 @@ def train(task, facts, log_dir, show_progress=False, kind="federated"):
         engine, algorithm = CentralEngine(task), CentralTraining(settings.client)
     else:
         engine, algorithm = make_engine(task), algorithms.from_settings(settings.server)
+
+    def record(round_num, row, seconds):
+        run.record_round(round_num, row, seconds)
+        return on_round(round_num, row) if on_round is not None else None
+
     with RunFolder.create(log_dir, settings, facts | {"kind": kind}) as run:
         logger.info("run folder %s, engine %s", run.path, engine.name)
         try:
@@ -137,7 +144,7 @@ def train(task, facts, log_dir, show_progress=False, kind="federated"):
                 result = training.train(
                     engine,
                     algorithm,
-                    on_round=run.record_round,
+                    on_round=record,
                     on_improvement=lambda state: run.save_weights(
                         "best", state.weights, state.round_num
                     ),

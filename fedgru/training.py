@@ -44,7 +44,8 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
         engine: Engine.
         algorithm: FedAvg or a subclass.
         on_round: called as on_round(round_num, row, seconds) after each round and, as round 0,
-            before the first; row is {"split/metric/average": value}.
+            before the first; row is {"split/metric/average": value}. Training stops after a
+            round for which it returns a text, the reason.
         on_improvement: called with the ServerState of each round that is the best so far; at
             the end with that before training, if no round was better.
         progress: a tqdm bar over the rounds, or None.
@@ -78,7 +79,7 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
         row |= evaluate(engine, state.weights, "val").summary()
         engine.check_diverged(row["val/loss/micro"], round_num, "val")
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
-        on_round(round_num, row, seconds)
+        why_stop = on_round(round_num, row, seconds)
         improved = stop = False
         if task.protection is None or task.protection.is_risen(round_num):
             improved, stop = stopping.report(round_num, row[loop.stop_metric])
@@ -88,6 +89,9 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
         _report(round_num, row, seconds, improved, progress)
         if stop:
             why = f"{loop.stop_metric} has not improved in {loop.patience} rounds"
+            break
+        if why_stop:
+            why = why_stop
             break
     if best.round_num == 0:
         logger.warning(

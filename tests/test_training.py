@@ -88,6 +88,17 @@ def test_stops_early(scripted):
     assert result.why == "val/loss/micro has not improved in 2 rounds"
 
 
+def test_stops_when_told_to(scripted, monkeypatch):
+    def told(round_num, row, seconds):
+        return "enough" if round_num == 2 else None
+
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda e, a, _, *rest: train(e, a, told, *rest))
+    _, result, _, improved = scripted([3.0, 2.0, 1.0])
+    assert (result.why, result.last.round_num, result.best.round_num) == ("enough", 2, 2)
+    assert improved == [1, 2]
+
+
 def test_the_stop_metric_decides_and_knows_its_direction(scripted):
     _, result, _, _ = scripted([3.0, 2.0, 2.5], stop_metric="val/acc@1/micro")
     assert (result.best.round_num, result.best_value) == (2, 0.5)
