@@ -22,6 +22,7 @@ class Program(click.Group):
         "compare": "fedgru.cli_runs",
         "data": "fedgru.cli_data",
         "runs": "fedgru.cli_runs",
+        "sweep": "fedgru.cli_sweep",
     }
 
     def list_commands(self, ctx):

@@ -1,0 +1,44 @@
+"""A training whose validation follows a script: for tests of what is built around it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from fedgru import datasets, experiment, training
+from fedgru.engines.base import Engine, RoundResult
+
+
+class CountingEngine(Engine):
+    """Learns nothing: the bias counts the rounds, so that a script can say what they reach."""
+
+    name = "counting"
+
+    def run_round(self, algorithm, state, cohort):
+        weights = state.weights | {"bias": state.weights["bias"] + 1}
+        new = type(state)(weights, state.optimizer, state.round_num + 1)
+        return RoundResult(new, {"loss": 2.0, "acc@1": 0.5}, len(cohort), 10)
+
+    def hidden_states(self, weights, first_positions, end_positions, wanted):
+        return np.zeros((len(wanted), self.task.spec.hidden_dim), np.float32)
+
+
+def follow(monkeypatch, data_set, loss):
+    """Let validation give loss(settings, round_num), on any data set's name.
+
+    Returns:
+        list, to which (settings.client.client_lr, settings.loop) of each training is added.
+    """
+    trained = []
+
+    def evaluate(engine, weights, split):
+        round_num = int(weights["bias"].max())
+        if round_num == 0:
+            trained.append((engine.task.settings.client.client_lr, engine.task.settings.loop))
+        value = loss(engine.task.settings, round_num)
+        summary = {"val/loss/micro": value, "val/acc@1/micro": 1 / value}
+        return SimpleNamespace(summary=lambda: summary)
+
+    monkeypatch.setattr(datasets, "open_data_set", lambda *_: data_set)
+    monkeypatch.setattr(experiment, "make_engine", lambda task, name=None: CountingEngine(task))
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    return trained
