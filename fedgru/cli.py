@@ -8,7 +8,17 @@ from pathlib import Path
 import click
 
 from fedgru import __version__
-from fedgru.cli_options import LazyOptions, data_dir_option, log_dir_option
+from fedgru.cli_options import (
+    LazyOptions,
+    data_dir_option,
+    is_quiet,
+    json_option,
+    log_dir_option,
+    note,
+    quiet_option,
+    run_argument,
+    shows_progress,
+)
 from fedgru.engines import ENGINES
 from fedgru.errors import FedgruError
 
@@ -21,6 +31,8 @@ class Program(click.Group):
         "baseline": "fedgru.cli_baseline",
         "compare": "fedgru.cli_runs",
         "data": "fedgru.cli_data",
+        "export": "fedgru.cli_predict",
+        "predict": "fedgru.cli_predict",
         "runs": "fedgru.cli_runs",
     }
 
@@ -61,6 +73,7 @@ def _message(error):
     epilog="Example: fedgru train --features big",
 )
 @click.version_option(__version__, prog_name="fedgru")
+@quiet_option
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug):
     """Train and evaluate federated models of where people go next."""
@@ -78,6 +91,7 @@ def main(debug):
 @click.option(
     "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
 )
+@quiet_option
 @data_dir_option
 @log_dir_option
 def train(config_file, preset, evaluates, data_dir, log_dir, **given):
@@ -88,10 +102,10 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
     settings = config.load(overrides, config_file, preset)
     log_to_stderr()
     task, facts = experiment.open_task(settings, data_dir)
-    click.echo(reports.describe_task(task, facts), err=True)
-    run, task, result = experiment.train(task, facts, log_dir, show_progress=sys.stderr.isatty())
+    note(reports.describe_task(task, facts))
+    run, task, result = experiment.train(task, facts, log_dir, show_progress=shows_progress())
     if sys.stderr.isatty():  # elsewhere the log says it
-        click.echo(reports.describe_end(result, settings), err=True)
+        note(reports.describe_end(result, settings))
     if evaluates:
         report = scoring.evaluate_run(run, task)
         click.echo(reports.describe_report(report))
@@ -103,8 +117,8 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
 
 
 @main.command(name="eval", epilog="Example: fedgru eval --json")
-@click.argument("run", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@run_argument
+@json_option
 @click.option(
     "--engine",
     type=click.Choice(list(ENGINES)),
@@ -122,6 +136,7 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
     metavar="BASELINE",
     help="Fail (exit code 1) unless test acc@1 is above this baseline's, such as running_backoff.",
 )
+@quiet_option
 @data_dir_option
 @log_dir_option
 def evaluate(run, as_json, engine, fine_tune, must_beat, data_dir, log_dir):
@@ -139,18 +154,18 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, data_dir, log_dir):
     trained_with = task.settings.loop.engine
     if engine not in (None, trained_with):
         line += f", trained with {trained_with}, scored with {engine}"
-    click.echo(line, err=True)
-    report = scoring.evaluate_run(folder, task, engine, fine_tune, sys.stderr.isatty())
+    note(line)
+    report = scoring.evaluate_run(folder, task, engine, fine_tune, shows_progress())
     if as_json:
         click.echo(json.dumps(runs.without_nan(report), indent=2))
     else:
         click.echo(reports.describe_report(report))
     if must_beat is not None:
-        click.echo(scoring.check_beats(report, must_beat), err=True)
+        note(scoring.check_beats(report, must_beat))
 
 
 @main.command(epilog="Example: fedgru audit --concept client --concept zone --seeds 3")
-@click.argument("run", required=False)
+@run_argument
 @click.option(
     "--concept",
     "concepts",
@@ -166,7 +181,8 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, data_dir, log_dir):
     help="Only these probes; may be repeated.",
 )
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@json_option
+@quiet_option
 @data_dir_option
 @log_dir_option
 def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
@@ -180,9 +196,9 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
     task = experiment.reopen_task(folder, data_dir)
     own = task.settings.agnostic.agnostic_to
     concepts = concepts or dict.fromkeys([*([own] if own else []), "client", "zone"])
-    click.echo(f"{folder.path}, {reports.describe_data(task.settings.data.data)}", err=True)
+    note(f"{folder.path}, {reports.describe_data(task.settings.data.data)}")
     report = scoring.audit_run(
-        folder, task, list(concepts), probes or PROBES, seeds, sys.stderr.isatty()
+        folder, task, list(concepts), probes or PROBES, seeds, shows_progress()
     )
     if as_json:
         click.echo(json.dumps(runs.without_nan(report), indent=2))
@@ -193,7 +209,7 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
 def log_to_stderr(level=None):
     """Show warnings, and where no progress bar can be drawn also a line per round."""
     if level is None:
-        level = logging.WARNING if sys.stderr.isatty() else logging.INFO
+        level = logging.WARNING if sys.stderr.isatty() or is_quiet() else logging.INFO
     handler = AboveTheBar()
     handler.setLevel(level)
     handler.addFilter(lambda record: record.levelno < logging.ERROR)  # these come as the message
