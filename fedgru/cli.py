@@ -30,6 +30,7 @@ class Program(click.Group):
         "agnostic": "fedgru.cli_agnostic",
         "baseline": "fedgru.cli_baseline",
         "compare": "fedgru.cli_runs",
+        "config": "fedgru.cli_config",
         "data": "fedgru.cli_data",
         "export": "fedgru.cli_predict",
         "predict": "fedgru.cli_predict",
@@ -70,7 +71,8 @@ def _message(error):
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: fedgru train --features big",
+    epilog="Exit code: 0 done, 1 it cannot be done, 2 the command line is wrong, 130 stopped by "
+    "Ctrl-C, 143 by SIGTERM.\n\nExample: fedgru train --features big",
 )
 @click.version_option(__version__, prog_name="fedgru")
 @quiet_option
@@ -86,17 +88,21 @@ def main(debug):
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="TOML file of settings; options given here win over it.",
+    metavar="FILE",
+    help="TOML or YAML file of settings; options given here win over it.",
 )
 @click.option(
     "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
 )
+@json_option
 @quiet_option
 @data_dir_option
 @log_dir_option
-def train(config_file, preset, evaluates, data_dir, log_dir, **given):
+def train(config_file, preset, evaluates, as_json, data_dir, log_dir, **given):
     """Train by federated averaging, and evaluate the best round."""
-    from fedgru import config, experiment, reports, scoring
+    import json
+
+    from fedgru import config, experiment, reports, runs, scoring
 
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = config.load(overrides, config_file, preset)
@@ -106,8 +112,13 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
     run, task, result = experiment.train(task, facts, log_dir, show_progress=shows_progress())
     if sys.stderr.isatty():  # elsewhere the log says it
         note(reports.describe_end(result, settings))
+    report = scoring.evaluate_run(run, task) if evaluates else None
+    if as_json:
+        ended = {name: run.facts()[name] for name in ("why", "rounds", "best_round", "best_value")}
+        found = {"run": str(run.path), **ended, "test": report}
+        click.echo(json.dumps(runs.without_nan(found), indent=2))
+        return
     if evaluates:
-        report = scoring.evaluate_run(run, task)
         click.echo(reports.describe_report(report))
     click.echo(f"Run folder:  {run.path}")
     tensorboard = Path(sys.executable).parent / "tensorboard"
