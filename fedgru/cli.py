@@ -14,6 +14,7 @@ from fedgru.cli_options import (
     is_quiet,
     json_option,
     log_dir_option,
+    mlflow_option,
     note,
     quiet_option,
     run_argument,
@@ -94,11 +95,12 @@ def main(debug):
 @click.option(
     "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
 )
+@mlflow_option
 @json_option
 @quiet_option
 @data_dir_option
 @log_dir_option
-def train(config_file, preset, evaluates, as_json, data_dir, log_dir, **given):
+def train(config_file, preset, evaluates, mlflow, as_json, data_dir, log_dir, **given):
     """Train by federated averaging, and evaluate the best round."""
     import json
 
@@ -107,12 +109,14 @@ def train(config_file, preset, evaluates, as_json, data_dir, log_dir, **given):
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = config.load(overrides, config_file, preset)
     log_to_stderr()
+    tracker = _open_tracker(mlflow, log_dir)
     task, facts = experiment.open_task(settings, data_dir)
     note(reports.describe_task(task, facts))
     run, task, result = experiment.train(task, facts, log_dir, show_progress=shows_progress())
     if sys.stderr.isatty():  # elsewhere the log says it
         note(reports.describe_end(result, settings))
     report = scoring.evaluate_run(run, task) if evaluates else None
+    _track(tracker, run)
     if as_json:
         ended = {name: run.facts()[name] for name in ("why", "rounds", "best_round", "best_value")}
         found = {"run": str(run.path), **ended, "test": report}
@@ -147,10 +151,11 @@ def train(config_file, preset, evaluates, as_json, data_dir, log_dir, **given):
     metavar="BASELINE",
     help="Fail (exit code 1) unless test acc@1 is above this baseline's, such as running_backoff.",
 )
+@mlflow_option
 @quiet_option
 @data_dir_option
 @log_dir_option
-def evaluate(run, as_json, engine, fine_tune, must_beat, data_dir, log_dir):
+def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_dir):
     """Score a run's best round on the test split (default: the newest run)."""
     import json
 
@@ -160,6 +165,7 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, data_dir, log_dir):
     folder = runs.open_run(log_dir, run)
     if must_beat is not None:
         scoring.check_baseline(must_beat, folder.settings())
+    tracker = _open_tracker(mlflow, log_dir)
     task = experiment.reopen_task(folder, data_dir)
     line = f"{folder.path}, {reports.describe_data(task.settings.data.data)}"
     trained_with = task.settings.loop.engine
@@ -167,6 +173,7 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, data_dir, log_dir):
         line += f", trained with {trained_with}, scored with {engine}"
     note(line)
     report = scoring.evaluate_run(folder, task, engine, fine_tune, shows_progress())
+    _track(tracker, folder)
     if as_json:
         click.echo(json.dumps(runs.without_nan(report), indent=2))
     else:
@@ -215,6 +222,20 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
         click.echo(json.dumps(runs.without_nan(report), indent=2))
     else:
         click.echo(reports.describe_audit(report))
+
+
+def _open_tracker(uri, log_dir):
+    """The tracker of --mlflow, or None; before the work, which would be in vain without it."""
+    if uri is None:
+        return None
+    from fedgru.trackers import MlflowTracker
+
+    return MlflowTracker(uri, log_dir)
+
+
+def _track(tracker, run):
+    if tracker is not None:
+        note(f"MLflow run {tracker.log_run(run)} at {tracker.uri}")
 
 
 def log_to_stderr(level=None):

@@ -145,6 +145,16 @@ def _parse_columns(ctx, param, pairs):
     return columns
 
 
+mlflow_option = click.option(
+    "--mlflow",
+    is_flag=False,
+    flag_value="local",
+    metavar="[URI]",
+    help="Log the run to MLflow too (pip install 'fedgru[mlflow]'), by default to a database in "
+    "the log folder's mlflow/.",
+)
+
+
 def _keep_quiet(ctx, param, value):
     if value:
         ctx.meta["fedgru.quiet"] = True  # one dict for a context and all below it
