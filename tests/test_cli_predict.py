@@ -228,6 +228,20 @@ def test_category_names_become_categories_by_the_table_of_the_import(here, tmp_p
     )
 
 
+def test_a_run_without_a_model_of_all_clients_is_refused(here):
+    small = ["--data", "hamlet", "--name", "counts", "--no-eval"]
+    invoke("baseline", "markov", *small)
+    folder = next(here.glob("log/*-counts"))
+    message = (
+        f"Error: log/{folder.name} is the baseline markov: it has no model that all clients share. "
+        "Take a run of fedgru train, or of fedgru baseline central.\n"
+    )
+    assert invoke("predict", "--client", 3, code=1).stderr == message
+    result = invoke("export", "--to", "weights", "--output", "out", code=1)
+    assert result.stderr == f"log/{folder.name}, data set hamlet\n{message}"
+    assert not Path("out").exists()
+
+
 def test_export_says_what_the_model_is_called_with(here):
     result = invoke("export", "--to", "weights", "--output", "out/model")
     round_num = json.loads(Path("out/model/model.json").read_text())["round"]
