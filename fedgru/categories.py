@@ -115,6 +115,23 @@ def apply_scheme(check_ins, scheme, file):
     return replace(check_ins, category=Coded(codes[names.codes], values))
 
 
+def translate(scheme, name):
+    """Return the category of a name in a Scheme; a name that it lacks stands for itself.
+
+    >>> translate(Scheme("mine.csv", {"Café": "Food"}), " Café ")
+    'Food'
+    >>> translate(Scheme("mine.csv", {"Café": "Food"}), "Food"), translate(Scheme("raw"), "Bar")
+    ('Food', 'Bar')
+
+    Args:
+        scheme: Scheme, or None for one that leaves names as they are.
+        name: str.
+    """
+    if scheme is None or scheme.table is None:
+        return name
+    return scheme.table.get(_normal(name), name)
+
+
 def _unmapped_message(unmapped, scheme, file):
     number = "1 category name is" if len(unmapped) == 1 else f"{len(unmapped):,} category names are"
     lines = [

@@ -202,6 +202,13 @@ def read_csv(path, columns, delimiter=None, offset_min=None, skip_bad_rows=False
     )
 
 
+def read_column_names(path):
+    """Return the names in the header row of a table, cut where most names come out."""
+    text, source = read_text(path)
+    header, _ = _read_header(text, source.file, {}, None)
+    return header
+
+
 def _check_csv_settings(columns, delimiter, offset_min):
     for field in columns:
         if field not in FIELDS:

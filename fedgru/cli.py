@@ -8,7 +8,18 @@ from pathlib import Path
 import click
 
 from fedgru import __version__
-from fedgru.cli_options import LazyOptions, data_dir_option, log_dir_option
+from fedgru.cli_options import (
+    LazyOptions,
+    data_dir_option,
+    is_quiet,
+    json_option,
+    log_dir_option,
+    mlflow_option,
+    note,
+    quiet_option,
+    run_argument,
+    shows_progress,
+)
 from fedgru.engines import ENGINES
 from fedgru.errors import FedgruError
 
@@ -20,7 +31,10 @@ class Program(click.Group):
         "agnostic": "fedgru.cli_agnostic",
         "baseline": "fedgru.cli_baseline",
         "compare": "fedgru.cli_runs",
+        "config": "fedgru.cli_config",
         "data": "fedgru.cli_data",
+        "export": "fedgru.cli_predict",
+        "predict": "fedgru.cli_predict",
         "runs": "fedgru.cli_runs",
         "sweep": "fedgru.cli_sweep",
     }
@@ -59,9 +73,11 @@ def _message(error):
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: fedgru train --features big",
+    epilog="Exit code: 0 done, 1 it cannot be done, 2 the command line is wrong, 130 stopped by "
+    "Ctrl-C, 143 by SIGTERM.\n\nExample: fedgru train --features big",
 )
 @click.version_option(__version__, prog_name="fedgru")
+@quiet_option
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug):
     """Train and evaluate federated models of where people go next."""
@@ -74,27 +90,40 @@ def main(debug):
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="TOML file of settings; options given here win over it.",
+    metavar="FILE",
+    help="TOML or YAML file of settings; options given here win over it.",
 )
 @click.option(
     "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
 )
+@mlflow_option
+@json_option
+@quiet_option
 @data_dir_option
 @log_dir_option
-def train(config_file, preset, evaluates, data_dir, log_dir, **given):
+def train(config_file, preset, evaluates, mlflow, as_json, data_dir, log_dir, **given):
     """Train by federated averaging, and evaluate the best round."""
-    from fedgru import config, experiment, reports, scoring
+    import json
+
+    from fedgru import config, experiment, reports, runs, scoring
 
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = config.load(overrides, config_file, preset)
     log_to_stderr()
+    tracker = _open_tracker(mlflow, log_dir)
     task, facts = experiment.open_task(settings, data_dir)
-    click.echo(reports.describe_task(task, facts), err=True)
-    run, task, result = experiment.train(task, facts, log_dir, show_progress=sys.stderr.isatty())
+    note(reports.describe_task(task, facts))
+    run, task, result = experiment.train(task, facts, log_dir, show_progress=shows_progress())
     if sys.stderr.isatty():  # elsewhere the log says it
-        click.echo(reports.describe_end(result, settings), err=True)
+        note(reports.describe_end(result, settings))
+    report = scoring.evaluate_run(run, task) if evaluates else None
+    _track(tracker, run)
+    if as_json:
+        ended = {name: run.facts()[name] for name in ("why", "rounds", "best_round", "best_value")}
+        found = {"run": str(run.path), **ended, "test": report}
+        click.echo(json.dumps(runs.without_nan(found), indent=2))
+        return
     if evaluates:
-        report = scoring.evaluate_run(run, task)
         click.echo(reports.describe_report(report))
     click.echo(f"Run folder:  {run.path}")
     tensorboard = Path(sys.executable).parent / "tensorboard"
@@ -104,8 +133,8 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
 
 
 @main.command(name="eval", epilog="Example: fedgru eval --json")
-@click.argument("run", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@run_argument
+@json_option
 @click.option(
     "--engine",
     type=click.Choice(list(ENGINES)),
@@ -123,9 +152,11 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
     metavar="BASELINE",
     help="Fail (exit code 1) unless test acc@1 is above this baseline's, such as running_backoff.",
 )
+@mlflow_option
+@quiet_option
 @data_dir_option
 @log_dir_option
-def evaluate(run, as_json, engine, fine_tune, must_beat, data_dir, log_dir):
+def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_dir):
     """Score a run's best round on the test split (default: the newest run)."""
     import json
 
@@ -135,23 +166,25 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, data_dir, log_dir):
     folder = runs.open_run(log_dir, run)
     if must_beat is not None:
         scoring.check_baseline(must_beat, folder.settings())
+    tracker = _open_tracker(mlflow, log_dir)
     task = experiment.reopen_task(folder, data_dir)
     line = f"{folder.path}, {reports.describe_data(task.settings.data.data)}"
     trained_with = task.settings.loop.engine
     if engine not in (None, trained_with):
         line += f", trained with {trained_with}, scored with {engine}"
-    click.echo(line, err=True)
-    report = scoring.evaluate_run(folder, task, engine, fine_tune, sys.stderr.isatty())
+    note(line)
+    report = scoring.evaluate_run(folder, task, engine, fine_tune, shows_progress())
+    _track(tracker, folder)
     if as_json:
         click.echo(json.dumps(runs.without_nan(report), indent=2))
     else:
         click.echo(reports.describe_report(report))
     if must_beat is not None:
-        click.echo(scoring.check_beats(report, must_beat), err=True)
+        note(scoring.check_beats(report, must_beat))
 
 
 @main.command(epilog="Example: fedgru audit --concept client --concept zone --seeds 3")
-@click.argument("run", required=False)
+@run_argument
 @click.option(
     "--concept",
     "concepts",
@@ -167,7 +200,8 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, data_dir, log_dir):
     help="Only these probes; may be repeated.",
 )
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@json_option
+@quiet_option
 @data_dir_option
 @log_dir_option
 def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
@@ -181,9 +215,9 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
     task = experiment.reopen_task(folder, data_dir)
     own = task.settings.agnostic.agnostic_to
     concepts = concepts or dict.fromkeys([*([own] if own else []), "client", "zone"])
-    click.echo(f"{folder.path}, {reports.describe_data(task.settings.data.data)}", err=True)
+    note(f"{folder.path}, {reports.describe_data(task.settings.data.data)}")
     report = scoring.audit_run(
-        folder, task, list(concepts), probes or PROBES, seeds, sys.stderr.isatty()
+        folder, task, list(concepts), probes or PROBES, seeds, shows_progress()
     )
     if as_json:
         click.echo(json.dumps(runs.without_nan(report), indent=2))
@@ -191,10 +225,24 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
         click.echo(reports.describe_audit(report))
 
 
+def _open_tracker(uri, log_dir):
+    """The tracker of --mlflow, or None; before the work, which would be in vain without it."""
+    if uri is None:
+        return None
+    from fedgru.trackers import MlflowTracker
+
+    return MlflowTracker(uri, log_dir)
+
+
+def _track(tracker, run):
+    if tracker is not None:
+        note(f"MLflow run {tracker.log_run(run)} at {tracker.uri}")
+
+
 def log_to_stderr(level=None):
     """Show warnings, and where no progress bar can be drawn also a line per round."""
     if level is None:
-        level = logging.WARNING if sys.stderr.isatty() else logging.INFO
+        level = logging.WARNING if sys.stderr.isatty() or is_quiet() else logging.INFO
     handler = AboveTheBar()
     handler.setLevel(level)
     handler.addFilter(lambda record: record.levelno < logging.ERROR)  # these come as the message

@@ -1,11 +1,10 @@
 """`fedgru agnostic ...`: networks that are right for the right reason. Imports only click first."""
 
-import sys
 from pathlib import Path
 
 import click
 
-from fedgru.cli_options import click_type, log_dir_option
+from fedgru.cli_options import RunName, click_type, log_dir_option, note, shows_progress
 
 
 def _example(line):
@@ -103,7 +102,7 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
     with tqdm(
         total=2 * repeats * settings.epochs,
         unit="epoch",
-        disable=not sys.stderr.isatty(),
+        disable=not shows_progress(),
         leave=False,
     ) as progress:
         for one in range(seed, seed + repeats):
@@ -168,7 +167,7 @@ def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **give
     data = _open(settings, seed)
     folder = image_sweep.SweepFolder(Path(log_dir) / name, settings)
     seeds = range(seed, seed + repeats)
-    with tqdm(unit="training", disable=not sys.stderr.isatty(), leave=False) as progress:
+    with tqdm(unit="training", disable=not shows_progress(), leave=False) as progress:
 
         def on_done(done, total):
             progress.total = total
@@ -259,7 +258,7 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
 
 
 @agnostic.command(epilog=_example("fedgru agnostic pareto --concept client"))
-@click.argument("runs", nargs=-1)
+@click.argument("runs", nargs=-1, type=RunName())
 @click.option("--concept", required=True, help="What the runs were audited for.")
 @_name_option("pareto")
 @log_dir_option
@@ -299,8 +298,8 @@ def _open(settings, seed):
     from fedgru.agnostic.image_folders import open_images
 
     data = open_images(settings, seed)
-    for note in data.notes:
-        click.echo(f"Note: {note}", err=True)
+    for one in data.notes:
+        note(f"Note: {one}")
     return data
 
 

@@ -1,11 +1,17 @@
 """`fedgru baseline`: parse, call one function, print."""
 
-import sys
 from pathlib import Path
 
 import click
 
-from fedgru.cli_options import LazyOptions, data_dir_option, log_dir_option
+from fedgru.cli_options import (
+    LazyOptions,
+    data_dir_option,
+    log_dir_option,
+    note,
+    quiet_option,
+    shows_progress,
+)
 
 EXAMPLE = "Example: fedgru baseline markov"
 
@@ -31,6 +37,7 @@ class BaselineOptions(LazyOptions):
 @click.option(
     "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
 )
+@quiet_option
 @data_dir_option
 @log_dir_option
 def baseline(kind, config_file, preset, evaluates, data_dir, log_dir, **given):
@@ -51,11 +58,9 @@ def baseline(kind, config_file, preset, evaluates, data_dir, log_dir, **given):
     settings = baseline_runs.settings_of(kind, overrides, config_file, preset)
     cli.log_to_stderr()
     task, facts = experiment.open_task(settings, data_dir)
-    click.echo(
-        reports.describe_task(task, facts, counting=kind in baseline_runs.COUNTING), err=True
-    )
+    note(reports.describe_task(task, facts, counting=kind in baseline_runs.COUNTING))
     run, task = baseline_runs.make_baseline(
-        kind, task, facts, log_dir, show_progress=sys.stderr.isatty()
+        kind, task, facts, log_dir, show_progress=shows_progress()
     )
     if evaluates:
         click.echo(reports.describe_report(scoring.evaluate_run(run, task)))

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from fedgru.cli_options import data_dir_option
+from fedgru.cli_options import columns_option, complete_data_sets, data_dir_option, note
 
 
 def _examples(*lines):
@@ -73,18 +73,6 @@ def tsmc2014(file, name, categories, skip_bad_rows, overwrite, data_dir):
     _show_saved(data_set, data_dir)
 
 
-def _parse_columns(ctx, param, pairs):
-    columns = {}
-    for pair in pairs:
-        field, equals, column = pair.partition("=")
-        if not (field and equals and column):
-            raise click.BadParameter(f"{pair!r}, expected FIELD=NAME such as user=user_id.")
-        if field in columns:
-            raise click.BadParameter(f"{field} is given twice.")
-        columns[field] = column
-    return columns
-
-
 @import_.command(
     "csv",
     epilog=_examples(
@@ -94,15 +82,10 @@ def _parse_columns(ctx, param, pairs):
 )
 @click.argument("file")
 @name_option
-@click.option(
-    "--column",
-    "columns",
-    multiple=True,
-    required=True,
-    callback=_parse_columns,
-    metavar="FIELD=NAME",
-    help="Which column of the header holds what. FIELD is user, venue, time (these three are "
+@columns_option(
+    "Which column of the header holds what. FIELD is user, venue, time (these three are "
     "needed), latitude, longitude, category, raw_category or offset (minutes from UTC).",
+    required=True,
 )
 @click.option(
     "--keep",
@@ -155,7 +138,7 @@ def csv_(
 
 
 @data.command(epilog=_examples("fedgru data describe"))
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_data_sets)
 @json_option
 @data_dir_option
 def describe(name, as_json, data_dir):
@@ -168,7 +151,7 @@ def describe(name, as_json, data_dir):
     from fedgru.passports import describe as get_facts
 
     if name is None:
-        click.echo("Using the embedded data set, a made-up city.", err=True)
+        note("Using the embedded data set, a made-up city.")
     facts = get_facts(open_data_set(name or EMBEDDED, data_dir))
     click.echo(_to_json(facts) if as_json else _describe(facts))
 
@@ -221,12 +204,11 @@ def _show_saved(data_set, data_dir):
     facts = get_facts(data_set)
     click.echo(_describe(facts))
     if _has_no_clock(facts):
-        click.echo(
+        note(
             "Note: no row says its offset from UTC, so local time is UTC. If it is not, give "
-            "--offset MINUTES or --column offset=NAME.",
-            err=True,
+            "--offset MINUTES or --column offset=NAME."
         )
-    click.echo(f"Saved as {data_dir}/{data_set.name}.", err=True)
+    note(f"Saved as {data_dir}/{data_set.name}.")
 
 
 def _has_no_clock(facts):

@@ -1,9 +1,12 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share, and their completion by Tab."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import click
+from click.shell_completion import CompletionItem
 
 
 class LazyOptions(click.Command):
@@ -47,6 +50,7 @@ def settings_options(setting_type=lambda name, plain: plain, left_out=()):
                 [config.option(name), name],
                 type=setting_type(name, click_type(info.annotation)),
                 help=f"{info.description}{default}",
+                shell_complete=complete_data_sets if name == "data" else None,
             )
         )
     return options
@@ -77,3 +81,106 @@ def _folder_option(name, variable, text):
 
 data_dir_option = _folder_option("data", "FEDGRU_DATA_DIR", "Where data sets are.")
 log_dir_option = _folder_option("log", "FEDGRU_LOG_DIR", "Where runs are.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object for machines."
+)
+
+
+class RunName(click.ParamType):
+    """A run: its folder's name or path. Tab lists those of the log folder, newest first."""
+
+    name = "run"
+
+    def shell_complete(self, ctx, param, incomplete):
+        log_dir = Path(ctx.params.get("log_dir") or "log")
+        names = [str(path) if "/" in incomplete else path.name for path in _newest_first(log_dir)]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+run_argument = click.argument("run", required=False, type=RunName())
+
+
+def complete_data_sets(ctx, param, incomplete):
+    """Names of data sets that begin with what was typed, and the embedded one's."""
+    data_dir = Path(ctx.params.get("data_dir") or "data")
+    names = sorted(path.parent.name for path in data_dir.glob("[!.]*/passport.json"))
+    return [name for name in [*names, "embedded"] if name.startswith(incomplete)]
+
+
+def _newest_first(log_dir):
+    """Run folders by the time in run.json; a damaged one comes last."""
+
+    def started(folder):
+        try:
+            return json.loads((folder / "run.json").read_text("utf-8")).get("started") or ""
+        except (OSError, ValueError, AttributeError):
+            return ""
+
+    folders = [file.parent for file in log_dir.glob("*/run.json")]
+    return sorted(folders, key=lambda folder: (started(folder), folder.name), reverse=True)
+
+
+def columns_option(text, required=False):
+    """Return the option --column FIELD=NAME, a dict; it may be repeated."""
+    return click.option(
+        "--column",
+        "columns",
+        multiple=True,
+        required=required,
+        callback=_parse_columns,
+        metavar="FIELD=NAME",
+        help=text,
+    )
+
+
+def _parse_columns(ctx, param, pairs):
+    columns = {}
+    for pair in pairs:
+        field, equals, column = pair.partition("=")
+        if not (field and equals and column):
+            raise click.BadParameter(f"{pair!r}, expected FIELD=NAME such as user=user_id.")
+        if field in columns:
+            raise click.BadParameter(f"{field} is given twice.")
+        columns[field] = column
+    return columns
+
+
+mlflow_option = click.option(
+    "--mlflow",
+    is_flag=False,
+    flag_value="local",
+    metavar="[URI]",
+    help="Log the run to MLflow too (pip install 'fedgru[mlflow]'), by default to a database in "
+    "the log folder's mlflow/.",
+)
+
+
+def _keep_quiet(ctx, param, value):
+    if value:
+        ctx.meta["fedgru.quiet"] = True  # one dict for a context and all below it
+
+
+quiet_option = click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=_keep_quiet,
+    help="Nothing on stderr but warnings and errors: no progress, no notes.",
+)
+
+
+def is_quiet():
+    """Whether --quiet was given, to the program or to the command."""
+    return click.get_current_context().meta.get("fedgru.quiet", False)
+
+
+def shows_progress():
+    """Whether to draw bars: stderr is a terminal, and nobody asked for quiet."""
+    return sys.stderr.isatty() and not is_quiet()
+
+
+def note(text):
+    """Say something beside the result, on stderr, unless nobody wants to hear it."""
+    if not is_quiet():
+        click.echo(text, err=True)

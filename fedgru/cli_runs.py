@@ -4,11 +4,11 @@ import json
 
 import click
 
-from fedgru.cli_options import log_dir_option
+from fedgru.cli_options import RunName, json_option, log_dir_option, note, run_argument
 
 
 @click.command(epilog="Example: fedgru compare log/*-markov log/*-run")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.argument("runs", nargs=-1, required=True, type=RunName(), metavar="RUN RUN...")
 @click.option(
     "--metric",
     "names",
@@ -16,7 +16,7 @@ from fedgru.cli_options import log_dir_option
     help="acc@1, acc@5, acc@10, mrr, ndcg or loss; may be repeated.  [default: acc@1, acc@5, loss]",
 )
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@json_option
 @log_dir_option
 def compare(runs, names, markdown, as_json, log_dir):
     """Compare evaluated runs with the first one, paired by client.
@@ -58,12 +58,12 @@ def list_runs(as_json, log_dir):
     elif found:
         click.echo(reports.describe_runs(found))
     else:
-        click.echo(f"no run in {log_dir}/. Make one with: fedgru train --features big", err=True)
+        note(f"no run in {log_dir}/. Make one with: fedgru train --features big")
 
 
 @runs.command(name="show", epilog="Example: fedgru runs show")
-@click.argument("run", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@run_argument
+@json_option
 @log_dir_option
 def show(run, as_json, log_dir):
     """Show what a run was asked for, how it ended and what it scored (default: newest run)."""
@@ -83,7 +83,7 @@ def show(run, as_json, log_dir):
 
 
 @runs.command(name="rm", epilog="Example: fedgru runs rm try-out --yes")
-@click.argument("names", nargs=-1, required=True, metavar="RUN...")
+@click.argument("names", nargs=-1, required=True, type=RunName(), metavar="RUN...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @log_dir_option
 def remove(names, yes, log_dir):

@@ -195,28 +195,41 @@ def option(name):
 
 
 def load(overrides=None, config_file=None, preset=None):
+    """Return the Settings alone; see `resolve`."""
+    settings, _ = resolve(overrides, config_file, preset)
+    return settings
+
+
+def resolve(overrides=None, config_file=None, preset=None):
     """Resolve the settings: defaults < preset < config file < overrides.
 
     Args:
         overrides: {field name: value}, as given on the command line.
-        config_file: path of a TOML file with the sections of `Settings`.
+        config_file: path of a TOML file with the sections of `Settings`, or of a YAML file if it
+            ends in .yaml or .yml.
         preset: name of a file in fedgru/presets.
 
     Returns:
-        Settings.
+        (Settings, origins): origins is {field name: "default", "preset NAME", "file PATH" or
+        "command line"}, for every setting.
 
     Raises:
         ConfigError: for a file that cannot be read, an unknown section or key, a value of the
             wrong kind or out of range, or a setting that has no effect beside the others.
     """
-    merged = {}
+    merged, origins = {}, dict.fromkeys(fields(), "default")
+
+    def merge(sections, origin):
+        _merge(merged, sections)
+        origins.update((name, origin) for values in sections.values() for name in values)
+
     if preset is not None:
-        _merge(merged, read_toml(PRESETS / f"{preset}.toml"))
+        merge(read_toml(PRESETS / f"{preset}.toml"), f"preset {preset}")
     if config_file is not None:
-        _merge(merged, read_toml(config_file))
+        merge(read_config_file(config_file), f"file {config_file}")
     for name, value in (overrides or {}).items():
-        merged.setdefault(fields()[name][0], {})[name] = value
-    return build(merged)
+        merge({fields()[name][0]: {name: value}}, "command line")
+    return build(merged), origins
 
 
 def build(nested):
@@ -227,6 +240,15 @@ def build(nested):
         raise ConfigError("\n".join(_explain(one) for one in error.errors())) from None
     _check_together(settings)
     return settings
+
+
+def read_config_file(path):
+    """Return the dict in a TOML file, or in a YAML file if its name says that it is one."""
+    if Path(path).suffix.lower() in (".yaml", ".yml"):
+        from fedgru.yaml_files import read_yaml
+
+        return read_yaml(path)
+    return read_toml(path)
 
 
 def read_toml(path):
@@ -299,7 +321,7 @@ def _explain(error):
         case kind if kind.startswith("float"):
             expected = "a number"
         case kind if kind.startswith("string"):
-            expected = "a text"
+            expected = "a text (in a file, put it in quotes)"
         case _:
             expected = error["msg"]
     return f"{where} is {found}, expected {expected}."

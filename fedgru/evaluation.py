@@ -62,6 +62,20 @@ def evaluate(engine, weights, split, warm=True, client=None):
     Returns:
         Evaluation.
     """
+    positions, log_probs = model_log_probs(engine, weights, split, warm, client)
+    return _score_each_client(engine.task, split, positions, log_probs)
+
+
+def model_log_probs(engine, weights, split, warm=True, client=None):
+    """Run the model over a split.
+
+    Args: as for `evaluate`.
+
+    Returns:
+        (positions, log_probs): int64 [num_targets], the targets; and a function of (client, own),
+        own the slice of the positions that are the client's: float32 [num_own, num_classes], log
+        p(class) of each.
+    """
     task = engine.task
     clients = task.clients
     positions = clients.target_positions(split)
@@ -77,9 +91,9 @@ def evaluate(engine, weights, split, warm=True, client=None):
         log_prior = None
         if task.spec.has_prior:
             log_prior = task.log_prior(client, positions[own] - 1 - clients.starts[client])
-        return _log_softmax(gru.logits(weights, seen[own], log_prior))
+        return log_softmax(gru.logits(weights, seen[own], log_prior))
 
-    return _score_each_client(task, split, positions, log_probs)
+    return positions, log_probs
 
 
 def join(parts, positions):
@@ -266,6 +280,7 @@ def first_visits(task):
     return first
 
 
-def _log_softmax(scores):
+def log_softmax(scores):
+    """Return the log of the softmax over the last axis."""
     scores = scores - scores.max(axis=-1, keepdims=True)
     return scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))

@@ -20,6 +20,28 @@ FEATURE_SETS = {
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How latitude, longitude or gap becomes a number input.
+
+    Attributes:
+        fill: what stands in for a missing value: the train mean.
+        mean, deviation: what is taken off, and what the rest is divided by. A deviation of None
+            makes every value 0: train had none to go by, and the feature carries no information.
+    """
+
+    fill: float
+    mean: float
+    deviation: float | None
+
+    def apply(self, values):
+        """Return float64, the shape of `values`, which has NaN where a value is missing."""
+        if self.deviation is None:
+            return np.zeros(len(values))
+        filled = np.where(np.isfinite(values), values, self.fill)
+        return (filled - self.mean) / self.deviation
+
+
+@dataclass(frozen=True)
 class Inputs:
     """The model's inputs at every position of the clients.
 
@@ -33,6 +55,7 @@ class Inputs:
         id_names: names of the id features, in the order of `rows`.
         number_names: names of the columns of `numbers`.
         vocabularies: name -> Vocabulary, one per id feature.
+        scales: name -> Scale, of those of latitude, longitude and gap that are features.
     """
 
     rows: np.ndarray
@@ -40,11 +63,17 @@ class Inputs:
     id_names: tuple[str, ...]
     number_names: tuple[str, ...]
     vocabularies: dict[str, vocabulary.Vocabulary]
+    scales: dict[str, Scale]
+
+    @property
+    def sizes(self):
+        """Name -> how many ids an id feature has, beside that for unknown."""
+        return {name: len(vocab) for name, vocab in self.vocabularies.items()}
 
     @property
     def num_rows(self):
         """Rows of the table: the known values of all id features."""
-        return sum(len(v) for v in self.vocabularies.values())
+        return sum(self.sizes.values())
 
 
 def parse_features(text):
@@ -101,22 +130,20 @@ def build_inputs(check_ins, clients, names, clock="local", vocabulary_rule="trai
         vocabularies[name] = vocab
         offset += len(vocab)
 
-    time_s = check_ins.time_s if clock == "utc" else check_ins.local_time_s
-    time_s = time_s[clients.rows]
+    time_s, rows = check_ins.time_s, clients.rows
+    local_time_s = time_s if clock == "utc" else check_ins.local_time_s
+    measured = {
+        "latitude": check_ins.lat_deg[rows],
+        "longitude": check_ins.lon_deg[rows],
+        "gap": log_gap_h(_gap_s(time_s[rows], clients)),
+    }
     in_train = clients.in_split("train")
-    number_names, number_columns = [], []
-    for name in (name for name in names if name in NUMBER_FEATURES):
-        if name in TIME_FEATURES:
-            number_names += [f"{name}_sin", f"{name}_cos"]
-            number_columns += circle(time_s, name)
-            continue
-        if name == "gap":
-            values = _log_gap_h(check_ins.time_s[clients.rows], clients)
-        else:
-            column = check_ins.lat_deg if name == "latitude" else check_ins.lon_deg
-            values = column[clients.rows]
-        number_names.append(name)
-        number_columns.append(_scale(values, in_train, scaling))
+    scales = {
+        name: _fit_scale(values[in_train], scaling)
+        for name, values in measured.items()
+        if name in names
+    }
+    number_names, number_columns = number_inputs(names, scales, local_time_s[rows], measured)
     num_positions = len(clients.rows)
     return Inputs(
         rows=np.stack(id_columns, 1).astype(np.int32)
@@ -128,7 +155,29 @@ def build_inputs(check_ins, clients, names, clock="local", vocabulary_rule="trai
         id_names=tuple(vocabularies),
         number_names=tuple(number_names),
         vocabularies=vocabularies,
+        scales=scales,
     )
+
+
+def number_inputs(names, scales, clock_s, measured):
+    """Return the number inputs of some check-ins: their names, and a float64 column for each.
+
+    Args:
+        names: feature names, as `parse_features` returns them; id features are passed over.
+        scales: name -> Scale, for those of latitude, longitude and gap among the names.
+        clock_s: int64 [n], seconds since 1970-01-01 00:00 on the clock that the time features read.
+        measured: {"latitude": degrees, "longitude": degrees, "gap": see `log_gap_h`}, float64 [n]
+            each, NaN where missing.
+    """
+    number_names, columns = [], []
+    for name in (name for name in names if name in NUMBER_FEATURES):
+        if name in TIME_FEATURES:
+            number_names += [f"{name}_sin", f"{name}_cos"]
+            columns += circle(clock_s, name)
+        else:
+            number_names.append(name)
+            columns.append(scales[name].apply(measured[name]))
+    return number_names, columns
 
 
 def circle(time_s, name):
@@ -166,21 +215,26 @@ def unknown_rates(inputs, clients):
     }
 
 
-def _log_gap_h(time_s, clients):
-    """log(1 + hours since the client's previous check-in); 0 for its first."""
-    gap_s = np.diff(time_s, prepend=time_s[:1])
-    gap_s[clients.starts[:-1]] = 0
+def log_gap_h(gap_s):
+    """log(1 + hours) of the seconds since the client's previous check-in; 0 for its first."""
     return np.log1p(gap_s / 3600)
 
 
-def _scale(values, in_train, scaling):
-    """Fill what is missing with the train mean; centre and divide by the train deviation."""
-    known = values[in_train & np.isfinite(values)]
-    if not len(known):  # nothing to go by: the feature carries no information
-        return np.zeros(len(values))
-    mean, deviation = known.mean(), known.std()
-    filled = np.where(np.isfinite(values), values, mean)
-    return (filled - mean) / (deviation if deviation > 0 else 1.0) if scaling else filled
+def _gap_s(time_s, clients):
+    gap_s = np.diff(time_s, prepend=time_s[:1])
+    gap_s[clients.starts[:-1]] = 0
+    return gap_s
+
+
+def _fit_scale(train_values, scaling):
+    """The Scale of a feature, fitted on its train values, NaN where missing."""
+    known = train_values[np.isfinite(train_values)]
+    if not len(known):
+        return Scale(0.0, 0.0, None)
+    mean, deviation = float(known.mean()), float(known.std())
+    if not scaling:
+        return Scale(mean, 0.0, 1.0)
+    return Scale(mean, mean, deviation if deviation > 0 else 1.0)
 
 
 def narrowed(inputs, part, train):

@@ -99,24 +99,25 @@ class _Past:
         return len(self.log_base)
 
 
-def kernel_prior(kernel, history, shared):
+def kernel_prior(kernel, history, shared, first=0):
     """Return a client's ClientPrior under a Kernel.
 
     Args:
         kernel: Kernel.
         history: History of n check-ins.
         shared: float64 [num_classes].
+        first: leave out the predictions of the check-ins up to and with this one.
 
     Returns:
-        ClientPrior with n - 1 rows; row j is the prediction of check-in j + 1.
+        ClientPrior with n - 1 - first rows; row j is the prediction of check-in first + j + 1.
     """
     past = _lay_out(history, shared)
-    num_pairs, num_own = len(past), len(past.support)
+    num_pairs, num_own = len(past) - first, len(past.support)
     log_own = np.empty((num_pairs, num_own), np.float32)
     log_rest = np.empty(num_pairs, np.float32)
     numbers = np.array(astuple(kernel), np.float32)
     for start in range(0, num_pairs, BLOCK):
-        rows = np.minimum(np.arange(start, start + BLOCK), num_pairs - 1)
+        rows = np.minimum(first + np.arange(start, start + BLOCK), len(past) - 1)
         block, rest = _compiled()[0](numbers, rows, *_arguments(past, rows))
         stop = min(start + BLOCK, num_pairs)
         log_own[start:stop] = np.asarray(block)[: stop - start, :num_own]

@@ -5,7 +5,7 @@ enters; and nothing leaves the device but the frequencies that all clients share
 for the kernel, the gradients of a dozen shared numbers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +41,19 @@ class History:
 
     def __getitem__(self, part):
         return History(*(values[part] for values in vars(self).values()))
+
+    def join(self, other):
+        """Return the History of these check-ins and then the other's."""
+        joined = zip(vars(self).values(), vars(other).values(), strict=True)
+        return History(*(np.concatenate(values) for values in joined))
+
+    def with_open_end(self):
+        """Return the History with one check-in more, of which nothing is known.
+
+        A prior's last row is then what the last real check-in says of the one to come.
+        """
+        last = self[-1:]
+        return self.join(replace(last, classes=np.full_like(last.classes, -1)))
 
     @property
     def local_hour(self):

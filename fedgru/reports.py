@@ -80,7 +80,7 @@ def describe_report(report):
     rows += [(name.replace("_", " "), r) for name, r in report["baselines"].items()]
     lines = [
         f"Test of {report['run']}{_which(report)}: "
-        f"{report['test/targets']:,} targets of {_count(report['test/clients'], 'client')}, "
+        f"{report['test/targets']:,} targets of {count(report['test/clients'], 'client')}, "
         "each scored once",
         f"  {'':20}" + "".join(f"{name:>9}" for name in columns) + f"{'acc@1 macro':>13}",
     ]
@@ -170,7 +170,7 @@ def describe_comparison(found, markdown=False):
             cells += _compared_cells(row[name], row is found["rows"][0])
         rows.append(cells)
     told = (
-        f"{found['targets']:,} targets of {_count(found['clients'], 'client')}; means over seeds "
+        f"{found['targets']:,} targets of {count(found['clients'], 'client')}; means over seeds "
         "(smallest to largest); differences with paired 95 % intervals over clients"
     )
     if markdown:
@@ -250,7 +250,7 @@ def _describe_intervals(report):
         lines.append(f"  against {name.replace('_', ' ')}: {gain}")
     if "fine_tuned" in report:
         gain = describe_gain(report["fine_tuned"]["gains"]["test/acc@1/micro"])
-        epochs = _count(report["fine_tuned"]["epochs"], "local epoch")
+        epochs = count(report["fine_tuned"]["epochs"], "local epoch")
         lines.append(f"Fine-tuning each client's copy for {epochs} changes acc@1 by {gain}")
     return lines
 
@@ -270,11 +270,12 @@ def _which(report):
     """Which model of a run was scored; a counting baseline has no rounds."""
     kind = report.get("kind", "federated")
     if kind == "local":
-        return f", each client's best of up to {_count(report['round'], 'round')}"
+        return f", each client's best of up to {count(report['round'], 'round')}"
     return f", round {report['round']}" if kind in ("federated", "central") else ""
 
 
-def _count(number, noun):
+def count(number, noun):
+    """Return such as '1 client' or '1,200 clients'."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

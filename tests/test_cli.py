@@ -617,3 +617,29 @@ def test_help_ends_with_an_example_that_works(names, here, monkeypatch):
     if words[1:2] == ["pareto"]:  # of runs that have been audited
         invoke("audit", "--concept", "client", "--probe", "logistic")
     invoke(*words)
+
+
+def test_quiet_leaves_warnings_and_errors_alone_on_stderr(here):
+    assert invoke("--quiet", "eval").stderr == invoke("eval", "-q").stderr == ""
+    worse = ["--server-lr", "0.000001", "--patience", 0, "--rounds", 1, "--no-eval"]
+    result = train(*worse, "--quiet", "--stop-metric", "val/acc@1/micro")
+    assert re.fullmatch(
+        r"no round was better than before training \(val/acc@1/micro 0\.\d{4}\): what counts is "
+        r"the prior alone\n",
+        result.stderr,
+    )
+    assert re.match(r"Run folder:  log/\S+\nTensorBoard: ", result.stdout)
+    assert train("--quiet", "--rounds", 1, "--users", 99, code=1).stderr == (
+        "Error: --users is 99, but the data set has 6 users with 5 or more check-ins.\n"
+    )
+
+
+def test_train_json_is_one_object(here):
+    found = json.loads(train("--name", "as-json", "--json").stdout)
+    folder = next(here.glob("log/*-as-json"))
+    assert found["run"] == f"log/{folder.name}"
+    assert found["test"] == json.loads((folder / "test.json").read_text())
+    facts = json.loads((folder / "run.json").read_text())
+    assert {key: found[key] for key in found if key not in ("run", "test")} == {
+        key: facts[key] for key in ("why", "rounds", "best_round", "best_value")
+    }

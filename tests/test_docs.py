@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from fedgru import config
 from fedgru.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,22 @@ def test_the_commands_in_the_readme_exist():
             check_command(words)
         except click.UsageError as error:
             pytest.fail(f"fedgru {shlex.join(words)}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("page", ["command-line.md", "predict.md"])
+def test_the_commands_in_the_docs_exist(page):
+    commands = fedgru_commands((ROOT / "docs" / page).read_text("utf-8"))
+    assert len(commands) >= 4
+    for words in commands:
+        check_command(words)
+
+
+def test_the_yaml_in_the_docs_is_a_config_file(tmp_path):
+    text = (ROOT / "docs/command-line.md").read_text("utf-8")
+    (found,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "docs.yaml").write_text(found)
+    settings = config.load(config_file=tmp_path / "docs.yaml")
+    assert (settings.client.client_lr, settings.loop.rounds) == (0.001, 5)
 
 
 def test_the_make_targets_in_the_readme_exist():

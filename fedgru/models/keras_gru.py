@@ -8,23 +8,28 @@ import numpy as np
 from fedgru.models import keras_heads
 
 
-def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities", protected=None):
+def build(
+    spec, inputs, batch_size=1, seq_len=1, output="probabilities", protected=None, represents=()
+):
     """Build the stateful Keras model of a ModelSpec, with Keras' own start weights.
 
     Args:
         spec: ModelSpec.
-        inputs: Inputs, for the names and sizes of the features.
+        inputs: Inputs or Interface, for the names and sizes of the features.
         batch_size: rows whose states are kept side by side.
         seq_len: check-ins in a call; None takes any number.
         output: "probabilities", "scores" (what the softmax is taken of), or "hidden".
         protected: None; or (units of the head's hidden layers, values of the concept): with
             output "scores", a dict of "scores" and "protected", the gradients of both scaled by
             the layers "share" and "reversal" (see `keras_heads.scale_gradient`).
+        represents: what the heads see is the hidden state after these, of "erase" and "noise";
+            see `fedgru.models.gru.represent`.
 
     Returns:
         keras.Model. Inputs, by name: each id feature, int32 [batch, seq_len], ids as the
         vocabulary gives them (0 unknown); each number, float32 [batch, seq_len]; with a prior
-        `log_prior`, float32 [batch, seq_len, num_classes]. Output: float32 [batch, seq_len,
+        `log_prior`, float32 [batch, seq_len, num_classes]; with noise `noise`, float32 [batch,
+        seq_len, hidden_dim], standard normal. Output: float32 [batch, seq_len,
         num_classes], or [..., hidden_dim]. The state is carried from call to call, `reset_state`
         sets it to zero. (On Keras' JAX backend only a plain call carries it, `predict` does not.)
     """
@@ -37,9 +42,9 @@ def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities", protect
     }
     numbers = {name: keras.Input((seq_len,), name=name, **shape) for name in inputs.number_names}
     # id 0 is unknown: one_hot of -1 is all zeros
-    columns = [
-        ops.one_hot(ids[name] - 1, len(inputs.vocabularies[name])) for name in inputs.id_names
-    ] + [ops.expand_dims(number, -1) for number in numbers.values()]
+    columns = [ops.one_hot(ids[name] - 1, inputs.sizes[name]) for name in inputs.id_names] + [
+        ops.expand_dims(number, -1) for number in numbers.values()
+    ]
     joined = keras.layers.Concatenate(name="inputs")(columns) if len(columns) > 1 else columns[0]
     if spec.dropout > 0:
         # one mask per sequence; the recurrent layer's own is that in Keras 3, but in a compiled
@@ -56,14 +61,19 @@ def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities", protect
     arguments = ids | numbers
     if output == "hidden":
         return keras.Model(arguments, hidden)
+    if "erase" in represents:
+        hidden = keras.layers.Dense(spec.hidden_dim, name="erase")(hidden)
+    if "noise" in represents:
+        arguments["noise"] = keras.Input((seq_len, spec.hidden_dim), name="noise", **shape)
+        hidden = keras.layers.Add(name="represented")(
+            [hidden, _scaled(arguments["noise"], "noise_scale")]
+        )
     scores = keras.layers.Dense(spec.num_classes, name="head")(hidden)
     if spec.has_prior:
-        log_prior = keras.Input((seq_len, spec.num_classes), name="log_prior", **shape)
-        # one scale for all classes: a 1 x 1 kernel on an axis of its own
-        scale = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", name="prior_scale")
-        scaled = ops.squeeze(scale(ops.expand_dims(log_prior, -1)), -1)
-        scores = keras.layers.Add(name="scores")([scores, scaled])
-        arguments["log_prior"] = log_prior
+        arguments["log_prior"] = keras.Input((seq_len, spec.num_classes), name="log_prior", **shape)
+        scores = keras.layers.Add(name="scores")(
+            [scores, _scaled(arguments["log_prior"], "prior_scale")]
+        )
     if protected is not None:
         scores = keras_heads.scale_gradient("share")(scores)
         outputs = {"scores": scores, "protected": keras_heads.add_head(hidden, *protected)}
@@ -71,6 +81,15 @@ def build(spec, inputs, batch_size=1, seq_len=1, output="probabilities", protect
     if output == "scores":
         return keras.Model(arguments, scores)
     return keras.Model(arguments, keras.layers.Softmax(name="probabilities")(scores))
+
+
+def _scaled(tensor, name):
+    """A tensor times one number for all of it: a 1 x 1 kernel on an axis of its own."""
+    import keras
+
+    ops = _ops()
+    scale = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", name=name)
+    return ops.squeeze(scale(ops.expand_dims(tensor, -1)), -1)
 
 
 def _ops():
@@ -96,8 +115,12 @@ def set_weights(model, weights):
     layers = {layer.name: layer for layer in model.layers}
     if "head" in layers:
         layers["head"].set_weights([weights["head_kernel"], weights["head_bias"]])
-    if "prior_scale" in layers:
-        layers["prior_scale"].set_weights([weights["prior_scale"].reshape(1, 1)])
+    for name in {"prior_scale", "noise_scale"} & set(layers):
+        layers[name].set_weights([np.reshape(weights[name], (1, 1))])
+    if "erase" in layers:  # h - (h - mean) @ removed
+        mean, removed = weights["erase_mean"], weights["erase_removed"]
+        kept = np.eye(len(mean), dtype=np.float32) - removed
+        layers["erase"].set_weights([kept, mean @ removed])
     for name, layer in keras_heads.head_layers(model).items():
         layer.set_weights([weights[f"{name}_kernel"], weights[f"{name}_bias"]])
 
@@ -135,7 +158,7 @@ def feed(inputs, rows, numbers, log_prior=None):
         numbers: float32 [batch, seq_len, num_numbers].
         log_prior: float32 [batch, seq_len, num_classes], or None without a prior.
     """
-    sizes = [len(inputs.vocabularies[name]) for name in inputs.id_names]
+    sizes = [inputs.sizes[name] for name in inputs.id_names]
     offsets = np.cumsum([0, *sizes[:-1]])
     by_name = {
         name: np.where(rows[..., i] < 0, 0, rows[..., i] - offsets[i] + 1).astype(np.int32)

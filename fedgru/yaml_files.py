@@ -1,0 +1,76 @@
+"""Settings from YAML, read as people mean it: JSON's kinds of values, and nothing else.
+
+YAML 1.1, which PyYAML reads, takes 1e-3 for a text, no for False, 12:30 for 750 and 010 for 8, and
+keeps the last of two equal keys. Here numbers are those of YAML 1.2, true and false are
+the only truth values, and a repeated key is refused.
+"""
+
+import re
+from pathlib import Path
+
+from fedgru.errors import ConfigError
+
+# YAML 1.2.2, section 10.3.2, without octal and hexadecimal numbers
+_KINDS = (
+    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
+    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+", "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+)
+
+
+def read_yaml(path):
+    """Return the dict in a YAML file.
+
+    Raises:
+        ConfigError: if it cannot be read, is not YAML, repeats a key, or is no mapping.
+    """
+    import yaml
+
+    try:
+        found = yaml.load(Path(path).read_text("utf-8"), _loader())  # a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        what = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not a YAML file: {what}.") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} holds {found!r}, expected sections such as `loop:`.")
+    return found
+
+
+def _loader():
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {}
+
+        def construct_yaml_int(self, node):
+            return int(node.value)  # 010 is ten
+
+        def construct_yaml_float(self, node):
+            return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+        def construct_mapping(self, node, deep=False):
+            keys = [self.construct_object(key) for key, _ in node.value]
+            for i, (key, _) in enumerate(node.value):
+                name = keys[i]
+                if name in keys[:i]:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {name!r} is there twice", key.start_mark
+                    )
+            return super().construct_mapping(node, deep)
+
+    for tag, pattern, first in _KINDS:
+        characters = ["" if character == "\0" else character for character in first]
+        Loader.add_implicit_resolver(tag, re.compile(rf"^(?:{pattern})$"), characters)
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+    Loader.add_constructor("tag:yaml.org,2002:float", Loader.construct_yaml_float)
+    return Loader
