@@ -21,8 +21,10 @@ class Program(click.Group):
         "baseline": "fedgru.cli_baseline",
         "compare": "fedgru.cli_runs",
         "data": "fedgru.cli_data",
+        "report": "fedgru.cli_report",
         "runs": "fedgru.cli_runs",
         "sweep": "fedgru.cli_sweep",
+        "tensorboard": "fedgru.cli_report",
     }
 
     def list_commands(self, ctx):

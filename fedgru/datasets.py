@@ -335,6 +335,13 @@ def open_data_set(name=EMBEDDED, data_dir="data"):
     return DataSet(name, check_ins, passport, best_prob)
 
 
+def read_passport(name, data_dir="data"):
+    """Return the passport of a data set, without reading its check-ins; errors as there."""
+    if name == EMBEDDED:
+        return open_data_set().passport
+    return _read_passport(Path(data_dir, name))
+
+
 def _read_passport(folder):
     path = folder / "passport.json"
     try:
