@@ -1,7 +1,9 @@
 """The real TensorBoard, in this process."""
 
 import logging
+import sys
 import threading
+import types
 
 from fedgru.errors import ConfigError
 
@@ -21,6 +23,9 @@ def start(folder, port):
     Raises:
         ConfigError: if the port cannot be used.
     """
+    # TensorBoard's own sign that it is to read event files without TensorFlow, which takes seconds
+    # to import and has things to say on stderr
+    sys.modules["tensorboard.compat.notf"] = types.ModuleType("tensorboard.compat.notf")
     from tensorboard import default, program
 
     logging.getLogger("tensorboard").setLevel(logging.CRITICAL)  # it would say it a second time

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -99,10 +100,8 @@ def train(config_file, preset, evaluates, data_dir, log_dir, **given):
         report = scoring.evaluate_run(run, task)
         click.echo(reports.describe_report(report))
     click.echo(f"Run folder:  {run.path}")
-    tensorboard = Path(sys.executable).parent / "tensorboard"
-    if tensorboard.is_relative_to(Path.cwd()):
-        tensorboard = tensorboard.relative_to(Path.cwd())
-    click.echo(f"TensorBoard: {tensorboard} --logdir {log_dir}")
+    elsewhere = "" if log_dir == Path("log") else f" --log-dir {shlex.quote(str(log_dir))}"
+    click.echo(f"TensorBoard: fedgru tensorboard{elsewhere}")
 
 
 @main.command(name="eval", epilog="Example: fedgru eval --json")

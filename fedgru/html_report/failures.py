@@ -9,6 +9,7 @@ from fedgru.html_report.page import Section, figure, grid, paragraph, table
 from fedgru.html_report.words import four, of_run, sentence, who
 
 VIEWS = ("representation", "logits")
+NO_CATEGORY = "(none)"
 
 
 def what_goes_wrong(runs):
@@ -50,10 +51,11 @@ def _categories(run):
     """The categories of targets and predictions; a venue's is that of its last check-in."""
     outcomes, check_ins = run.outcomes, run.task.check_ins
     if run.settings.inputs.target == "category":
-        return outcomes.target, outcomes.predicted
+        has_none = np.equal(outcomes.target, None)
+        return np.where(has_none, NO_CATEGORY, outcomes.target), outcomes.predicted
     if not len(check_ins.category.values):
         return None, None
-    values = np.array([*check_ins.category.values, "(none)"], object)
+    values = np.array([*check_ins.category.values, NO_CATEGORY], object)
     of_venue = dict(zip(check_ins.venue.codes, check_ins.category.codes, strict=True))
     named = {check_ins.venue.values[venue]: values[code] for venue, code in of_venue.items()}
     return tuple(

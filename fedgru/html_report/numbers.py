@@ -209,7 +209,7 @@ class Cells:
     outside: int
 
 
-def map_cells(lat_deg, lon_deg, correct, across=24, beyond=0.01):
+def map_cells(lat_deg, lon_deg, correct, across=30, beyond=0.01):
     """Return the Cells of some targets, or None if fewer than two places have coordinates.
 
     The map leaves out the `beyond` most northern, southern, western and eastern shares, so that

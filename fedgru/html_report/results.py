@@ -30,9 +30,8 @@ def _key_results(runs, run):
     items.append((f"{prefix}worst tenth", four(accuracy[worst].mean()), detail))
     name, gain = _smallest_gain(test)
     if gain:
-        low, high = gain["interval"]
-        detail = f"acc@1, {low:+.4f} to {high:+.4f}, {verdict(low, high)}"
-        items.append((f"{prefix}against {name}", f"{gain['difference']:+.4f}", detail))
+        difference, interval, significance = _difference(test, gain)
+        items.append((f"{prefix}against {name}", difference, f"{interval}, {significance}"))
     return items
 
 
@@ -43,15 +42,24 @@ def client_accuracy(run):
 
 
 def _interval(test, name):
-    interval = test.get("intervals", {}).get(f"test/{name}/micro")
-    if not interval or test["test/clients"] == 1:
+    """The 95 % interval of a metric in words; people cannot be drawn again out of one."""
+    interval = test["intervals"].get(f"test/{name}/micro")
+    if interval is None or test["test/clients"] == 1:
         return "no interval: one client"
-    return f"{interval[0]:.4f} to {interval[1]:.4f} over clients"
+    return f"{interval[0]:.4f} to {interval[1]:.4f}"
+
+
+def _difference(test, gain):
+    """Texts: a difference, its interval, and whether that leaves out zero."""
+    if test["test/clients"] == 1:
+        return f"{gain['difference']:+.4f}", "no interval", "one client"
+    low, high = gain["interval"]
+    return f"{gain['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", verdict(low, high)
 
 
 def _smallest_gain(test):
-    """The baseline that comes closest in acc@1, of those compared client by client."""
-    gains = {name: gain["test/acc@1/micro"] for name, gain in test.get("gains", {}).items()}
+    """The counting that comes closest to the run in acc@1."""
+    gains = {name: gain["test/acc@1/micro"] for name, gain in test["gains"].items()}
     if not gains:
         return None, None
     name = min(gains, key=lambda name: gains[name]["difference"])
@@ -60,103 +68,86 @@ def _smallest_gain(test):
 
 def beside_counting(runs):
     """The test table with baselines and intervals, and the differences."""
-    rows, dots = [], []
+    rows, dots, told = [], [], []
     for run in runs:
-        test, own = run.test, []
-        low, high = test["intervals"]["test/acc@1/micro"]
-        name = run.label if len(runs) > 1 else "model"
-        own.append((name, test))
-        own += [(f"{name}, cold state", test["cold"])] if "cold" in test else []
-        rows += [_row(*pair, _span(low, high) if i == 0 else None) for i, pair in enumerate(own)]
+        test, name = run.test, run.label if len(runs) > 1 else "model"
+        low, high = (
+            test["intervals"]["test/acc@1/micro"] if test["test/clients"] > 1 else (None, None)
+        )
+        rows.append(_row(name, test, _interval(test, "acc@1")))
+        if "cold" in test:
+            rows.append(_row(f"{name}, cold state", test["cold"]))
         dots.append((name, test["test/acc@1/micro"], low, high, run.number))
-    baselines = _baselines(runs)
-    for name, result in sorted(baselines.items(), key=lambda pair: -pair[1]["test/acc@1/micro"]):
-        rows.append(_row(name, result, None))
-        dots.append((name, result["test/acc@1/micro"], None, None, None))
-    told = []
-    for run in runs:
-        name, gain = _smallest_gain(run.test)
+        told.append(f"{who(runs, run)}test acc@1 is {test['test/acc@1/micro']:.4f}")
+        closest, gain = _smallest_gain(test)
         if gain:
-            low, high = gain["interval"]
-            told.append(
-                f"{who(runs, run)}test acc@1 is {run.test['test/acc@1/micro']:.4f}, "
-                f"{gain['difference']:+.4f} against {name}, the running counts that come closest "
-                f"({verdict(low, high)})"
-            )
-        else:
-            told.append(f"{who(runs, run)}test acc@1 is {run.test['test/acc@1/micro']:.4f}")
-        if "best_possible" in run.test:
-            told.append(
-                f"the best possible in this made-up city is {run.test['best_possible']:.4f}"
-            )
-    header = ["", *METRICS, "acc@1 macro", "95 % interval of acc@1"]
+            difference, _, significance = _difference(test, gain)
+            told[-1] += f", {difference} against {closest}, which comes closest ({significance})"
+    best = runs[0].test.get("best_possible")
+    if best is not None:
+        rows.append(_row("best possible", {"test/acc@1/micro": best}))
+        dots.append(("best possible", best, None, None, None))
+        told.append(f"the best possible in this made-up city is {best:.4f}")
+    baselines = _baselines(runs)
+    for name in sorted(baselines, key=lambda name: -baselines[name]["test/acc@1/micro"]):
+        rows.append(_row(name, baselines[name]))
+        dots.append((name, baselines[name]["test/acc@1/micro"], None, None, None))
     first = runs[0].test
     caption = (
         f"{count(first['test/targets'], 'test target')} of {count(first['test/clients'], 'client')}"
         ", each scored once"
     )
     note = paragraph(
-        "Averages over check-ins, but for acc@1 macro, where each client counts once. Intervals "
-        "are over clients: people are drawn again, not check-ins."
+        "Averages over check-ins, but for acc@1 macro, where each client counts once. 95 % "
+        "intervals are over clients: people are drawn again, not check-ins."
     )
+    header = ["", *METRICS, "acc@1 macro", "95 % interval of acc@1"]
     plot = figures.dots_with_intervals(dots, "test acc@1 (share of check-ins)")
     drawn = figure("against", "Test accuracy beside counting", plot, sentence(runs, told))
-    content = grid(table(header, rows, caption, width=3), drawn, *_gain_tables(runs))
-    return Section("test", "Test result", f"{note}\n{content}")
+    boxes = [table(header, rows, caption, width=3), drawn, *_difference_tables(runs)]
+    return Section("test", "Test result", f"{note}\n{grid(*boxes)}")
 
 
-def _row(name, result, interval):
+def _row(name, result, interval=None):
     cells = [four(result.get(f"test/{metric}/micro")) for metric in METRICS]
     return [name, *cells, four(result.get("test/acc@1/macro")), interval]
-
-
-def _span(low, high):
-    return f"{low:.4f} to {high:.4f}"
 
 
 def _baselines(runs):
     """Each baseline once: those of the same name differ between runs only if they were learnt."""
     found = {}
     for run in runs:
-        for name, result in run.test.get("baselines", {}).items():
+        for name, result in run.test["baselines"].items():
             name = name.replace("_", " ")
-            if name in found and found[name] != result:
-                name = f"{name} of {run.label}"
-            found[name] = result
+            if found.setdefault(name, result) != result:
+                found[f"{name} ({run.label})"] = result
     return found
 
 
-def _gain_tables(runs):
-    """Differences in acc@1 to the running counts, and between the runs, paired by client."""
-    tables = []
+def _difference_tables(runs):
+    """Differences in acc@1 to counting, and between the runs, paired by client."""
+    header, tables = ["run", "against", "acc@1", "95 % interval", ""], []
     rows = [
-        [*([run.label] if len(runs) > 1 else []), name.replace("_", " "), *_difference(gain)]
+        [run.label, name.replace("_", " "), *_difference(run.test, gains["test/acc@1/micro"])]
         for run in runs
-        for name, gains in run.test.get("gains", {}).items()
-        for gain in [gains["test/acc@1/micro"]]
+        for name, gains in run.test["gains"].items()
     ]
-    header = ["against", "acc@1", "95 % interval", ""]
     if rows:
-        header = header if len(runs) == 1 else ["run", *header]
-        tables.append(
-            table(header, rows, "Difference in acc@1 to counting, paired by client", width=2)
-        )
-    if len(runs) > 1:
-        first, rows = runs[0], []
-        for run in runs[1:]:
-            (sums, counts), (theirs, _) = run.client_sums(), first.client_sums()
-            rng = seeding.rng(first.settings.loop.seed, "bootstrap")
-            interval = metrics.paired_bootstrap_interval(sums, theirs, counts, rng)
-            difference = (sums.sum() - theirs.sum()) / counts.sum()
-            rows.append([run.label, *_difference({"difference": difference, "interval": interval})])
-        caption = f"Difference in acc@1 to {first.label}, paired by client"
-        tables.append(table(["run", *header[2:]], rows, caption, width=3))
+        caption = "Difference in acc@1 to counting, paired by client"
+        tables.append(table(header, rows, caption, width=2))
+    rows = [[run.label, runs[0].label, *_to_first(runs[0], run)] for run in runs[1:]]
+    if rows:
+        caption = "Difference in acc@1 between runs, paired by client"
+        tables.append(table(header, rows, caption, width=3))
     return tables
 
 
-def _difference(gain):
-    low, high = gain["interval"]
-    return [f"{gain['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", verdict(low, high)]
+def _to_first(first, run):
+    (sums, counts), (theirs, _) = run.client_sums(), first.client_sums()
+    rng = seeding.rng(first.settings.loop.seed, "bootstrap")
+    interval = metrics.paired_bootstrap_interval(sums, theirs, counts, rng)
+    gain = {"difference": (sums.sum() - theirs.sum()) / counts.sum(), "interval": interval}
+    return _difference(run.test, gain)
 
 
 def over_clients(runs):
