@@ -282,7 +282,8 @@ def test_tensorboard_without_a_run(tmp_path, monkeypatch):
         "Error: no run in log/. Make one with: fedgru train --features big\n"
     )
     assert invoke("tensorboard", "gone", code=1).stderr == (
-        "Error: no run gone: neither gone nor log/gone is a folder with a run.json.\n"
+        "Error: no run gone: neither gone nor log/gone is a folder with a run.json, and no run in "
+        "log/ was given that --name.\n"
     )
 
 

@@ -151,7 +151,7 @@ def _read(number, folder, label, data_dir):
         raise DataError(f"{folder.path}: its data set cannot be opened. {error}") from None
     rounds = _read_table(folder.path / "metrics.csv")
     traffic, cohort_bytes = None, (0, 0)
-    if rounds:
+    if rounds and folder.kind == "federated":
         traffic = _count_traffic(folder, task)
         cohort_bytes = _sum_over_cohorts(task, traffic, len(rounds["round"]) - 1)
     return ReportedRun(

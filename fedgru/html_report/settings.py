@@ -36,12 +36,15 @@ def asked(runs):
 
 def _command(run):
     """Spell out the command that trains the run again, settings that are the defaults left out."""
-    words = ["fedgru", "train"]
+    kind = run.folder.kind
+    start = ["fedgru", "train"] if kind == "federated" else ["fedgru", "baseline", kind]
+    words = [*start]
     for name, (section, info) in config.fields().items():
         value = getattr(getattr(run.settings, section), name)
         if value != info.default:
             words += [config.option(name), _plain(value)]
-    return f"{shlex.join(words)}\n# the same: fedgru train --config {run.folder.path}/config.toml"
+    same = shlex.join([*start, "--config", f"{run.folder.path}/config.toml"])
+    return f"{shlex.join(words)}\n# the same: {same}"
 
 
 def _end(facts):

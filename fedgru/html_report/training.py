@@ -9,7 +9,7 @@ from fedgru.html_report.words import in_bytes, sentence, who, without
 
 def learning(runs):
     """Loss and acc@1 over the rounds."""
-    trained = [run for run in runs if _was_trained(run)]
+    trained = [run for run in runs if len(run.rounds.get("round", ())) > 1]
     parts = without(runs, trained, "was not trained in rounds and has no learning curve")
     drawn = []
     for name, title, unit in (
@@ -37,8 +37,8 @@ def learning(runs):
 
 def cost(runs):
     """Seconds per round, and bytes between server and clients."""
-    trained = [run for run in runs if _was_trained(run)]
-    parts = without(runs, trained, "was not trained in rounds; nothing was exchanged")
+    trained = [run for run in runs if run.traffic is not None]
+    parts = without(runs, trained, "was not trained by a server and clients that exchange weights")
     if not trained:
         return Section("cost", "Cost", "\n".join(parts))
     clocks, sizes, rows, timed, moved = [], [], [], [], []
@@ -93,7 +93,3 @@ def cost(runs):
                 )
             )
     return Section("cost", "Cost", "\n".join(parts))
-
-
-def _was_trained(run):
-    return len(run.rounds.get("round", ())) > 1 and run.traffic is not None
