@@ -53,7 +53,7 @@ lint: $(READY)  ## style and common errors
 	$(BIN)/ruff format --check .
 
 tensorboard: $(READY)  ## show the runs in log/ at http://localhost:6006
-	$(BIN)/tensorboard --logdir log
+	$(FEDGRU) tensorboard
 
 smoke: $(READY)  ## CI smoke run: the main job on a tiny city; fails unless it beats counting
 	$(FEDGRU) data synth --name smoke --users 24 --checkins-per-user 160 --overwrite

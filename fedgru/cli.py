@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -35,8 +36,10 @@ class Program(click.Group):
         "data": "fedgru.cli_data",
         "export": "fedgru.cli_predict",
         "predict": "fedgru.cli_predict",
+        "report": "fedgru.cli_report",
         "runs": "fedgru.cli_runs",
         "sweep": "fedgru.cli_sweep",
+        "tensorboard": "fedgru.cli_report",
     }
 
     def list_commands(self, ctx):
@@ -126,10 +129,8 @@ def train(config_file, preset, evaluates, mlflow, as_json, data_dir, log_dir, **
     if evaluates:
         click.echo(reports.describe_report(report))
     click.echo(f"Run folder:  {run.path}")
-    tensorboard = Path(sys.executable).parent / "tensorboard"
-    if tensorboard.is_relative_to(Path.cwd()):
-        tensorboard = tensorboard.relative_to(Path.cwd())
-    click.echo(f"TensorBoard: {tensorboard} --logdir {log_dir}")
+    elsewhere = "" if log_dir == Path("log") else f" --log-dir {shlex.quote(str(log_dir))}"
+    click.echo(f"TensorBoard: fedgru tensorboard{elsewhere}")
 
 
 @main.command(name="eval", epilog="Example: fedgru eval --json")

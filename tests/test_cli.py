@@ -92,7 +92,7 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
     assert result.stdout == (
         invoke("eval").stdout
         + f"Run folder:  log/{run_dir.name}\n"
-        + f"TensorBoard: {Path(sys.executable).parent}/tensorboard --logdir log\n"
+        + "TensorBoard: fedgru tensorboard\n"
     )
 
 
@@ -614,6 +614,7 @@ def test_help_ends_with_an_example_that_works(names, here, monkeypatch):
     monkeypatch.setenv("FEDGRU_LOG_DIR", str(here / "log"))
     if words[0] == "train":  # on the hamlet; what the example says wins
         words = ["train", *SMALL, *words[1:]]
+    monkeypatch.setattr("fedgru.boards.wait_for_ctrl_c", lambda: None)
     if words[1:2] == ["pareto"]:  # of runs that have been audited
         invoke("audit", "--concept", "client", "--probe", "logistic")
     invoke(*words)

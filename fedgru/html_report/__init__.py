@@ -1,0 +1,1 @@
+"""`fedgru report`: evaluated runs -> one HTML file that needs nothing else."""

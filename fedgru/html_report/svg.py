@@ -1,0 +1,73 @@
+"""matplotlib figures as inline SVG that takes its colours and its font from the page.
+
+Drawn with stand-in colours that become CSS variables, so that a figure follows the page into a
+dark theme; text stays text.
+"""
+
+import functools
+import html
+import io
+import re
+
+WIDTH = 4.5  # inches, shown as wide as its column
+FONT_PT = 10  # in a column of 345 px, a phone's, still above 10 px
+INK, FAINT, PAPER = "#010101", "#020202", "#030303"
+# Wong 2011 (doi:10.1038/nmeth.1618): told apart with any kind of colour vision
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+_VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", PAPER: "var(--paper)"} | {
+    colour: f"var(--run-{i})" for i, colour in enumerate(COLOURS)
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with a $ is a name
+    "font.size": FONT_PT,
+    **dict.fromkeys(("axes.labelsize", "xtick.labelsize", "ytick.labelsize"), FONT_PT),
+    **{"legend.fontsize": FONT_PT, "legend.frameon": False},
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **{"axes.edgecolor": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK},
+    **{"axes.spines.top": False, "axes.spines.right": False},
+    **{"axes.grid": True, "axes.axisbelow": True, "grid.color": FAINT, "grid.linewidth": 0.4},
+    **{"axes.facecolor": "none", "figure.facecolor": "none"},
+}
+
+
+def in_page_style(draw):
+    """Make a function that draws use the page's style."""
+
+    @functools.wraps(draw)
+    def styled(*args, **kwargs):
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def to_svg(figure, key, label):
+    """Return a figure as an <svg> element of a page.
+
+    Args:
+        figure: matplotlib Figure.
+        key: letters, digits and dashes, different for each figure of a page; begins its ids.
+        label: what it shows, for who cannot see it.
+    """
+    import matplotlib
+
+    stream = io.StringIO()
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", svg)
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    opening, _, rest = svg.partition(">")
+    view_box = re.search(r'viewBox="[^"]*"', opening)[0]
+    return (
+        f'<svg class="plot" role="img" aria-label="{html.escape(label)}" {view_box} '
+        f'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{rest}'
+    )
