@@ -73,9 +73,7 @@ def describe_report(report):
     if "cold" in report:
         rows.append(("  cold state", report["cold"]))
     if "fine_tuned" in report:
-        rows.append(
-            (f"  fine-tuned, {report['fine_tuned']['epochs']} epochs", report["fine_tuned"])
-        )
+        rows.append(("  after fine-tuning", report["fine_tuned"]))
     rows += [("  revisits", report["revisits"]), ("  first visits", report["first_visits"])]
     rows += [(name.replace("_", " "), r) for name, r in report["baselines"].items()]
     lines = [

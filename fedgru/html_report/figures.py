@@ -29,7 +29,8 @@ def learning_curves(series, y_label):
     """Draw train (dashed) and val values over the rounds; a ring marks the round that was kept.
 
     Args:
-        series: (run, label, rounds, train, val, best_round) per run, float arrays.
+        series: (run, label, rounds, train, val, best_round) per run, float arrays; best_round None
+            where there is no common one.
         y_label: of the metric, with its unit.
     """
     from matplotlib.ticker import MaxNLocator
@@ -39,7 +40,7 @@ def learning_curves(series, y_label):
         prefix = f"{label}, " if len(series) > 1 else ""
         axis.plot(rounds, val, color=COLOURS[i], lw=1.8, label=f"{prefix}val")
         axis.plot(rounds, train, color=COLOURS[i], lw=1.2, ls="--", label=f"{prefix}train")
-        kept = rounds == best
+        kept = rounds == (np.nan if best is None else best)
         axis.plot(rounds[kept], val[kept], MARKERS[i], color=COLOURS[i], ms=8, mfc=PAPER, mew=1.8)
     axis.set(xlabel="round", ylabel=y_label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

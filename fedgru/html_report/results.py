@@ -77,6 +77,10 @@ def beside_counting(runs):
         rows.append(_row(name, test, _interval(test, "acc@1")))
         if "cold" in test:
             rows.append(_row(f"{name}, cold state", test["cold"]))
+        if "fine_tuned" in test:
+            tuned = test["fine_tuned"]
+            epochs = count(tuned["epochs"], "local epoch")
+            rows.append(_row(f"{name}, each copy fine-tuned for {epochs}", tuned))
         dots.append((name, test["test/acc@1/micro"], low, high, run.number))
         told.append(f"{who(runs, run)}test acc@1 is {test['test/acc@1/micro']:.4f}")
         closest, gain = _smallest_gain(test)

@@ -3,6 +3,7 @@
 import shlex
 
 from fedgru import config
+from fedgru.baseline_runs import WITHOUT_EFFECT
 from fedgru.html_report.page import Section, command, grid, paragraph, table
 from fedgru.html_report.words import count, each_label, of_run
 
@@ -39,9 +40,10 @@ def _command(run):
     kind = run.folder.kind
     start = ["fedgru", "train"] if kind == "federated" else ["fedgru", "baseline", kind]
     words = [*start]
+    unread = WITHOUT_EFFECT.get(kind, ())  # a config file may hold them, the command line not
     for name, (section, info) in config.fields().items():
         value = getattr(getattr(run.settings, section), name)
-        if value != info.default:
+        if value != info.default and name not in unread:
             words += [config.option(name), _plain(value)]
     same = shlex.join([*start, "--config", f"{run.folder.path}/config.toml"])
     return f"{shlex.join(words)}\n# the same: {same}"
@@ -52,6 +54,9 @@ def _end(facts):
         return f"{facts.get('status', 'unknown')}, {facts.get('error', 'no more is known')}"
     if "rounds" not in facts:
         return "done"
+    if "best_rounds" in facts:
+        low, high = facts["best_rounds"]
+        return f"done; each client kept its own best round, {low} to {high} of {facts['rounds']}"
     return f"{facts.get('why')}; best is round {facts['best_round']} of {facts['rounds']}"
 
 

@@ -19,14 +19,20 @@ def learning(runs):
         series, told = [], []
         for run in trained:
             rounds, val = run.rounds["round"], run.rounds[f"val/{name}/micro"]
-            best = run.facts.get("best_round", run.test["round"])
+            best = run.facts.get("best_round")  # none where each client has its own
             train = run.rounds[f"train/{name}/micro"]
             series.append((run.number, run.label, rounds, train, val, best))
-            kept = float(val[rounds == best][0])
-            told.append(
-                f"{who(runs, run)}val {name} is {val[0]:.3f} before training and {kept:.3f} in "
-                f"round {best} of {rounds[-1]:.0f}, which was kept (ring)"
-            )
+            start = f"{who(runs, run)}val {name} is {val[0]:.3f} before training and"
+            if best is None:
+                told.append(
+                    f"{start} {val[-1]:.3f} in round {rounds[-1]:.0f}, the last that a client "
+                    "trained for; each kept its own best round"
+                )
+            else:
+                kept = float(val[rounds == best][0])
+                told.append(
+                    f"{start} {kept:.3f} in round {best} of {rounds[-1]:.0f}, which was kept (ring)"
+                )
         if series:
             plot = figures.learning_curves(series, unit)
             drawn.append(figure(f"curve-{name[:3]}", title, plot, sentence(runs, told)))
