@@ -4,15 +4,18 @@
     python benchmarks/attacks.py --config configs/nyc-none.toml --attackers 10 --seeds 3
 
 Each row is a federated training of the config's settings without a prior (whose counts no other
-client can spoil), under one mean and one attack: test acc@1 and loss of the round that was best on
-validation, mean and range over seeds, and the difference to the clean run of the plain mean in
-points of acc@1. Prints Markdown.
+client can spoil), under one mean and one attack: test acc@1 of the round that was best by acc@1 on
+validation (a liar spoils its own model too, and its loss alone could stop everybody's training), of
+all clients and of those that do not lie, the same people in each row of a seed; mean and range over
+seeds, and the difference to the clean run of the plain mean in points. Prints Markdown.
 """
 
 import argparse
 import statistics
 import time
 from pathlib import Path
+
+import numpy as np
 
 from fedgru import algorithms, config, evaluation, experiment, training
 from fedgru.errors import TrainingError
@@ -32,11 +35,12 @@ def main():
     parser.add_argument("--attackers", type=int, default=10)
     parser.add_argument("--attacks", nargs="*", default=["none", "sign-flip"])
     parser.add_argument("--means", nargs="*", default=list(MEANS))
+    parser.add_argument("--liar-share", type=float, default=0.1, help="of krum and trimmed-mean")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
 
-    print("| attack | mean | acc@1 | loss | points from clean | best round | minutes |")
+    print("| attack | mean | acc@1, all | acc@1, honest | points, honest | best round | minutes |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     clean = None
     for attack in args.attacks:
@@ -44,27 +48,33 @@ def main():
             started = time.perf_counter()
             done = [run(args, attack, mean, seed) for seed in range(args.seeds)]
             ended = [found for found in done if found is not None]
-            accuracy = [summary["test/acc@1/micro"] for summary, _ in ended]
+            everybody, honest, rounds = zip(*ended, strict=True) if ended else ((), (), ())
             if clean is None:
-                clean = statistics.mean(accuracy)
+                clean = statistics.mean(honest)
             cells = [
-                spread(accuracy),
-                spread([summary["test/loss/micro"] for summary, _ in ended]),
-                f"{100 * (statistics.mean(accuracy) - clean):+.1f}" if ended else "-",
-                ", ".join(str(best) for _, best in ended),
+                spread(everybody),
+                spread(honest),
+                f"{100 * (statistics.mean(honest) - clean):+.1f}" if ended else "-",
+                ", ".join(map(str, rounds)),
                 f"{(time.perf_counter() - started) / 60:.1f}",
             ]
-            diverged = len(done) - len(ended)
-            if diverged:
-                cells[0] += f", {diverged} of {len(done)} stopped as diverged"
+            if len(ended) < len(done):
+                cells[0] += f"; {len(done) - len(ended)} of {len(done)} stopped as diverged"
             print(f"| {attack} | {mean} | {' | '.join(cells)} |", flush=True)
 
 
 def run(args, attack, mean, seed):
-    """Train one seed; return its test summary and best round, None if it diverged."""
-    liars = {} if attack == "none" else {"attack": attack, "attackers": args.attackers}
-    rounds = {} if args.rounds is None else {"rounds": args.rounds}
-    settings = config.load({"seed": seed, **rounds, **liars, **MEANS[mean]}, args.config)
+    """Train one seed; return acc@1 of all, of the honest, and the best round; None if diverged."""
+    common = {"seed": seed, "stop_metric": "val/acc@1/micro"} | (
+        {} if args.rounds is None else {"rounds": args.rounds}
+    )
+    liars = {"attack": "sign-flip", "attackers": args.attackers}
+    settings = config.load(common | liars, args.config)
+    task, _ = experiment.open_task(settings, args.data_dir)
+    honest = ~np.isin(np.arange(len(task.clients)), sorted(task.attackers))
+    liars = {} if attack == "none" else liars | {"attack": attack}
+    share = {"liar_share": args.liar_share} if mean in ("krum", "trimmed-mean") else {}
+    settings = config.load(common | liars | MEANS[mean] | share, args.config)
     task, _ = experiment.open_task(settings, args.data_dir)
     engine = experiment.make_engine(task)
     try:
@@ -76,8 +86,10 @@ def run(args, attack, mean, seed):
         )
     except TrainingError:
         return None
-    found = evaluation.evaluate(engine, result.best.weights, "test").summary()
-    return found, result.best.round_num
+    found = evaluation.evaluate(engine, result.best.weights, "test")
+    key = "test/acc@1/micro"
+    theirs = found.summary(honest[found.client_index])
+    return found.summary()[key], theirs[key], result.best.round_num
 
 
 def spread(values):

@@ -165,7 +165,7 @@ def _rows(runs):
         tuned = [run for run in alike if (run.path / "clients-fine-tuned.csv").exists()]
         if tuned:
             epochs = {run.test()["fine_tuned"]["epochs"] for run in tuned}
-            label = f"{labels[key]}, fine-tuned {'/'.join(map(str, sorted(epochs)))} epochs"
+            label = f"{labels[key]}, {'/'.join(map(str, sorted(epochs)))} x fine-tuned"
             rows.append(_row(label, tuned, "clients-fine-tuned.csv"))
     return rows
 

@@ -71,7 +71,7 @@ def test_fine_tuned_copies_are_a_row(make_run):
     run.save_fine_tuned(table | {"acc@1": np.array([1.0, 1.0])})
     found = comparison.compare([run, other], ("acc@1", "loss"))
     assert [row["label"] for row in found["rows"]] == [
-        *("ours", "ours, fine-tuned 2 epochs", "local (theirs)")
+        *("ours", "ours, 2 x fine-tuned", "local (theirs)")
     ]
     assert found["rows"][1]["acc@1"]["difference"]["difference"] == pytest.approx(0.5)
     assert [row["loss"] for row in found["rows"]] == [None] * 3
@@ -79,9 +79,9 @@ def test_fine_tuned_copies_are_a_row(make_run):
         "6 targets of 2 clients; means over seeds (smallest to largest); differences with paired "
         "95 % intervals over clients",
         "",
-        "acc@1" + 24 * " " + "seeds          acc@1 against ours",
-        "  ours" + 27 * " " + "1  0.5000",
-        "  ours, fine-tuned 2 epochs      1  1.0000  +0.5000 (+0.5000 to +0.5000, significant)",
+        "acc@1" + 19 * " " + "seeds          acc@1 against ours",
+        "  ours" + 22 * " " + "1  0.5000",
+        "  ours, 2 x fine-tuned      1  1.0000  +0.5000 (+0.5000 to +0.5000, significant)",
     ]
 
 

@@ -28,16 +28,21 @@ FIVE = (
 
 
 def test_the_median_does_not_count_examples():
-    # bias: -100, 1, 2, 3, 5; row 0: 1, 2, 4, 5, 100; row 1: 2, 6
-    assert mean_of(Median(SGD(1.0)), *FIVE) == ([2.0], [4.0, 4.0, 0.0])
+    # bias: -100, 1, 2, 3, 5; row 0: 1, 2, 4, 5, 100; row 1: 2, 6, where 2 is nearest to zero
+    assert mean_of(Median(SGD(1.0)), *FIVE) == ([2.0], [4.0, 2.0, 0.0])
+    # of four: between 1 and 3 is 1, between -2 and -100 it is -2, between -100 and 1 zero
+    assert mean_of(Median(SGD(1.0)), *FIVE[:3], FIVE[4])[0] == [1.0]
+    negative = [update(client, 1, bias) for client, bias in enumerate((-100.0, -2.0, 7.0, -300.0))]
+    assert mean_of(Median(SGD(1.0)), *negative)[0] == [-2.0]
+    assert mean_of(Median(SGD(1.0)), FIVE[0], FIVE[4])[0] == [0.0]
 
 
 def test_the_trimmed_mean():
     # a share of 0.2 of five is one at each end: (1 + 2 + 3) / 3 and (2 + 4 + 5) / 3;
-    # of two it would leave none: nothing is cut
+    # of two it would leave nobody: the median nearest to zero
     bias, rows = mean_of(TrimmedMean(SGD(1.0), 0.2), *FIVE)
     assert bias == [2.0]
-    assert rows == pytest.approx([11 / 3, 4.0, 0.0])
+    assert rows == pytest.approx([11 / 3, 2.0, 0.0])
     # 0.3 of five is 1.5, rounded up to two: the median is left
     assert mean_of(TrimmedMean(SGD(1.0), 0.3), *FIVE)[0] == [2.0]
     # nothing cut: the plain mean

@@ -65,19 +65,36 @@ class _CoordinateWise(FedAvg):
 
 
 class Median(_CoordinateWise):
-    """The coordinate-wise median. Source: Yin et al. 2018 (arXiv:1803.01498), Definition 1."""
+    """The coordinate-wise median; of an even number of clients the median nearest to zero.
+
+    All between the two middle values are medians. Their mean, the usual choice, would give a liar
+    half of each row that it shares with one other client; nearest to zero, two must agree.
+
+    Source: Yin et al. 2018 (arXiv:1803.01498), Definition 1, but for that choice.
+    """
 
     name = "median"
 
     def _middle(self, values):
-        return np.median(values, axis=0).astype(np.float32)
+        return median_near_zero(np.sort(values, axis=0))
+
+
+def median_near_zero(ordered):
+    """Return the median nearest to zero of each column, values ascending along the first axis.
+
+    >>> median_near_zero(np.array([[-1, 2, 1], [3, 4, 2], [5, 6, 9]])[[0, 2]])
+    array([0, 2, 1])
+    """
+    num = len(ordered)
+    return np.clip(0, ordered[(num - 1) // 2], ordered[num // 2]).astype(ordered.dtype)
 
 
 class TrimmedMean(_CoordinateWise):
     """The mean of each coordinate without a share of the clients at each end, rounded up.
 
-    Source: Yin et al. 2018 (arXiv:1803.01498), Definition 2. Where few own a row, at least one
-        value is left.
+    Where that would leave nobody, as of two clients, the median nearest to zero.
+
+    Source: Yin et al. 2018 (arXiv:1803.01498), Definition 2, but for few clients.
     """
 
     name = "trimmed_mean"
@@ -87,9 +104,11 @@ class TrimmedMean(_CoordinateWise):
         self.liar_share = liar_share
 
     def _middle(self, values):
-        num = len(values)
-        cut = min(int(np.ceil(self.liar_share * num)), (num - 1) // 2)
-        return np.sort(values, axis=0)[cut : num - cut].mean(axis=0, dtype=np.float32)
+        num, ordered = len(values), np.sort(values, axis=0)
+        cut = int(np.ceil(self.liar_share * num))
+        if 2 * cut >= num:
+            return median_near_zero(ordered)
+        return ordered[cut : num - cut].mean(axis=0, dtype=np.float32)
 
 
 class Krum(FedSubAvg):
