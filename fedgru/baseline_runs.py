@@ -5,7 +5,7 @@ import logging
 from tqdm import tqdm
 
 from fedgru import config, evaluation, experiment, local_models
-from fedgru.errors import ConfigError
+from fedgru.errors import ConfigError, Interrupted
 from fedgru.runs import RunFolder
 
 COUNTING = {  # as on the command line -> as in a report
