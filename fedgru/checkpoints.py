@@ -156,7 +156,7 @@ class Checkpoints:
             "rows": checkpoint.rows,
         }
         text = {"format": FORMAT, "crc32": _checksum(content), "checkpoint": content}
-        write_text(self.folder / _manifest(round_num), json.dumps(text, indent=1) + "\n")
+        write_text(self.folder / _manifest(round_num), json.dumps(text) + "\n")
         self._show_best(checkpoint)
         self._forget_but(round_num, set(files))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import needs_no_tff, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedgru import config, datasets, experiment, locks, protection, runs, scoring, seeding
@@ -530,3 +531,18 @@ def test_killed_three_times(tmp_path):
     assert result.stdout.splitlines()[-1] == (
         "    3 kills; every file equal to the byte, every round once in TensorBoard"
     )
+
+
+@needs_no_tff  # whose Keras 2 keeps where its draws stand to itself
+@pytest.mark.parametrize("name", ["jax", "reference"])
+def test_a_rounds_dropout_does_not_depend_on_the_rounds_before(make_task, monkeypatch, name):
+    monkeypatch.undo()
+    task = make_task(engine=name, dropout=0.5, threads=None if name == "reference" else 1, users=2)
+    algorithm, state = start(task)
+    engine = experiment.make_engine(task)
+    middle = engine.run_round(algorithm, state, task.training_clients).state
+    at_once = engine.run_round(algorithm, middle, task.training_clients)
+    later = experiment.make_engine(task).run_round(algorithm, middle, task.training_clients)
+    assert at_once.metrics == later.metrics
+    for weight, array in at_once.state.weights.items():
+        assert np.array_equal(array, later.state.weights[weight]), weight
