@@ -105,7 +105,7 @@ def test_none_yet(tmp_path):
         ("round-4.npz", 300, "round-4.npz: Bad CRC-32 for file 'rows.npy'"),
         ("round-4.slots.npz", 140, "round-4.slots.npz: Bad CRC-32 for file 'm/rows.npy'"),
         ("round-4.json", 70, "its checksum does not fit"),
-        ("round-4.json", 3, "it is not JSON"),
+        ("round-4.json", 0, "it is not JSON"),
     ],
 )
 def test_a_flipped_bit_falls_back_to_the_one_before(make, tmp_path, caplog, name, at, reason):
