@@ -82,7 +82,7 @@ def run(args, attack, mean, seed):
             engine,
             algorithms.from_settings(settings.server),
             on_round=lambda *_: None,
-            on_improvement=lambda _: None,
+            on_checkpoint=lambda _: None,
         )
     except TrainingError:
         return None

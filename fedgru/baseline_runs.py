@@ -5,7 +5,7 @@ import logging
 from tqdm import tqdm
 
 from fedgru import config, evaluation, experiment, local_models
-from fedgru.errors import ConfigError, RunError
+from fedgru.errors import ConfigError, Interrupted
 from fedgru.runs import RunFolder
 
 COUNTING = {  # as on the command line -> as in a report
@@ -74,7 +74,8 @@ def make_baseline(kind, task, facts, log_dir, show_progress=False):
         (RunFolder, Task); the task with the prior learnt.
 
     Raises:
-        RunError: if the run folder cannot be written, or on Ctrl-C.
+        Interrupted: on Ctrl-C or SIGTERM.
+        RunError: if the run folder cannot be written.
         TrainingError: if central training diverges.
     """
     if kind == "central":
@@ -89,7 +90,7 @@ def make_baseline(kind, task, facts, log_dir, show_progress=False):
                 task = experiment.learn_prior(task, show_progress)
                 run.write_facts({"kernel": task.kernel.to_dict()})
         except KeyboardInterrupt as error:
-            raise RunError(f"stopped by Ctrl-C; you can delete {run.path}.") from error
+            raise Interrupted(f"; you can delete {run.path}.", error) from error
         run.write_facts({"status": "done"})
     return run, task
 

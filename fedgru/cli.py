@@ -3,7 +3,10 @@
 import importlib
 import logging
 import shlex
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -22,7 +25,7 @@ from fedgru.cli_options import (
     shows_progress,
 )
 from fedgru.engines import ENGINES
-from fedgru.errors import FedgruError
+from fedgru.errors import FedgruError, Interrupted, Terminated
 
 
 class Program(click.Group):
@@ -52,13 +55,44 @@ class Program(click.Group):
 
     def invoke(self, ctx):
         try:
-            return super().invoke(ctx)
+            with _sigterm_like_ctrl_c():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # Click's own business
+        except KeyboardInterrupt as error:
+            raise _Stopped(Interrupted(".", error)) from error
+        except Interrupted as error:
+            raise _Stopped(error) from error
         except Exception as error:
             if ctx.params["debug"]:
                 raise
             raise click.ClickException(_message(error)) from error
+
+
+class _Stopped(click.ClickException):
+    """The message of an Interrupted, with the exit code that shells expect."""
+
+    def __init__(self, error):
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+
+
+@contextmanager
+def _sigterm_like_ctrl_c():
+    """Let SIGTERM raise Terminated, unless who started us wants it ignored or handled otherwise."""
+    own = threading.current_thread() is threading.main_thread()
+    if not own or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(*_):
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _message(error):
@@ -99,26 +133,41 @@ def main(debug):
 @click.option(
     "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
 )
+@click.option(
+    "--resume",
+    metavar="RUN",
+    help="Go on with a run that was stopped or killed; it keeps its settings.",
+)
 @mlflow_option
 @json_option
 @quiet_option
 @data_dir_option
 @log_dir_option
-def train(config_file, preset, evaluates, mlflow, as_json, data_dir, log_dir, **given):
+def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log_dir, **given):
     """Train by federated averaging, and evaluate the best round."""
     import json
 
     from fedgru import config, experiment, reports, runs, scoring
 
     overrides = {name: value for name, value in given.items() if value is not None}
-    settings = config.load(overrides, config_file, preset)
     log_to_stderr()
+    settings = None if resume else config.load(overrides, config_file, preset)
     tracker = _open_tracker(mlflow, log_dir)
-    task, facts = experiment.open_task(settings, data_dir)
-    note(reports.describe_task(task, facts))
-    run, task, result = experiment.train(task, facts, log_dir, show_progress=shows_progress())
-    if sys.stderr.isatty():  # elsewhere the log says it
-        note(reports.describe_end(result, settings))
+    if resume is None:
+        task, facts = experiment.open_task(settings, data_dir)
+        note(reports.describe_task(task, facts))
+        facts |= {"data_dir": str(data_dir), "evaluates": evaluates}
+        run, task, result = experiment.train(task, facts, log_dir, show_progress=shows_progress())
+    else:
+        _refuse_beside_resume(resume, {"config": config_file, "preset": preset, **overrides})
+        run = runs.open_run(log_dir, resume)
+        evaluates = run.facts().get("evaluates", True)
+        if run.status() == "done" and (run.test() or not evaluates):
+            click.echo(f"{reports.describe_done(run.facts(), run.path)} Nothing to do.")
+            return
+        run, task, result = experiment.resume(run, data_dir, shows_progress())
+    if result is not None and sys.stderr.isatty():  # elsewhere the log says it
+        note(reports.describe_end(result, task.settings))
     report = scoring.evaluate_run(run, task) if evaluates else None
     _track(tracker, run)
     if as_json:
@@ -131,6 +180,20 @@ def train(config_file, preset, evaluates, mlflow, as_json, data_dir, log_dir, **
     click.echo(f"Run folder:  {run.path}")
     elsewhere = "" if log_dir == Path("log") else f" --log-dir {shlex.quote(str(log_dir))}"
     click.echo(f"TensorBoard: fedgru tensorboard{elsewhere}")
+
+
+def _refuse_beside_resume(run, given):
+    """Only the folders may be given beside --resume: the rest is the run's, as in its config."""
+    source = click.get_current_context().get_parameter_source("evaluates")
+    names = [name for name, value in given.items() if value is not None]
+    names += ["eval/--no-eval"] if source is not click.core.ParameterSource.DEFAULT else []
+    if names:
+        option = "--" + names[0].replace("_", "-")
+        raise click.UsageError(
+            f"{option} has no effect beside --resume: {run} goes on with the settings it was begun "
+            "with, so that it ends as if it had never been stopped. For other settings train a "
+            "new run."
+        )
 
 
 @main.command(name="eval", epilog="Example: fedgru eval --json")

@@ -41,4 +41,9 @@ class EarlyStopping:
             self.best_value, self.best_round, self.rounds_without = value, round_num, 0
         else:
             self.rounds_without += 1
-        return improved, 0 < self.patience <= self.rounds_without
+        return improved, self.is_over
+
+    @property
+    def is_over(self):
+        """Whether the patience is used up."""
+        return 0 < self.patience <= self.rounds_without

@@ -21,5 +21,22 @@ class TrainingError(FedgruError):
     """Training cannot go on: a loss that is not a number, or clients that do not fit together."""
 
 
+class Interrupted(FedgruError):
+    """Work was stopped from outside, by Ctrl-C or SIGTERM.
+
+    Args:
+        what: what was stopped and how to go on, after "stopped by Ctrl-C".
+        cause: the KeyboardInterrupt.
+    """
+
+    def __init__(self, what, cause):
+        by, self.exit_code = ("SIGTERM", 143) if isinstance(cause, Terminated) else ("Ctrl-C", 130)
+        super().__init__(f"stopped by {by}{what}")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as what Ctrl-C raises, so that both take the same way out. No error to be read."""
+
+
 class RunError(FedgruError):
     """A run folder is missing, incomplete, or does not fit what is asked of it."""

@@ -1,15 +1,28 @@
 """The main job: from settings to a trained run, and from a run back to its task."""
 
+import hashlib
 import logging
+import math
+from contextlib import suppress
 
 from tqdm import tqdm
 
-from fedgru import algorithms, datasets, features, reports, training
+from fedgru import (
+    __version__,
+    algorithms,
+    datasets,
+    features,
+    protection,
+    reports,
+    training,
+)
 from fedgru.engines import ENGINES
-from fedgru.errors import DataError, RunError, TrainingError
+from fedgru.errors import DataError, Interrupted, RunError, TrainingError
 from fedgru.kernel_prior import FIT_ROUNDS, Kernel
-from fedgru.runs import RunFolder
+from fedgru.runs import RunFolder, installed_versions
 from fedgru.task import build_task
+
+COMPUTING = ("jax", "jaxlib", "numpy", "keras", "tensorflow", "tensorflow-federated")
 
 logger = logging.getLogger(__name__)
 
@@ -113,77 +126,196 @@ def train(task, facts, log_dir, show_progress=False, kind="federated", on_round=
         (RunFolder, Task, TrainResult); the task with the prior learnt.
 
     Raises:
-        RunError: if the run folder cannot be written, or on Ctrl-C.
+        Interrupted: on Ctrl-C or SIGTERM; says how to go on.
+        RunError: if the run folder cannot be written.
         TrainingError: if training diverges.
     """
-    settings = task.settings
+    engine, algorithm = _who_trains(task, kind)
+    with RunFolder.create(log_dir, task.settings, facts | {"kind": kind}) as run:
+        logger.info("run folder %s, engine %s", run.path, engine.name)
+        return _train_in(run, engine, algorithm, show_progress, on_round=on_round)
+
+
+def _who_trains(task, kind):
+    """Return the Engine and the algorithm of a kind of run."""
     if kind == "central":
         from fedgru.engines.central import CentralEngine, CentralTraining
 
-        engine, algorithm = CentralEngine(task), CentralTraining(settings.client)
-    else:
-        engine, algorithm = make_engine(task), algorithms.from_settings(settings.server)
+        return CentralEngine(task), CentralTraining(task.settings.client)
+    return make_engine(task), algorithms.from_settings(task.settings.server)
+
+
+def resume(run, data_dir, show_progress=False):
+    """Go on with a run that was stopped or killed, from its last checkpoint, if it is not done.
+
+    It ends as if it had never been stopped, to the byte; with --engine tff and dropout, which
+    draws from the system's entropy, as another run of its kind.
+
+    Args:
+        run: RunFolder.
+        data_dir: folder of data sets.
+        show_progress: whether to draw a bar on stderr.
+
+    Returns:
+        As `train`; the TrainResult is None if the run is done.
+
+    Raises:
+        DataError: if the data set is not there or cannot be used.
+        RunError: if it is another one, the run cannot be gone on with, or its folder not written.
+        TrainingError: if training diverges.
+    """
+    if run.status() == "done":
+        return run, reopen_task(run, data_dir), None
+    _check_resumable(run)
+    engine, algorithm = _who_trains(_rebuild_task(run, data_dir), run.kind)
+    with run:
+        return _train_in(run, engine, algorithm, show_progress, resumes=True)
+
+
+def _train_in(run, engine, algorithm, show_progress, resumes=False, on_round=None):
+    settings = engine.task.settings
 
     def record(round_num, row, seconds):
         run.record_round(round_num, row, seconds)
         return on_round(round_num, row) if on_round is not None else None
 
-    with RunFolder.create(log_dir, settings, facts | {"kind": kind}) as run:
-        logger.info("run folder %s, engine %s", run.path, engine.name)
-        try:
-            engine.task = learn_prior(task, show_progress)
-        except KeyboardInterrupt as error:
-            raise RunError(f"stopped by Ctrl-C. {_what_is_kept(run)}") from error
-        if engine.task.kernel is not None:
-            run.write_facts({"kernel": engine.task.kernel.to_dict()})
-        progress = tqdm(
-            total=settings.loop.rounds, unit="round", disable=not show_progress, leave=False
-        )
-        try:
-            with progress:
-                result = training.train(
-                    engine,
-                    algorithm,
-                    on_round=record,
-                    on_improvement=lambda state: run.save_weights(
-                        "best", state.weights, state.round_num
-                    ),
-                    progress=progress,
-                )
-        except TrainingError as error:
-            raise TrainingError(f"{error} Details: {run.path / 'run.log'}") from error
-        except KeyboardInterrupt as error:
-            raise RunError(f"stopped by Ctrl-C. {_what_is_kept(run)}") from error
-        run.save_weights("last", result.last.weights, result.last.round_num)
+    try:
+        start = _restore(run, engine.task, algorithm) if resumes else None
+        if engine.task.kernel is None:
+            engine.task = learn_prior(engine.task, show_progress)
+            if engine.task.kernel is not None:
+                run.write_facts({"kernel": engine.task.kernel.to_dict()})
+        with tqdm(
+            total=settings.loop.rounds,
+            initial=0 if start is None else start.state.round_num,
+            unit="round",
+            disable=not show_progress,
+            leave=False,
+        ) as progress:
+            result = training.train(
+                engine,
+                algorithm,
+                on_round=record,
+                on_checkpoint=run.checkpoints.save,
+                progress=progress,
+                start=start,
+            )
         logger.info("%s", reports.describe_end(result, settings))
-        run.write_facts(
-            {
-                "status": "done",
-                "why": result.why,
-                "rounds": result.last.round_num,
-                "best_round": result.best.round_num,
-                "best_value": result.best_value,
-            }
-        )
+        run.finish(result)
+    except TrainingError as error:
+        raise TrainingError(f"{error} Details: {run.path / 'run.log'}") from error
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"{_how_far(run)}. Go on with: {_resume_command(run)}", error) from error
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {error.filename or run.path}: {error.strerror}. Training stopped"
+            f"{_how_far(run)}. When that is mended, go on with: {_resume_command(run)}"
+        ) from error
     return run, engine.task, result
 
 
-def _what_is_kept(run):
-    if not (run.path / "best.npz").exists():
-        return f"No round was better than before training; you can delete {run.path}."
-    return f"The best round so far is kept; score it with: fedgru eval {run.path}"
+def _check_resumable(run):
+    """Refuse to go on where what follows would not be what would have followed."""
+    facts, toml = run.facts(), run.path / "config.toml"
+    anew = f"Train anew with: fedgru train --config {toml}"
+    if not _same_version(trained_with := _version(run)):
+        raise RunError(
+            f"{run.path} was begun by fedgru {trained_with}, this is {__version__}: the rounds to "
+            f"come would not be computed as those before. Go on with fedgru {trained_with}. {anew}"
+        )
+    if run.kind not in ("federated", "central"):
+        raise RunError(f"{run.path} is the baseline {run.kind}, which keeps no checkpoints.")
+    if "config_sha256" not in facts:
+        raise RunError(f"{run.path} was begun by a fedgru that kept no checkpoints. {anew}")
+    if hashlib.sha256(toml.read_bytes()).hexdigest() != facts["config_sha256"]:
+        raise RunError(
+            f"{toml} is not the one that {run.path} was begun with. Bring it back, or train a new "
+            f"run with: fedgru train --config {toml}"
+        )
+
+
+def _restore(run, task, algorithm):
+    """Bring the run's folder to its last checkpoint and return that; None if it has none yet."""
+    start_state = algorithm.init(protection.init_weights(task))
+    stopping = training.make_stopping(task.settings.loop)
+    like = training.Checkpoint(start_state, start_state, stopping, ())
+    start = run.checkpoints.load(like)
+    run.begin_again(start)
+    if start is None:
+        logger.info("resumed: no round was done yet")
+    else:
+        done, rounds = start.state.round_num, task.settings.loop.rounds
+        logger.info("resumed after round %d of %d", done, rounds)
+    _warn_of_versions(run)
+    return start
+
+
+def _warn_of_versions(run):
+    """Say so if a package that computes is another one now: then the last bits may differ."""
+    now = installed_versions()
+    for package, began_with in run.facts()["versions"].items():
+        if package in COMPUTING and began_with != now.get(package):
+            logger.warning(
+                "%s began with %s %s, goes on with %s: what follows may differ in the last digits",
+                run.path,
+                package,
+                began_with,
+                now.get(package, "none"),
+            )
+
+
+def _how_far(run):
+    """The words that say which round was the last to be kept."""
+    with suppress(OSError):
+        run.checkpoints.wait()
+    last = run.checkpoints.last_round
+    return f" after round {last} of {run.settings().loop.rounds}" if last else " before round 1"
+
+
+def _resume_command(run):
+    data_dir = run.facts().get("data_dir", "data")
+    elsewhere = "" if data_dir == "data" else f" --data-dir {data_dir}"
+    return f"fedgru train --resume {run.path}{elsewhere}"
+
+
+def _version(run):
+    versions = run.facts().get("versions")
+    return str(versions.get("fedgru")) if isinstance(versions, dict) else "of an unknown version"
+
+
+def _same_version(version):
+    """Whether runs of that fedgru are runs of this one: all but the last number is the same."""
+    return version.rpartition(".")[0] == __version__.rpartition(".")[0]
 
 
 def reopen_task(run, data_dir):
-    """Build the task of a finished run again, from its config.
+    """Build the task of an earlier run again, from its config.
+
+    Warns of a run that is not done, and of one that another version of fedgru made.
 
     Raises:
-        RunError: if the data set is not the one that the run was trained on.
+        DataError: if the data set is not there or cannot be used.
+        RunError: if it is not the one that the run was trained on, or run.json is damaged.
     """
-    learnt = run.facts().get("kernel")
-    task, facts = open_task(
-        run.settings(), data_dir, None if learnt is None else Kernel.from_dict(learnt)
-    )
+    if not _same_version(_version(run)):
+        logger.warning(
+            "%s was made by fedgru %s, this is %s: numbers may differ",
+            run.path,
+            _version(run),
+            __version__,
+        )
+    if (status := run.status()) != "done":
+        logger.warning(
+            "%s is %s: what is scored is the best round so far. Go on with: %s",
+            run.path,
+            status,
+            _resume_command(run),
+        )
+    return _rebuild_task(run, data_dir)
+
+
+def _rebuild_task(run, data_dir):
+    task, facts = open_task(run.settings(), data_dir, _learnt_kernel(run))
     trained_on = run.facts().get("fingerprint")
     if facts["fingerprint"] != trained_on:
         raise RunError(
@@ -192,3 +324,16 @@ def reopen_task(run, data_dir):
             "back, or train again."
         )
     return task
+
+
+def _learnt_kernel(run):
+    """Return the Kernel in run.json, None if there is none."""
+    learnt = run.facts().get("kernel")
+    if learnt is None:
+        return None
+    try:
+        if all(isinstance(v, float) and math.isfinite(v) for v in learnt.values()):
+            return Kernel.from_dict(learnt)
+    except (AttributeError, TypeError):
+        pass
+    raise RunError(f"{run.path / 'run.json'} is damaged: its kernel is not one.")

@@ -65,6 +65,14 @@ def describe_end(result, settings):
     )
 
 
+def describe_done(facts, path):
+    """Return a line that says how a run ended, from its run.json."""
+    return (
+        f"{path} is done: {facts.get('why')}, best is round {facts.get('best_round')} of "
+        f"{facts.get('rounds')}."
+    )
+
+
 def describe_report(report):
     """Return the table of a report: the model, cold and warm, beside the baselines."""
     columns = ("acc@1", "acc@5", "acc@10", "mrr", "ndcg", "loss")

@@ -11,15 +11,20 @@ predictions.parquet      the evaluation, target by target
 clients-fine-tuned.csv   as clients.csv, after `fedgru eval --fine-tune`
 audit.json     what fresh probes read from the representation, after `fedgru audit`
 train/, val/, eval/      TensorBoard event files
+checkpoints/   while the run is not done: what it needs to go on, see fedgru/checkpoints.py
+.lock          while a process writes here: its number
 """
 
 import csv
+import errno
+import hashlib
 import io
 import json
 import logging
 import os
 import platform
 import shutil
+import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -29,15 +34,29 @@ from pathlib import Path
 import numpy as np
 
 from fedgru import __version__, config
-from fedgru.errors import FedgruError, RunError
+from fedgru.checkpoints import Checkpoints
+from fedgru.errors import FedgruError, Interrupted, RunError
+from fedgru.event_files import EventFiles
+from fedgru.locks import Lock, is_locked
+from fedgru.storage import (
+    check_like,
+    naming,
+    read_arrays,
+    read_json_object,
+    sync_folder,
+    write_arrays,
+    write_text,
+    write_whole,
+)
 
 PACKAGES = (
     *("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow"),
     "tensorflow-federated",  # in an environment of its own
 )
 _STAMP = len("2031-05-02-184500-")  # what stands before a run's --name in its folder's name
+_OF_THE_BEST = ("test.json", "predictions.parquet", "clients.csv", "clients-fine-tuned.csv")
+_OF_THE_BEST += ("audit.json",)
 _LISTED_METRICS = ("test/acc@1/micro", "test/loss/micro")
-TENSORBOARD_TAGS = {"loss": "epoch_loss", "acc@1": "epoch_sparse_categorical_accuracy"}
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +64,20 @@ logger = logging.getLogger(__name__)
 class RunFolder:
     """One run's folder, open for writing while the run lasts.
 
-    Use as a context manager while something is done with it: what is logged inside goes to
-    run.log, what goes wrong too, and a run that was not done by then has failed.
+    Use as a context manager while something is done with it: no other process may then write
+    to it, what is logged inside goes to run.log, what goes wrong too, and a run that was not done
+    by then was interrupted, or has failed.
+
+    Attributes:
+        path: Path of the folder.
+        checkpoints: Checkpoints.
     """
 
     def __init__(self, path):
         self.path = Path(path)
-        self._writers = {}
+        self.checkpoints = Checkpoints(self.path)
+        self._events = EventFiles(self.path)
+        self._lock = Lock(self.path)
         self._handler = None
         self._trains = False  # whether a failure is the run's own, not that of who reads it
 
@@ -67,43 +93,128 @@ class RunFolder:
         Raises:
             RunError: if the folder cannot be written.
         """
-        started = datetime.now(UTC).isoformat(timespec="microseconds")
-        facts = {"started": started} | facts | {"versions": _versions(), "status": "running"}
+        log_dir = Path(log_dir)
+        _warn_of_clock(log_dir)
+        toml = config.dump(settings)
+        facts = {
+            "started": _now(),
+            **facts,
+            "config_sha256": hashlib.sha256(toml.encode()).hexdigest(),
+            "versions": installed_versions(),
+            "status": "running",
+        }
         stem = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{settings.loop.name}"
-        run = None
+        part = log_dir / f".{stem}-{os.getpid()}-{threading.get_ident()}.part"
         try:
-            Path(log_dir).mkdir(parents=True, exist_ok=True)
-            run = cls(_make_new(Path(log_dir) / stem))
-            (run.path / "config.toml").write_text(config.dump(settings), "utf-8")
-            run.write_facts(facts)
-            run._trains = True
+            log_dir.mkdir(parents=True, exist_ok=True)
+            part.mkdir()
+            write_text(part / "config.toml", toml)
+            write_json(part / "run.json", facts)
+            run = cls(_move_to_new(part, log_dir / stem))
+            sync_folder(log_dir)
         except OSError as error:
-            if run is not None:
-                shutil.rmtree(run.path, ignore_errors=True)
             raise RunError(
-                f"cannot write to {error.filename or log_dir}: {error.strerror}. Choose another "
-                "folder with --log-dir."
+                f"cannot write to {log_dir}: {error.strerror}. Choose another folder with "
+                "--log-dir."
             ) from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        run._trains = True
         return run
 
     def __enter__(self):
-        self._handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        try:
+            self._lock.acquire()
+            self._handler = _RunLog(self.path / "run.log", encoding="utf-8")
+        except OSError as error:
+            self._lock.release()
+            raise RunError(f"cannot write to {self.path}: {error.strerror}.") from None
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("fedgru").addHandler(self._handler)
         logging.getLogger("fedgru").setLevel(logging.INFO)
         return self
 
     def __exit__(self, kind, error, _):
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
-        if error is not None:
-            message = str(error) or kind.__name__
-            logger.error("%s", message, exc_info=error)
-            if self._trains and self.facts().get("status") == "running":
-                self.write_facts({"status": "failed", "error": message})
-        logging.getLogger("fedgru").removeHandler(self._handler)
-        self._handler.close()
+        try:
+            if error is None:
+                self.checkpoints.wait()
+                self._events.close()
+            else:
+                self._tell_of(error)
+        finally:
+            logging.getLogger("fedgru").removeHandler(self._handler)
+            with suppress(OSError):  # of what could not be written before, either
+                self._handler.close()
+            self._lock.release()
+
+    def _tell_of(self, error):
+        """Write down how the run ended, as far as the disk lets us."""
+        message = str(error) or type(error).__name__
+        stopped = isinstance(error, KeyboardInterrupt | Interrupted)
+        for act in (
+            self.checkpoints.wait,
+            self._events.close,
+            lambda: logger.error("%s", message, exc_info=None if stopped else error),
+            lambda: self._end_as("interrupted" if stopped else "failed", message),
+        ):
+            with suppress(OSError):
+                act()
+
+    def _end_as(self, status, message):
+        if self._trains and self.facts().get("status") == "running":
+            self.write_facts({"status": status, "error": message})
+
+    def begin_again(self, checkpoint):
+        """Bring the folder to where it was when a Checkpoint was written, to train on from there.
+
+        An evaluation or audit of what was the best round then is removed: it may not be the best
+        any longer.
+
+        Args:
+            checkpoint: Checkpoint, or None to begin before round 0.
+        """
+        self._trains = True
+        rows = () if checkpoint is None else checkpoint.rows
+        for name in ("train", "val", "eval"):
+            if (self.path / name).exists():
+                with naming(self.path / name):
+                    shutil.rmtree(self.path / name)
+        for name in (*_OF_THE_BEST, "last.npz"):
+            with naming(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
+        for name, cells in (("metrics.csv", _metric_cells), ("times.csv", _time_cells)):
+            (self.path / name).unlink(missing_ok=True)
+            if rows:
+                write_csv(self.path / name, [cells(i, *row) for i, row in enumerate(rows)])
+        for round_num, (row, _) in enumerate(rows):
+            self._events.write(row, round_num)
+        facts = {name: value for name, value in self.facts().items() if name != "error"}
+        resumed = [*facts.get("resumed", []), {"at": _now(), "after_round": len(rows) - 1}]
+        write_json(self.path / "run.json", facts | {"status": "running", "resumed": resumed})
+
+    def finish(self, result):
+        """Write the weights of a TrainResult, and that the run is done; it needs no checkpoints."""
+        self.checkpoints.wait()
+        self.save_weights("best", result.best.weights, result.best.round_num)
+        self.save_weights("last", result.last.weights, result.last.round_num)
+        self.write_facts(
+            {
+                "status": "done",
+                "why": result.why,
+                "rounds": result.last.round_num,
+                "best_round": result.best.round_num,
+                "best_value": result.best_value,
+            }
+        )
+        self.checkpoints.remove()
+
+    def status(self):
+        """Return "running", "interrupted", "failed" or "done".
+
+        Who was killed could not write that: a run that nobody writes to is not running.
+        """
+        status = self.facts().get("status")
+        return "interrupted" if status == "running" and not is_locked(self.path) else status
 
     @property
     def kind(self):
@@ -120,7 +231,8 @@ class RunFolder:
         )
         try:
             facts, test = self.facts(), self.test()
-            shown |= {key: facts[key] for key in shown if key in facts} | {"kind": self.kind}
+            shown |= {key: facts[key] for key in shown if key in facts}
+            shown |= {"kind": self.kind, "status": self.status()}
             shown["seed"] = self.settings().loop.seed
             shown |= {key: test[key] for key in _LISTED_METRICS if key in test}
         except FedgruError as error:
@@ -136,14 +248,10 @@ class RunFolder:
         return self._read_json("run.json")
 
     def _read_json(self, name):
-        file = self.path / name
         try:
-            found = json.loads(file.read_text("utf-8")) if file.exists() else {}
+            return read_json_object(self.path / name)
         except ValueError as error:
-            raise RunError(f"{file} is damaged, it is not JSON: {error}.") from None
-        if not isinstance(found, dict):
-            raise RunError(f"{file} is damaged, it is no JSON object.")
-        return found
+            raise RunError(f"{self.path / name} is damaged, {error}.") from None
 
     def write_facts(self, facts):
         """Add to run.json."""
@@ -158,70 +266,45 @@ class RunFolder:
                 which has no train metrics.
             seconds: {"train": s, "val": s}.
         """
-        _append_csv(self.path / "metrics.csv", {"round": round_num} | row)
-        _append_csv(
-            self.path / "times.csv",
-            {"round": round_num} | {f"{name}_s": f"{s:.3f}" for name, s in seconds.items()},
-        )
-        self.write_scalars(row, round_num)
-
-    def write_scalars(self, row, round_num):
-        """Write metrics to TensorBoard, each split into its own folder.
-
-        `loss` and `acc@1` over check-ins get the tags of Keras' own callback, as in the
-        reference notebook; all others their metric's name and average, acc_at_5/macro for
-        acc@5/macro because a tag cannot hold an @.
-        """
-        from tensorboardX import SummaryWriter
-
-        for key, value in row.items():
-            split, *rest = key.split("/")
-            if value is None or len(rest) != 2:
-                continue
-            name, average = rest
-            tag = f"{name.replace('@', '_at_')}/{average}"
-            if average == "micro":
-                tag = TENSORBOARD_TAGS.get(name, tag)
-            folder = "eval" if split == "test" else split
-            if folder not in self._writers:
-                self._writers[folder] = SummaryWriter(str(self.path / folder))
-            self._writers[folder].add_scalar(tag, value, round_num)
-        for writer in self._writers.values():
-            writer.flush()
+        _append_csv(self.path / "metrics.csv", _metric_cells(round_num, row, seconds))
+        _append_csv(self.path / "times.csv", _time_cells(round_num, row, seconds))
+        self._events.write(row, round_num)
 
     def save_weights(self, which, weights, round_num):
         """Write best.npz or last.npz, whole or not at all."""
         file = self.path / f"{which}.npz"
-        part = file.with_name(f".{which}.part")
-        with open(part, "wb") as stream:
-            np.savez(stream, round_num=np.int64(round_num), **weights)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
+        write_arrays(file, {"round_num": np.int64(round_num), **weights})
 
-    def load_weights(self, which="best"):
+    def load_weights(self, which="best", like=None):
         """Return (weights, round_num) from best.npz or last.npz.
 
+        Args:
+            which: "best" or "last".
+            like: name -> float32 array, whose names and shapes the weights must have; None
+                takes any.
+
         Raises:
-            RunError: if the run has none, or the file is damaged.
+            RunError: if the run has none, the file is damaged, or its weights are not such.
         """
         file = self.path / f"{which}.npz"
         try:
-            content = file.read_bytes()
+            weights = read_arrays(file)
+            round_num = weights.pop("round_num", None)
+            if round_num is None or round_num.shape or round_num.dtype.kind != "i":
+                raise ValueError("it does not say of which round it is")
+            if like is not None:
+                check_like(weights, like)
         except FileNotFoundError:
             raise RunError(
                 f"run {self.path} has no {file.name}: no round of it was finished. "
                 f"Details: {self.path / 'run.log'}"
             ) from None
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                weights = {name: arrays[name] for name in arrays.files}
-            return weights, int(weights.pop("round_num"))
-        except Exception as error:  # what numpy and zipfile raise depends on the damaged byte
+        except ValueError as error:
             raise RunError(
-                f"{file} is damaged: it cannot be read as weights. Train again with: "
-                f"fedgru train --config {self.path / 'config.toml'}"
+                f"{file} is damaged: {error}. Train again with: fedgru train --config "
+                f"{self.path / 'config.toml'}"
             ) from error
+        return weights, int(round_num)
 
     def save_test(self, report, table, predictions):
         """Write the evaluation and TensorBoard's eval/; replaces an earlier evaluation.
@@ -232,11 +315,11 @@ class RunFolder:
             predictions: {column: array}, from `evaluation.prediction_table`.
         """
         write_parquet(self.path / "predictions.parquet", predictions)
-        write_json(self.path / "test.json", report)
         write_table(self.path / "clients.csv", table)
         if (self.path / "eval").exists():
             shutil.rmtree(self.path / "eval")
-        self.write_scalars(report, report["round"])
+        self._events.write(report, report["round"])
+        write_json(self.path / "test.json", report)  # last: who finds it finds the rest
 
     def save_fine_tuned(self, table):
         """Write clients-fine-tuned.csv, a table as clients.csv; None removes an earlier one."""
@@ -249,7 +332,7 @@ class RunFolder:
     def save_audit(self, report):
         """Write audit.json; concepts of an earlier audit of the same round stay beside the new."""
         earlier = self.audit()
-        if earlier.get("round") == report["round"]:
+        if earlier.get("round") == report["round"] and isinstance(earlier.get("concepts"), dict):
             concepts = earlier["concepts"] | report["concepts"]
             report = report | {"concepts": concepts}
         write_json(self.path / "audit.json", report)
@@ -317,18 +400,29 @@ def open_run(log_dir, name=None):
 
     Args:
         log_dir: folder of all runs.
-        name: a run's path, its folder's name, the --name it was given, or None for the one
-            started last.
+        name: the name of a folder in it, the --name that a run was given, the path of a run
+            anywhere, or None for the one started last.
 
     Raises:
-        RunError: if there is no such run, or several go by that --name.
+        RunError: if there is no such run, several go by that --name, or the clock does not let us
+            tell which was started last.
     """
     log_dir = Path(log_dir)
     if name is None:
         runs = all_runs(log_dir)
         if not runs:
             raise RunError(f"no run in {log_dir}/. Make one with: fedgru train --features big")
+        if (started := _started(runs[0])) > _now():
+            raise RunError(
+                f"{runs[0].path} says that it was started at {started}, which is in the future. If "
+                "the clock was set back, later runs look older than they are: name the run."
+            )
         return runs[0]
+    name = str(name)
+    if Path(name).name != name or name == "..":  # a path: `../x` means what it means in a shell
+        if (Path(name) / "run.json").is_file():
+            return RunFolder(name)
+        raise RunError(f"no run {name}: it is not a folder with a run.json.")
     for path in (Path(name), log_dir / name):
         if (path / "run.json").is_file():
             return RunFolder(path)
@@ -348,8 +442,8 @@ def open_run(log_dir, name=None):
 
 def all_runs(log_dir):
     """Return the RunFolders in a folder of runs, started last first."""
-    runs = [RunFolder(file.parent) for file in Path(log_dir).glob("*/run.json")]
-    return sorted(runs, key=_started, reverse=True)
+    files = Path(log_dir).glob("[!.]*/run.json")  # what begins with a dot is not made whole yet
+    return sorted(map(RunFolder, (file.parent for file in files)), key=_started, reverse=True)
 
 
 def remove_runs(runs, log_dir):
@@ -366,6 +460,8 @@ def remove_runs(runs, log_dir):
     for run in runs:
         if run.path.resolve().parent != Path(log_dir).resolve():
             raise RunError(f"{run.path} does not lie in {log_dir}/: delete it yourself.")
+        if is_locked(run.path):
+            raise RunError(f"{run.path} is being written: wait until that has ended.")
     for run in runs:
         try:
             shutil.rmtree(run.path)
@@ -376,15 +472,31 @@ def remove_runs(runs, log_dir):
 def _started(run):
     """When a run was started, as a text that sorts; a run whose run.json is damaged comes first."""
     try:
-        return run.facts().get("started", "")
+        return str(run.facts().get("started", ""))
     except RunError as error:
         logger.warning("passed over: %s", error)
         return ""
 
 
+def _now():
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _warn_of_clock(log_dir):
+    """Say so if a run is about to look older than one that is there already."""
+    runs = all_runs(log_dir)
+    if runs and (started := _started(runs[0])) > _now():
+        logger.warning(
+            "%s says that it was started at %s, which is in the future: was the clock set back? "
+            "The new run will look older.",
+            runs[0].path,
+            started,
+        )
+
+
 def write_json(file, value):
     """Write a value as JSON, whole or not at all; NaN becomes null."""
-    _write_whole(file, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
+    write_text(file, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(file, rows):
@@ -393,7 +505,7 @@ def write_csv(file, rows):
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerows(rows)
-    _write_whole(file, text.getvalue())
+    write_text(file, text.getvalue())
 
 
 def write_table(file, table):
@@ -413,9 +525,7 @@ def write_parquet(file, columns):
         else pyarrow.array(values)
         for name, values in columns.items()
     }
-    part = file.with_name(f".{file.name}.part")
-    pyarrow.parquet.write_table(pyarrow.table(arrays), part)
-    part.replace(file)
+    write_whole(file, lambda stream: pyarrow.parquet.write_table(pyarrow.table(arrays), stream))
 
 
 def without_nan(value):
@@ -427,38 +537,51 @@ def without_nan(value):
     return None if isinstance(value, float) and value != value else value
 
 
-def _make_new(path):
-    """Make the folder, or the first of path-2, path-3 ... that does not exist."""
+def _move_to_new(folder, path):
+    """Move a folder that holds something to a path, or to the first free of path-2, path-3 ..."""
     candidate, number = path, 1
     while True:
         try:
-            candidate.mkdir()
-            return candidate
-        except FileExistsError:
+            return folder.rename(candidate)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
             number += 1
             candidate = path.with_name(f"{path.name}-{number}")
 
 
-def _write_whole(file, text):
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text, "utf-8")
-    part.replace(file)
+class _RunLog(logging.FileHandler):
+    """Raises what goes wrong in writing, as everywhere else in the run folder."""
+
+    def handleError(self, record):
+        """See logging.Handler; its own prints a traceback and goes on."""
+        with naming(self.baseFilename):
+            raise
+
+
+def _metric_cells(round_num, row, _):
+    return {"round": round_num} | row
+
+
+def _time_cells(round_num, _, seconds):
+    return {"round": round_num} | {f"{name}_s": f"{s:.3f}" for name, s in seconds.items()}
 
 
 def _append_csv(file, row):
     columns = list(row)
-    if file.exists():
-        with open(file, newline="", encoding="utf-8") as stream:
-            columns = next(csv.reader(stream))
-    with open(file, "a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        if stream.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
+    with naming(file):
+        if file.exists():
+            with open(file, newline="", encoding="utf-8") as stream:
+                columns = next(csv.reader(stream))
+        with open(file, "a", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns, lineterminator="\n")
+            if stream.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
 
 
-def _versions():
-    """Of what is installed; a package that is not there is left out."""
+def installed_versions():
+    """Return {package: version} of what is installed; a package that is not there is left out."""
     versions = {"fedgru": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):

@@ -2,9 +2,9 @@
 
 from tqdm import tqdm
 
-from fedgru import audit, baselines, evaluation, experiment, local_models
+from fedgru import audit, baselines, evaluation, experiment, local_models, protection
 from fedgru.baseline_runs import COUNTING, evaluate_counting
-from fedgru.errors import ConfigError, MissingEngineError, RunError
+from fedgru.errors import ConfigError, Interrupted, MissingEngineError, RunError
 from fedgru.fine_tuning import evaluate_fine_tuned
 
 BASELINES = (
@@ -51,8 +51,8 @@ def evaluate_run(run, task, engine=None, fine_tune=None, show_progress=False):
                     run, task, engine, fine_tune, show_progress
                 )
         except KeyboardInterrupt as error:
-            raise RunError(
-                f"stopped by Ctrl-C while scoring. Score it again with: fedgru eval {run.path}"
+            raise Interrupted(
+                f" while scoring. Score it again with: fedgru eval {run.path}", error
             ) from error
         table = evaluation.client_table(task, warm)
         seed = task.settings.loop.seed
@@ -102,7 +102,7 @@ def _evaluate_local(run, task):
 
 def _evaluate_model(run, task, engine, fine_tune, show_progress):
     """Return warm, cold, what else the report holds, and the fine-tuned Evaluation or None."""
-    weights, round_num = run.load_weights("best")
+    weights, round_num = _load_best(run, task)
     try:
         scorer = experiment.make_engine(task, engine)
     except MissingEngineError as error:
@@ -124,6 +124,10 @@ def _evaluate_model(run, task, engine, fine_tune, show_progress):
             fine_tuned = evaluate_fine_tuned(task, weights, fine_tune, round_num, progress.update)
     more = {"round": round_num, "engine": scorer.name, "leakage": leakage}
     return warm, cold, more, fine_tuned
+
+
+def _load_best(run, task):
+    return run.load_weights("best", like=protection.init_weights(task))
 
 
 def _auditing_engine(engine):
@@ -155,7 +159,7 @@ def audit_run(run, task, concepts, probe_names, seeds, show_progress=False):
             "share, so there is nothing to audit."
         )
     with run:
-        weights, round_num = run.load_weights("best")
+        weights, round_num = _load_best(run, task)
         found = {}
         with tqdm(desc="probes", unit="fit", disable=not show_progress, leave=False) as progress:
             for name in concepts:

@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fedgru import config, experiment, hparams, runs, scoring, search_space, sweep_reports
-from fedgru.errors import ConfigError, RunError, TrainingError
+from fedgru.errors import ConfigError, Interrupted, RunError, TrainingError
 from fedgru.sweep_plan import Plan
 from fedgru.sweep_trials import describe_scored, do_trial
 from fedgru.xla import compiled_in
@@ -176,19 +176,19 @@ class Sweep:
             show_progress: whether to draw bars on stderr.
 
         Raises:
-            RunError: on Ctrl-C, or if a folder cannot be written.
+            Interrupted: on Ctrl-C or SIGTERM; says how to go on.
+            RunError: if a folder cannot be written.
         """
         keeps = self.plan.base.loop.engine == "jax"
         try:
             with compiled_in(self.path / "compiled") if keeps else nullcontext():
                 self._work(on_trial, on_wait, data_dir, threads, show_progress)
-        except (KeyboardInterrupt, RunError) as error:
-            if KeyboardInterrupt not in (type(error), type(error.__cause__)):
-                raise
+        except (KeyboardInterrupt, Interrupted) as error:
             finished = sum(record["status"] != "running" for record in self.records())
-            raise RunError(
-                f"stopped by Ctrl-C. {finished} of {self.plan.num_trials} trials are finished; go "
-                f"on with: {self.resume_command()}"
+            raise Interrupted(
+                f". {finished} of {self.plan.num_trials} trials are finished; go on with: "
+                f"{self.resume_command()}",
+                error.__cause__ if isinstance(error, Interrupted) else error,
             ) from error
 
     def resume_command(self):

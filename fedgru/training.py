@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,26 @@ from fedgru.evaluation import evaluate
 AVERAGES = ("micro", "macro")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where training stands after a round: with the task, all that the next one depends on.
+
+    Random draws need no place here: each is a function of seed, purpose, round and client. What a
+    Protection carries from round to round lies in the weights.
+
+    Attributes:
+        state: ServerState after the round.
+        best: ServerState of the round that is best so far; `state` itself if that is this one.
+        stopping: EarlyStopping, as it stands.
+        rows: for each round from 0 on, its (row, seconds), see `train`.
+    """
+
+    state: ServerState
+    best: ServerState
+    stopping: EarlyStopping
+    rows: tuple[tuple[dict, dict], ...]
 
 
 @dataclass(frozen=True)
@@ -34,7 +54,7 @@ class TrainResult:
     why: str
 
 
-def train(engine, algorithm, on_round, on_improvement, progress=None):
+def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None):
     """Train until the rounds are done or the stop metric no longer improves.
 
     With a protected concept only rounds under the final alpha may be the best: one before would
@@ -46,9 +66,10 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
         on_round: called as on_round(round_num, row, seconds) after each round and, as round 0,
             before the first; row is {"split/metric/average": value}. Training stops after a
             round for which it returns a text, the reason.
-        on_improvement: called with the ServerState of each round that is the best so far; at
-            the end with that before training, if no round was better.
+        on_checkpoint: called with the Checkpoint after each round, round 0 too.
         progress: a tqdm bar over the rounds, or None.
+        start: the Checkpoint to go on from; None starts before round 1. Either way the result is
+            the same, to the bit.
 
     Returns:
         TrainResult.
@@ -60,39 +81,36 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
     task = engine.task
     loop = task.settings.loop
     metric = parse_stop_metric(loop.stop_metric)
-    stopping = EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
-    state = best = algorithm.init(protection.init_weights(task))
-    started = time.perf_counter()
-    untrained = evaluate(engine, state.weights, "val").summary()
-    measured = ("loss", "acc@1", *(task.protection.metric_names if task.protection else ()))
-    train_row = {f"train/{name}/micro": None for name in measured}
-    on_round(0, train_row | untrained, {"train": 0.0, "val": time.perf_counter() - started})
-    if task.protection is None or task.protection.is_risen(0):
-        stopping.report(0, untrained[loop.stop_metric])
-    why = "all rounds done"
-    for round_num in range(1, loop.rounds + 1):
+    if start is None:
+        start = _before_training(engine, algorithm)
+        on_round(0, *start.rows[0])
+        on_checkpoint(start)
+    state, best, rows = start.state, start.best, start.rows
+    stopping, untrained = replace(start.stopping), rows[0][0]
+    why = None
+    while state.round_num < loop.rounds and not (stopping.is_over or why):
+        round_num = state.round_num + 1
         started = time.perf_counter()
         result = engine.run_round(algorithm, state, draw_cohort(task, round_num))
         state = result.state
         trained = time.perf_counter()
         row = {f"train/{name}/micro": value for name, value in result.metrics.items()}
-        row |= evaluate(engine, state.weights, "val").summary()
+        row = _plain(row | evaluate(engine, state.weights, "val").summary())
         engine.check_diverged(row["val/loss/micro"], round_num, "val")
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
-        why_stop = on_round(round_num, row, seconds)
-        improved = stop = False
+        rows = (*rows, (row, seconds))
+        why = on_round(round_num, row, seconds)
+        improved = False
         if task.protection is None or task.protection.is_risen(round_num):
-            improved, stop = stopping.report(round_num, row[loop.stop_metric])
+            improved, _ = stopping.report(round_num, row[loop.stop_metric])
         if improved:
             best = state
-            on_improvement(state)
+        on_checkpoint(Checkpoint(state, best, replace(stopping), rows))
         _report(round_num, row, seconds, improved, progress)
-        if stop:
-            why = f"{loop.stop_metric} has not improved in {loop.patience} rounds"
-            break
-        if why_stop:
-            why = why_stop
-            break
+    if stopping.is_over:
+        why = f"{loop.stop_metric} has not improved in {loop.patience} rounds"
+    elif not why:
+        why = "all rounds done"
     if best.round_num == 0:
         logger.warning(
             "no round was better than before training (%s %.4f): what counts is %s",
@@ -100,10 +118,35 @@ def train(engine, algorithm, on_round, on_improvement, progress=None):
             stopping.best_value,
             "the prior alone" if task.spec.has_prior else "the untrained model",
         )
-        on_improvement(best)
     elif task.protection is not None:
         _compare_with_untrained(loop.stop_metric, metric, stopping.best_value, untrained)
     return TrainResult(best, state, stopping.best_value, why)
+
+
+def make_stopping(loop):
+    """Return the EarlyStopping that LoopSettings ask for, before its first report."""
+    metric = parse_stop_metric(loop.stop_metric)
+    return EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
+
+
+def _before_training(engine, algorithm):
+    """Return the Checkpoint of round 0."""
+    task = engine.task
+    stopping = make_stopping(task.settings.loop)
+    state = algorithm.init(protection.init_weights(task))
+    started = time.perf_counter()
+    untrained = _plain(evaluate(engine, state.weights, "val").summary())
+    measured = ("loss", "acc@1", *(task.protection.metric_names if task.protection else ()))
+    row = {f"train/{name}/micro": None for name in measured} | untrained
+    if task.protection is None or task.protection.is_risen(0):
+        stopping.report(0, untrained[task.settings.loop.stop_metric])
+    seconds = {"train": 0.0, "val": time.perf_counter() - started}
+    return Checkpoint(state, state, stopping, ((row, seconds),))
+
+
+def _plain(row):
+    """The same numbers as Python's own, which a file gives back as they were."""
+    return {key: v.item() if isinstance(v, np.generic) else v for key, v in row.items()}
 
 
 def _compare_with_untrained(key, metric, best_value, untrained):

@@ -372,8 +372,7 @@ def test_a_run_folder_is_made_whole_or_not_at_all(here, monkeypatch):
     result = train("--log-dir", "full", code=1)
     message = re.sub(r"[-\d]{17}", "TIME", error_of(result))
     assert message == (
-        "cannot write to full/TIME-run/run.json: No space left on device. Choose another folder "
-        "with --log-dir.\n"
+        "cannot write to full: No space left on device. Choose another folder with --log-dir.\n"
     )
     assert list(Path("full").iterdir()) == []
 
@@ -388,7 +387,7 @@ def test_training_that_diverges(here):
     assert error_of(result) == message + "\n"
     assert result.stdout == ""
     assert sorted(file.name for file in folder.iterdir()) == [
-        *("config.toml", "metrics.csv", "run.json", "run.log", "times.csv", "val")
+        *("checkpoints", "config.toml", "metrics.csv", "run.json", "run.log", "times.csv", "val")
     ]
     facts = json.loads((folder / "run.json").read_text())
     assert facts["status"] == "failed"

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from fedgru import config, datasets, experiment, runs, scoring
 from fedgru.engines.base import Engine, RoundResult
-from fedgru.errors import DataError, RunError
+from fedgru.errors import DataError, Interrupted, Terminated
 
 
 class StillEngine(Engine):
@@ -19,11 +19,12 @@ class StillEngine(Engine):
 
     name = "still"
     stops_in = None
+    stops_by = KeyboardInterrupt
     scale = np.float32(1)
 
     def run_round(self, algorithm, state, cohort):
         if state.round_num + 1 == self.stops_in:
-            raise KeyboardInterrupt
+            raise self.stops_by
         weights = state.weights | {"prior_scale": self.scale * state.weights["prior_scale"]}
         new = type(state)(weights, state.optimizer, state.round_num + 1)
         return RoundResult(new, {"loss": 2.0, "acc@1": 0.5}, len(cohort), 10)
@@ -59,18 +60,28 @@ def test_a_progress_bar(train, capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
 
 
-def test_ctrl_c(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("stops_in", "how_far"), [(1, "before round 1"), (2, "after round 1 of 2")]
+)
+@pytest.mark.parametrize(
+    ("signal", "name", "code"), [(KeyboardInterrupt, "Ctrl-C", 130), (Terminated, "SIGTERM", 143)]
+)
+def test_a_round_that_is_cut_short(
+    train, tmp_path, monkeypatch, stops_in, how_far, signal, name, code
+):
     monkeypatch.setattr(StillEngine, "scale", np.float32(0.9))  # counts claim too much: better
-    for stops_in, what_is_kept in (
-        (1, "No round was better than before training; you can delete {path}."),
-        (2, "The best round so far is kept; score it with: fedgru eval {path}"),
-    ):
-        with pytest.raises(RunError) as error:
-            train(stops_in, name=f"stopped-{stops_in}")
-        run = runs.open_run(tmp_path / "log")
-        assert str(error.value) == f"stopped by Ctrl-C. {what_is_kept.format(path=run.path)}"
-        assert (run.facts()["status"], run.facts()["error"]) == ("failed", str(error.value))
-    assert run.load_weights("best")[1] == 1
+    monkeypatch.setattr(StillEngine, "stops_by", signal)
+    with pytest.raises(Interrupted) as error:
+        train(stops_in)
+    run = runs.open_run(tmp_path / "log")
+    assert error.value.exit_code == code
+    assert str(error.value) == (
+        f"stopped by {name} {how_far}. Go on with: fedgru train --resume {run.path}"
+    )
+    assert (run.status(), run.facts()["error"]) == ("interrupted", str(error.value))
+    assert "Traceback" not in (run.path / "run.log").read_text()
+    if stops_in == 2:  # what is best so far can be scored
+        assert run.load_weights("best")[1] == 1
 
 
 def test_the_report_of_a_run(train):

@@ -219,25 +219,30 @@ def test_damaged_weights(make_run):
     file = run.path / "best.npz"
     whole = file.read_bytes()
     at_data = whole.index(FIRST_WEIGHTS["bias"].tobytes())
-    message = (
-        f"{file} is damaged: it cannot be read as weights. Train again with: "
-        f"fedgru train --config {run.path}/config.toml"
-    )
-    for damaged in (
-        b"",
-        b"not weights",
-        whole[: len(whole) // 2],
-        whole[:at_data] + b"?" + whole[at_data + 1 :],
+
+    def expect(reason):
+        assert message_of(run.load_weights) == (
+            f"{file} is damaged: {reason}. Train again with: fedgru train --config "
+            f"{run.path}/config.toml"
+        )
+
+    for damaged, reason in (
+        (b"", "File is not a zip file"),
+        (b"not weights", "File is not a zip file"),
+        (whole[: len(whole) // 2], "File is not a zip file"),
+        (whole[:at_data] + b"?" + whole[at_data + 1 :], "Bad CRC-32 for file 'bias.npy'"),
     ):
         file.write_bytes(damaged)
-        assert message_of(run.load_weights) == message
-    np.savez(file, **FIRST_WEIGHTS)  # which round?
-    assert message_of(run.load_weights) == message
+        expect(reason)
+    np.savez(file, **FIRST_WEIGHTS)
+    expect("it does not say of which round it is")
     np.savez(file, round_num=np.int64(1), bias=np.array([{}], object))  # a pickle
-    assert message_of(run.load_weights) == message
+    expect("bias.npy holds object, not numbers")
+    np.savez_compressed(file, round_num=np.int64(1), bias=np.zeros(10**6))  # 1 kB becomes 8 MB
+    expect("round_num.npy is compressed")
     with open(file, "wb") as stream:
         np.save(stream, FIRST_WEIGHTS["bias"])
-    assert message_of(run.load_weights) == message
+    expect("File is not a zip file")
 
 
 def test_weights_are_written_whole_or_not_at_all(make_run, monkeypatch):

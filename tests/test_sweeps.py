@@ -14,7 +14,7 @@ from conftest import make_check_ins
 from scripted import follow
 
 from fedgru import config, datasets, experiment, runs, sweep_plan, sweep_reports, sweeps
-from fedgru.errors import ConfigError, RunError, TrainingError
+from fedgru.errors import ConfigError, Interrupted, RunError, TrainingError
 from fedgru.search_space import Range
 from fedgru.sweep_trials import describe_scored
 
@@ -197,7 +197,7 @@ def test_ctrl_c_says_how_to_go_on(script, sweep):
         return 9.0 - round_num
 
     trained = script(stops)
-    with pytest.raises(RunError) as error:
+    with pytest.raises(Interrupted) as error:
         sweep({"client_lr": (0.1, 0.2)})
     assert str(error.value).startswith(
         "stopped by Ctrl-C. 1 of 2 trials are finished; go on with: fedgru sweep --resume try"

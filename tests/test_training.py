@@ -27,7 +27,7 @@ class ScriptedEngine(Engine):
 
 @pytest.fixture
 def scripted(make_task, monkeypatch):
-    def run(losses, **overrides):
+    def run(losses, start=None, **overrides):
         task = make_task(rounds=len(losses), **overrides)
         engine = ScriptedEngine(task, [9.0, *losses])
 
@@ -38,25 +38,26 @@ def scripted(make_task, monkeypatch):
             def summary(self):
                 return {"val/loss/micro": self.loss, "val/acc@1/micro": 1 / self.loss}
 
-        script = iter(engine.losses)
+        script = iter(engine.losses[0 if start is None else start.state.round_num + 1 :])
         monkeypatch.setattr(training, "evaluate", lambda *_: Scripted(next(script)))
-        rows, improved = [], []
+        rows, checkpoints = [], []
         result = training.train(
             engine,
             algorithms.from_settings(task.settings.server),
             lambda round_num, row, seconds: rows.append((round_num, row)),
-            lambda state: improved.append(state.round_num),
+            checkpoints.append,
+            start=start,
         )
-        return engine, result, rows, improved
+        return engine, result, rows, checkpoints
 
     return run
 
 
 def test_best_is_not_last(scripted):
-    _, result, rows, improved = scripted([3.0, 2.0, 2.5, 2.6], patience=9)
+    _, result, rows, checkpoints = scripted([3.0, 2.0, 2.5, 2.6], patience=9)
     assert (result.best.round_num, result.last.round_num) == (2, 4)
     assert (result.best_value, result.why) == (2.0, "all rounds done")
-    assert improved == [1, 2]
+    assert [point.best.round_num for point in checkpoints] == [0, 1, 2, 2, 2]
     # the kept weights are those of round 2: each round added 1 to the bias, zero at the start
     assert np.unique(result.best.weights["bias"]).tolist() == [2.0]
     assert np.unique(result.last.weights["bias"]).tolist() == [4.0]
@@ -68,10 +69,9 @@ def test_best_is_not_last(scripted):
     ("prior", "what"), [("backoff", "the prior alone"), ("none", "the untrained model")]
 )
 def test_no_round_is_better_than_before_training(scripted, caplog, prior, what):
-    _, result, _, improved = scripted([9.5, 9.25], patience=9, prior=prior)
+    _, result, _, _ = scripted([9.5, 9.25], patience=9, prior=prior)
     assert (result.best.round_num, result.best_value) == (0, 9.0)
     assert not result.best.weights["bias"].any()  # the weights that training began with
-    assert improved == [0]
     assert caplog.messages[-1] == (
         f"no round was better than before training (val/loss/micro 9.0000): what counts is {what}"
     )
@@ -93,10 +93,33 @@ def test_stops_when_told_to(scripted, monkeypatch):
         return "enough" if round_num == 2 else None
 
     train = training.train
-    monkeypatch.setattr(training, "train", lambda e, a, _, *rest: train(e, a, told, *rest))
-    _, result, _, improved = scripted([3.0, 2.0, 1.0])
+    monkeypatch.setattr(
+        training, "train", lambda e, a, _, *rest, **given: train(e, a, told, *rest, **given)
+    )
+    _, result, _, checkpoints = scripted([3.0, 2.0, 1.0])
     assert (result.why, result.last.round_num, result.best.round_num) == ("enough", 2, 2)
-    assert improved == [1, 2]
+    assert [point.best.round_num for point in checkpoints] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("patience", [2, 3])
+def test_whoever_goes_on_from_a_checkpoint_ends_in_the_same_place(scripted, patience):
+    # round 4 is the second without improvement: with patience 2 it is the last, also for who
+    # was stopped after it and before the end was written down
+    losses = [3.0, 2.0, 2.5, 2.6, 1.0]
+    _, result, rows, checkpoints = scripted(losses, patience=patience, clients_per_round=3)
+    assert result.last.round_num == {2: 4, 3: 5}[patience]
+    for point in checkpoints:
+        _, resumed, later, more = scripted(losses, point, patience=patience, clients_per_round=3)
+        done = point.state.round_num
+        assert (resumed.best_value, resumed.why) == (result.best_value, result.why)
+        assert resumed.best.round_num == result.best.round_num
+        assert rows[done + 1 :] == later
+        assert [p.stopping for p in checkpoints[done + 1 :]] == [p.stopping for p in more]
+        for at_once, resumed_point in zip(checkpoints[done + 1 :], more, strict=True):
+            assert [row for row, _ in at_once.rows] == [row for row, _ in resumed_point.rows]
+        for name, weights in result.last.weights.items():
+            assert np.array_equal(resumed.last.weights[name], weights)
+        assert point.stopping == checkpoints[done].stopping  # going on leaves it as it is
 
 
 def test_the_stop_metric_decides_and_knows_its_direction(scripted):

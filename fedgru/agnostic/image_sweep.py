@@ -17,7 +17,7 @@ from fedgru import seeding
 from fedgru.agnostic import image_training, probes
 from fedgru.agnostic.image_folders import open_images
 from fedgru.agnostic.image_settings import check_method
-from fedgru.errors import ConfigError, RunError
+from fedgru.errors import ConfigError, Interrupted, RunError
 from fedgru.runs import write_csv
 from fedgru.xla import num_threads
 
@@ -231,7 +231,7 @@ def run(settings, folder, methods, alphas, seeds, threads=None, on_done=None):
 
     Raises:
         ConfigError: for an alpha or method that cannot be.
-        RunError: on Ctrl-C; says how to go on.
+        Interrupted: on Ctrl-C or SIGTERM; says how to go on.
     """
     check_alphas(alphas)
     for method in methods:
@@ -257,10 +257,9 @@ def run(settings, folder, methods, alphas, seeds, threads=None, on_done=None):
             done[point] = row
             if on_done is not None:
                 on_done(sum(p in done for p in points), len(points))
-    except KeyboardInterrupt:
-        raise RunError(
-            f"stopped by Ctrl-C. What is done is kept in {folder.path}; the same command goes on "
-            "from there."
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f". What is done is kept in {folder.path}; the same command goes on from there.", error
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -6,6 +6,7 @@ engine must give the same numbers.
 
 import numpy as np
 
+from fedgru import seeding
 from fedgru.agnostic.methods import METHODS
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.engines.base import Engine
@@ -62,6 +63,10 @@ class ReferenceEngine(Engine):
             target_weight, reversal = self.task.protection.loss_weights(constants["alpha"])
             self._model.get_layer("share").factor.assign(target_weight)
             self._model.get_layer("reversal").factor.assign(-reversal)
+        key = seeding.key_words(self.task.settings.loop.seed, "dropout", round_num)
+        for layer in self._model.layers:  # a resumed run draws as one that was never stopped
+            if hasattr(layer, "seed_generator"):  # Keras 3
+                layer.seed_generator.state.assign(key)
         for client in cohort:
             yield self._client_update(weights, int(client))
 
