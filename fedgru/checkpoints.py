@@ -154,6 +154,7 @@ class Checkpoints:
             "scalars": scalars,
             "files": files,
             "rows": checkpoint.rows,
+            "faults": checkpoint.faults,
         }
         text = {"format": FORMAT, "crc32": _checksum(content), "checkpoint": content}
         write_text(self.folder / _manifest(round_num), json.dumps(text) + "\n")
@@ -215,7 +216,8 @@ class Checkpoints:
         if len(rows) != round_num + 1:
             raise ValueError(f"it has {len(rows)} rows, expected {round_num + 1}")
         stopping = replace(like.stopping, **content["stopping"])
-        return Checkpoint(state, best, stopping, rows), set(files)
+        faults = tuple(tuple(fault) for fault in content["faults"])
+        return Checkpoint(state, best, stopping, rows, faults), set(files)
 
     def _read_weights(self, round_num, files, like):
         arrays = self._read_arrays(_weights(round_num), files)

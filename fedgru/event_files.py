@@ -28,7 +28,8 @@ class EventFiles:
         acc@5/macro because a tag cannot hold an @.
 
         Args:
-            row: {"split/metric/average": value}; what is None or has another key is left out.
+            row: {"split/metric/average": value}; None, NaN (nothing was measured)
+                and other keys are left out.
             round_num: int, the step.
         """
         from tensorboardX.proto.event_pb2 import Event
@@ -36,7 +37,7 @@ class EventFiles:
 
         for key, value in row.items():
             split, *rest = key.split("/")
-            if value is None or len(rest) != 2:
+            if value is None or value != value or len(rest) != 2:
                 continue
             name, average = rest
             tag = f"{name.replace('@', '_at_')}/{average}"

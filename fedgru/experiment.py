@@ -199,6 +199,7 @@ def _train_in(run, engine, algorithm, show_progress, resumes=False, on_round=Non
                 on_checkpoint=run.checkpoints.save,
                 progress=progress,
                 start=start,
+                on_faults=run.record_faults,
             )
         logger.info("%s", reports.describe_end(result, settings))
         run.finish(result)

@@ -1,5 +1,7 @@
 """What is printed of a task and of an evaluated run."""
 
+from collections import Counter
+
 from fedgru import config
 from fedgru.config import EMBEDDED
 
@@ -61,8 +63,15 @@ def describe_end(result, settings):
     """Return a line that says why training ended, and which round was best."""
     return (
         f"{result.why}; best is round {result.best.round_num} of {result.last.round_num}, "
-        f"{settings.loop.stop_metric} {result.best_value:.4f}"
+        f"{settings.loop.stop_metric} {result.best_value:.4f}{_told_faults(result.faults)}"
     )
+
+
+def _told_faults(faults):
+    """How often clients were missing in the mean, and why; nothing if they never were."""
+    counts = Counter(why for _, _, why in faults)
+    told = ", ".join(f"{number:,} times {why}" for why, number in counts.items())
+    return f"; clients missing in the mean: {told} (faults.csv)" if told else ""
 
 
 def describe_done(facts, path):

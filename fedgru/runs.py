@@ -4,6 +4,7 @@ config.toml    every setting, resolved; `fedgru train --config` takes it as it i
 run.json       versions, data fingerprint, coverage, unknown rates, how it ended
 metrics.csv    one row per round; the same seed gives the same bytes
 times.csv      seconds per round
+faults.csv     who dropped out of a round, or was kept out of its mean, and why; if anybody was
 run.log        what happened when, and tracebacks
 best.npz, last.npz   weights (no pickle)
 test.json, clients.csv   the evaluation, overall and per client
@@ -26,6 +27,7 @@ import platform
 import shutil
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -186,6 +188,9 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
             if rows:
                 write_csv(self.path / name, [cells(i, *row) for i, row in enumerate(rows)])
+        (self.path / "faults.csv").unlink(missing_ok=True)
+        if checkpoint is not None:
+            self.record_faults(checkpoint.faults)
         for round_num, (row, _) in enumerate(rows):
             self._events.write(row, round_num)
         facts = {name: value for name, value in self.facts().items() if name != "error"}
@@ -204,6 +209,7 @@ class RunFolder:
                 "rounds": result.last.round_num,
                 "best_round": result.best.round_num,
                 "best_value": result.best_value,
+                "faults": dict(Counter(why for _, _, why in result.faults)),
             }
         )
         self.checkpoints.remove()
@@ -269,6 +275,12 @@ class RunFolder:
         _append_csv(self.path / "metrics.csv", _metric_cells(round_num, row, seconds))
         _append_csv(self.path / "times.csv", _time_cells(round_num, row, seconds))
         self._events.write(row, round_num)
+
+    def record_faults(self, faults):
+        """Append (round_num, client_id, why) of each fault to faults.csv."""
+        for fault in faults:
+            cells = dict(zip(("round", "client_id", "why"), fault, strict=True))
+            _append_csv(self.path / "faults.csv", cells)
 
     def save_weights(self, which, weights, round_num):
         """Write best.npz or last.npz, whole or not at all."""

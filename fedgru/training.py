@@ -29,12 +29,15 @@ class Checkpoint:
         best: ServerState of the round that is best so far; `state` itself if that is this one.
         stopping: EarlyStopping, as it stands.
         rows: for each round from 0 on, its (row, seconds), see `train`.
+        faults: (round_num, client_id, why) of every client that dropped out or whose update was
+            kept out of the mean, see `fedgru.faults`.
     """
 
     state: ServerState
     best: ServerState
     stopping: EarlyStopping
     rows: tuple[tuple[dict, dict], ...]
+    faults: tuple[tuple[int, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,17 @@ class TrainResult:
         last: ServerState of the last round.
         best_value: the stop metric in the best round.
         why: "all rounds done", or why it stopped early.
+        faults: as in Checkpoint.
     """
 
     best: ServerState
     last: ServerState
     best_value: float
     why: str
+    faults: tuple[tuple[int, str, str], ...] = ()
 
 
-def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None):
+def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None, on_faults=None):
     """Train until the rounds are done or the stop metric no longer improves.
 
     With a protected concept only rounds under the final alpha may be the best: one before would
@@ -70,6 +75,7 @@ def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None)
         progress: a tqdm bar over the rounds, or None.
         start: the Checkpoint to go on from; None starts before round 1. Either way the result is
             the same, to the bit.
+        on_faults: called with the list of a round's faults, if it has any; or None.
 
     Returns:
         TrainResult.
@@ -85,7 +91,7 @@ def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None)
         start = _before_training(engine, algorithm)
         on_round(0, *start.rows[0])
         on_checkpoint(start)
-    state, best, rows = start.state, start.best, start.rows
+    state, best, rows, faults = start.state, start.best, start.rows, start.faults
     stopping, untrained = replace(start.stopping), rows[0][0]
     why = None
     while state.round_num < loop.rounds and not (stopping.is_over or why):
@@ -94,6 +100,10 @@ def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None)
         result = engine.run_round(algorithm, state, draw_cohort(task, round_num))
         state = result.state
         trained = time.perf_counter()
+        found = _faults_of(task, round_num, result)
+        faults = (*faults, *found)
+        if found and on_faults is not None:
+            on_faults(found)
         row = {f"train/{name}/micro": value for name, value in result.metrics.items()}
         row = _plain(row | evaluate(engine, state.weights, "val").summary())
         engine.check_diverged(row["val/loss/micro"], round_num, "val")
@@ -105,7 +115,7 @@ def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None)
             improved, _ = stopping.report(round_num, row[loop.stop_metric])
         if improved:
             best = state
-        on_checkpoint(Checkpoint(state, best, replace(stopping), rows))
+        on_checkpoint(Checkpoint(state, best, replace(stopping), rows, faults))
         _report(round_num, row, seconds, improved, progress)
     if stopping.is_over:
         why = f"{loop.stop_metric} has not improved in {loop.patience} rounds"
@@ -120,7 +130,23 @@ def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None)
         )
     elif task.protection is not None:
         _compare_with_untrained(loop.stop_metric, metric, stopping.best_value, untrained)
-    return TrainResult(best, state, stopping.best_value, why)
+    return TrainResult(best, state, stopping.best_value, why, faults)
+
+
+def _faults_of(task, round_num, result):
+    """Return a round's faults as (round_num, client_id, why), and tell of them."""
+    ids = task.clients.client_ids
+    found = [(round_num, ids[c], why) for why, clients in result.faults.items() for c in clients]
+    if found:
+        told = ", ".join(f"{len(clients)} {why}" for why, clients in result.faults.items())
+        logger.info("round %d, clients: %s", round_num, told)
+    if not result.num_clients:
+        logger.warning(
+            "round %d was skipped, the weights stay: fewer usable updates than --min-clients %d",
+            round_num,
+            task.settings.faults.min_clients,
+        )
+    return found
 
 
 def make_stopping(loop):

@@ -208,3 +208,34 @@ def test_more_than_there_are(make_task):
         with pytest.raises(ConfigError) as error:
             make_task(**given)
         assert str(error.value) == message
+
+
+def test_every_fault_is_written_down(make_task, tmp_path):
+    from fedgru import experiment
+
+    task = make_task(client_dropout=0.3, rounds=3, patience=0, seed=2)
+    run, _, result = experiment.train(task, {}, tmp_path)
+    expected = [
+        (round_num, task.clients.client_ids[client], "dropped out")
+        for round_num in (1, 2, 3)
+        for client in faults.drop_out(task, np.arange(6), round_num)[1]
+    ]
+    assert list(result.faults) == expected != []
+    lines = (run.path / "faults.csv").read_text().splitlines()
+    assert lines == ["round,client_id,why", *(",".join(map(str, f)) for f in expected)]
+    assert run.facts()["faults"] == {"dropped out": len(expected)}
+    told = f"clients missing in the mean: {len(expected)} times dropped out (faults.csv)"
+    assert told in (run.path / "run.log").read_text()
+
+
+def test_a_skipped_round_is_told_and_training_goes_on(make_task, tmp_path, caplog):
+    from fedgru import experiment
+
+    task = make_task(client_dropout=0.9, min_clients=6, rounds=2, patience=0)
+    _, _, result = experiment.train(task, {}, tmp_path)
+    assert result.last.round_num == 2
+    assert [r.getMessage() for r in caplog.records if "was skipped" in r.getMessage()] == [
+        f"round {round_num} was skipped, the weights stay: fewer usable updates than "
+        "--min-clients 6"
+        for round_num in (1, 2)
+    ]
