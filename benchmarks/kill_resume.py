@@ -4,8 +4,8 @@
     python benchmarks/kill_resume.py --kills 3 --rounds 10
 
 A training of a made-up city runs as a process of its own and is ended by SIGKILL at random moments,
-from its first instruction on. In the end metrics.csv, best.npz, last.npz, clients.csv and test.json
-must be those of an undisturbed run, byte by byte, and TensorBoard must show each round once. Exits
+from its first instruction on. In the end metrics.csv, best.npz, last.npz, clients.csv,
+predictions.parquet and test.json must be those of an undisturbed run, byte by byte, and TensorBoard must show each round once. Exits
 with 1 if they are not. Compiled programs are kept between starts (JAX's own cache), or most of
 the time would go into compiling.
 """
@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-FILES = ("metrics.csv", "best.npz", "last.npz", "clients.csv", "test.json")
+FILES = ("metrics.csv", "best.npz", "last.npz", "clients.csv", "predictions.parquet", "test.json")
 CITY = ["--users", "12", "--checkins-per-user", "300"]
 EQUAL = "every file equal to the byte, every round once in TensorBoard"
 SETTINGS = ["--data", "city", "--hidden-dim", "64", "--batch-size", "4", "--client-lr", "0.01"]

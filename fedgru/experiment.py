@@ -289,6 +289,15 @@ def _same_version(version):
     return version.rpartition(".")[0] == __version__.rpartition(".")[0]
 
 
+def best_weights(run, task):
+    """Return (weights, round_num) of a run's best round, fit for the run's Task.
+
+    Raises:
+        RunError: if there are none, or they are not such; see `RunFolder.load_weights`.
+    """
+    return run.load_weights("best", like=protection.init_weights(task))
+
+
 def reopen_task(run, data_dir):
     """Build the task of an earlier run again, from its config.
 

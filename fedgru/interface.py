@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from fedgru import features, vocabulary
+from fedgru import experiment, features, vocabulary
 from fedgru.errors import DataError, RunError
 from fedgru.kernel_prior import Kernel
 from fedgru.models.gru import ModelSpec
@@ -251,7 +251,7 @@ def load_model(run, task):
             f"{run.path} is the baseline {run.kind}: it has no model that all clients share. "
             "Take a run of fedgru train, or of fedgru baseline central."
         )
-    weights, round_num = run.load_weights("best")
+    weights, round_num = experiment.best_weights(run, task)
     return Interface.of(task, weights), weights, round_num
 
 

@@ -2,7 +2,7 @@
 
 from tqdm import tqdm
 
-from fedgru import audit, baselines, evaluation, experiment, local_models, protection
+from fedgru import audit, baselines, evaluation, experiment, local_models
 from fedgru.baseline_runs import COUNTING, evaluate_counting
 from fedgru.errors import ConfigError, Interrupted, MissingEngineError, RunError
 from fedgru.fine_tuning import evaluate_fine_tuned
@@ -102,7 +102,7 @@ def _evaluate_local(run, task):
 
 def _evaluate_model(run, task, engine, fine_tune, show_progress):
     """Return warm, cold, what else the report holds, and the fine-tuned Evaluation or None."""
-    weights, round_num = _load_best(run, task)
+    weights, round_num = experiment.best_weights(run, task)
     try:
         scorer = experiment.make_engine(task, engine)
     except MissingEngineError as error:
@@ -124,10 +124,6 @@ def _evaluate_model(run, task, engine, fine_tune, show_progress):
             fine_tuned = evaluate_fine_tuned(task, weights, fine_tune, round_num, progress.update)
     more = {"round": round_num, "engine": scorer.name, "leakage": leakage}
     return warm, cold, more, fine_tuned
-
-
-def _load_best(run, task):
-    return run.load_weights("best", like=protection.init_weights(task))
 
 
 def _auditing_engine(engine):
@@ -159,7 +155,7 @@ def audit_run(run, task, concepts, probe_names, seeds, show_progress=False):
             "share, so there is nothing to audit."
         )
     with run:
-        weights, round_num = _load_best(run, task)
+        weights, round_num = experiment.best_weights(run, task)
         found = {}
         with tqdm(desc="probes", unit="fit", disable=not show_progress, leave=False) as progress:
             for name in concepts:

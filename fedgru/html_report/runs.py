@@ -228,7 +228,7 @@ def own_rows(task):
 
 
 def _count_traffic(folder, task):
-    weights, _ = folder.load_weights("best")
+    weights, _ = experiment.best_weights(folder, task)
     return numbers.count_traffic(
         weights,
         own_rows(task),
