@@ -5,9 +5,9 @@
 
 A training of a made-up city runs as a process of its own and is ended by SIGKILL at random moments,
 from its first instruction on. In the end metrics.csv, best.npz, last.npz, clients.csv,
-predictions.parquet and test.json must be those of an undisturbed run, byte by byte, and TensorBoard must show each round once. Exits
-with 1 if they are not. Compiled programs are kept between starts (JAX's own cache), or most of
-the time would go into compiling.
+predictions.parquet and test.json must be those of an undisturbed run, byte by byte, and TensorBoard
+must show each round once. Exits with 1 if they are not. Compiled programs are kept between starts
+(JAX's own cache), or most of the time would go into compiling.
 """
 
 import argparse
