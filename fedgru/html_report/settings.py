@@ -98,6 +98,9 @@ def dropped(runs):
                 "of a class never seen in train; they count as misses and have no loss."
             )
         )
+        if faults := run.facts.get("faults"):
+            told = ", ".join(f"{number:,} times {why}" for why, number in faults.items())
+            parts.append(paragraph(f"Clients missing in a mean{of_run(runs, run)}: {told}."))
     for run in _distinct(runs, "coverage"):
         rows = [
             [line["step"].strip(), f"{line['clients']:,}", f"{line['checkins']:,}"]
