@@ -229,13 +229,19 @@ def check_reproduced(checked):
                 f"first in row {table['row'][order][other[0]]}: {theirs[other[0]]:.4f}, now "
                 f"{ours[other[0]]:.4f}"
             )
+    what = "weights" if checked.trains else "counts"
     summary = again.summary()
     slack = 10 / len(table["row"])  # ten targets whose rank rounding decides
     for key, value in summary.items():
-        if not _equal(report.get(key), value, SAME + (slack if "loss" not in key else 0)):
-            raise Problem(f"test.json says {key} {report.get(key)}, the run's weights {value:.6g}")
-    what = "weights" if checked.trains else "counts"
+        if not _equal(report.get(key), value, SAME + (0 if "loss" in key else slack)):
+            raise Problem(
+                f"test.json says {key} {report.get(key)}, the run's {what} {_short(value)}"
+            )
     return f"scored again from the run's {what}: the same to {SAME:g}"
+
+
+def _short(value):
+    return "none" if value is None or math.isnan(value) else f"{value:.6g}"
 
 
 def _equal(written, value, tolerance):

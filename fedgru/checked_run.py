@@ -6,12 +6,13 @@ from functools import cached_property
 
 import numpy as np
 
-from fedgru import datasets, evaluation, local_models
+from fedgru import datasets, evaluation, experiment, local_models
 from fedgru.baseline_runs import COUNTING, evaluate_counting
 from fedgru.engines.jax import JaxEngine
-from fedgru.errors import FedgruError, RunError
-from fedgru.kernel_prior import Kernel
+from fedgru.errors import FedgruError
 from fedgru.task import build_task
+
+PREDICTED = ("client_id", "row", "target", "predicted", "rank", "log_prob", "prob")
 
 
 class Problem(Exception):
@@ -69,12 +70,7 @@ class CheckedRun:
             if self.kind in COUNTING and self.kind != "kernel":
                 return None
             raise NotApplicable("the run was stopped before its prior was learnt")
-        try:
-            return Kernel.from_dict(numbers)
-        except TypeError:
-            raise RunError(
-                f"{self.run.path / 'run.json'} is damaged: no kernel of fedgru."
-            ) from None
+        return experiment.learnt_kernel(self.run)
 
     def rebuilt(self, check_ins):
         """Return the Task of other check-ins, with the same settings and the same kernel."""
@@ -132,7 +128,9 @@ class CheckedRun:
             raise NotApplicable("the run counts: it has no weights")
         if not (self.run.path / "best.npz").exists():
             raise NotApplicable("the run has no best.npz: no round was finished")
-        return self.run.load_weights("best")
+        if self.kind == "local":
+            return self.run.load_weights("best")
+        return experiment.best_weights(self.run, self.task)
 
     @cached_property
     def _models(self):
@@ -154,7 +152,7 @@ class CheckedRun:
     def predictions(self):
         """predictions.parquet, see `evaluation.prediction_table`."""
         self.report  # noqa: B018 (says so if there is none)
-        return self.run.predictions()
+        return self.run.predictions(PREDICTED)
 
     @cached_property
     def rounds(self):

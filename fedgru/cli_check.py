@@ -1,16 +1,24 @@
 """`fedgru check`: parse, call one function, print."""
 
 import json
-import sys
 
 import click
 
-from fedgru.cli_options import data_dir_option, log_dir_option
+from fedgru.cli_options import (
+    data_dir_option,
+    json_option,
+    log_dir_option,
+    note,
+    quiet_option,
+    run_argument,
+    shows_progress,
+)
 
 
 @click.command(epilog="Example: fedgru check --json")
-@click.argument("run", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@run_argument
+@json_option
+@quiet_option
 @data_dir_option
 @log_dir_option
 def check(run, as_json, data_dir, log_dir):
@@ -27,9 +35,9 @@ def check(run, as_json, data_dir, log_dir):
     from fedgru.runs import open_run
 
     folder = open_run(log_dir, run)
-    click.echo(f"{folder.path}", err=True)
+    note(str(folder.path))
     with tqdm(
-        total=len(checks.CHECKS), unit="check", disable=not sys.stderr.isatty(), leave=False
+        total=len(checks.CHECKS), unit="check", disable=not shows_progress(), leave=False
     ) as progress:
 
         def on_check(name):

@@ -318,7 +318,7 @@ def _merge(into, sections):
 
 def _explain(error):
     """Turn one pydantic error into: where, what was found, what would be accepted."""
-    *_, name = error["loc"]
+    name = _short(error["loc"][-1])
     found, context = error["input"], error.get("ctx", {})
     where = option(str(name))
     match error["type"]:

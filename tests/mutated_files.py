@@ -162,7 +162,8 @@ def _zip(members):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members:
-            archive.writestr(name, data)
+            info = zipfile.ZipInfo(name)  # of 1980, whenever it is made
+            archive.writestr(info, data, zipfile.ZIP_DEFLATED)
     return stream.getvalue()
 
 
