@@ -160,12 +160,12 @@ class CheckedRun:
         file = self.run.path / "metrics.csv"
         if not file.exists():
             raise NotApplicable("the run has no rounds")
-        with open(file, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
         try:
+            with open(file, newline="", encoding="utf-8") as stream:
+                rows = list(csv.DictReader(stream))
             return {
                 name: np.array([float(row[name] or "nan") for row in rows])
                 for name in (rows[0] if rows else ())
             }
-        except (TypeError, ValueError, KeyError):
-            raise Problem("metrics.csv is damaged: it holds what is not a number") from None
+        except (TypeError, ValueError, csv.Error):
+            raise Problem("metrics.csv is damaged: it is no table of numbers") from None

@@ -388,16 +388,16 @@ class RunFolder:
             RunError: if the run has not been evaluated, or the file is damaged.
         """
         file = self._evaluated(name)
-        with open(file, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
         try:
+            with open(file, newline="", encoding="utf-8") as stream:
+                rows = list(csv.DictReader(stream))
             return {
                 column: np.array([row[column] for row in rows])
                 if column == "client_id"
                 else np.array([float(row[column] or "nan") for row in rows])
                 for column in (rows[0] if rows else {"client_id": None})
             }
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, csv.Error) as error:  # ValueError: also what is not UTF-8
             raise self._damaged(file) from error
 
     def _evaluated(self, name):

@@ -449,6 +449,21 @@ def test_metrics_in_which_another_round_is_the_best_are_found(run):
     )
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "clients.csv", "predictions.parquet", "best.npz"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'round,client_id\n"1', b"x" * 200_000])
+def test_a_damaged_file_is_a_problem_not_a_traceback(run, name, content):
+    (run.path / name).write_bytes(content)
+    assert name in " ".join(problems(run).values())
+
+
+def test_predictions_with_another_type_are_refused(run):
+    edit_predictions(run, lambda t: t | {"rank": t["rank"].astype(np.int64)})
+    file = run.path / "predictions.parquet"
+    assert problems(run)["scored once"] == (
+        f"{file} is damaged. Make it again with: fedgru eval {run.path}"
+    )
+
+
 # the other futures themselves
 
 
