@@ -34,6 +34,7 @@ class Program(click.Group):
     elsewhere = {
         "agnostic": "fedgru.cli_agnostic",
         "baseline": "fedgru.cli_baseline",
+        "check": "fedgru.cli_check",
         "compare": "fedgru.cli_runs",
         "config": "fedgru.cli_config",
         "data": "fedgru.cli_data",

@@ -1,5 +1,6 @@
 """Every setting, its default, its range and its help text; loading, checking and writing them."""
 
+import io
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from fedgru.errors import ConfigError
 
 EMBEDDED = "embedded"
 PRESETS = Path(__file__).parent / "presets"
+MAX_CONFIG_BYTES = 1 << 20  # the longest in use are a few KiB
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -254,11 +256,33 @@ def read_config_file(path):
 def read_toml(path):
     """Return the dict in a TOML file, or raise a ConfigError that says why not."""
     try:
-        return tomllib.loads(Path(path).read_text("utf-8"))
+        return tomllib.loads(read_config_text(path))
+    except RecursionError:
+        raise ConfigError(f"{path} is not a TOML file: it is nested too deep.") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise ConfigError(f"{path} is not a TOML file: {error}.") from None
+
+
+def read_config_text(path):
+    """Return the text of a config file; of one without end (a device) no more than the limit.
+
+    Raises:
+        ConfigError: if it cannot be read, holds more than MAX_CONFIG_BYTES, or is not UTF-8.
+    """
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(MAX_CONFIG_BYTES + 1)
+        if len(content) > MAX_CONFIG_BYTES:
+            raise ConfigError(
+                f"{path} holds more than {MAX_CONFIG_BYTES >> 10:,} KiB: that is no config file."
+            )
+        return io.TextIOWrapper(io.BytesIO(content), "utf-8").read()  # any line ends
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML file: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8: {error}.") from None
+    except ValueError as error:  # a name with a zero byte
+        raise ConfigError(f"cannot read {str(path)!r}: {error}.") from None
 
 
 def dump(settings):
@@ -286,14 +310,15 @@ def _merge(into, sections):
     for section, values in sections.items():
         if not isinstance(values, dict):
             raise ConfigError(
-                f"{section} is {values!r} in the config file, expected a section [{section}]."
+                f"{_short(section)} is {_short(repr(values))} in the config file, expected a "
+                f"section [{_short(section)}]."
             )
         into.setdefault(section, {}).update(values)
 
 
 def _explain(error):
     """Turn one pydantic error into: where, what was found, what would be accepted."""
-    *_, name = error["loc"]
+    name = _short(error["loc"][-1])
     found, context = error["input"], error.get("ctx", {})
     where = option(str(name))
     match error["type"]:
@@ -324,7 +349,13 @@ def _explain(error):
             expected = "a text (in a file, put it in quotes)"
         case _:
             expected = error["msg"]
-    return f"{where} is {found}, expected {expected}."
+    return f"{where} is {_short(found)}, expected {expected}."
+
+
+def _short(value):
+    """A value as messages show it."""
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _check_together(settings):

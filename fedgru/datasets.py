@@ -21,9 +21,11 @@ from fedgru.checkins import CheckIns, code_texts, read_csv, read_tsmc2014
 from fedgru.config import EMBEDDED
 from fedgru.errors import DataError
 from fedgru.ledger import Ledger
-from fedgru.passports import FORMAT, OWN, fingerprint, make_passport
+from fedgru.passports import FORMAT, OWN, check_passport, fingerprint, make_passport
+from fedgru.timestamps import MAX_OFFSET_MIN
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MAX_NAME_CHARACTERS = 100  # file systems take 255 bytes, also with what is put around it
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _TEXT_COLUMNS = ("user", "venue", "category", "raw_category")
 _SCHEMA = pa.schema(
@@ -36,6 +38,12 @@ _SCHEMA = pa.schema(
     ]
 )
 _BEST_PROB = pa.field("best_prob", pa.float32())
+_NEVER_MISSING = ("user", "venue", "time_s", "offset_min", "best_prob")
+_YEARS_S = (-62135596800, 253402300799)  # years 1 to 9999, what a passport can name
+# What is read back at most. An imported text of `sources.MAX_TEXT_BYTES` stays far below both.
+MAX_CHECK_INS = 200_000_000
+MAX_BYTES = 1 << 34
+MAX_PASSPORT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -191,10 +199,7 @@ def save_data_set(
     except pa.ArrowException as error:  # columns of different length, or a code without a value
         raise DataError(f"{name}: the columns do not fit together: {error}.") from None
     check_ins, best_prob = _from_table(table)
-    if not len(check_ins) or (np.diff(check_ins.time_s) < 0).any():
-        raise DataError(f"{name}: check-ins must be in order of time, and at least one.")
-    if (check_ins.user.codes < 0).any() or (check_ins.venue.codes < 0).any():
-        raise DataError(f"{name}: every check-in needs a user and a venue.")
+    _check_values(name, check_ins, best_prob)
     passport = make_passport(name, check_ins, best_prob, source, settings, categories, ledger)
     _write(Path(data_dir), name, table, passport)
     return DataSet(name, check_ins, passport, best_prob)
@@ -209,7 +214,9 @@ def _write(data_dir, name, table, passport):
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
-            pq.write_table(table, new / "checkins.parquet", compression="zstd")
+            pq.write_table(
+                table, new / "checkins.parquet", compression="zstd", write_page_checksum=True
+            )
             text = json.dumps(passport, indent=2, ensure_ascii=False) + "\n"
             (new / "passport.json").write_text(text, encoding="utf-8", newline="\n")
             if target.exists():
@@ -228,6 +235,11 @@ def _write(data_dir, name, table, passport):
 
 
 def _check_name(name):
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise DataError(
+            f"{name[:20]!r}... cannot name a data set: it has {len(name)} characters, expected at "
+            f"most {MAX_NAME_CHARACTERS}."
+        )
     if not _NAME.fullmatch(name):
         raise DataError(
             f"{name!r} cannot name a data set: expected letters, digits, '.', '_' and '-', "
@@ -325,8 +337,9 @@ def open_data_set(name=EMBEDDED, data_dir="data"):
             f"There is no data set {name!r} in {data_dir}, only {', '.join([*names, EMBEDDED])}. "
             "Make one with `fedgru data import` or `fedgru data synth`."
         )
-    passport = _read_passport(folder)
-    check_ins, best_prob = _from_table(_read_table(folder / "checkins.parquet"))
+    passport, file = _read_passport(folder), folder / "checkins.parquet"
+    check_ins, best_prob = _from_table(_read_table(file, passport["counts"]["check_ins"]))
+    _check_values(file, check_ins, best_prob)
     if fingerprint(check_ins, best_prob) != passport.get("fingerprint"):
         raise DataError(
             f"{folder}: checkins.parquet is not the one that passport.json was written for "
@@ -350,21 +363,42 @@ def read_passport(name, data_dir="data"):
 def _read_passport(folder):
     path = folder / "passport.json"
     try:
+        if path.stat().st_size > MAX_PASSPORT_BYTES:
+            raise ValueError("it is too large")
         passport = json.loads(path.read_text(encoding="utf-8"))
         found = passport["format"]
     except FileNotFoundError:
         raise DataError(f"{folder} is not a data set: it has no passport.json.") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{path} is not a passport of fedgru. Import the data set again.") from None
     if found != FORMAT:
         raise DataError(f"{path} has format {found}, expected {FORMAT}. Import the data set again.")
+    try:
+        check_passport(passport)
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}. Import the data set again.") from None
     return {**passport, "name": folder.name}
 
 
-def _read_table(path):
+def _read_table(path, num_rows):
+    """The table in a Parquet file, of which no more is unpacked than the passport speaks of."""
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException):
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            facts = file.metadata
+            sizes = [facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)]
+            if facts.num_rows != num_rows:
+                raise DataError(
+                    f"{path} has {facts.num_rows:,} rows, but passport.json speaks of "
+                    f"{num_rows:,}. Import the data set again."
+                )
+            if num_rows > MAX_CHECK_INS or sum(sizes) > MAX_BYTES:
+                raise DataError(
+                    f"{path} unpacks to {num_rows:,} rows and {sum(sizes):,} bytes, the most that "
+                    f"is read is {MAX_CHECK_INS:,} rows and {MAX_BYTES:,} bytes."
+                )
+            table = file.read()
+        table.validate(full=True)
+    except (OSError, ValueError, pa.ArrowException):  # ValueError: metadata that is no text
         raise DataError(f"{path} is missing or damaged. Import the data set again.") from None
     own = [pa.field(name, _TEXT) for name in _own_columns(table)]
     for field in [*_SCHEMA, *own, _BEST_PROB]:
@@ -378,7 +412,32 @@ def _read_table(path):
                 f"{path}, column {field.name!r}: type is {found}, expected {field.type}. "
                 "Import the data set again."
             )
+        if field.name in _NEVER_MISSING and table[field.name].null_count:
+            raise DataError(
+                f"{path}, column {field.name!r} has missing values. Import the data set again."
+            )
     return table
+
+
+def _check_values(name, check_ins, best_prob):
+    """Refuse check-ins that are not as `CheckIns` promises."""
+    if not len(check_ins) or (np.diff(check_ins.time_s) < 0).any():
+        raise DataError(f"{name}: check-ins must be in order of time, and at least one.")
+    if (check_ins.user.codes < 0).any() or (check_ins.venue.codes < 0).any():
+        raise DataError(f"{name}: every check-in needs a user and a venue.")
+    ranges = {
+        "time_s": (check_ins.time_s, *_YEARS_S),
+        "offset_min": (check_ins.offset_min, -MAX_OFFSET_MIN, MAX_OFFSET_MIN),
+        "lat_deg": (check_ins.lat_deg, -90, 90),
+        "lon_deg": (check_ins.lon_deg, -180, 180),
+        "best_prob": (np.zeros(0) if best_prob is None else best_prob, 0, 1),
+    }
+    for column, (values, low, high) in ranges.items():
+        bad = np.flatnonzero((values < low) | (values > high))
+        if len(bad):
+            raise DataError(
+                f"{name}, row {bad[0]}: {column} is {values[bad[0]]}, expected {low} to {high}."
+            )
 
 
 def list_data_sets(data_dir="data"):

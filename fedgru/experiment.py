@@ -325,7 +325,7 @@ def reopen_task(run, data_dir):
 
 
 def _rebuild_task(run, data_dir):
-    task, facts = open_task(run.settings(), data_dir, _learnt_kernel(run))
+    task, facts = open_task(run.settings(), data_dir, learnt_kernel(run))
     trained_on = run.facts().get("fingerprint")
     if facts["fingerprint"] != trained_on:
         raise RunError(
@@ -336,7 +336,7 @@ def _rebuild_task(run, data_dir):
     return task
 
 
-def _learnt_kernel(run):
+def learnt_kernel(run):
     """Return the Kernel in run.json, None if there is none."""
     learnt = run.facts().get("kernel")
     if learnt is None:

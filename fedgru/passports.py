@@ -4,15 +4,90 @@ import hashlib
 import json
 from dataclasses import fields
 from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import fedgru
 from fedgru.checkins import Coded
+from fedgru.ledger import KINDS
 
 FORMAT = 1
 OWN = "own:"  # before a kept column's name, to keep it apart from the columns of every data set
 MIN_CHECKINS_FOR_CLOCK = 1000  # with fewer, the quietest hour is chance
+
+
+_Count = Annotated[int, Field(ge=0)]
+_Hour = Annotated[int, Field(ge=0, le=23)] | None
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Kind(_Part):
+    kind: str
+
+
+class _Categories(_Part):
+    scheme: str
+    sha256: str | None = None
+
+
+class _Counts(_Part):
+    check_ins: Annotated[int, Field(ge=1)]
+    users: _Count
+    venues: _Count
+    categories: _Count
+    raw_categories: _Count
+
+
+class _Span(_Part):
+    first: str
+    last: str
+
+
+class _TimeZone(_Part):
+    offsets_min: dict[str, _Count]
+    busiest_local_hour: _Hour
+    quietest_local_hour: _Hour
+    warning: str | None
+
+
+class _Line(_Part):
+    kind: Literal[KINDS]
+    reason: str
+    rows: _Count
+    examples: list[_Count]
+
+
+class _Passport(_Part):
+    format: int
+    name: str
+    source: _Kind
+    settings: dict[str, Any]
+    categories: _Categories
+    counts: _Counts
+    own: dict[str, _Count] = {}
+    span: _Span
+    time_zone: _TimeZone
+    ledger: list[_Line]
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+def check_passport(passport):
+    """Refuse a dict that is no passport as `make_passport` gives it.
+
+    Raises:
+        ValueError: names the first part that is missing or wrong.
+    """
+    try:
+        _Passport.model_validate(passport)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "all of it"
+        raise ValueError(f"{where}: {first['msg'].lower()}") from None
 
 
 def fingerprint(check_ins, best_prob=None):

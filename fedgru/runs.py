@@ -58,6 +58,10 @@ PACKAGES = (
 _STAMP = len("2031-05-02-184500-")  # what stands before a run's --name in its folder's name
 _OF_THE_BEST = ("test.json", "predictions.parquet", "clients.csv", "clients-fine-tuned.csv")
 _OF_THE_BEST += ("audit.json",)
+_PREDICTION_KINDS = {  # NumPy's letters for text, whole numbers, numbers and bool
+    **dict.fromkeys(("client_id", "target", "predicted"), "O"),
+    **{"row": "i", "rank": "f", "log_prob": "f", "prob": "f", "first_visit": "b"},
+}
 _LISTED_METRICS = ("test/acc@1/micro", "test/loss/micro")
 
 logger = logging.getLogger(__name__)
@@ -366,10 +370,16 @@ class RunFolder:
 
         file = self._evaluated("predictions.parquet")
         try:
-            table = pyarrow.parquet.read_table(file, columns=columns)
-        except (OSError, pyarrow.ArrowException) as error:
+            with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as parquet:
+                table = parquet.read(columns)
+            table.validate(full=True)
+            found = {name: table[name].to_pandas().to_numpy() for name in table.column_names}
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise self._damaged(file) from error
-        return {name: table[name].to_pandas().to_numpy() for name in table.column_names}
+        for name in columns or found:
+            if name not in found or found[name].dtype.kind != _PREDICTION_KINDS.get(name):
+                raise self._damaged(file)
+        return found
 
     def client_table(self, name="clients.csv"):
         """Return clients.csv or clients-fine-tuned.csv as {column: array}: ids texts, else floats.
@@ -378,16 +388,16 @@ class RunFolder:
             RunError: if the run has not been evaluated, or the file is damaged.
         """
         file = self._evaluated(name)
-        with open(file, newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
         try:
+            with open(file, newline="", encoding="utf-8") as stream:
+                rows = list(csv.DictReader(stream))
             return {
                 column: np.array([row[column] for row in rows])
                 if column == "client_id"
                 else np.array([float(row[column] or "nan") for row in rows])
                 for column in (rows[0] if rows else {"client_id": None})
             }
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, csv.Error) as error:  # ValueError: also what is not UTF-8
             raise self._damaged(file) from error
 
     def _evaluated(self, name):
@@ -537,7 +547,11 @@ def write_parquet(file, columns):
         else pyarrow.array(values)
         for name, values in columns.items()
     }
-    write_whole(file, lambda stream: pyarrow.parquet.write_table(pyarrow.table(arrays), stream))
+    table = pyarrow.table(arrays)
+    write_whole(
+        file,
+        lambda stream: pyarrow.parquet.write_table(table, stream, write_page_checksum=True),
+    )
 
 
 def without_nan(value):

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import stat
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow.csv
 
 from fedgru.errors import DataError
 
-MAX_TEXT_BYTES = 1 << 30  # a file that unpacks to more than this is taken for a zip bomb
+MAX_TEXT_BYTES = 1 << 30  # a file that is, or unpacks to, more than this is taken for a bomb
 _MAX_ROW_BYTES = 1 << 20  # also pyarrow's block size: a longer row is an error
 _UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -45,24 +46,36 @@ def read_text(path):
         The text as UTF-8 bytes without a byte order mark, and its `Source`.
 
     Raises:
-        DataError: if the file is missing, a folder, empty, damaged, not what its name says, a zip
-            of several files, more than `MAX_TEXT_BYTES` of text, or not text at all.
+        DataError: if the file is missing, a folder, a pipe or device, empty, damaged, not what
+            its name says, a zip of several files, more than `MAX_TEXT_BYTES` of text, or not text
+            at all.
     """
     path = Path(path)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, expected a file.")
-    try:
-        stored = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    stored = _read_stored(path)
     raw, compression = _unpack(stored, path)
     text, encoding = _to_utf8(raw, path.name)
     if not text.strip():
         raise DataError(f"{path.name} is empty.")
     sha256 = hashlib.sha256(stored).hexdigest()
     return text, Source(path.name, sha256, len(stored), compression, encoding)
+
+
+def _read_stored(path):
+    """The bytes of a file as it lies on disk; nothing is read of what may have no end."""
+    try:
+        facts = path.stat()
+        if stat.S_ISDIR(facts.st_mode):
+            raise DataError(f"{path} is a folder, expected a file.")
+        if not stat.S_ISREG(facts.st_mode):
+            raise DataError(f"{path} is a pipe or a device: write what it gives to a file first.")
+        if facts.st_size > MAX_TEXT_BYTES:
+            raise DataError(_too_large(path.name))
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read: {reason}.") from None
 
 
 def _unpack(stored, path):
@@ -119,11 +132,15 @@ def _unpack_zip(stored, name):
 
 def _within_limit(raw, name):
     if len(raw) > MAX_TEXT_BYTES:
-        raise DataError(
-            f"{name} holds more than {MAX_TEXT_BYTES / 2**20:,.0f} MiB of text, "
-            "the most that is read. Import a part of it."
-        )
+        raise DataError(_too_large(name))
     return raw
+
+
+def _too_large(name):
+    return (
+        f"{name} holds more than {MAX_TEXT_BYTES / 2**20:,.0f} MiB of text, "
+        "the most that is read. Import a part of it."
+    )
 
 
 def _to_utf8(raw, name):

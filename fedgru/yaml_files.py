@@ -2,12 +2,13 @@
 
 YAML 1.1, which PyYAML reads, takes 1e-3 for a text, no for False, 12:30 for 750 and 010 for 8, and
 keeps the last of two equal keys. Here numbers are those of YAML 1.2, true and false are
-the only truth values, and a repeated key is refused.
+the only truth values, and a repeated key is refused; so is an alias, by which ten short lines
+can stand for ten thousand million values, or a value can hold itself.
 """
 
 import re
-from pathlib import Path
 
+from fedgru.config import read_config_text
 from fedgru.errors import ConfigError
 
 # YAML 1.2.2, section 10.3.2, without octal and hexadecimal numbers
@@ -33,16 +34,18 @@ def read_yaml(path):
     import yaml
 
     try:
-        found = yaml.load(Path(path).read_text("utf-8"), _loader())  # a SafeLoader
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml.load(read_config_text(path), _loader())  # a SafeLoader
+    except RecursionError:
+        raise ConfigError(f"{path} is not a YAML file: it is nested too deep.") from None
+    except (yaml.YAMLError, ValueError) as error:  # or a number of thousands of digits
         what = " ".join(str(error).split())
         raise ConfigError(f"{path} is not a YAML file: {what}.") from None
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise ConfigError(f"{path} holds {found!r}, expected sections such as `loop:`.")
+        text = repr(found)
+        text = text if len(text) <= 80 else f"{text[:77]}..."
+        raise ConfigError(f"{path} holds {text}, expected sections such as `loop:`.")
     return found
 
 
@@ -51,6 +54,14 @@ def _loader():
 
     class Loader(yaml.SafeLoader):
         yaml_implicit_resolvers = {}
+
+        def compose_node(self, parent, index):
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()
+                raise yaml.composer.ComposerError(
+                    None, None, f"alias *{event.anchor} is not accepted", event.start_mark
+                )
+            return super().compose_node(parent, index)
 
         def construct_yaml_int(self, node):
             return int(node.value)  # 010 is ten
