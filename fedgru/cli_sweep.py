@@ -54,7 +54,7 @@ class SweepOptions(LazyOptions):
 
 @click.command(
     cls=SweepOptions,
-    epilog="Example: fedgru sweep --seq-len 4,8,16,32 --features big --rounds 3 --name seq-len",
+    epilog="Example: fedgru sweep --seq-len 4,8,16,32 --rounds 3",
 )
 @click.option("--name", help="Of the sweep's folder under log/sweeps/.  [default: what is swept]")
 @click.option("--resume", metavar="NAME", help="Go on with that sweep; it knows its settings.")

@@ -34,11 +34,16 @@ SMALL_OF = {  # where only some of them are taken
 SERVERS = ("tensorboard",)  # they run until they are stopped, and have tests of their own
 
 
+def context_of(command):
+    """A context as the program makes it: Click keeps the help option that the first asks for."""
+    return click.Context(command, **main.context_settings)
+
+
 def walk(command=main, words=()):
     """Yield (words, command) of every command and group below one, the groups first."""
     yield words, command
     if isinstance(command, click.Group):
-        context = click.Context(command)
+        context = context_of(command)
         for name in command.list_commands(context):
             yield from walk(command.get_command(context, name), (*words, name))
 
@@ -90,7 +95,7 @@ def test_every_example_runs(tmp_path, monkeypatch):
 def run(words, typed):
     """Run a command as typed, made small."""
     taken = SMALL_OF.get(words[0], SMALL)
-    for param in COMMANDS[words].get_params(click.Context(COMMANDS[words])):
+    for param in COMMANDS[words].get_params(context_of(COMMANDS[words])):
         if param.name in SMALL and param.name in taken:
             typed = [*typed, param.opts[0], str(SMALL[param.name])]
     # as a shell does it: a pattern becomes the paths that it fits
