@@ -20,6 +20,7 @@ from fedgru.cli_options import (
     log_dir_option,
     mlflow_option,
     note,
+    print_json,
     quiet_option,
     run_argument,
     shows_progress,
@@ -146,7 +147,6 @@ def main(debug):
 @log_dir_option
 def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log_dir, **given):
     """Train by federated averaging, and evaluate the best round."""
-    import json
 
     from fedgru import config, experiment, reports, runs, scoring
 
@@ -174,7 +174,7 @@ def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log
     if as_json:
         ended = {name: run.facts()[name] for name in ("why", "rounds", "best_round", "best_value")}
         found = {"run": str(run.path), **ended, "test": report}
-        click.echo(json.dumps(runs.without_nan(found), indent=2))
+        print_json(found)
         return
     if evaluates:
         click.echo(reports.describe_report(report))
@@ -223,7 +223,6 @@ def _refuse_beside_resume(run, given):
 @log_dir_option
 def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_dir):
     """Score a run's best round on the test split (default: the newest run)."""
-    import json
 
     from fedgru import experiment, reports, runs, scoring
 
@@ -241,7 +240,7 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_d
     report = scoring.evaluate_run(folder, task, engine, fine_tune, shows_progress())
     _track(tracker, folder)
     if as_json:
-        click.echo(json.dumps(runs.without_nan(report), indent=2))
+        print_json(report)
     else:
         click.echo(reports.describe_report(report))
     if must_beat is not None:
@@ -271,7 +270,6 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_d
 @log_dir_option
 def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
     """Let fresh probes read what a run's representation should not tell (default: newest run)."""
-    import json
 
     from fedgru import experiment, reports, runs, scoring
     from fedgru.agnostic.probes import PROBES
@@ -285,7 +283,7 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
         folder, task, list(concepts), probes or PROBES, seeds, shows_progress()
     )
     if as_json:
-        click.echo(json.dumps(runs.without_nan(report), indent=2))
+        print_json(report)
     else:
         click.echo(reports.describe_audit(report))
 

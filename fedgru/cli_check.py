@@ -1,7 +1,5 @@
 """`fedgru check`: parse, call one function, print."""
 
-import json
-
 import click
 
 from fedgru.cli_options import (
@@ -9,6 +7,7 @@ from fedgru.cli_options import (
     json_option,
     log_dir_option,
     note,
+    print_json,
     quiet_option,
     run_argument,
     shows_progress,
@@ -46,6 +45,9 @@ def check(run, as_json, data_dir, log_dir):
 
         findings = checks.check_run(folder, data_dir, on_check)
     found = checks.to_dict(folder, findings)
-    click.echo(json.dumps(found, indent=2) if as_json else checks.describe(findings))
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(checks.describe(findings))
     if found["counts"][checks.PROBLEM]:
         raise click.exceptions.Exit(1)

@@ -1,11 +1,10 @@
 """`fedgru config ...`: what settings come out, and where each comes from."""
 
-import json
 from pathlib import Path
 
 import click
 
-from fedgru.cli_options import LazyOptions, json_option
+from fedgru.cli_options import LazyOptions, json_option, print_json
 
 
 @click.group(epilog="Example: fedgru config show --preset notebook --rounds 3")
@@ -44,7 +43,7 @@ def show(config_file, as_json, as_toml, preset, **given):
         for name, (section, _) in configs.fields().items()
     }
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json(found)
         return
     rows = [
         (name, "-" if one["value"] is None else str(one["value"]), one["origin"])

@@ -1,10 +1,8 @@
 """`fedgru data ...`: import, describe, list and make data sets. Imports only click at first."""
 
-import json
-
 import click
 
-from fedgru.cli_options import columns_option, complete_data_sets, data_dir_option, note
+from fedgru.cli_options import columns_option, complete_data_sets, data_dir_option, note, print_json
 
 
 def _examples(*lines):
@@ -153,7 +151,10 @@ def describe(name, as_json, data_dir):
     if name is None:
         note("Using the embedded data set, a made-up city.")
     facts = get_facts(open_data_set(name or EMBEDDED, data_dir))
-    click.echo(_to_json(facts) if as_json else _describe(facts))
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(_describe(facts))
 
 
 @data.command("list", epilog=_examples("fedgru data list"))
@@ -165,7 +166,7 @@ def list_(as_json, data_dir):
 
     passports = [open_data_set().passport, *list_data_sets(data_dir)]
     if as_json:
-        click.echo(_to_json(passports))
+        print_json(passports)
         return
     rows = [("name", "check-ins", "users", "venues", "first", "last", "source")]
     for passport in passports:
@@ -219,10 +220,6 @@ def _has_no_clock(facts):
         and settings["offset_min"] is None
         and "offset" not in settings["columns"]
     )
-
-
-def _to_json(value):
-    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _describe(facts):

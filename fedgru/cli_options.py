@@ -184,3 +184,12 @@ def note(text):
     """Say something beside the result, on stderr, unless nobody wants to hear it."""
     if not is_quiet():
         click.echo(text, err=True)
+
+
+def print_json(value):
+    """Print one JSON value for machines; what is NaN is null."""
+    import json
+
+    from fedgru.tables import without_nan
+
+    click.echo(json.dumps(without_nan(value), indent=2, ensure_ascii=False))

@@ -11,6 +11,7 @@ from fedgru.cli_options import (
     json_option,
     log_dir_option,
     note,
+    print_json,
     quiet_option,
     run_argument,
 )
@@ -124,7 +125,7 @@ def predict(
             "not, give --offset MINUTES or --column offset=NAME."
         )
     if as_json:
-        click.echo(json.dumps(head | found, indent=2, ensure_ascii=False))
+        print_json(head | found)
     else:
         click.echo(reports_predict.describe_forecast(found))
 

@@ -1,10 +1,8 @@
 """`fedgru compare` and `fedgru runs`: parse, call one function, print."""
 
-import json
-
 import click
 
-from fedgru.cli_options import RunName, json_option, log_dir_option, note, run_argument
+from fedgru.cli_options import RunName, json_option, log_dir_option, note, print_json, run_argument
 
 
 @click.command(epilog="Example: fedgru compare log/*-markov log/*-run")
@@ -26,7 +24,7 @@ def compare(runs, names, markdown, as_json, log_dir):
     target or other splits are refused.
     """
     from fedgru import comparison, reports
-    from fedgru.runs import open_run, without_nan
+    from fedgru.runs import open_run
 
     if markdown and as_json:
         raise click.UsageError("--markdown and --json: give one of the two.")
@@ -34,7 +32,7 @@ def compare(runs, names, markdown, as_json, log_dir):
         [open_run(log_dir, name) for name in runs], names or comparison.DEFAULT_METRICS
     )
     if as_json:
-        click.echo(json.dumps(without_nan(found), indent=2))
+        print_json(found)
     else:
         click.echo(reports.describe_comparison(found, markdown))
 
@@ -50,11 +48,11 @@ def runs():
 def list_runs(as_json, log_dir):
     """List the runs, the one started last first."""
     from fedgru import reports
-    from fedgru.runs import all_runs, without_nan
+    from fedgru.runs import all_runs
 
     found = [run.overview() for run in all_runs(log_dir)]
     if as_json:
-        click.echo(json.dumps(without_nan(found), indent=2))
+        print_json(found)
     elif found:
         click.echo(reports.describe_runs(found))
     else:
@@ -68,7 +66,7 @@ def list_runs(as_json, log_dir):
 def show(run, as_json, log_dir):
     """Show what a run was asked for, how it ended and what it scored (default: newest run)."""
     from fedgru import reports
-    from fedgru.runs import open_run, without_nan
+    from fedgru.runs import open_run
 
     folder = open_run(log_dir, run)
     if as_json:
@@ -77,7 +75,7 @@ def show(run, as_json, log_dir):
             "facts": folder.facts(),
             "test": folder.test(),
         }
-        click.echo(json.dumps(without_nan(shown), indent=2))
+        print_json(shown)
     else:
         click.echo(reports.describe_run(folder))
 

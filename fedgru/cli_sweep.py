@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from fedgru.cli_options import LazyOptions, data_dir_option, log_dir_option
+from fedgru.cli_options import LazyOptions, data_dir_option, log_dir_option, print_json
 
 
 class Values(click.ParamType):
@@ -145,9 +145,8 @@ def sweep(
 
 
 def _print_end(search, data_dir, as_json):
-    import json
 
-    from fedgru import runs, sweep_reports
+    from fedgru import sweep_reports
 
     records = search.records()
     if not as_json:
@@ -157,7 +156,7 @@ def _print_end(search, data_dir, as_json):
     reports = search.score(best, data_dir)
     if as_json:
         found = sweep_reports.to_json(search, records, best, reports, command)
-        click.echo(json.dumps(runs.without_nan(found), indent=2))
+        print_json(found)
     else:
         click.echo(sweep_reports.describe_best(search.plan, best, reports, command))
         click.echo(f"All trials:  {search.path / 'sweep.csv'}")

@@ -19,8 +19,6 @@ checkpoints/   while the run is not done: what it needs to go on, see fedgru/che
 import csv
 import errno
 import hashlib
-import io
-import json
 import logging
 import os
 import platform
@@ -48,8 +46,8 @@ from fedgru.storage import (
     sync_folder,
     write_arrays,
     write_text,
-    write_whole,
 )
+from fedgru.tables import append_csv, write_csv, write_json, write_parquet, write_table
 
 PACKAGES = (
     *("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow"),
@@ -276,15 +274,15 @@ class RunFolder:
                 which has no train metrics.
             seconds: {"train": s, "val": s}.
         """
-        _append_csv(self.path / "metrics.csv", _metric_cells(round_num, row, seconds))
-        _append_csv(self.path / "times.csv", _time_cells(round_num, row, seconds))
+        append_csv(self.path / "metrics.csv", _metric_cells(round_num, row, seconds))
+        append_csv(self.path / "times.csv", _time_cells(round_num, row, seconds))
         self._events.write(row, round_num)
 
     def record_faults(self, faults):
         """Append (round_num, client_id, why) of each fault to faults.csv."""
         for fault in faults:
             cells = dict(zip(("round", "client_id", "why"), fault, strict=True))
-            _append_csv(self.path / "faults.csv", cells)
+            append_csv(self.path / "faults.csv", cells)
 
     def save_weights(self, which, weights, round_num):
         """Write best.npz or last.npz, whole or not at all."""
@@ -516,53 +514,6 @@ def _warn_of_clock(log_dir):
         )
 
 
-def write_json(file, value):
-    """Write a value as JSON, whole or not at all; NaN becomes null."""
-    write_text(file, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
-
-
-def write_csv(file, rows):
-    """Write a table of dicts with the same keys, whole or not at all."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(file, text.getvalue())
-
-
-def write_table(file, table):
-    """Write a table {column: list} as CSV, whole or not at all."""
-    rows = zip(*table.values(), strict=True)
-    write_csv(file, [dict(zip(table, row, strict=True)) for row in rows])
-
-
-def write_parquet(file, columns):
-    """Write a table {column: array} as Parquet, whole or not at all; texts as dictionaries."""
-    import pyarrow
-    import pyarrow.parquet
-
-    arrays = {
-        name: pyarrow.array(values).dictionary_encode()
-        if values.dtype == object
-        else pyarrow.array(values)
-        for name, values in columns.items()
-    }
-    table = pyarrow.table(arrays)
-    write_whole(
-        file,
-        lambda stream: pyarrow.parquet.write_table(table, stream, write_page_checksum=True),
-    )
-
-
-def without_nan(value):
-    """Return the value with each NaN replaced by None, which JSON can hold."""
-    if isinstance(value, dict):
-        return {key: without_nan(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(v) for v in value]
-    return None if isinstance(value, float) and value != value else value
-
-
 def _move_to_new(folder, path):
     """Move a folder that holds something to a path, or to the first free of path-2, path-3 ..."""
     candidate, number = path, 1
@@ -591,19 +542,6 @@ def _metric_cells(round_num, row, _):
 
 def _time_cells(round_num, _, seconds):
     return {"round": round_num} | {f"{name}_s": f"{s:.3f}" for name, s in seconds.items()}
-
-
-def _append_csv(file, row):
-    columns = list(row)
-    with naming(file):
-        if file.exists():
-            with open(file, newline="", encoding="utf-8") as stream:
-                columns = next(csv.reader(stream))
-        with open(file, "a", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, columns, lineterminator="\n")
-            if stream.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
 
 
 def installed_versions():

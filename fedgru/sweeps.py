@@ -25,6 +25,7 @@ from fedgru import config, experiment, hparams, runs, scoring, search_space, swe
 from fedgru.errors import ConfigError, Interrupted, RunError, TrainingError
 from fedgru.sweep_plan import Plan
 from fedgru.sweep_trials import describe_scored, do_trial
+from fedgru.tables import write_csv, write_json
 from fedgru.xla import compiled_in
 
 POLL_S = 0.5
@@ -63,7 +64,7 @@ class Sweep:
                 found = _read(path)
                 sweep._check_same(found)
                 sweep.plan = replace(plan, num_trials=max(plan.num_trials, found["trials"]))
-            runs.write_json(path / "sweep.json", sweep.plan.to_json() | {"scored": scored})
+            write_json(path / "sweep.json", sweep.plan.to_json() | {"scored": scored})
         return sweep
 
     def _check_same(self, found):
@@ -119,7 +120,7 @@ class Sweep:
                 )
             sweep.plan = replace(plan, num_trials=num_trials)
             with sweep.lock("sweep"):
-                runs.write_json(path / "sweep.json", found | {"trials": num_trials})
+                write_json(path / "sweep.json", found | {"trials": num_trials})
         return sweep
 
     def lock(self, name, wait=True):
@@ -282,7 +283,7 @@ class Sweep:
 
     def _write_table(self):
         with self.lock("sweep"):
-            runs.write_csv(self.path / "sweep.csv", sweep_reports.table(self.plan, self.records()))
+            write_csv(self.path / "sweep.csv", sweep_reports.table(self.plan, self.records()))
 
     def best(self):
         """Return the record of the best trial that was done in full.

@@ -21,6 +21,7 @@ from fedgru import (
     priors,
     runs,
     scoring,
+    tables,
     task,
     vocabulary,
 )
@@ -85,7 +86,7 @@ def edit_json(file, **changes):
 
 def edit_predictions(run, edit):
     table = run.predictions()
-    runs.write_parquet(run.path / "predictions.parquet", edit(table))
+    tables.write_parquet(run.path / "predictions.parquet", edit(table))
 
 
 def test_a_clean_run_has_no_problem(run):

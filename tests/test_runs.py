@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from conftest import HAS_TFF
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fedgru import config, experiment, runs
+from fedgru import config, experiment, runs, tables
 from fedgru.cli import main
 from fedgru.errors import RunError
 
@@ -290,7 +290,7 @@ def test_who_reads_a_run_does_not_mark_it_failed(make_run):
 
 def test_what_is_not_a_number_becomes_null(tmp_path):
     file = tmp_path / "x.json"
-    runs.write_json(file, {"a": float("nan"), "b": [1.5, float("nan")], "c": np.float64("nan")})
+    tables.write_json(file, {"a": float("nan"), "b": [1.5, float("nan")], "c": np.float64("nan")})
     assert json.loads(file.read_text()) == {"a": None, "b": [1.5, None], "c": None}
 
 

@@ -18,7 +18,7 @@ from fedgru.agnostic import image_training, probes
 from fedgru.agnostic.image_folders import open_images
 from fedgru.agnostic.image_settings import check_method
 from fedgru.errors import ConfigError, Interrupted, RunError
-from fedgru.runs import write_csv
+from fedgru.tables import write_csv
 from fedgru.xla import num_threads
 
 ORDINARY = "ordinary"  # alpha 0: no method has any effect there, so all share its trainings
