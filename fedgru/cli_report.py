@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from fedgru.cli_options import data_dir_option, log_dir_option
+from fedgru.cli_options import RunName, data_dir_option, log_dir_option, run_argument
 
 EXPECTED_PORT = 6006  # TensorBoard's own
 
 
 @click.command(epilog="Example: fedgru report")
-@click.argument("names", metavar="[RUN]...", nargs=-1)
+@click.argument("names", metavar="[RUN]...", nargs=-1, type=RunName())
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -41,7 +41,7 @@ def report(names, output, data_dir, log_dir):
 
 
 @click.command(epilog="Example: fedgru tensorboard --port 0")
-@click.argument("run", required=False)
+@run_argument
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),

@@ -19,6 +19,12 @@ HAS_TFF = importlib.util.find_spec("tensorflow_federated") is not None
 needs_tff = pytest.mark.skipif(
     not HAS_TFF, reason="needs the environment that `make tff` creates (TensorFlow Federated)"
 )
+# Where these tests run in the background of a shell, a program they start would ignore Ctrl-C.
+HEEDS_CTRL_C = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("fedgru", run_name="__main__")
+"""
 needs_no_tff = pytest.mark.skipif(
     HAS_TFF, reason="needs an environment without TensorFlow Federated"
 )

@@ -4,13 +4,11 @@ import io
 import json
 import logging
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 from conftest import needs_no_tff
@@ -588,35 +586,6 @@ def test_every_way_to_start_is_the_same_program():
         )
         for other in others:
             assert other.stdout.replace("Usage: cli.py", "Usage: fedgru") == first.stdout
-
-
-def commands(command=main, *names):
-    """Yield every command and group below, as typed."""
-    yield names
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            yield from commands(command.get_command(context, name), *names, name)
-
-
-@pytest.mark.parametrize("names", list(commands()), ids=lambda names: " ".join(names) or "fedgru")
-def test_help_ends_with_an_example_that_works(names, here, monkeypatch):
-    text = invoke(*names, "--help").stdout
-    _, found, example = text.rpartition("Example:")
-    assert found, text
-    program, *words = shlex.split(example.replace("\\\n", " "))
-    assert program == "fedgru"
-    assert tuple(words[: len(names)]) == names
-    # examples name files as they are seen from the repository's folder
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("FEDGRU_DATA_DIR", str(here / "data"))
-    monkeypatch.setenv("FEDGRU_LOG_DIR", str(here / "log"))
-    if words[0] == "train":  # on the hamlet; what the example says wins
-        words = ["train", *SMALL, *words[1:]]
-    monkeypatch.setattr("fedgru.boards.wait_for_ctrl_c", lambda: None)
-    if words[1:2] == ["pareto"]:  # of runs that have been audited
-        invoke("audit", "--concept", "client", "--probe", "logistic")
-    invoke(*words)
 
 
 def test_quiet_leaves_warnings_and_errors_alone_on_stderr(here):

@@ -39,7 +39,7 @@ def test_the_report_beats_plain_counts_and_shows_the_prior_alone(folder):
     counted = report["baselines"]["running_backoff"]["test/acc@1/micro"]
     assert report["test/acc@1/micro"] > counted + 0.05
     assert report["baselines"]["running_kernel"]["test/acc@1/micro"] > counted + 0.05
-    assert {"running_markov", "running_backoff", "running_kernel"} == set(report["gains"])
+    assert set(report["gains"]) == set(report["baselines"])
 
 
 def test_evaluating_again_gives_the_same(folder, monkeypatch):

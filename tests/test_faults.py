@@ -89,7 +89,8 @@ def test_most_of_the_cohort_unusable_is_training_gone_wrong(make_task):
     with pytest.raises(TrainingError) as error:
         engine.run_round(algorithm, state, np.arange(6))
     assert str(error.value) == (
-        f"4 of 6 updates cannot be used in round 1 (client {task.clients.client_ids[0]} first). "
+        "training diverged: 4 of 6 updates cannot be used in round 1 (client "
+        f"{task.clients.client_ids[0]} first). "
         "Try a smaller --client-lr (now 0.002) or --server-lr (now 1)."
     )
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import HEEDS_CTRL_C
 from test_cli import invoke
 from test_cli_report import SECTIONS, make_runs
 
@@ -119,7 +120,7 @@ def test_the_contents_lead_to_the_sections(browser, reports):
 def test_tensorboard_shows_the_scalars(browser, made):
     """Takes about 5 s: the real TensorBoard starts, and reads a run."""
     run = next(made.glob("log/*-first"))
-    command = [sys.executable, "-m", "fedgru", "tensorboard", run, "--port", "0"]
+    command = [sys.executable, "-c", HEEDS_CTRL_C, "tensorboard", run, "--port", "0"]
     board = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = board.stdout.readline()

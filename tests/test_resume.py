@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import needs_no_tff, start
+from conftest import HEEDS_CTRL_C, needs_no_tff, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedgru import config, datasets, experiment, locks, protection, runs, scoring, seeding
@@ -380,12 +380,6 @@ def test_a_clock_that_was_set_back(stopped, train, tmp_path, caplog):
 
 SMALL = ["--data", "hamlet", "--hidden-dim", "8", "--batch-size", "2", "--seq-len", "5"]
 SMALL += ["--threads", "1", "--prior", "backoff"]
-# Where these tests run in the background of a shell, a program they start would ignore Ctrl-C.
-HEEDS_CTRL_C = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("fedgru", run_name="__main__")
-"""
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import largest_gap, needs_no_tff, needs_tff, start
+from conftest import HEEDS_CTRL_C, largest_gap, needs_no_tff, needs_tff, start
 
 from fedgru import config, evaluation
 from fedgru.engines.jax import JaxEngine
@@ -229,14 +229,6 @@ def worker_of(pid, cpu_s=0.0, timeout_s=120):
                 return child
         time.sleep(0.1)
     raise AssertionError("no worker at work")
-
-
-# Where these tests run in the background of a shell, a program they start would ignore Ctrl-C.
-HEEDS_CTRL_C = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("fedgru", run_name="__main__")
-"""
 
 
 def train_for_long(log_dir):

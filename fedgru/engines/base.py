@@ -125,7 +125,7 @@ class Engine:
         if faults.NOT_FINITE in found:
             what = "training loss became NaN"
         else:
-            what = f"{len(unusable)} of {num_answers} updates cannot be used"
+            what = f"training diverged: {len(unusable)} of {num_answers} updates cannot be used"
         raise TrainingError(
             f"{what} in round {round_num} (client {first} first). {self._advice(round_num)}"
         )

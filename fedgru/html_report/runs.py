@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedgru import datasets, experiment, training
+from fedgru import datasets, experiment, protection, training
 from fedgru.config import Settings
 from fedgru.errors import DataError, RunError
 from fedgru.html_report import numbers
@@ -152,7 +152,7 @@ def _read(number, folder, label, data_dir):
     rounds = _read_table(folder.path / "metrics.csv")
     traffic, cohort_bytes = None, (0, 0)
     if rounds and folder.kind == "federated":
-        traffic = _count_traffic(folder, task)
+        traffic = _count_traffic(task)
         cohort_bytes = _sum_over_cohorts(task, traffic, len(rounds["round"]) - 1)
     return ReportedRun(
         number=number,
@@ -227,8 +227,8 @@ def own_rows(task):
     return found
 
 
-def _count_traffic(folder, task):
-    weights, _ = experiment.best_weights(folder, task)
+def _count_traffic(task):
+    weights = protection.init_weights(task)  # of the shapes that travel
     return numbers.count_traffic(
         weights,
         own_rows(task),
