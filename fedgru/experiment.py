@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from tqdm import tqdm
 
@@ -21,6 +21,7 @@ from fedgru.errors import DataError, Interrupted, RunError, TrainingError
 from fedgru.kernel_prior import FIT_ROUNDS, Kernel
 from fedgru.runs import RunFolder, installed_versions
 from fedgru.task import build_task
+from fedgru.xla import kept_between_runs
 
 COMPUTING = ("jax", "jaxlib", "numpy", "keras", "tensorflow", "tensorflow-federated")
 
@@ -131,7 +132,8 @@ def train(task, facts, log_dir, show_progress=False, kind="federated", on_round=
         TrainingError: if training diverges.
     """
     engine, algorithm = _who_trains(task, kind)
-    with RunFolder.create(log_dir, task.settings, facts | {"kind": kind}) as run:
+    create = RunFolder.create(log_dir, task.settings, facts | {"kind": kind})
+    with _keeping_compiled(engine), create as run:
         logger.info("run folder %s, engine %s", run.path, engine.name)
         return _train_in(run, engine, algorithm, show_progress, on_round=on_round)
 
@@ -168,8 +170,13 @@ def resume(run, data_dir, show_progress=False):
         return run, reopen_task(run, data_dir), None
     _check_resumable(run)
     engine, algorithm = _who_trains(_rebuild_task(run, data_dir), run.kind)
-    with run:
+    with _keeping_compiled(engine), run:
         return _train_in(run, engine, algorithm, show_progress, resumes=True)
+
+
+def _keeping_compiled(engine):
+    """A context in which what JAX compiles is kept for the next run, where the engine is JAX's."""
+    return kept_between_runs() if engine.name in ("jax", "central") else nullcontext()
 
 
 def _train_in(run, engine, algorithm, show_progress, resumes=False, on_round=None):

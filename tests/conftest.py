@@ -4,6 +4,7 @@ import importlib.util
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["FEDGRU_CACHE"] = "off"  # tests compile for themselves, and leave nothing behind
 
 from pathlib import Path
 

@@ -1,0 +1,51 @@
+"""fedgru/xla.py: what is compiled is kept for the next run, where the user wants it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fedgru import xla
+
+# counts what JAX compiles and what it takes from the kept ones, in a process of its own
+SCRIPT = """
+import json, logging
+from fedgru import xla
+jax = xla.import_jax()
+counts = {"hits": 0, "misses": 0}
+def count(event, **_):
+    for name in counts:
+        counts[name] += event == f"/jax/compilation_cache/cache_{name}"
+jax.monitoring.register_event_listener(count)
+with xla.kept_between_runs():
+    value = float(jax.jit(lambda x: (x * 3 + 1).sum())(jax.numpy.arange(4.0)))
+print(json.dumps(counts | {"value": value}))
+"""
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    def start(setting):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+        monkeypatch.setenv("FEDGRU_CACHE", setting)
+        printed = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=True)
+        return json.loads(printed.stdout)
+
+    return start
+
+
+def test_a_second_run_takes_what_the_first_compiled(run, tmp_path):
+    first, second = run(""), run("")
+    assert first["misses"] > 0 == first["hits"]
+    assert second["hits"] == first["misses"] and second["misses"] == 0
+    assert first["value"] == second["value"] == 22.0  # 1 + 4 + 7 + 10
+    (folder,) = (tmp_path / "user" / "fedgru").iterdir()
+    assert folder.name == f"compiled-{xla._processor()}"
+
+
+def test_it_can_be_turned_off_or_put_elsewhere(run, tmp_path):
+    assert run("off")["hits"] == run("off")["hits"] == 0
+    assert not (tmp_path / "user").exists()
+    run(str(tmp_path / "mine"))
+    assert not (tmp_path / "user").exists() and any((tmp_path / "mine").iterdir())
