@@ -1,5 +1,6 @@
 """Stopped anywhere, a run goes on to the same bytes; what stands in the way is told."""
 
+import json
 import os
 import re
 import shutil
@@ -276,7 +277,7 @@ def test_a_path_is_no_name_inside_the_log_folder(stopped, tmp_path, monkeypatch)
     "kernel", [[1.0], {"trust": 1.0, "x": 1.0}, {"trust": "1"}, {"trust": float("inf")}, "x"]
 )
 def test_a_kernel_that_is_none(stopped, kernel):
-    (stopped.path / "run.json").write_text(runs.json.dumps(stopped.facts() | {"kernel": kernel}))
+    (stopped.path / "run.json").write_text(json.dumps(stopped.facts() | {"kernel": kernel}))
     assert refusal(stopped) == f"{stopped.path}/run.json is damaged: its kernel is not one."
 
 
