@@ -177,7 +177,7 @@ def test_help_ends_with_an_example_that_works(command, monkeypatch):
     program, group, *args = shlex.split(" ".join(lines).replace("\\ ", " "))
     assert (program, group) == ("fedgru", "data")
     run(*args)
-    help_text = command.get_help(click.Context(command, info_name="x", **main.context_settings))
+    help_text = command.get_help(click.Context(command, info_name="x"))
     assert [line.strip() for line in help_text.splitlines()][-len(lines) :] == [
         line.strip() for line in lines
     ]

@@ -51,6 +51,13 @@ def walk(command=main, words=()):
 COMMANDS = dict(walk())
 
 
+@pytest.fixture(autouse=True)
+def help_options_as_the_program_makes_them():
+    """Click keeps a command's first help option, and other tests call commands without `main`."""
+    for command in COMMANDS.values():
+        command._help_option = None
+
+
 def example(words):
     """The words of the example at the end of a command's help, without `fedgru`."""
     result = CliRunner().invoke(main, [*words, "-h"], prog_name="fedgru")

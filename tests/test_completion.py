@@ -58,9 +58,9 @@ def test_every_argument_that_is_a_run_lists_them(here):
 
     asked = 0
     for words, command in COMMANDS.items():
-        for param in command.get_params(click.Context(command, **main.context_settings)):
+        for param in command.get_params(click.Context(command)):
             if isinstance(param, click.Argument) and param.name in ("run", "runs", "names"):
-                context = click.Context(command, **main.context_settings)
+                context = click.Context(command)
                 found = [item.value for item in param.shell_complete(context, "")]
                 assert found == NEWEST_FIRST, words
                 asked += 1

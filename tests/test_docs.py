@@ -42,7 +42,7 @@ def check_command(words):
     """Raise a click.UsageError unless the commands and options exist and the values fit."""
     command, name, context = main, "fedgru", None
     while isinstance(command, click.Group):
-        context = click.Context(command, info_name=name, parent=context, **command.context_settings)
+        context = click.Context(command, info_name=name, parent=context)
         _, words, _ = command.make_parser(context).parse_args(list(words))
         if not words:  # options alone, such as --version
             return
