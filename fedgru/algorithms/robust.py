@@ -61,7 +61,7 @@ class _CoordinateWise(FedAvg):
 
     def _middle(self, values):
         """Return the middle of float32 [num_clients, ...] over the clients."""
-        raise NotImplementedError("a robust mean needs its middle")
+        raise NotImplementedError(f"algorithm {self.name} has no mean: it needs _middle")
 
 
 class Median(_CoordinateWise):
