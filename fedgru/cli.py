@@ -14,6 +14,7 @@ import click
 from fedgru import __version__
 from fedgru.cli_options import (
     LazyOptions,
+    config_option,
     data_dir_option,
     is_quiet,
     json_option,
@@ -125,13 +126,7 @@ def main(debug):
 @main.command(
     cls=LazyOptions, epilog="Example: fedgru train --features big --rounds 3 --name try-out"
 )
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="TOML or YAML file of settings; options given here win over it.",
-)
+@config_option
 @click.option(
     "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
 )

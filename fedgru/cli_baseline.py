@@ -1,11 +1,10 @@
 """`fedgru baseline`: parse, call one function, print."""
 
-from pathlib import Path
-
 import click
 
 from fedgru.cli_options import (
     LazyOptions,
+    config_option,
     data_dir_option,
     log_dir_option,
     note,
@@ -28,12 +27,7 @@ class BaselineOptions(LazyOptions):
 
 @click.command(cls=BaselineOptions, epilog=EXAMPLE)
 @click.argument("kind", metavar="KIND")
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    help="File of settings, such as the federated run's; options given here win over it.",
-)
+@config_option
 @click.option(
     "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
 )

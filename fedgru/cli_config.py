@@ -1,10 +1,8 @@
 """`fedgru config ...`: what settings come out, and where each comes from."""
 
-from pathlib import Path
-
 import click
 
-from fedgru.cli_options import LazyOptions, json_option, print_json
+from fedgru.cli_options import LazyOptions, config_option, json_option, print_json
 
 
 @click.group(epilog="Example: fedgru config show --preset notebook --rounds 3")
@@ -13,13 +11,7 @@ def config():
 
 
 @config.command(cls=LazyOptions, epilog="Example: fedgru config show --preset notebook --rounds 3")
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="TOML or YAML file of settings; options given here win over it.",
-)
+@config_option
 @json_option
 @click.option("--toml", "as_toml", is_flag=True, help="Print the file that --config takes.")
 def show(config_file, as_json, as_toml, preset, **given):

@@ -186,6 +186,15 @@ def note(text):
         click.echo(text, err=True)
 
 
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML or YAML file of settings; options given here win over it.",
+)
+
+
 def print_json(value):
     """Print one JSON value for machines; what is NaN is null."""
     import json

@@ -6,11 +6,16 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 
-from fedgru.cli_options import LazyOptions, data_dir_option, log_dir_option, print_json
+from fedgru.cli_options import (
+    LazyOptions,
+    config_option,
+    data_dir_option,
+    log_dir_option,
+    print_json,
+)
 
 
 class Values(click.ParamType):
@@ -77,12 +82,7 @@ class SweepOptions(LazyOptions):
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 256))
 @click.option("--worker", type=click.IntRange(1), hidden=True)  # one of so many, of --processes
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    help="TOML file of settings; options given here win over it.",
-)
+@config_option
 @data_dir_option
 @log_dir_option
 def sweep(
