@@ -140,8 +140,8 @@ class ForgetsTheState(JaxEngine):
     def local_updates(self, weights, cohort, round_num, constants=None):
         recur = gru.recur
 
-        def forgetful(cell, gates, recurrent, bias, state):
-            return recur(cell, gates, recurrent, bias, tuple(0.0 * s for s in state))
+        def forgetful(cell, gates, recurrent, bias, state, length=None):
+            return recur(cell, gates, recurrent, bias, tuple(0.0 * s for s in state), length)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gru, "recur", forgetful)

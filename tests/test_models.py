@@ -61,7 +61,7 @@ def test_lstm_step_by_hand():
 def test_backward_pass_equals_automatic_differentiation(cell):
     gates, recurrent, bias, state = random_cell(cell, hidden_dim=5, seq_len=4, batch=3)
     weight = np.random.default_rng(1).normal(size=(4, 3, 5)).astype(np.float32)
-    advance, _ = gru._CELLS[cell]
+    advance, *_ = gru._CELLS[cell]
 
     def plain(gates, recurrent, bias, state):
         hidden = []
@@ -152,3 +152,26 @@ def test_start_weights_follow_keras(make_task):
     assert np.abs(weights["rows"]).max() == pytest.approx(kernel_limit, rel=1e-3)
     np.testing.assert_array_equal(np.unique(weights["bias"][64:128]), [1.0])  # forget gate
     assert not weights["bias"][:64].any() and not weights["bias"][128:].any()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_time_steps_behind_the_length_are_as_if_they_were_not_there(cell):
+    gates, recurrent, bias, state = random_cell(cell, hidden_dim=3, seq_len=5, batch=2)
+    weigh = np.random.default_rng(1).normal(size=(5, 2, 3)).astype(np.float32)
+
+    def loss(gates, recurrent, bias, state, length):
+        hidden, last = gru.recur(cell, gates, recurrent, bias, state, length)
+        return (hidden * weigh[: len(gates)]).sum() + sum((s**2).sum() for s in last), hidden
+
+    grad = jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)
+    expected, expected_hidden = grad(gates[:3], recurrent, bias, state, None)
+    for found_by in (grad, jax.jit(grad)):  # the length may be known only when it runs
+        found, hidden = found_by(gates, recurrent, bias, state, 3)
+        np.testing.assert_allclose(hidden[:3], expected_hidden, atol=1e-6)
+        assert not np.any(hidden[3:]) and not np.any(found[0][3:])
+        np.testing.assert_allclose(found[0][:3], expected[0], atol=1e-6)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+            found[1:],
+            expected[1:],
+        )

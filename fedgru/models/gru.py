@@ -107,7 +107,7 @@ def project(weights, rows, numbers, row_scale=None, number_scale=None):
 
     if number_scale is not None:
         numbers = numbers * number_scale
-    gates = numbers @ weights["numbers"]
+    gates = affine(numbers, weights["numbers"])
     if rows.shape[-1]:
         known = (rows >= 0).astype(jnp.float32)
         found = jnp.maximum(rows, 0)
@@ -115,21 +115,47 @@ def project(weights, rows, numbers, row_scale=None, number_scale=None):
             seq_len, batch, _ = rows.shape
             scale = jnp.broadcast_to(row_scale, (seq_len, batch, row_scale.shape[-1]))
             known = known * jnp.take_along_axis(scale, found, axis=2)
-        gates = gates + jnp.einsum("tbf,tbfg->tbg", known, weights["rows"][found])
+        for column in range(rows.shape[-1]):  # a sum of look-ups, without all of them in memory
+            gates = gates + known[..., column, None] * weights["rows"][found[..., column]]
     return gates
 
 
-def recur(cell, gates, recurrent, bias, state):
+def affine(x, kernel):
+    """Return x @ kernel, its gradients laid out as XLA's fast products on the CPU take them.
+
+    Left to itself the gradient by a narrow kernel becomes a transposed copy and a slow product.
+
+    Args:
+        x: float32 [..., n].
+        kernel: float32 [n, m].
+    """
+    import jax
+
+    def backward(kept, d_out):
+        x, kernel = kept
+        flat = d_out.reshape(-1, d_out.shape[-1])
+        d_kernel = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), flat, (((0,), (0,)), ((), ())))
+        return (flat @ kernel.T).reshape(x.shape), d_kernel
+
+    product = jax.custom_vjp(lambda x, kernel: x @ kernel)
+    product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), backward)
+    return product(x, kernel)
+
+
+def recur(cell, gates, recurrent, bias, state, length=None):
     """Run the cell over a sequence.
 
-    The backward pass is written out: it walks back through the elementwise part only and takes
-    the gradient of `recurrent` as one product over all time steps, in place of one per step.
+    The backward pass is written out. Its loop holds one product and what must go from step to
+    step; derivatives of the gates are taken for all time steps at once, before it, and the
+    gradient of `recurrent` is one product over all time steps, after it.
 
     Args:
         cell: "gru" or "lstm".
         gates: float32 [seq_len, batch, G * hidden_dim], the inputs' share.
         recurrent, bias: the weights of these names.
         state: as from `zero_state`.
+        length: int [], time steps to run, all if None; what lies behind them is padding for
+            every row: `hidden` is zero there, and no gradient comes from there.
 
     Returns:
         hidden float32 [seq_len, batch, hidden_dim], and the state after the last step.
@@ -137,35 +163,63 @@ def recur(cell, gates, recurrent, bias, state):
     import jax
     import jax.numpy as jnp
 
-    advance, pull_back = _CELLS[cell]
+    advance, derive, pull_back = _CELLS[cell]
     gates, recurrent_bias = _split_bias(cell, gates, bias)
+    gates = jnp.asarray(gates)
+    if not len(gates):
+        return jnp.zeros((0, *state[0].shape)), state
+    length = len(gates) if length is None else length
 
-    def forward(gates, recurrent, recurrent_bias, state):
-        def step(state, gates_t):
-            after, saved = advance(gates_t, state[0] @ recurrent + recurrent_bias, state)
-            return after, (after[0], state[0], saved)
+    def forward(gates, recurrent, recurrent_bias, state, length):
+        def step(t, carried):
+            state, kept, after = carried
+            state, kept_t = advance(gates[t], state[0] @ recurrent + recurrent_bias, state)
+            return state, _put(kept, t, kept_t), _put(after, t, state)
 
-        last, (hidden, before, saved) = jax.lax.scan(step, state, gates)
-        return (hidden, last), (recurrent, before, saved)
+        def over_time(arrays):
+            return tuple(jnp.zeros((len(gates), *a.shape), a.dtype) for a in arrays)
+
+        one = jax.ShapeDtypeStruct(gates.shape[1:], gates.dtype)
+        _, kept_shapes = jax.eval_shape(advance, one, one, state)
+        last, kept, after = jax.lax.fori_loop(
+            0, length, step, (state, over_time(kept_shapes), over_time(state))
+        )
+        before = tuple(
+            jnp.concatenate([s[None], a[:-1]]) for s, a in zip(state, after, strict=True)
+        )
+        return (after[0], last), (recurrent, kept, before, length)
 
     def backward(kept, cotangents):
-        recurrent, before, saved = kept
+        recurrent, kept, before, length = kept
         d_hidden, d_last = cotangents
         recurrent_t = recurrent.T
+        saved = derive(kept, before)
 
-        def step(d_state, at_t):
-            d_hidden_t, saved_t = at_t
-            d_state = (d_state[0] + d_hidden_t, *d_state[1:])
-            d_gates_t, d_pulled_t, d_before = pull_back(saved_t, d_state)
-            return (d_before[0] + d_pulled_t @ recurrent_t, *d_before[1:]), (d_gates_t, d_pulled_t)
+        def step(i, carried):
+            d_state, d_states = carried
+            t = length - 1 - i
+            d_state = (d_state[0] + d_hidden[t], *d_state[1:])
+            d_states = _put(d_states, t, d_state)
+            _, d_pulled_t, d_before = pull_back(tuple(s[t] for s in saved), d_state)
+            return (d_before[0] + d_pulled_t @ recurrent_t, *d_before[1:]), d_states
 
-        d_state, (d_gates, d_pulled) = jax.lax.scan(step, d_last, (d_hidden, saved), reverse=True)
-        d_recurrent = jnp.einsum("tbh,tbg->hg", before, d_pulled)
-        return d_gates, d_recurrent, d_pulled.sum((0, 1)), d_state
+        d_states = tuple(jnp.zeros_like(s) for s in before)
+        d_state, d_states = jax.lax.fori_loop(0, length, step, (d_last, d_states))
+        d_gates, d_pulled, _ = pull_back(saved, d_states)
+        flat = d_pulled.reshape(-1, d_pulled.shape[-1])
+        d_recurrent = jax.lax.dot_general(
+            before[0].reshape(len(flat), -1), flat, (((0,), (0,)), ((), ()))
+        )
+        return d_gates, d_recurrent, flat.sum(0), d_state, None
 
     run = jax.custom_vjp(lambda *args: forward(*args)[0])
     run.defvjp(forward, backward)
-    return run(gates, recurrent, recurrent_bias, state)
+    return run(gates, recurrent, recurrent_bias, state, length)
+
+
+def _put(arrays, t, values):
+    """Write a step's values into arrays of all time steps."""
+    return tuple(array.at[t].set(value) for array, value in zip(arrays, values, strict=True))
 
 
 def walk(cell, gates, recurrent, bias, state, starts):
@@ -182,7 +236,7 @@ def walk(cell, gates, recurrent, bias, state, starts):
     import jax
     import jax.numpy as jnp
 
-    advance, _ = _CELLS[cell]
+    advance, _, _ = _CELLS[cell]
     gates, recurrent_bias = _split_bias(cell, gates, bias)
 
     def step(state, at_t):
@@ -219,7 +273,7 @@ def logits(weights, hidden, log_prior=None):
         hidden: float32 [..., hidden_dim], from `represent`.
         log_prior: float32 [..., num_classes], or None without a prior.
     """
-    scores = hidden @ weights["head_kernel"] + weights["head_bias"]
+    scores = affine(hidden, weights["head_kernel"]) + weights["head_bias"]
     return scores if log_prior is None else scores + weights["prior_scale"] * log_prior
 
 
@@ -228,32 +282,55 @@ def _split_bias(cell, gates, bias):
     return (gates + bias[0], bias[1]) if cell == "gru" else (gates + bias, 0.0 * bias)
 
 
+# XLA makes one loop of what is used once, and a loop with two exponentials or tangents in it is not
+# vectorized: ten times as slow. What `_advance_...` keeps is used twice, and so stays a loop apart.
+
+
 def _advance_gru(gates, pulled, state):
-    """One step: gates from the inputs, `pulled` from the state; what the way back needs."""
+    """One step: gates from the inputs, `pulled` from the state.
+
+    Returns:
+        The state after it, and what `_derive_gru` needs of the step.
+    """
     import jax
     import jax.numpy as jnp
 
     (before,) = state
-    update_x, reset_x, candidate_x = jnp.split(gates, 3, axis=-1)
-    update_h, reset_h, candidate_h = jnp.split(pulled, 3, axis=-1)
-    update = jax.nn.sigmoid(update_x + update_h)
-    reset = jax.nn.sigmoid(reset_x + reset_h)
-    candidate = jnp.tanh(candidate_x + reset * candidate_h)
+    dim = before.shape[-1]
+    update_reset = jax.nn.sigmoid(gates[:, : 2 * dim] + pulled[:, : 2 * dim])
+    update, reset = update_reset[:, :dim], update_reset[:, dim:]
+    candidate_h = pulled[:, 2 * dim :]
+    candidate = jnp.tanh(gates[:, 2 * dim :] + reset * candidate_h)
     after = update * before + (1.0 - update) * candidate
-    return (after,), (before, update, reset, candidate, candidate_h)
+    return (after,), (update_reset, candidate, candidate_h)
+
+
+def _derive_gru(kept, state):
+    """What the way back needs: each derivative by the state after a step, of that step.
+
+    Here and in `_pull_back_gru` all arrays may have a leading axis of time steps.
+    """
+    import jax.numpy as jnp
+
+    update_reset, candidate, candidate_h = kept
+    (before,) = state
+    update, reset = jnp.split(update_reset, 2, axis=-1)
+    by_update = (before - candidate) * update * (1.0 - update)
+    by_candidate = (1.0 - update) * (1.0 - candidate * candidate)
+    by_reset = by_candidate * candidate_h * reset * (1.0 - reset)
+    by_pulled = jnp.concatenate([by_update, by_reset, by_candidate * reset], axis=-1)
+    return update, by_candidate, by_pulled
 
 
 def _pull_back_gru(saved, d_state):
     """Derivatives of `_advance_gru` with respect to gates, pulled and state."""
     import jax.numpy as jnp
 
-    before, update, reset, candidate, candidate_h = saved
+    update, by_candidate, by_pulled = saved
     (d_after,) = d_state
-    d_update = d_after * (before - candidate) * update * (1.0 - update)
-    d_candidate = d_after * (1.0 - update) * (1.0 - candidate * candidate)
-    d_reset = d_candidate * candidate_h * reset * (1.0 - reset)
-    d_gates = jnp.concatenate([d_update, d_reset, d_candidate], axis=-1)
-    d_pulled = jnp.concatenate([d_update, d_reset, d_candidate * reset], axis=-1)
+    d_pulled = jnp.concatenate([d_after] * 3, axis=-1) * by_pulled
+    in_both = d_pulled[..., : 2 * update.shape[-1]]
+    d_gates = jnp.concatenate([in_both, d_after * by_candidate], axis=-1)
     return d_gates, d_pulled, (d_after * update,)
 
 
@@ -268,7 +345,13 @@ def _advance_lstm(gates, pulled, state):
     candidate = jnp.tanh(candidate)
     after = forget * memory + admit * candidate
     shown = jnp.tanh(after)
-    return (show * shown, after), (memory, admit, forget, candidate, show, shown)
+    return (show * shown, after), (admit, forget, candidate, show, shown)
+
+
+def _derive_lstm(kept, state):
+    """As `_derive_gru`, for an LSTM."""
+    _, memory = state
+    return (memory, *kept)
 
 
 def _pull_back_lstm(saved, d_state):
@@ -291,4 +374,7 @@ def _pull_back_lstm(saved, d_state):
     return d_gates, d_gates, (jnp.zeros_like(d_hidden), d_after * forget)
 
 
-_CELLS = {"gru": (_advance_gru, _pull_back_gru), "lstm": (_advance_lstm, _pull_back_lstm)}
+_CELLS = {
+    "gru": (_advance_gru, _derive_gru, _pull_back_gru),
+    "lstm": (_advance_lstm, _derive_lstm, _pull_back_lstm),
+}
