@@ -1,7 +1,5 @@
 """The compiled loop over local steps: truncated backpropagation, the state carried on. JAX."""
 
-import numpy as np
-
 from fedgru.local_optimizers import local_step
 from fedgru.models import gru
 
@@ -78,35 +76,31 @@ def run_steps(
         return mean, (state, jnp.stack([loss_sum, correct, *protected_sums]))
 
     def one_step(i, carried):
-        now, slots, state, bits_state, sums = carried
+        now, slots, state, sums = carried
         at = i % steps_per_pass
         fresh = at == 0 if resets is None else resets[at][:, None]
         state = tuple(jnp.where(fresh, 0.0, s) for s in state)
         data = jax.tree.map(
             lambda array: jax.lax.dynamic_index_in_dim(array, at, keepdims=False), arrays
         )
+        step_key = jax.random.fold_in(key, i)
         scale = None
         if spec.dropout > 0:
-            # one mask per sequence and local step, as Keras draws it. Philox counts on from step
-            # to step; on the CPU it takes a tenth of the time of jax.random's Threefry
-            bits_state, bits = jax.lax.rng_bit_generator(
-                bits_state,
-                (batch, num_table + spec.num_numbers),
-                algorithm=jax.lax.RandomAlgorithm.RNG_PHILOX,
+            # one mask per sequence and local step, as Keras draws it
+            kept = jax.random.bernoulli(
+                step_key, 1.0 - spec.dropout, (batch, num_table + spec.num_numbers)
             )
-            kept = bits >= np.uint32(round(spec.dropout * 2**32))
-            scale = jnp.where(kept, 1.0 / (1.0 - spec.dropout), 0.0)
+            scale = kept.astype(jnp.float32) / (1.0 - spec.dropout)
         length = columns[at] if resets is None else None
         gradient, (state, step_sums) = jax.grad(loss, has_aux=True)(
-            now, data, state, scale, jax.random.fold_in(noise_key, i), length
+            now, data, state, scale, jax.random.fold_in(step_key, 1), length
         )
         now, slots = local_step(optimizer, lr, first_step + i, now, slots, gradient)
-        return now, slots, state, bits_state, sums + step_sums
+        return now, slots, state, sums + step_sums
 
-    noise_key = jax.random.wrap_key_data(key)
-    bits_state = jnp.concatenate([key, jnp.zeros(2, jnp.uint32)])  # key and counter of Philox
+    key = jax.random.wrap_key_data(key)
     used = (arrays[3] > 0).any(2)  # [steps, seq_len]; a window may end in padding for all its rows
     columns = jnp.where(used, jnp.arange(1, used.shape[1] + 1), 0).max(1)
-    start = weights, slots, start_state, bits_state, jnp.zeros(5)
-    now, slots, *_, sums = jax.lax.fori_loop(0, num_steps, one_step, start)
+    start = weights, slots, start_state, jnp.zeros(5)
+    now, slots, _, sums = jax.lax.fori_loop(0, num_steps, one_step, start)
     return now, slots, sums
