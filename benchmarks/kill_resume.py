@@ -44,13 +44,13 @@ def main():
             "PYTHONPATH": str(Path(__file__).parents[1]),
         }
         fedgru("data", "synth", "--name", "city", *CITY).wait()
-        return compare(args, ["train", *SETTINGS, "--rounds", str(args.rounds)])
+        return compare(args, ["train", *SETTINGS])
 
 
 def compare(args, train):
-    for log_dir in ("compiles", "undisturbed"):
+    for log_dir, rounds in (("compiles", 2), ("undisturbed", args.rounds)):
         started = time.perf_counter()
-        process = fedgru(*train, "--log-dir", log_dir)
+        process = fedgru(*train, "--rounds", rounds, "--log-dir", log_dir)
         while not (list(Path(log_dir).glob("*/best.npz")) or process.poll() is not None):
             time.sleep(0.01)
         until_round_1 = time.perf_counter() - started
@@ -63,7 +63,8 @@ def compare(args, train):
         log_dir = Path(f"disturbed-{num_trainings}")
         while True:
             run = run_in(log_dir)
-            command = train if run is None else ["train", "--resume", run.name]
+            begin = [*train, "--rounds", args.rounds]
+            command = begin if run is None else ["train", "--resume", run.name]
             process = fedgru(*command, "--log-dir", str(log_dir))
             if hits.total() == args.kills or not killed(
                 process, draw.uniform(0, 2 * until_round_1)
