@@ -161,6 +161,14 @@ class LoopSettings(_Section):
     threads: Count | None = Field(
         None, description="Clients trained at the same time; one per core if not given."
     )
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="What the jax engine computes on; auto takes a GPU if JAX finds one."
+    )
+    clients_per_call: Count | None = Field(
+        None,
+        description="With the jax engine: clients stacked in one compiled call; 1 on a CPU and "
+        "all on a GPU if not given.",
+    )
     name: str = Field("run", description="Ends the run folder's name.")
 
 
@@ -400,6 +408,12 @@ def _check_together(settings):
         and settings.inputs.prior != "kernel"
     ):
         raise ConfigError("--threads has no effect with --engine reference: one after the other.")
+    for name in ("device", "clients_per_call"):
+        if loop.engine != "jax" and getattr(loop, name) != _default("loop", name):
+            raise ConfigError(
+                f"{option(name)} has no effect with --engine {loop.engine}. Use --engine jax, or "
+                "leave it out."
+            )
     if not loop.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigError(
             f"--name is {loop.name!r}, expected letters, digits, dots, dashes and underscores."

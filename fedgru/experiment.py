@@ -134,7 +134,7 @@ def train(task, facts, log_dir, show_progress=False, kind="federated", on_round=
     engine, algorithm = _who_trains(task, kind)
     create = RunFolder.create(log_dir, task.settings, facts | {"kind": kind})
     with _keeping_compiled(engine), create as run:
-        logger.info("run folder %s, engine %s", run.path, engine.name)
+        logger.info("run folder %s, engine %s", run.path, engine)
         return _train_in(run, engine, algorithm, show_progress, on_round=on_round)
 
 

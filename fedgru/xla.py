@@ -6,6 +6,8 @@ import platform
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from fedgru.errors import ConfigError
+
 CACHE_SETTING = "FEDGRU_CACHE"
 
 
@@ -83,3 +85,39 @@ def _processor():
 def num_threads(threads=None):
     """Return how many clients are worked on at the same time: all cores if `threads` is None."""
     return threads or len(os.sched_getaffinity(0))
+
+
+def pick_device(name):
+    """Return the jax.Device to compute on.
+
+    Args:
+        name: "cpu", "gpu", or "auto": the first that JAX finds, a GPU if it has one.
+
+    Raises:
+        ConfigError: if JAX finds none of that kind.
+    """
+    jax = import_jax()
+    if name == "auto":
+        return jax.devices()[0]
+    try:
+        return jax.devices(name)[0]
+    except RuntimeError as error:
+        found = sorted({device.platform for device in jax.devices()})
+        raise ConfigError(
+            f"--device {name}: JAX finds only {', '.join(found)} here. For a GPU of NVIDIA's "
+            'install JAX for it (pip install "jax[cuda12]"), or use --device cpu.'
+        ) from error
+
+
+@contextmanager
+def on_device(device):
+    """Let this thread's calls run on a jax.Device, in float32 throughout.
+
+    A GPU would take shortcuts in its float32 products (TF32) if it were not told.
+    """
+    jax = import_jax()
+    precision = (
+        nullcontext() if device.platform == "cpu" else jax.default_matmul_precision("highest")
+    )
+    with jax.default_device(device), precision:
+        yield

@@ -9,12 +9,14 @@ from conftest import largest_gap, needs_tff, start
 from fedgru import config, evaluation, seeding
 from fedgru.agnostic import objective
 from fedgru.engines import jax as jax_engine
+from fedgru.engines import stacked
 from fedgru.engines.jax import JaxEngine
 from fedgru.engines.reference import ReferenceEngine
 from fedgru.engines.tff import TffEngine
 from fedgru.errors import ConfigError, TrainingError
 from fedgru.models import gru
 from fedgru.task import build_task
+from fedgru.xla import import_jax
 
 COHORT = [0, 2, 5]  # clients of different size
 # A gradient that passes near zero makes Adam's step a matter of rounding, the more so the larger
@@ -56,7 +58,27 @@ CASES = {
         **{"agnostic_to": "zone", "zones": 3},
     },
 }
-PAIRS = [pytest.param(JaxEngine, case, id=f"jax-{case}") for case in CASES] + [
+
+
+class StackedEngine(JaxEngine):
+    """As the jax engine is on a GPU; here two stacks, of two clients and of one."""
+
+    def __init__(self, task):
+        super().__init__(task)
+        self.clients_per_call = 2
+
+
+STACKED = (  # what goes another way in a stack
+    "client adam, server sgd",
+    "client sgd",
+    "lstm",
+    "no prior",
+    "chunks",
+    "reversal, client",
+)
+PAIRS = [pytest.param(JaxEngine, case, id=f"jax-{case}") for case in CASES]
+PAIRS += [pytest.param(StackedEngine, case, id=f"stacked-{case}") for case in STACKED]
+PAIRS += [
     pytest.param(TffEngine, case, id=f"tff-{case}", marks=[needs_tff, pytest.mark.tff])
     for case in CASES
     if not case.startswith(("owners", "reversal"))  # it has the plain mean alone
@@ -121,6 +143,21 @@ def test_the_case_has_what_a_fault_would_show_in(case_task, case):
     if case != "chunks":  # which are one pass over all local epochs, without tails
         assert all(d.passes == 2 for d in data)  # the state starts anew, Adam does not
         assert any((d.mask == 0).any() for d in data)  # a padded tail
+
+
+class RunsAllStepsOfTheLongest(StackedEngine):
+    def _train_stack(self, dense, table, round_num, constants, clients):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stacked, "stack", self._longest)
+            return super()._train_stack(dense, table, round_num, constants, clients)
+
+    @staticmethod
+    def _longest(*args):
+        found = STACK(*args)
+        return replace(found, num_steps=np.full_like(found.num_steps, found.num_steps.max()))
+
+
+STACK = stacked.stack
 
 
 class ForgetsToTurnTheGradient(JaxEngine):
@@ -211,6 +248,7 @@ class RestartsTheServersAdam(JaxEngine):
         RestartsAdamAtEachEpoch,
         NeverRestartsAdam,
         RestartsTheServersAdam,
+        RunsAllStepsOfTheLongest,
     ],
 )
 def test_a_planted_fault_is_seen(run_two_rounds, fault):
@@ -255,6 +293,85 @@ def test_nothing_is_compiled_after_round_one(make_task):
     assert engine.local_loops_compiled == 1  # one shape serves clients of all lengths
     engine.run_round(algorithm, state, task.training_clients)
     assert engine.local_loops_compiled == 1
+
+
+def test_a_stack_is_one_compiled_call_and_draws_the_same_dropout(make_task):
+    task = make_task(dropout=0.3, clients_per_call=100)
+    weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
+    one_by_one = JaxEngine(make_task(dropout=0.3, device="cpu"))
+    engine = JaxEngine(task)
+    cohort = [5, 0, 3, 1]
+    stacks = []
+    train = engine._train_stack
+    engine._train_stack = lambda *args: stacks.append(args[-1]) or train(*args)
+    for _ in range(2):
+        found = list(engine.local_updates(weights, cohort, round_num=1))
+        assert engine.local_loops_compiled == 1
+    assert [sorted(clients) for clients in stacks] == [sorted(cohort)] * 2
+    expected = list(one_by_one.local_updates(weights, cohort, round_num=1))
+    assert [update.client for update in found] == cohort
+    for update, other in zip(found, expected, strict=True):
+        assert update.loss_sum == pytest.approx(other.loss_sum, rel=1e-5)
+        assert update.num_examples == other.num_examples
+        np.testing.assert_array_equal(update.row_ids, other.row_ids)
+        assert largest_gap(update.dense, other.dense) < 1
+        assert largest_gap({"rows": update.row_update}, {"rows": other.row_update}) < 1
+
+
+def test_a_stack_is_padded_with_clients_that_have_no_steps(make_task):
+    task = make_task()
+    engine = JaxEngine(task)
+    table = gru.init_weights(task.spec, seeding.rng(0, "weights"))["rows"]
+    prepared = [engine._prepare(client) for client in (0, 2, 5)]
+    found = stacked.stack(prepared, [np.array([i, 7], np.uint32) for i in range(3)], table)
+    assert found.rows.shape[0] == len(found.keys) == len(found.num_steps) == 4
+    assert found.num_steps.tolist() == [*(d.steps * d.passes for d in prepared), 0]
+    assert not found.rows[3].any() and not found.arrays[3][3].any()
+    for at, data in enumerate(prepared):
+        np.testing.assert_array_equal(found.rows[at, : len(data.row_ids)], table[data.row_ids])
+        for array, own in zip(found.arrays, data.arrays, strict=True):
+            if own is None:
+                assert array is None
+            else:
+                np.testing.assert_array_equal(array[at, : len(own)], own)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            {"device": "cpu", "engine": "reference"},
+            "--device has no effect with --engine reference. Use --engine jax, or leave it out.",
+        ),
+        (
+            {"clients_per_call": 2, "engine": "tff"},
+            "--clients-per-call has no effect with --engine tff. Use --engine jax, or leave it "
+            "out.",
+        ),
+    ],
+)
+def test_a_device_is_the_jax_engines(overrides, told):
+    with pytest.raises(ConfigError) as error:
+        config.load(overrides)
+    assert str(error.value) == told
+
+
+def test_the_engine_says_where_it_computes(make_task):
+    assert str(JaxEngine(make_task(threads=1, device="cpu"))) == "jax on cpu (1 thread)"
+    assert str(JaxEngine(make_task(threads=2, device="cpu", clients_per_call=8))) == (
+        "jax on cpu (2 threads, up to 8 clients in a call)"
+    )
+
+
+def test_a_gpu_that_is_not_there(make_task):
+    if any(device.platform == "gpu" for device in import_jax().devices()):
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError) as error:
+        JaxEngine(make_task(device="gpu"))
+    assert str(error.value) == (
+        "--device gpu: JAX finds only cpu here. For a GPU of NVIDIA's install JAX for it "
+        '(pip install "jax[cuda12]"), or use --device cpu.'
+    )
 
 
 def test_dropout_is_drawn_anew_for_each_round_and_client(make_task):

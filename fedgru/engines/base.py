@@ -39,6 +39,9 @@ class Engine:
     def __init__(self, task):
         self.task = task
 
+    def __str__(self):
+        return self.name
+
     def local_updates(self, weights, cohort, round_num, constants=None):
         """Yield the ClientUpdate of each client of the cohort, in the cohort's order.
 

@@ -16,6 +16,7 @@ from fedgru.algorithms.fed_avg import ServerState
 from fedgru.engines.base import RoundResult
 from fedgru.engines.jax import JaxEngine
 from fedgru.engines.local_steps import run_steps
+from fedgru.xla import on_device
 
 STEPS_MULTIPLE = 32  # arrays are padded to it, so that the few passes' lengths compile once
 
@@ -65,9 +66,10 @@ class CentralEngine(JaxEngine):
             )
             key = seeding.key_words(settings.loop.seed, "dropout", round_num, epoch)
             arrays, resets, num_steps = self._lay_out(positions, resets)
-            weights, slots, epoch_sums = self._steps(
-                weights, slots, arrays, key, num_steps, resets, step + 1
-            )
+            with on_device(self.device):
+                weights, slots, epoch_sums = self._steps(
+                    weights, slots, arrays, key, num_steps, resets, step + 1
+                )
             step += num_steps
             sums += np.asarray(epoch_sums, np.float64)
             num_examples += int(arrays[3].sum())

@@ -3,7 +3,8 @@
 A client only ever changes the table rows of values it has itself: all others have gradient zero,
 and under Adam moments zero. So each client is given its own rows and sends back those alone,
 which is exact and much less work. The loop over local steps runs inside one compiled call whose
-number of steps is an argument, so that clients of all lengths share a few compilations.
+number of steps is an argument, so that clients of all lengths share a few compilations. On a GPU
+clients are stacked, and one call trains many.
 """
 
 import heapq
@@ -15,11 +16,12 @@ import numpy as np
 
 from fedgru import seeding
 from fedgru.algorithms.fed_avg import ClientUpdate
+from fedgru.engines import stacked
 from fedgru.engines.base import Engine
 from fedgru.engines.local_steps import run_steps
 from fedgru.local_optimizers import init_slots
 from fedgru.models import gru
-from fedgru.xla import import_jax, num_threads
+from fedgru.xla import import_jax, num_threads, on_device, pick_device
 
 # Sizes that arrays are padded to, so that few shapes are compiled.
 ROW_SIZES = (128, 256, 512, 1024, 2048, 4096)
@@ -58,43 +60,85 @@ class JaxEngine(Engine):
     def __init__(self, task):
         super().__init__(task)
         self._jax = import_jax()
-        self.threads = num_threads(task.settings.loop.threads)
+        loop = task.settings.loop
+        self.device = pick_device(loop.device)
+        self.threads = num_threads(loop.threads)
+        whole_cohort = len(task.clients)
+        self.clients_per_call = loop.clients_per_call or (
+            1 if self.device.platform == "cpu" else whole_cohort
+        )
         self._prepared, self._kept_bytes = {}, 0
         self.local_loops_compiled = 0  # counted at each tracing; a test reads it
+
+    def __str__(self):
+        where = f"{self.threads} threads" if self.threads > 1 else "1 thread"
+        if self.clients_per_call > 1:
+            where += f", up to {self.clients_per_call} clients in a call"
+        return f"{self.name} on {self.device.device_kind} ({where})"
 
     def local_updates(self, weights, cohort, round_num, constants=None):
         """See Engine.local_updates."""
         dense = {name: w for name, w in weights.items() if name != "rows"}
-        train = partial(self._train_client, dense, weights["rows"], round_num, constants)
+        cohort = [int(client) for client in cohort]
+        one_by_one = self.clients_per_call == 1
+        train = partial(
+            self._train_client if one_by_one else self._train_stack,
+            dense,
+            weights["rows"],
+            round_num,
+            constants,
+        )
         with ThreadPoolExecutor(self.threads) as pool:
-            yield from pool.map(train, cohort)
+            if one_by_one:
+                yield from pool.map(train, cohort)
+                return
+            prepared = [self._prepare(client) for client in cohort]
+            shapes = [(data.num_table, data.steps * data.passes) for data in prepared]
+            groups = stacked.group(shapes, self.clients_per_call)
+            trained = pool.map(train, [[cohort[i] for i in group] for group in groups])
+            found = [update for updates in trained for update in updates]
+        places = np.argsort([index for group in groups for index in group])
+        yield from (found[place] for place in places)
 
     def _train_client(self, dense, table, round_num, constants, client):
-        client = int(client)
         data = self._prepare(client)
         own = np.zeros((data.num_table, table.shape[1]), np.float32)
         own[: len(data.row_ids)] = table[data.row_ids]
-        key = seeding.key_words(self.task.settings.loop.seed, "dropout", round_num, client)
-        update, sums = self._local_loop(
-            {"rows": own, **dense},
-            data.arrays,
-            key,
-            data.steps,
-            data.steps * data.passes,
-            constants,
-        )
-        sums = np.asarray(sums, np.float64)
+        with on_device(self.device):
+            update, sums = self._local_loop(
+                {"rows": own, **dense},
+                data.arrays,
+                self._key(round_num, client),
+                data.steps,
+                data.steps * data.passes,
+                constants,
+            )
         update = {name: np.asarray(u) for name, u in update.items()}
-        return ClientUpdate(
-            client=client,
-            num_examples=data.num_examples,
-            row_ids=data.row_ids,
-            row_update=update.pop("rows")[: len(data.row_ids)],
-            dense=update,
-            loss_sum=float(sums[0]),
-            num_correct=float(sums[1]),
-            protected=sums[2:],
-        )
+        return _as_update(client, data, update, np.asarray(sums))
+
+    def _train_stack(self, dense, table, round_num, constants, clients):
+        prepared = [self._prepare(client) for client in clients]
+        keys = [self._key(round_num, client) for client in clients]
+        stack = stacked.stack(prepared, keys, table)
+        with on_device(self.device):
+            update, sums = self._stacked_loop(
+                {"rows": stack.rows, **dense},
+                stack.arrays,
+                stack.keys,
+                stack.steps_per_pass,
+                stack.num_steps,
+                constants,
+                stack.num_steps.max(),
+            )
+        update = {name: np.asarray(u) for name, u in update.items()}
+        sums = np.asarray(sums)
+        return [
+            _as_update(client, data, {name: u[at] for name, u in update.items()}, sums[at])
+            for at, (client, data) in enumerate(zip(clients, prepared, strict=True))
+        ]
+
+    def _key(self, round_num, client):
+        return seeding.key_words(self.task.settings.loop.seed, "dropout", round_num, client)
 
     def _prepare(self, client):
         if client in self._prepared:
@@ -114,20 +158,36 @@ class JaxEngine(Engine):
         """
         engine = type(self)(task)
         engine._local_loop, engine._walk_step = self._local_loop, self._walk_step
+        engine._stacked_loop = self._stacked_loop
         return engine
 
     @cached_property
     def _local_loop(self):
-        jax = self._jax
+        return self._jax.jit(self._counted_loop)
+
+    @cached_property
+    def _stacked_loop(self):
+        def loop(weights, *args):
+            *per_client, constants, at_most = args
+            axes = {name: 0 if name == "rows" else None for name in weights}
+            return self._jax.vmap(
+                partial(self._counted_loop, constants=constants, at_most=at_most),
+                in_axes=(axes, *(0 for _ in per_client)),
+            )(weights, *per_client)
+
+        return self._jax.jit(loop)
+
+    def _counted_loop(self, *args, **kwargs):
+        self.local_loops_compiled += 1
         task, settings = self.task, self.task.settings.client
-
-        def counted(*args):
-            self.local_loops_compiled += 1
-            return _local_loop(
-                task.spec, task.protection, settings.client_optimizer, settings.client_lr, *args
-            )
-
-        return jax.jit(counted)
+        return _local_loop(
+            task.spec,
+            task.protection,
+            settings.client_optimizer,
+            settings.client_lr,
+            *args,
+            **kwargs,
+        )
 
     def hidden_states(self, weights, first_positions, end_positions, wanted, carried=False):
         """See Engine.hidden_states. Clients are laid end to end in rows of about one length.
@@ -140,13 +200,15 @@ class JaxEngine(Engine):
         place = np.full(len(self.task.classes), -1)
         place[wanted] = np.arange(len(wanted))
         hidden = np.empty((len(wanted), dim), np.float32)
-        weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
+        with on_device(self.device):
+            weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
         rows = _pack(first_positions, end_positions, WALK_ROWS * self.threads)
 
         def walk(group):
-            for positions, at in self._walk(weights, group):
-                asked = np.where(positions >= 0, place[positions], -1)
-                hidden[asked[asked >= 0]] = at[asked >= 0][:, :dim]
+            with on_device(self.device):
+                for positions, at in self._walk(weights, group):
+                    asked = np.where(positions >= 0, place[positions], -1)
+                    hidden[asked[asked >= 0]] = at[asked >= 0][:, :dim]
 
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(walk, [rows[i :: self.threads] for i in range(self.threads)]))
@@ -165,7 +227,7 @@ class JaxEngine(Engine):
         for begin in range(0, length, WALK_SEQ_LEN):
             part = slice(begin, begin + WALK_SEQ_LEN)
             read = np.maximum(positions[part], 0)
-            hidden, state = self._walk_step(
+            hidden, state, _ = self._walk_step(
                 weights, inputs.rows[read], inputs.numbers[read], state, starts[part]
             )
             yield positions[part], np.asarray(hidden)
@@ -179,6 +241,21 @@ class JaxEngine(Engine):
             return gru.walk(cell, gates, weights["recurrent"], weights["bias"], state, starts)
 
         return self._jax.jit(step)
+
+
+def _as_update(client, data, update, sums):
+    """Return the ClientUpdate of a client's change of weights (its rows padded) and five sums."""
+    sums = sums.astype(np.float64)
+    return ClientUpdate(
+        client=client,
+        num_examples=data.num_examples,
+        row_ids=data.row_ids,
+        row_update=update.pop("rows")[: len(data.row_ids)],
+        dense=update,
+        loss_sum=float(sums[0]),
+        num_correct=float(sums[1]),
+        protected=sums[2:],
+    )
 
 
 def _pack(first_positions, end_positions, num_rows):
@@ -233,11 +310,21 @@ def _prepare(local):
 
 
 def _local_loop(
-    spec, protection, optimizer, lr, weights, arrays, key, steps_per_pass, num_steps, constants
+    spec,
+    protection,
+    optimizer,
+    lr,
+    weights,
+    arrays,
+    key,
+    steps_per_pass,
+    num_steps,
+    constants,
+    at_most=None,
 ):
     """Run a client's local steps with a fresh optimizer; return its update and five sums.
 
-    The sums as in `run_steps`.
+    The sums, and `at_most`, as in `run_steps`.
 
     Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, ClientUpdate, with stateful
         rows: truncated backpropagation through one local step, the state carried on.
@@ -256,5 +343,6 @@ def _local_loop(
         steps_per_pass,
         num_steps,
         constants,
+        at_most=at_most,
     )
     return jax.tree.map(jax.numpy.subtract, now, weights), sums

@@ -18,6 +18,7 @@ def run_steps(
     constants=None,
     resets=None,
     first_step=1,
+    at_most=None,
 ):
     """Run local steps, one after the other.
 
@@ -36,6 +37,9 @@ def run_steps(
         resets: bool [steps, batch], the rows whose state is zero before a step; None for all of
             them at the start of a pass and at no other step.
         first_step: int [], the optimizer's count of the first step.
+        at_most: int [], for a stack of clients (`jax.vmap`): the most that num_steps is in any of
+            them. The loop then goes through as many steps, and a client that is done stays as it
+            is.
 
     Returns:
         (weights, slots, sums); the sums, float32 [5]: loss in nats and correct answers, then as
@@ -91,16 +95,25 @@ def run_steps(
                 step_key, 1.0 - spec.dropout, (batch, num_table + spec.num_numbers)
             )
             scale = kept.astype(jnp.float32) / (1.0 - spec.dropout)
-        length = columns[at] if resets is None else None
+        length = columns[at] if skips_padding else None
         gradient, (state, step_sums) = jax.grad(loss, has_aux=True)(
             now, data, state, scale, jax.random.fold_in(step_key, 1), length
         )
         now, slots = local_step(optimizer, lr, first_step + i, now, slots, gradient)
         return now, slots, state, sums + step_sums
 
+    def one_step_of_a_stack(i, carried):
+        after = one_step(i, carried)
+        return jax.tree.map(lambda a, b: jnp.where(i < num_steps, a, b), after, carried)
+
     key = jax.random.wrap_key_data(key)
-    used = (arrays[3] > 0).any(2)  # [steps, seq_len]; a window may end in padding for all its rows
+    # a window may end in padding for all its rows; in a stack hardly for all clients at once
+    skips_padding = resets is None and at_most is None
+    used = (arrays[3] > 0).any(2)  # [steps, seq_len]
     columns = jnp.where(used, jnp.arange(1, used.shape[1] + 1), 0).max(1)
     start = weights, slots, start_state, jnp.zeros(5)
-    now, slots, _, sums = jax.lax.fori_loop(0, num_steps, one_step, start)
+    if at_most is None:
+        now, slots, _, sums = jax.lax.fori_loop(0, num_steps, one_step, start)
+    else:
+        now, slots, _, sums = jax.lax.fori_loop(0, at_most, one_step_of_a_stack, start)
     return now, slots, sums
