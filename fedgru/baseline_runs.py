@@ -24,6 +24,7 @@ _SERVER, _FAULTS = config.ServerSettings.model_fields, config.FaultSettings.mode
 _COUNTED = ("data", "users", "min_checkins", "target", "seed", "threads", "name")
 WITHOUT_EFFECT = {
     **dict.fromkeys(TRAINED, (*_SERVER, *_FAULTS, "engine", "clients_per_round")),
+    "local": (*_SERVER, *_FAULTS, "engine", "clients_per_round", "eval_clients"),
     **dict.fromkeys(COUNTING, tuple(name for name in config.fields() if name not in _COUNTED)),
 }
 

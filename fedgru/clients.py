@@ -54,14 +54,22 @@ class Clients:
             "test": (self.val_ends, ends),
         }[split]
 
-    def target_positions(self, split):
-        """Return int64 [num_targets], the split's targets, client after client.
+    def target_bounds(self, split, chosen=slice(None)):
+        """Return int64 first and end positions [num_chosen] of a split's targets.
 
         The first check-in of a client has nothing before it and is no target.
+
+        Args:
+            split: "train", "val" or "test".
+            chosen: indices of clients; all by default.
         """
-        first, end = self.bounds(split)
-        first = np.maximum(first, self.starts[:-1] + 1)
-        return _concatenate_ranges(first, end)
+        first, end = (bounds[chosen] for bounds in self.bounds(split))
+        first = np.maximum(first, self.starts[:-1][chosen] + 1)
+        return first, np.maximum(first, end)
+
+    def target_positions(self, split, chosen=slice(None)):
+        """Return int64 [num_targets], the split's targets, client after client."""
+        return _concatenate_ranges(*self.target_bounds(split, chosen))
 
     def in_split(self, split):
         """Return bool [num_positions], whether each position lies in the split."""

@@ -150,6 +150,11 @@ class LoopSettings(_Section):
     )
     rounds: Count = Field(30, description="Rounds at most.")
     clients_per_round: Count | None = Field(None, description="Cohort size; all if not given.")
+    eval_clients: Count | None = Field(
+        None,
+        description="Validate each round on this many clients, drawn once, the same for every "
+        "seed; all if not given. Test is always on all.",
+    )
     stop_metric: str = Field("val/loss/micro", description="Metric for early stopping.")
     patience: Annotated[int, Field(ge=0)] = Field(
         7, description="Rounds without improvement before stopping; 0 never stops."

@@ -9,6 +9,7 @@ from fedgru.models import gru
 
 RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
 INTERVAL_METRICS = ("acc@1", "acc@5", "loss")
+CLIENTS_AT_ONCE = 10_000  # whose hidden states are in memory at the same time
 _NOTHING = np.zeros((0, 1)), np.zeros(0, np.int32)  # log-probabilities and targets
 
 
@@ -19,9 +20,9 @@ class Evaluation:
     Attributes:
         split: "train", "val" or "test".
         positions: int64 [num_targets].
-        client_index: int32 [num_targets].
+        client_index: int32 [num_targets], among the clients that are scored.
         scores: TargetScores.
-        num_clients: int.
+        num_clients: int, clients that are scored.
         class_names: what the classes that `scores` speaks of are called.
     """
 
@@ -47,7 +48,7 @@ class Evaluation:
         return metrics.client_sums(self.scores, name, self.client_index, self.num_clients)
 
 
-def evaluate(engine, weights, split, warm=True, client=None):
+def evaluate(engine, weights, split, warm=True, clients=None):
     """Score a split's targets with the model.
 
     Args:
@@ -57,16 +58,23 @@ def evaluate(engine, weights, split, warm=True, client=None):
         warm: whether the state has seen all of the client's past. Otherwise it is zero before
             the check-in that the split's first target is predicted from. The personal counts
             hold all of the past either way.
-        client: index of the one client whose targets are scored; None for everybody's.
+        clients: int [num_chosen], ascending, the clients whose targets are scored; None for
+            everybody's.
 
     Returns:
         Evaluation.
     """
-    positions, log_probs = model_log_probs(engine, weights, split, warm, client)
-    return _score_each_client(engine.task, split, positions, log_probs)
+    task = engine.task
+    if clients is None and len(task.clients) > CLIENTS_AT_ONCE and "noise_scale" not in weights:
+        firsts = range(0, len(task.clients), CLIENTS_AT_ONCE)
+        blocks = np.split(np.arange(len(task.clients)), firsts[1:])
+        return join([evaluate(engine, weights, split, warm, block) for block in blocks])
+    clients = None if clients is None else np.asarray(clients)
+    positions, log_probs = model_log_probs(engine, weights, split, warm, clients)
+    return _score_each_client(task, split, positions, log_probs, clients)
 
 
-def model_log_probs(engine, weights, split, warm=True, client=None):
+def model_log_probs(engine, weights, split, warm=True, clients=None):
     """Run the model over a split.
 
     Args: as for `evaluate`.
@@ -77,38 +85,39 @@ def model_log_probs(engine, weights, split, warm=True, client=None):
         p(class) of each.
     """
     task = engine.task
-    clients = task.clients
-    positions = clients.target_positions(split)
-    first, end = clients.bounds(split)
-    first = clients.starts[:-1] if warm else np.maximum(first - 1, clients.starts[:-1])
-    if client is not None:
-        positions = positions[clients.client_of[positions] == client]
-        first, end = first[client : client + 1], end[client : client + 1]
+    chosen = slice(None) if clients is None else clients
+    positions = task.clients.target_positions(split, chosen)
+    first, end = (bounds[chosen] for bounds in task.clients.bounds(split))
+    starts = task.clients.starts[:-1][chosen]
+    first = starts if warm else np.maximum(first - 1, starts)
     hidden = engine.hidden_states(weights, first, end, positions - 1)
     seen = protection.represent(task, weights, hidden, split)
 
     def log_probs(client, own):
         log_prior = None
         if task.spec.has_prior:
-            log_prior = task.log_prior(client, positions[own] - 1 - clients.starts[client])
+            log_prior = task.log_prior(client, positions[own] - 1 - task.clients.starts[client])
         return log_softmax(gru.logits(weights, seen[own], log_prior))
 
     return positions, log_probs
 
 
-def join(parts, positions):
-    """Return one Evaluation of all clients from one of each client.
+def join(parts, positions=None):
+    """Return one Evaluation of all clients from several, each of other clients.
 
     Args:
-        parts: Evaluation per client, of that client alone, in the order of the clients.
-        positions: int64 [num_targets] per client, where its targets lie among all clients'.
+        parts: list of Evaluation, in the order of their clients.
+        positions: int64 [num_targets] per part, where its targets lie among all clients'; None
+            where each part says so.
     """
+    before = np.cumsum([0, *(part.num_clients for part in parts)])
+    indices = [part.client_index + n for part, n in zip(parts, before[:-1], strict=True)]
     return Evaluation(
         parts[0].split,
-        np.concatenate(positions),
-        np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.scores) for part in parts]),
+        np.concatenate([part.positions for part in parts] if positions is None else positions),
+        np.concatenate(indices).astype(np.int32),
         metrics.concatenate(part.scores for part in parts),
-        len(parts),
+        int(before[-1]),
         parts[0].class_names,
     )
 
@@ -252,21 +261,22 @@ def _gain(ours, theirs, name, seed):
     return {"difference": float(difference), "interval": [low, high]}
 
 
-def _score_each_client(task, split, positions, log_probs):
+def _score_each_client(task, split, positions, log_probs, clients=None):
     """Score client after client, so that memory holds one client's scores at a time."""
-    client_index = task.clients.client_of[positions]
-    bounds = np.searchsorted(client_index, np.arange(len(task.clients) + 1))
+    clients = np.arange(len(task.clients)) if clients is None else clients
+    first, end = task.clients.target_bounds(split, clients)
+    ends = np.cumsum(end - first)
     parts = [
         metrics.score_targets(log_probs(client, slice(*own)), task.classes[positions[slice(*own)]])
-        for client, own in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
+        for client, *own in zip(clients.tolist(), ends - (end - first), ends, strict=True)
         if own[0] < own[1]
     ]
     return Evaluation(
         split,
         positions,
-        client_index,
+        np.repeat(np.arange(len(clients), dtype=np.int32), end - first),
         metrics.concatenate(parts) if parts else metrics.score_targets(*_NOTHING),
-        len(task.clients),
+        len(clients),
         task.target_vocabulary.values,
     )
 

@@ -58,8 +58,10 @@ def open_task(settings, data_dir, kernel=None):
 
 def _check_scorable(task):
     """Refuse a task whose best round, or whose test result, could not be told."""
-    for split, name in (("val", "validation"), ("test", "test")):
-        classes = task.classes[task.clients.target_positions(split)]
+    everybody = slice(None)
+    validated = everybody if task.validation_clients is None else task.validation_clients
+    for split, name, clients in (("val", "validation", validated), ("test", "test", everybody)):
+        classes = task.classes[task.clients.target_positions(split, clients)]
         if not (classes >= 0).any():
             raise DataError(
                 f"nothing to score: none of the {len(classes)} {name} targets has a "

@@ -33,10 +33,10 @@ def evaluate_fine_tuned(task, weights, epochs, round_num, on_client=None):
         own = {name: weights[name] + change for name, change in update.dense.items()}
         own["rows"] = weights["rows"].copy()
         own["rows"][update.row_ids] += update.row_update
-        parts[update.client] = evaluation.evaluate(engine, own, "test", client=update.client)
+        parts[update.client] = evaluation.evaluate(engine, own, "test", clients=[update.client])
         if on_client is not None:
             on_client()
     for untrained in np.setdiff1d(np.arange(len(task.clients)), task.training_clients):
-        parts[int(untrained)] = evaluation.evaluate(engine, weights, "test", client=int(untrained))
+        parts[int(untrained)] = evaluation.evaluate(engine, weights, "test", clients=[untrained])
     in_order = [parts[client] for client in range(len(task.clients))]
-    return evaluation.join(in_order, [part.positions for part in in_order])
+    return evaluation.join(in_order)

@@ -56,7 +56,9 @@ def alone(task, client):
         train_ends=np.array([train_end - start]),
         val_ends=np.array([task.clients.val_ends[client] - start]),
     )
-    one_thread = task.settings.loop.model_copy(update={"threads": 1, "clients_per_round": None})
+    one_thread = task.settings.loop.model_copy(
+        update={"threads": 1, "clients_per_round": None, "eval_clients": None}
+    )
     return replace(
         task,
         settings=task.settings.model_copy(update={"loop": one_thread}),

@@ -248,8 +248,12 @@ def bootstrap_interval(numerators, denominators, rng, num_samples=2000, level=0.
     if not counted.any():
         raise TrainingError("there are no targets to score.")
     numerators, denominators = numerators[counted], denominators[counted]
-    drawn = rng.integers(len(numerators), size=(num_samples, len(numerators)))
-    ratios = numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1)
+    ratios, at_once = [], max(1, _CELLS_AT_ONCE // len(numerators))
+    for begin in range(0, num_samples, at_once):
+        size = min(at_once, num_samples - begin), len(numerators)
+        drawn = rng.integers(len(numerators), size=size)
+        ratios.append(numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1))
+    ratios = np.concatenate(ratios)
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -11,7 +11,7 @@ DIGITS = 4  # significant digits of a number drawn from a range: it can be typed
 STARTUP_TRIALS = 10  # drawn at random before TPE has something to go by
 
 # Points that differ in these would not be scored on the same check-ins, by the same measure.
-WHO_IS_SCORED = ("data", "users", "min_checkins", "target", "stop_metric")
+WHO_IS_SCORED = ("data", "users", "min_checkins", "target", "stop_metric", "eval_clients")
 
 
 def import_optuna():

@@ -75,3 +75,26 @@ def chunks(num_pairs, batch_size, seq_len, local_epochs):
 
 
 LAYOUTS = {"streams": contiguous, "chunks": chunks}
+
+
+def is_trained_on(layout, pairs, num_pairs, batch_size, seq_len, local_epochs):
+    """Return bool, the shape of `pairs`: whether a layout keeps each pair of a client.
+
+    In closed form, so that it can be asked for all clients at once; the layouts themselves say
+    the same.
+
+    Args:
+        layout: a key of LAYOUTS.
+        pairs: int64, indices of pairs.
+        num_pairs: int64, the shape of `pairs`: how many pairs the client has.
+        batch_size, seq_len, local_epochs: ints, as for the layouts.
+
+    >>> is_trained_on("chunks", np.arange(7), 7, batch_size=3, seq_len=2, local_epochs=2).tolist()
+    [True, True, False, True, True, False, False]
+    """
+    if layout == "streams":
+        return pairs < num_pairs
+    num_chunks = (num_pairs + 1) // (seq_len + 1)
+    num_laid = num_chunks * local_epochs // batch_size * batch_size  # of all epochs' chunks
+    chunk, offset = np.divmod(pairs, seq_len + 1)
+    return (chunk < np.minimum(num_chunks, num_laid)) & (offset < seq_len)

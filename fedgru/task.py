@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedgru import faults, features, priors, streams, vocabulary
+from fedgru import faults, features, priors, seeding, streams, vocabulary
 from fedgru.checkins import CheckIns
 from fedgru.clients import SPLITS, Clients, CoverageLine, choose_clients
 from fedgru.config import Settings
@@ -13,6 +13,8 @@ from fedgru.errors import ConfigError, DataError
 from fedgru.kernel_prior import Kernel, fit_kernel, kernel_prior
 from fedgru.models.gru import ModelSpec
 from fedgru.protection import Protection, make_protection
+
+KEPT_SHARE = 0.25  # of the clients in a cohort: with fewer, what is kept is seldom used again
 
 
 @dataclass(frozen=True)
@@ -125,20 +127,41 @@ class Task:
         return replace(self, kernel=kernel)
 
     @cached_property
+    def validation_clients(self):
+        """int64 [--eval-clients], ascending, who is validated on each round; None for everybody.
+
+        The same for every seed, so that runs are compared on the same check-ins.
+        """
+        return _draw_validation(self.settings, self.clients)
+
+    @property
+    def cohorts_recur(self):
+        """Whether a client takes part in so many rounds that what is laid out for it is kept."""
+        cohort = self.settings.loop.clients_per_round
+        return cohort is None or KEPT_SHARE * len(self.training_clients) <= cohort
+
+    def _recurs(self, client):
+        """Whether a client comes up again soon, in a round or in validation."""
+        validated = self.validation_clients
+        return self.cohorts_recur or validated is None or client in validated
+
+    @cached_property
     def attackers(self):
         """Indices of the clients that lie, with --attack; else empty."""
         return faults.draw_attackers(self.settings, self.training_clients)
 
     def client_prior(self, client, kind):
-        """Return the ClientPrior of a client, computed once."""
-        if (client, kind) not in self._client_priors:
-            own = self.history[slice(*self.clients.starts[client : client + 2])]
-            if kind == "kernel":
-                prior = kernel_prior(self.kernel, own, self.shared)
-            else:
-                prior = priors.count_prior(kind, own, self.shared)
+        """Return the ClientPrior of a client, computed once if it comes up again."""
+        if (client, kind) in self._client_priors:
+            return self._client_priors[client, kind]
+        own = self.history[slice(*self.clients.starts[client : client + 2])]
+        if kind == "kernel":
+            prior = kernel_prior(self.kernel, own, self.shared)
+        else:
+            prior = priors.count_prior(kind, own, self.shared)
+        if self._recurs(client):
             self._client_priors[client, kind] = prior
-        return self._client_priors[client, kind]
+        return prior
 
     def log_prior(self, client, pairs, kind=None):
         """Return float32 [num_pairs, num_classes], log p(next) by running counts.
@@ -153,8 +176,13 @@ class Task:
 
     def batches(self, client):
         """Return the Batches of a client's train pairs in the run's layout."""
-        layout, local_epochs = self.settings.layout, self.settings.client.local_epochs
-        return _cut(layout, local_epochs, self.clients, client)
+        layout, starts = self.settings.layout, self.clients.starts
+        return streams.LAYOUTS[layout.layout](
+            max(int(self.clients.train_ends[client] - starts[client]) - 1, 0),
+            layout.batch_size,
+            layout.seq_len,
+            self.settings.client.local_epochs,
+        )
 
     def local_data(self, client):
         """Return the LocalData of one client."""
@@ -225,15 +253,19 @@ def build_task(data_set, settings, kernel=None):
     column = getattr(check_ins, inputs_settings.target)
     target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])
     classes = target_vocabulary.encode(column.codes[clients.rows]) - 1
-    num_trained = np.array(
-        [_count_trained(settings, clients, classes, client) for client in range(len(clients))]
-    )
+    num_trained = _count_trained(settings, clients, classes)
     training_clients = np.flatnonzero(num_trained)
     if not len(training_clients):
         raise DataError(
             f"none of the {len(clients)} clients has enough check-ins for one local step with "
             f"--layout {settings.layout.layout}, --batch-size {settings.layout.batch_size}, "
             f"--seq-len {settings.layout.seq_len}."
+        )
+    validated = settings.loop.eval_clients
+    if validated is not None and validated > len(clients):
+        raise ConfigError(
+            f"--eval-clients is {validated}, but there are {len(clients)} clients. Leave it out to "
+            "validate on all."
         )
     cohort = settings.loop.clients_per_round
     if cohort is not None and cohort > len(training_clients):
@@ -244,13 +276,17 @@ def build_task(data_set, settings, kernel=None):
     _check_cohort(settings, cohort or len(training_clients), len(training_clients))
     for split in SPLITS:
         positions = clients.target_positions(split)
-        owners = len(np.unique(clients.client_of[positions]))
+        first, end = clients.target_bounds(split)
+        owners = int((first < end).sum())
         coverage.append(CoverageLine(f"{split} targets", owners, len(positions)))
         if split == "train":
             line = CoverageLine(
                 "  of which trained on", len(training_clients), int(num_trained.sum())
             )
             coverage.append(line)
+        elif split == "val" and validated is not None:
+            drawn = clients.target_positions("val", _draw_validation(settings, clients))
+            coverage.append(CoverageLine("  of which in each round", validated, len(drawn)))
     knows_best = data_set.best_prob is not None and inputs_settings.target == "category"
     history = priors.History(
         classes=classes,
@@ -286,6 +322,14 @@ def build_task(data_set, settings, kernel=None):
     )
 
 
+def _draw_validation(settings, clients):
+    number = settings.loop.eval_clients
+    if number is None:
+        return None
+    draw = seeding.rng(0, "validation clients")
+    return np.sort(draw.choice(len(clients), number, replace=False))
+
+
 def _check_cohort(settings, cohort, num_training):
     """Refuse what no round could have: more usable updates, or liars, than there are clients."""
     if settings.faults.min_clients > cohort:
@@ -299,14 +343,19 @@ def _check_cohort(settings, cohort, num_training):
         )
 
 
-def _count_trained(settings, clients, classes, client):
-    """How many different targets of known class a client trains on."""
-    pairs = _cut(settings.layout, settings.client.local_epochs, clients, client).pairs
-    pairs = np.unique(pairs[pairs >= 0])
-    return int((classes[clients.starts[client] + pairs + 1] >= 0).sum())
-
-
-def _cut(layout, local_epochs, clients, client):
-    num_pairs = max(int(clients.train_ends[client] - clients.starts[client]) - 1, 0)
-    cut = streams.LAYOUTS[layout.layout]
-    return cut(num_pairs, layout.batch_size, layout.seq_len, local_epochs)
+def _count_trained(settings, clients, classes):
+    """How many different targets of known class each client trains on, int64 [num_clients]."""
+    layout = settings.layout
+    first, end = clients.target_bounds("train")
+    num_pairs, positions = end - first, clients.target_positions("train")
+    is_trained = streams.is_trained_on(
+        layout.layout,
+        positions - np.repeat(first, num_pairs),
+        np.repeat(num_pairs, num_pairs),
+        layout.batch_size,
+        layout.seq_len,
+        settings.client.local_epochs,
+    )
+    up_to = np.concatenate([[0], np.cumsum(is_trained & (classes[positions] >= 0))])
+    ends = np.cumsum(num_pairs)
+    return up_to[ends] - up_to[ends - num_pairs]

@@ -105,7 +105,7 @@ def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None,
         if found and on_faults is not None:
             on_faults(found)
         row = {f"train/{name}/micro": value for name, value in result.metrics.items()}
-        row = _plain(row | evaluate(engine, state.weights, "val").summary())
+        row = _plain(row | _validate(engine, state.weights))
         engine.check_diverged(row["val/loss/micro"], round_num, "val")
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
         rows = (*rows, (row, seconds))
@@ -161,13 +161,18 @@ def _before_training(engine, algorithm):
     stopping = make_stopping(task.settings.loop)
     state = algorithm.init(protection.init_weights(task))
     started = time.perf_counter()
-    untrained = _plain(evaluate(engine, state.weights, "val").summary())
+    untrained = _plain(_validate(engine, state.weights))
     measured = ("loss", "acc@1", *(task.protection.metric_names if task.protection else ()))
     row = {f"train/{name}/micro": None for name in measured} | untrained
     if task.protection is None or task.protection.is_risen(0):
         stopping.report(0, untrained[task.settings.loop.stop_metric])
     seconds = {"train": 0.0, "val": time.perf_counter() - started}
     return Checkpoint(state, state, stopping, ((row, seconds),))
+
+
+def _validate(engine, weights):
+    """The summary of validation: on everybody, or on the clients drawn for --eval-clients."""
+    return evaluate(engine, weights, "val", clients=engine.task.validation_clients).summary()
 
 
 def _plain(row):

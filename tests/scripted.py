@@ -30,7 +30,7 @@ def follow(monkeypatch, data_set, loss):
     """
     trained = []
 
-    def evaluate(engine, weights, split):
+    def evaluate(engine, weights, split, clients=None):
         round_num = int(weights["bias"].max())
         if round_num == 0:
             trained.append((engine.task.settings.client.client_lr, engine.task.settings.loop))

@@ -93,6 +93,7 @@ def test_yaml_is_read_as_people_mean_it(tmp_path, name):
         (
             "loop:\n  round: 3\n",
             "unknown key 'round' in section [loop]. Accepted: engine, rounds, clients_per_round, "
+            "eval_clients, "
             "stop_metric, patience, min_improvement, seed, threads, device, clients_per_call, "
             "name.",
         ),

@@ -150,3 +150,26 @@ def test_a_static_baseline_says_which_class_by_its_name(make_task):
     assert np.isnan(table["prob"]).all() and np.isnan(table["log_prob"]).all()
     gained = evaluation.gains(found, evaluation.evaluate_static(task, "commonest"), 0)
     assert list(gained) == ["test/acc@1/micro", "test/acc@5/micro"]  # neither has a loss
+
+
+def test_some_clients_are_scored_as_among_all(engine, weights):
+    everybody = evaluation.evaluate(engine, weights, "val")
+    some = evaluation.evaluate(engine, weights, "val", clients=[1, 4])
+    chosen = np.isin(everybody.client_index, [1, 4])
+    np.testing.assert_array_equal(some.positions, everybody.positions[chosen])
+    assert (some.num_clients, set(some.client_index.tolist())) == (2, {0, 1})
+    np.testing.assert_allclose(
+        some.scores.values["loss"], everybody.scores.values["loss"][chosen], atol=1e-6
+    )
+
+
+def test_many_clients_are_scored_in_blocks(engine, weights, monkeypatch):
+    at_once = evaluation.evaluate(engine, weights, "test")
+    monkeypatch.setattr(evaluation, "CLIENTS_AT_ONCE", 4)
+    in_blocks = evaluation.evaluate(engine, weights, "test")
+    np.testing.assert_array_equal(in_blocks.positions, at_once.positions)
+    np.testing.assert_array_equal(in_blocks.client_index, at_once.client_index)
+    assert in_blocks.num_clients == at_once.num_clients == 6
+    np.testing.assert_allclose(
+        in_blocks.scores.values["loss"], at_once.scores.values["loss"], atol=1e-6
+    )

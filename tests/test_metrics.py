@@ -209,3 +209,10 @@ def test_a_paired_difference_is_narrower_than_the_spread_of_either():
     rng = np.random.default_rng(4)
     low, high = metrics.paired_bootstrap_interval(theirs + 5, theirs, counts, rng)
     assert (low, high) == (pytest.approx(0.1), pytest.approx(0.1))
+
+
+def test_a_bootstrap_of_many_clients_is_drawn_in_parts(monkeypatch):
+    hits, counts = np.arange(10.0) % 3, np.full(10, 4)
+    at_once = metrics.bootstrap_interval(hits, counts, np.random.default_rng(1))
+    monkeypatch.setattr(metrics, "_CELLS_AT_ONCE", 70)  # 7 resamples at a time
+    assert metrics.bootstrap_interval(hits, counts, np.random.default_rng(1)) == at_once

@@ -117,7 +117,7 @@ def test_values_of_an_option(name, text, values):
 @pytest.mark.parametrize("name", search_space.WHO_IS_SCORED)
 def test_who_is_scored_is_not_swept_over(name):
     option = "--" + name.replace("_", "-")
-    rest = ["--data", "--users", "--min-checkins", "--target", "--stop-metric"]
+    rest = ["--data", "--users", "--min-checkins", "--target", "--stop-metric", "--eval-clients"]
     rest.remove(option)
     with pytest.raises(ConfigError) as error:
         search_space.check_axes({"seq_len": (4, 8), name: (1, 2)})

@@ -137,3 +137,66 @@ def test_coverage_says_what_the_layout_drops(make_task):
     assert lines["train targets"] == (1, 24)
     assert lines["of which trained on"] == (1, 20)
     assert (lines["val targets"], lines["test targets"]) == ((1, 7), (1, 8))
+
+
+@pytest.mark.parametrize(
+    "layout, batch_size, seq_len",
+    [(layout, *size) for layout in ("streams", "chunks") for size in ((1, 1), (2, 5), (3, 2))]
+    + [("streams", 16, 16)],
+)
+def test_what_is_trained_on_in_closed_form_is_what_the_layout_holds(
+    make_task, layout, batch_size, seq_len
+):
+    # "z" comes once, in val: where it would be a train target it is of no known class
+    check_ins = make_check_ins(
+        ["u"] * 41 + ["v"] * 3 + ["w"] * 90,
+        [*"abcab" * 8, "a", *"abz", *"abc" * 10, None, *"ab" * 29, "c"],
+    )
+    task = make_task(
+        DataSet("hand", check_ins, {}),
+        layout=layout,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        local_epochs=3,
+        features="category",
+        min_checkins=3,
+    )
+    trained = 0
+    for client in range(3):
+        pairs = np.unique(task.batches(client).pairs)
+        pairs = pairs[pairs >= 0]
+        known = int((task.classes[task.clients.starts[client] + pairs + 1] >= 0).sum())
+        assert (client in task.training_clients) == (known > 0)
+        trained += known
+    lines = {line.step.strip(): line.checkins for line in task.coverage}
+    assert lines["of which trained on"] == trained
+
+
+def test_validation_on_some_clients(make_task):
+    task = make_task(eval_clients=2, seed=1)
+    assert len(task.validation_clients) == 2
+    # the same for every seed: otherwise runs with other seeds would not be compared on one sample
+    np.testing.assert_array_equal(
+        task.validation_clients, make_task(eval_clients=2, seed=7).validation_clients
+    )
+    # 40 check-ins on average; val of n: ceil(0.2 * (n - ceil(0.2 * n)))
+    lengths = task.clients.lengths[task.validation_clients]
+    expected = sum(-(-(n - -(-n // 5)) // 5) for n in lengths.tolist())
+    lines = {line.step: (line.clients, line.checkins) for line in task.coverage}
+    assert lines["  of which in each round"] == (2, expected)
+    assert make_task().validation_clients is None
+    with pytest.raises(ConfigError) as error:
+        make_task(eval_clients=7)
+    assert str(error.value) == (
+        "--eval-clients is 7, but there are 6 clients. Leave it out to validate on all."
+    )
+
+
+def test_what_is_laid_out_is_kept_only_where_clients_come_up_again(make_task):
+    kept = {}
+    for cohort in (1, 2, None):  # a quarter of 6 clients is 1.5
+        task = make_task(clients_per_round=cohort, eval_clients=1)
+        for client in range(6):
+            task.client_prior(client, "markov")
+        kept[cohort] = sorted(client for client, _ in task._client_priors)
+    assert kept == {1: task.validation_clients.tolist(), 2: [*range(6)], None: [*range(6)]}

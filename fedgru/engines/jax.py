@@ -145,7 +145,7 @@ class JaxEngine(Engine):
             return self._prepared[client]
         data = _prepare(self.task.local_data(client))
         size_bytes = sum(array.nbytes for array in data.arrays if array is not None)
-        if self._kept_bytes + size_bytes <= KEPT_BYTES:
+        if self.task.cohorts_recur and self._kept_bytes + size_bytes <= KEPT_BYTES:
             self._prepared[client] = data
             self._kept_bytes += size_bytes
         return data
@@ -197,8 +197,7 @@ class JaxEngine(Engine):
         """
         spec = self.task.spec
         dim = spec.hidden_dim * (gru.NUM_GATES[spec.cell] - 2 if carried else 1)
-        place = np.full(len(self.task.classes), -1)
-        place[wanted] = np.arange(len(wanted))
+        place = _places_among(wanted)
         hidden = np.empty((len(wanted), dim), np.float32)
         with on_device(self.device):
             weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
@@ -207,7 +206,7 @@ class JaxEngine(Engine):
         def walk(group):
             with on_device(self.device):
                 for positions, at in self._walk(weights, group):
-                    asked = np.where(positions >= 0, place[positions], -1)
+                    asked = place(positions)
                     hidden[asked[asked >= 0]] = at[asked >= 0][:, :dim]
 
         with ThreadPoolExecutor(self.threads) as pool:
@@ -256,6 +255,24 @@ def _as_update(client, data, update, sums):
         num_correct=float(sums[1]),
         protected=sums[2:],
     )
+
+
+def _places_among(wanted):
+    """Return a function: positions -> their places in `wanted`, -1 for those that are not there.
+
+    >>> _places_among([4, 2])(np.array([[1, 2], [4, -1]])).tolist()
+    [[-1, 1], [0, -1]]
+    """
+    order = np.argsort(wanted, kind="stable")
+    ascending = np.asarray(wanted, np.int64)[order]
+
+    def places(positions):
+        if not len(order):
+            return np.full(positions.shape, -1)
+        at = np.minimum(np.searchsorted(ascending, positions), len(order) - 1)
+        return np.where(ascending[at] == positions, order[at], -1)
+
+    return places
 
 
 def _pack(first_positions, end_positions, num_rows):
