@@ -4,9 +4,14 @@ A data set is a folder with two files. `checkins.parquet` has one row per check-
 time; its columns are those of `fedgru.checkins.CheckIns`, texts as dictionaries and missing values
 as nulls; a column of the user's own is called own:NAME. `passport.json` says where it came from and
 what happened to it on the way in.
+
+A large data set has its columns beside these once more, to be opened in constant time through
+memory maps (`fedgru.columns`), and what runs made of them (`fedgru.prepared`). Either can be
+deleted, and is made again.
 """
 
 import json
+import logging
 import re
 import tempfile
 from dataclasses import asdict, dataclass
@@ -16,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fedgru import columns, mapped, prepared
 from fedgru.categories import apply_scheme, load_scheme
 from fedgru.checkins import CheckIns, code_texts, read_csv, read_tsmc2014
 from fedgru.config import EMBEDDED
@@ -44,6 +50,9 @@ _YEARS_S = (-62135596800, 253402300799)  # years 1 to 9999, what a passport can 
 MAX_CHECK_INS = 200_000_000
 MAX_BYTES = 1 << 34
 MAX_PASSPORT_BYTES = 1 << 20
+MAPPED_FROM = 250_000  # check-ins; from here on a data set is opened through memory maps
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,12 +65,16 @@ class DataSet:
         passport: dict, as in passport.json.
         best_prob: float32 [num_checkins], the chance that the best possible predictor names this
             check-in's category; None unless the city is made up.
+        folder, maps: where the columns of a large data set are mapped from, and the
+            `fedgru.mapped.Mapped`; None if they are in memory.
     """
 
     name: str
     check_ins: CheckIns
     passport: dict
     best_prob: np.ndarray | None = None
+    folder: Path | None = None
+    maps: mapped.Mapped | None = None
 
 
 def import_tsmc2014(
@@ -201,11 +214,11 @@ def save_data_set(
     check_ins, best_prob = _from_table(table)
     _check_values(name, check_ins, best_prob)
     passport = make_passport(name, check_ins, best_prob, source, settings, categories, ledger)
-    _write(Path(data_dir), name, table, passport)
+    _write(Path(data_dir), name, table, passport, check_ins, best_prob)
     return DataSet(name, check_ins, passport, best_prob)
 
 
-def _write(data_dir, name, table, passport):
+def _write(data_dir, name, table, passport, check_ins, best_prob):
     """Write into a folder beside the final one, then rename: it is there whole, or not at all."""
     is_new = not data_dir.exists()
     target = data_dir / name
@@ -214,9 +227,10 @@ def _write(data_dir, name, table, passport):
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
-            pq.write_table(
-                table, new / "checkins.parquet", compression="zstd", write_page_checksum=True
-            )
+            parquet = new / "checkins.parquet"
+            pq.write_table(table, parquet, compression="zstd", write_page_checksum=True)
+            if len(check_ins) >= MAPPED_FROM:
+                columns.save(new, check_ins, best_prob, columns.made_from(parquet, passport))
             text = json.dumps(passport, indent=2, ensure_ascii=False) + "\n"
             (new / "passport.json").write_text(text, encoding="utf-8", newline="\n")
             if target.exists():
@@ -311,6 +325,10 @@ def _own_columns(table):
 def open_data_set(name=EMBEDDED, data_dir="data"):
     """Open a data set, or make the embedded city in memory.
 
+    Every byte of a data set is verified, but of a large one only when its columns are laid out:
+    later it is enough that `checkins.parquet` has the size and the time of change that it had
+    then, and each column its size. `check_data_set` verifies all.
+
     Args:
         name: of a data set in `data_dir`, or "embedded".
         data_dir: folder of data sets.
@@ -329,6 +347,15 @@ def open_data_set(name=EMBEDDED, data_dir="data"):
         facts = _city_facts(city)
         passport = make_passport(name, check_ins, best_prob, **facts, ledger=Ledger())
         return DataSet(name, check_ins, passport, best_prob)
+    folder = _find(name, data_dir)
+    passport = _read_passport(folder)
+    if passport["counts"]["check_ins"] < MAPPED_FROM:
+        return _open_whole(folder, passport)
+    return _open_large(folder, passport)
+
+
+def _find(name, data_dir):
+    """The folder of a data set."""
     _check_name(name)
     folder = Path(data_dir, name)
     if not folder.is_dir():
@@ -337,7 +364,37 @@ def open_data_set(name=EMBEDDED, data_dir="data"):
             f"There is no data set {name!r} in {data_dir}, only {', '.join([*names, EMBEDDED])}. "
             "Make one with `fedgru data import` or `fedgru data synth`."
         )
-    passport, file = _read_passport(folder), folder / "checkins.parquet"
+    return folder
+
+
+def _open_large(folder, passport):
+    """Open the columns of a large data set; lay them out first, if they are not."""
+    try:
+        bound_to = columns.made_from(folder / "checkins.parquet", passport)
+    except OSError:
+        return _open_whole(folder, passport)  # says what is wrong
+    if (found := columns.load(folder, bound_to)) is None:
+        whole = _open_whole(folder, passport)
+        logger.info("%s is large: its columns are being laid out for later", folder)
+        try:
+            columns.save(folder, whole.check_ins, whole.best_prob, bound_to)
+        except OSError as error:
+            logger.warning(
+                "the columns of %s cannot be laid out (%s): all check-ins are held in memory",
+                folder,
+                error.strerror or error,
+            )
+            return whole
+        del whole
+        pa.default_memory_pool().release_unused()
+        found = columns.load(folder, bound_to)
+    check_ins, best_prob, maps = found
+    return DataSet(passport["name"], check_ins, passport, best_prob, folder, maps)
+
+
+def _open_whole(folder, passport):
+    """Open a data set in memory, every byte of it verified."""
+    file = folder / "checkins.parquet"
     check_ins, best_prob = _from_table(_read_table(file, passport["counts"]["check_ins"]))
     _check_values(file, check_ins, best_prob)
     if fingerprint(check_ins, best_prob) != passport.get("fingerprint"):
@@ -345,7 +402,40 @@ def open_data_set(name=EMBEDDED, data_dir="data"):
             f"{folder}: checkins.parquet is not the one that passport.json was written for "
             "(their fingerprints differ). Import or make the data set again."
         )
-    return DataSet(name, check_ins, passport, best_prob)
+    return DataSet(passport["name"], check_ins, passport, best_prob)
+
+
+def check_data_set(name, data_dir="data"):
+    """Verify every byte of a data set and of what is laid out beside it.
+
+    Args:
+        name: of a data set in `data_dir`.
+        data_dir: folder of data sets.
+
+    Returns:
+        (DataSet, folders): those of columns and prepared tasks; all is as it was written.
+
+    Raises:
+        DataError: as `open_data_set`, and if a file that is laid out is damaged.
+    """
+    folder = _find(name, data_dir)
+    data_set = _open_whole(folder, _read_passport(folder))
+    laid_out = sorted(
+        path.parent
+        for pattern in (columns.FOLDER, f"{prepared.FOLDER}/*")
+        for path in folder.glob(f"{pattern}/{mapped.MANIFEST}")
+    )
+    for path in laid_out:
+        try:
+            damaged = mapped.check(path)
+        except (OSError, ValueError):
+            damaged = [mapped.MANIFEST]
+        if damaged:
+            raise DataError(
+                f"{path} is damaged ({', '.join(damaged)}); checkins.parquet is as it was saved. "
+                f"Delete {path}: it is made again when it is needed."
+            )
+    return data_set, laid_out
 
 
 def read_passport(name, data_dir="data"):

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 from contextlib import nullcontext, suppress
+from functools import partial
 
 from tqdm import tqdm
 
@@ -11,7 +12,6 @@ from fedgru import (
     __version__,
     algorithms,
     datasets,
-    features,
     protection,
     reports,
     training,
@@ -50,7 +50,7 @@ def open_task(settings, data_dir, kernel=None):
         "data": data_set.name,
         "fingerprint": data_set.passport["fingerprint"],
         "coverage": [vars(line) for line in task.coverage],
-        "unknown_rates": features.unknown_rates(task.inputs, task.clients),
+        "unknown_rates": task.unknown_rates,
         "num_classes": task.num_classes,
     }
     return task, facts
@@ -58,13 +58,19 @@ def open_task(settings, data_dir, kernel=None):
 
 def _check_scorable(task):
     """Refuse a task whose best round, or whose test result, could not be told."""
-    everybody = slice(None)
-    validated = everybody if task.validation_clients is None else task.validation_clients
-    for split, name, clients in (("val", "validation", validated), ("test", "test", everybody)):
-        classes = task.classes[task.clients.target_positions(split, clients)]
-        if not (classes >= 0).any():
+    for split, name, drawn in (
+        ("val", "validation", task.validation_clients),
+        ("test", "test", None),
+    ):
+        positions = partial(task.clients.target_positions, split)
+        if drawn is None:
+            num_known = task.num_known[split]
+        else:
+            num_known = int((task.classes[positions(drawn)] >= 0).sum())
+        if not num_known:
+            num_targets = len(positions(slice(None) if drawn is None else drawn))
             raise DataError(
-                f"nothing to score: none of the {len(classes)} {name} targets has a "
+                f"nothing to score: none of the {num_targets} {name} targets has a "
                 f"{task.settings.inputs.target} that occurs in train. Take more users or more "
                 "check-ins."
             )

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fedgru import faults, features, priors, seeding, streams, vocabulary
+from fedgru import faults, features, mapped, prepared, priors, seeding, streams, vocabulary
 from fedgru.checkins import CheckIns
 from fedgru.clients import SPLITS, Clients, CoverageLine, choose_clients
 from fedgru.config import Settings
@@ -65,6 +65,7 @@ class Task:
         protection: Protection, with --agnostic-to; else None.
         training_clients: int64, the clients with at least one local step; cohorts are drawn
             from these.
+        maps: tuple of the Mapped that arrays of a large data set lie in.
     """
 
     settings: Settings
@@ -81,6 +82,12 @@ class Task:
     coverage: list[CoverageLine]
     protection: Protection | None
     training_clients: np.ndarray
+    maps: tuple[mapped.Mapped, ...] = ()
+
+    def let_go(self):
+        """Give back the memory of what was read of a large data set; it can be read again."""
+        for folder in self.maps:
+            folder.let_go()
 
     @property
     def num_classes(self):
@@ -105,6 +112,16 @@ class Task:
         """float64 [num_classes], the frequencies that all clients share."""
         train = self.classes[self.clients.in_split("train")]
         return priors.shared_frequencies(train, self.num_classes)
+
+    @cached_property
+    def unknown_rates(self):
+        """See `features.unknown_rates`."""
+        return features.unknown_rates(self.inputs, self.clients)
+
+    @cached_property
+    def num_known(self):
+        """{split: int}, how many of its targets are of a class that train has."""
+        return prepared.num_known(self.classes, self.clients)
 
     @cached_property
     def _client_priors(self):
@@ -215,7 +232,7 @@ class Task:
 
 
 def build_task(data_set, settings, kernel=None):
-    """Build the Task of a data set.
+    """Build the Task of a data set; the parts of a large one are laid out in its folder.
 
     Args:
         data_set: DataSet.
@@ -230,6 +247,61 @@ def build_task(data_set, settings, kernel=None):
         ConfigError: if the settings ask for what the data does not hold.
         DataError: if nothing is left to train on.
     """
+    parts = prepared.open_or_make(data_set, settings, lambda: _prepare(data_set, settings))
+    if data_set.maps is not None:
+        data_set.maps.let_go()
+    check_ins, clients, training_clients = (
+        data_set.check_ins,
+        parts.clients,
+        parts.training_clients,
+    )
+    validated = settings.loop.eval_clients
+    if validated is not None and validated > len(clients):
+        raise ConfigError(
+            f"--eval-clients is {validated}, but there are {len(clients)} clients. Leave it out to "
+            "validate on all."
+        )
+    cohort = settings.loop.clients_per_round
+    if cohort is not None and cohort > len(training_clients):
+        raise ConfigError(
+            f"--clients-per-round is {cohort}, but the split has {len(training_clients)} clients "
+            "with training data."
+        )
+    _check_cohort(settings, cohort or len(training_clients), len(training_clients))
+    task = Task(
+        settings=settings,
+        check_ins=check_ins,
+        clients=clients,
+        inputs=parts.inputs,
+        target_vocabulary=parts.target_vocabulary,
+        classes=parts.classes,
+        target_codes=parts.target_codes,
+        num_target_codes=len(getattr(check_ins, settings.inputs.target).values),
+        history=parts.history,
+        kernel=kernel,
+        best_prob=parts.best_prob,
+        coverage=_with_validated(parts.coverage, settings, clients),
+        protection=make_protection(settings, check_ins, clients),
+        training_clients=training_clients,
+        maps=() if data_set.maps is None else (data_set.maps, *parts.maps),
+    )
+    vars(task).update(parts.known)  # cached properties, computed when the parts were made
+    return task
+
+
+def _with_validated(coverage, settings, clients):
+    """The coverage with a line on --eval-clients after that on validation."""
+    drawn, lines = _draw_validation(settings, clients), []
+    for line in coverage:
+        lines.append(line)
+        if line.step == "val targets" and drawn is not None:
+            targets = len(clients.target_positions("val", drawn))
+            lines.append(CoverageLine("  of which in each round", len(drawn), targets))
+    return lines
+
+
+def _prepare(data_set, settings):
+    """Make the Prepared of a data set: every check-in is looked at. Errors as `build_task`."""
     check_ins, inputs_settings = data_set.check_ins, settings.inputs
     names = features.parse_features(inputs_settings.features)
     needed = {"category", "raw_category"} & set(names)
@@ -252,7 +324,8 @@ def build_task(data_set, settings, kernel=None):
     clients, coverage = choose_clients(check_ins, settings.data.users, settings.data.min_checkins)
     column = getattr(check_ins, inputs_settings.target)
     target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])
-    classes = target_vocabulary.encode(column.codes[clients.rows]) - 1
+    target_codes = column.codes[clients.rows]
+    classes = target_vocabulary.encode(target_codes) - 1
     num_trained = _count_trained(settings, clients, classes)
     training_clients = np.flatnonzero(num_trained)
     if not len(training_clients):
@@ -261,19 +334,6 @@ def build_task(data_set, settings, kernel=None):
             f"--layout {settings.layout.layout}, --batch-size {settings.layout.batch_size}, "
             f"--seq-len {settings.layout.seq_len}."
         )
-    validated = settings.loop.eval_clients
-    if validated is not None and validated > len(clients):
-        raise ConfigError(
-            f"--eval-clients is {validated}, but there are {len(clients)} clients. Leave it out to "
-            "validate on all."
-        )
-    cohort = settings.loop.clients_per_round
-    if cohort is not None and cohort > len(training_clients):
-        raise ConfigError(
-            f"--clients-per-round is {cohort}, but the split has {len(training_clients)} clients "
-            "with training data."
-        )
-    _check_cohort(settings, cohort or len(training_clients), len(training_clients))
     for split in SPLITS:
         positions = clients.target_positions(split)
         first, end = clients.target_bounds(split)
@@ -284,22 +344,22 @@ def build_task(data_set, settings, kernel=None):
                 "  of which trained on", len(training_clients), int(num_trained.sum())
             )
             coverage.append(line)
-        elif split == "val" and validated is not None:
-            drawn = clients.target_positions("val", _draw_validation(settings, clients))
-            coverage.append(CoverageLine("  of which in each round", validated, len(drawn)))
+
+    def codes(name):  # one array, not two equal ones: it is written to the disk once
+        is_target = name == inputs_settings.target
+        return target_codes if is_target else getattr(check_ins, name).codes[clients.rows]
+
     knows_best = data_set.best_prob is not None and inputs_settings.target == "category"
     history = priors.History(
         classes=classes,
-        categories=check_ins.category.codes[clients.rows],
-        venues=check_ins.venue.codes[clients.rows],
+        categories=codes("category"),
+        venues=codes("venue"),
         time_s=check_ins.time_s[clients.rows],
         local_time_s=check_ins.local_time_s[clients.rows],
         lat_deg=check_ins.lat_deg[clients.rows],
         lon_deg=check_ins.lon_deg[clients.rows],
     )
-    return Task(
-        settings=settings,
-        check_ins=check_ins,
+    return prepared.Prepared(
         clients=clients,
         inputs=features.build_inputs(
             check_ins,
@@ -311,14 +371,12 @@ def build_task(data_set, settings, kernel=None):
         ),
         target_vocabulary=target_vocabulary,
         classes=classes,
-        target_codes=column.codes[clients.rows],
-        num_target_codes=len(column.values),
+        target_codes=target_codes,
         history=history,
-        kernel=kernel,
         best_prob=data_set.best_prob[clients.rows] if knows_best else None,
-        coverage=coverage,
-        protection=make_protection(settings, check_ins, clients),
         training_clients=training_clients,
+        coverage=tuple(coverage),
+        known={},
     )
 
 

@@ -187,3 +187,16 @@ def test_importing_the_commands_needs_only_click():
     code = "import sys, fedgru.cli_data; print({'numpy', 'pandas', 'pyarrow'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_check(data_dir, monkeypatch):
+    run("import", "tsmc2014", DATA / "checkins.txt", "--name", "tiny")
+    line = f"{data_dir}/tiny: 6 check-ins, fingerprint "
+    fingerprint = json.loads(run("describe", "tiny", "--json").stdout)["fingerprint"]
+    expected = f"{line}{fingerprint[:12]}, as they were saved.\n"
+    assert run("check", "tiny").stdout == run("check").stdout == expected
+    monkeypatch.setattr("fedgru.datasets.MAPPED_FROM", 6)
+    run("describe", "tiny")
+    first, second = run("check", "tiny").stdout.splitlines()
+    assert first.startswith(line)
+    assert second == f"{data_dir}/tiny/columns: as it was laid out."

@@ -1,0 +1,210 @@
+"""fedgru/prepared.py, columns.py and mapped.py: a large data set gives what a small one gives."""
+
+import json
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from fedgru import checkins, config, datasets, experiment, mapped, prepared, synthetic, training
+from fedgru.algorithms import from_settings
+from fedgru.engines.jax import JaxEngine
+from fedgru.errors import DataError
+from fedgru.ledger import Ledger
+
+SMALL = {"hidden_dim": 8, "batch_size": 2, "seq_len": 5, "prior": "backoff", "rounds": 2}
+
+
+@pytest.fixture
+def city(tmp_path):
+    """A made-up city of 9 people, saved while it counts as small."""
+    config = synthetic.CityConfig(num_users=9, checkins_per_user=30, seed=3)
+    datasets.save_city("town", tmp_path, synthetic.make_city(config))
+    return tmp_path
+
+
+@pytest.fixture
+def all_large(monkeypatch):
+    monkeypatch.setattr(datasets, "MAPPED_FROM", 1)
+    monkeypatch.setattr(prepared, "FEW_VALUES", 3)  # so that texts stay on the disk, too
+
+
+def open_task(data_dir, **overrides):
+    return experiment.open_task(config.load(SMALL | {"data": "town"} | overrides), data_dir)
+
+
+def assert_same(found, expected):
+    """Whether two values hold the same arrays and texts, however they are held."""
+    if hasattr(expected, "__dataclass_fields__"):
+        for field in fields(expected):
+            if field.name not in ("maps", "folder"):
+                assert_same(getattr(found, field.name), getattr(expected, field.name))
+    elif isinstance(expected, np.ndarray):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_same(found[name], value)
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"features": "user,gap,latitude", "target": "venue", "users": 5, "layout": "chunks"},
+        {"vocabulary": "range", "scaling": "none", "eval_clients": 4, "clients_per_round": 2},
+    ],
+)
+def test_a_large_task_is_the_task(city, monkeypatch, overrides):
+    small, small_facts = open_task(city, **overrides)
+    monkeypatch.setattr(datasets, "MAPPED_FROM", 1)
+    monkeypatch.setattr(prepared, "FEW_VALUES", 3)
+    made, _ = open_task(city, **overrides)
+    monkeypatch.setattr(datasets, "_open_whole", None)  # now all must come from the maps
+    monkeypatch.setattr("fedgru.task._prepare", None)
+    opened, facts = open_task(city, **overrides)
+    assert facts == small_facts
+    for task in (made, opened):
+        assert_same(task, small)
+        assert_same(task.shared, small.shared)
+        assert isinstance(task.clients.client_ids, mapped.Texts)
+        assert not task.inputs.rows.flags.writeable
+    trained = [
+        training.train(JaxEngine(task), from_settings(task.settings.server), lambda *_: None, id)
+        for task in (small, opened)
+    ]
+    assert_same(*(result.last.weights for result in trained))
+    assert trained[0].best_value == trained[1].best_value
+
+
+def test_what_is_laid_out_is_bound_to_what_it_was_made_from(city, all_large):
+    open_task(city)
+    open_task(city, rounds=7, seed=3, prior="none")  # change no part of the task
+    tasks = city / "town/prepared"
+    assert len(list(tasks.iterdir())) == 1
+    open_task(city, users=5)
+    assert len(list(tasks.iterdir())) == 2
+    assert sorted(path.name for path in (city / "town").iterdir()) == [
+        "checkins.parquet",
+        "columns",
+        "passport.json",
+        "prepared",
+    ]
+
+
+def test_a_changed_parquet_file_is_seen_by_its_time(city, all_large):
+    open_task(city)
+    file = city / "town/checkins.parquet"
+    broken = bytearray(file.read_bytes())
+    broken[len(broken) // 2] ^= 1
+    file.write_bytes(broken)
+    with pytest.raises(DataError, match=r"checkins\.parquet"):
+        open_task(city)
+
+
+def test_a_cut_off_column_is_made_again(city, all_large, caplog):
+    open_task(city)
+    caplog.set_level("INFO", "fedgru")
+    column = city / "town/columns/time_s.npy"
+    whole = column.read_bytes()
+    column.write_bytes(whole[:-8])
+    open_task(city)
+    assert column.read_bytes() == whole
+    assert caplog.messages == [
+        f"{city / 'town'} is large: its columns are being laid out for later"
+    ]
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_does_without(
+    city, all_large, caplog, monkeypatch
+):
+    small, _ = open_task(city)
+    mapped.remove(city / "town/columns")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mapped, "save", full)
+    task, _ = open_task(city)
+    assert_same(task.inputs, small.inputs)
+    assert task.maps == ()
+    assert caplog.messages == [
+        f"the columns of {city / 'town'} cannot be laid out (No space left on device): all "
+        "check-ins are held in memory"
+    ]
+
+
+def test_check_reads_every_byte(city, all_large):
+    open_task(city)
+    data_set, folders = datasets.check_data_set("town", city)
+    assert len(data_set.check_ins) == len(datasets.open_data_set("town", city).check_ins)
+    assert [path.parent.name for path in folders] == ["town", "prepared"]
+    column = folders[0] / "lat_deg.npy"
+    flipped = bytearray(column.read_bytes())
+    flipped[-1] ^= 1
+    column.write_bytes(flipped)
+    datasets.open_data_set("town", city)  # this is what is not seen without the check
+    with pytest.raises(DataError) as error:
+        datasets.check_data_set("town", city)
+    assert str(error.value) == (
+        f"{folders[0]} is damaged (lat_deg.npy); checkins.parquet is as it was saved. Delete "
+        f"{folders[0]}: it is made again when it is needed."
+    )
+
+
+def test_columns_are_laid_out_with_the_import(tmp_path, monkeypatch, all_large):
+    columns = {name: checkins.Coded(np.array([0, 1, -1], np.int32), ("é", "b")) for name in "xy"}
+    base = synthetic.make_city(synthetic.CityConfig(num_users=1, checkins_per_user=3)).check_ins
+    rows = slice(0, 3)
+    check_ins = checkins.CheckIns(
+        **{
+            name: checkins.Coded(np.array([0, 1, 1], np.int32), ("a", "b"))
+            for name in ("user", "venue", "category", "raw_category")
+        },
+        time_s=base.time_s[rows],
+        offset_min=base.offset_min[rows],
+        lat_deg=np.array([1.0, np.nan, 2.0]),
+        lon_deg=np.array([1.0, np.nan, 2.0]),
+        own=columns,
+    )
+    saved = datasets.save_data_set(
+        "kept",
+        tmp_path,
+        check_ins,
+        source={"kind": "hand"},
+        settings={},
+        categories={"scheme": "raw", "sha256": None},
+        ledger=Ledger(),
+    )
+    monkeypatch.setattr(datasets, "_open_whole", None)
+    opened = datasets.open_data_set("kept", tmp_path)
+    assert_same(opened.check_ins, saved.check_ins)
+    assert opened.check_ins.own["x"].values == ("é", "b")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"made_from": 1}', "[" * 100_000])
+def test_a_damaged_manifest_is_none(tmp_path, content):
+    mapped.save(tmp_path / "a", {"x": np.arange(3)}, {}, 1)
+    assert mapped.load(tmp_path / "a", 1).arrays["x"].tolist() == [0, 1, 2]
+    assert mapped.load(tmp_path / "a", 2) is None
+    (tmp_path / "a" / mapped.MANIFEST).write_text(content)
+    assert mapped.load(tmp_path / "a", 1) is None
+
+
+def test_what_is_let_go_can_be_read_again(tmp_path):
+    array = np.arange(100_000)
+    mapped.save(tmp_path / "a", {"x": array, "same": array, "none": np.zeros((3, 0))}, {}, 1)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        mapped.MANIFEST,
+        "none.npy",
+        "x.npy",
+    ]
+    found = mapped.load(tmp_path / "a", 1)
+    assert json.loads((tmp_path / "a" / mapped.MANIFEST).read_text())["arrays"]["same"] == "x.npy"
+    for _ in range(2):
+        assert found.arrays["same"].sum() == array.sum()
+        found.let_go()
+    assert found.arrays["none"].shape == (3, 0)
