@@ -1,0 +1,181 @@
+"""How the cost of a round grows with the number of clients, and with the number of rounds.
+
+    python benchmarks/scale.py [--sizes 1000 10000 100000 1000000] [--folder FOLDER]
+
+For each size a made-up city is written to disk by `fedgru data synth` and trained on by `fedgru
+train`, with 100 clients a round and validation on 100: nothing but the program as it is used. The
+first training lays the data set out; the second one is measured from outside: when the run folder
+appears, what `times.csv` says of the rounds, and the resident memory of the process, which the
+kernel counts, memory maps included, after each round. `open, s` is the time of `open_task` alone,
+in a process of its own. Then one size is trained for many rounds, and a line is fitted to the
+resident memory after the warm-up. Prints a table in Markdown.
+"""
+
+import argparse
+import csv
+import json
+import platform
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+TRAINING = (
+    "--features category,clock,weekday --prior backoff --clients-per-round 100 "
+    "--eval-clients 100 --patience 0 --hidden-dim 64 --no-eval"
+).split()
+WARM_UP = 20  # rounds in which shapes are compiled and buffers grow
+OPENING = """
+import json, sys, time
+from fedgru import config, experiment
+import fedgru.engines.jax, pandas, pyarrow.parquet
+data, data_dir, *_ = sys.argv[1:]
+settings = config.load({"data": data, "features": "category,clock,weekday", "prior": "backoff"})
+started = time.perf_counter()
+experiment.open_task(settings, data_dir)
+print(time.perf_counter() - started)
+"""
+
+
+def fedgru(*words):
+    """Run a command of fedgru and return (seconds, its most resident memory in MiB)."""
+    started, most = time.perf_counter(), 0.0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedgru", *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None:
+        most = max(most, peak_mib(process.pid))
+        time.sleep(0.1)
+    if process.returncode:
+        sys.exit(process.stderr.read())
+    return time.perf_counter() - started, most
+
+
+def memory_mib(pid, field):
+    """A line of /proc/PID/status in MiB; 0 once the process is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0.0
+
+
+def peak_mib(pid):
+    return memory_mib(pid, "VmHWM:")
+
+
+def train(folder, size, rounds, name):
+    """Train on the city of a size; return what was measured from outside."""
+    log_dir = folder / "log"
+    words = ["train", "--data", f"city-{size}", "--data-dir", folder / "data", "--log-dir", log_dir]
+    words += [*TRAINING, "--rounds", rounds, "--name", name]
+    started, begun, seen, resident = time.perf_counter(), None, 0, []
+    errors = folder / "stderr.txt"
+    with open(errors, "w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fedgru", *map(str, words)],
+            stdout=subprocess.DEVNULL,
+            stderr=stream,
+        )
+        times = None
+        while process.poll() is None:
+            if times is None:
+                found = list(log_dir.glob(f"[!.]*{name}/run.json"))
+                if found:
+                    begun = time.perf_counter() - started
+                    times = found[0].with_name("times.csv")
+            elif times.exists() and (lines := times.read_text().count("\n")) > seen:
+                seen = lines
+                resident.append((lines - 2, memory_mib(process.pid, "VmRSS:")))  # header, round 0
+            time.sleep(0.005)
+    if process.returncode:
+        sys.exit(errors.read_text())
+    with open(times, newline="") as stream:
+        rows = list(csv.DictReader(stream))[1:]
+    resident = [(round_num, mib) for round_num, mib in resident if round_num > 0 and mib]
+    return {
+        "begun_s": begun,
+        "train_s": np.array([float(row["train_s"]) for row in rows]),
+        "val_s": np.array([float(row["val_s"]) for row in rows]),
+        "resident": np.array(resident),
+    }
+
+
+def opening_s(folder, size):
+    words = [sys.executable, "-c", OPENING, f"city-{size}", str(folder / "data")]
+    return min(float(subprocess.check_output(words, text=True)) for _ in range(3))
+
+
+def measure(folder, size, rounds, checkins):
+    if not (folder / f"data/city-{size}/passport.json").exists():
+        fedgru(
+            *("data", "synth", "--name", f"city-{size}", "--data-dir", folder / "data"),
+            *("--users", size, "--checkins-per-user", checkins),
+        )
+    words = ["train", "--data", f"city-{size}", "--data-dir", folder / "data"]
+    words += ["--log-dir", folder / "log", *TRAINING, "--rounds", 1, "--name", "first"]
+    first = fedgru(*words)  # lays out what is large, and compiles
+    found = train(folder, size, rounds, f"size-{size}-{time.time_ns()}")
+    passport = json.loads((folder / f"data/city-{size}/passport.json").read_text())
+    after = found["resident"][found["resident"][:, 0] > WARM_UP // 2]
+    return {
+        "clients": size,
+        "check_ins": passport["counts"]["check_ins"],
+        "round_s": float(np.median(found["train_s"][WARM_UP // 2 :])),
+        "val_s": float(np.median(found["val_s"][WARM_UP // 2 :])),
+        "resident_mib": float(np.median(after[:, 1])),
+        "open_s": opening_s(folder, size),
+        "begun_s": found["begun_s"],
+        "first": first,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
+    parser.add_argument("--checkins", type=int, default=20, help="per client, on average")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--long", type=int, default=500, help="rounds on the last size")
+    parser.add_argument("--folder", type=Path, default=Path("scale-data"))
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    rows = [measure(given.folder, size, given.rounds, given.checkins) for size in given.sizes]
+    print(f"{date.today()}, {platform.processor() or platform.machine()}, {sys.argv[1:]}\n")
+    print(
+        "| clients | check-ins | a round, s | its validation, s | resident, MiB | open, s | "
+        "start to run folder, s | first run: s | its peak, MiB |"
+    )
+    print("| --- " * 9 + "|")
+    for row in rows:
+        first, peak = row["first"]
+        print(
+            f"| {row['clients']:,} | {row['check_ins']:,} | {row['round_s']:.3f} | "
+            f"{row['val_s']:.3f} | {row['resident_mib']:.0f} | {row['open_s']:.3f} | "
+            f"{row['begun_s']:.1f} | {first:.0f} | {peak:,.0f} |"
+        )
+    for key, what in (("round_s", "seconds of a round"), ("resident_mib", "resident memory")):
+        values = [row[key] for row in rows]
+        ratio = (max(values) / min(values) - 1) * 100
+        last = (values[-1] / values[0] - 1) * 100
+        print(f"\n{what}: last against first size {last:+.1f} %, most against least {ratio:+.1f} %")
+    if given.long:
+        found = train(given.folder, given.sizes[-1], given.long, f"long-{time.time_ns()}")
+        rounds, resident = found["resident"][found["resident"][:, 0] > WARM_UP].T
+        slope = np.polyfit(rounds, resident, 1)[0]
+        print(
+            f"\n{given.long} rounds of {given.sizes[-1]:,} clients: resident memory changes by "
+            f"{slope * 1.048576:+.4f} MB a round (least squares after round {WARM_UP}, "
+            f"{len(rounds)} points), from {resident[0]:.0f} to {resident[-1]:.0f} MiB"
+        )
+
+
+if __name__ == "__main__":
+    main()
