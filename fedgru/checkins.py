@@ -14,6 +14,7 @@ from fedgru.errors import ConfigError, DataError
 from fedgru.ledger import Ledger
 from fedgru.row_checks import DELIMITERS, parse_rows
 from fedgru.sources import Rows, Source, read_text, split_rows
+from fedgru.text_columns import is_empty
 from fedgru.timestamps import MAX_OFFSET_MIN, guess_layout
 
 # What a column of a source file can be; the first three must be there.
@@ -30,6 +31,7 @@ TSMC2014_FIELDS = (
 )
 # What --agnostic-to and --concept call something else than a kept column.
 NAMES_TAKEN = (*FIELDS, "zone", "weekend", "client", "category-group")
+MAX_COMPARED = 16  # rows of one second, pair by pair
 _KEPT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -345,9 +347,6 @@ def _note_missing(ledger, fields, check_ins, row_nums):
 def _find_repeats(check_ins):
     """Indices of rows that equal an earlier one in every column."""
     user, venue, time_s = check_ins.user.codes, check_ins.venue.codes, check_ins.time_s
-    order = np.lexsort((venue, user, time_s))
-    keys = np.stack([user, venue, time_s])[:, order]
-    same = np.flatnonzero((keys[:, 1:] == keys[:, :-1]).all(axis=0))
     columns = (
         user,
         venue,
@@ -360,12 +359,35 @@ def _find_repeats(check_ins):
         *(coded.codes for coded in check_ins.own.values()),
     )
     seen, repeats = set(), []
-    for i in np.unique(order[np.concatenate([same, same + 1])]):
+    for i in _find_alike(user, venue, time_s):
         row = tuple(column[i] for column in columns)
         if row in seen:
             repeats.append(i)
         seen.add(row)
     return np.array(repeats, np.int64)
+
+
+def _find_alike(user, venue, time_s):
+    """Ascending indices of rows that have user, venue and time with another one in common.
+
+    Rows are in order of time: each is compared with those of its second, which are few. Where
+    a second has many, they are sorted.
+    """
+    rows, alike = np.flatnonzero(time_s[1:] == time_s[:-1]), []
+    for distance in range(1, MAX_COMPARED):
+        if not len(rows):
+            break
+        same = (user[rows] == user[rows + distance]) & (venue[rows] == venue[rows + distance])
+        alike += [rows[same], rows[same] + distance]
+        rows = rows[rows + distance + 1 < len(time_s)]
+        rows = rows[time_s[rows] == time_s[rows + distance + 1]]
+    if len(rows):
+        crowded = np.flatnonzero(np.isin(time_s, np.unique(time_s[rows])))
+        order = crowded[np.lexsort((venue[crowded], user[crowded], time_s[crowded]))]
+        keys = np.stack([user[order], venue[order], time_s[order]])
+        same = np.flatnonzero((keys[:, 1:] == keys[:, :-1]).all(axis=0))
+        alike += [order[same], order[same + 1]]
+    return np.unique(np.concatenate(alike)) if alike else np.zeros(0, np.int64)
 
 
 def code_texts(texts):
@@ -377,8 +399,9 @@ def code_texts(texts):
     >>> code_texts(pa.array(["b", "", "a", "b"]))
     Coded(codes=array([ 0, -1,  1,  0], dtype=int32), values=('b', 'a'))
     """
-    coded = pc.if_else(
-        pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts
-    ).dictionary_encode()
+    empty = is_empty(texts)
+    if empty.any():
+        texts = pc.if_else(pa.array(empty), None, texts)
+    coded = texts.dictionary_encode()
     codes = coded.indices.fill_null(-1).to_numpy()
     return Coded(codes.astype(np.int32, copy=False), tuple(coded.dictionary.to_pylist()))

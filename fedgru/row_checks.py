@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from fedgru.errors import DataError
 from fedgru.ledger import Ledger
+from fedgru.text_columns import is_empty, plain_numbers, trim
 from fedgru.timestamps import LAYOUTS, MAX_OFFSET_MIN, read_times
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -136,7 +137,7 @@ def _check_num_fields(bad, rows, delimiter, layout_hint):
 
 
 def _check_names(bad, fields):
-    empty = {field: _is_empty(texts) for field, texts in fields.items()}
+    empty = {field: is_empty(texts) for field, texts in fields.items()}
     bad.flag(
         np.logical_and.reduce(list(empty.values())), "row is empty", lambda i: "the row is empty."
     )
@@ -160,7 +161,7 @@ def _check_coordinates(bad, fields, swap_hint):
     if "latitude" not in fields:
         return np.full((2, len(bad.row_nums)), np.nan)
     degrees = {field: _read_numbers(fields[field]) for field in _LIMITS}
-    empty = {field: _is_empty(fields[field]) for field in _LIMITS}
+    empty = {field: is_empty(fields[field]) for field in _LIMITS}
 
     def explain(i, field):
         limit, text = _LIMITS[field], fields[field][i]
@@ -192,10 +193,12 @@ def _check_coordinates(bad, fields, swap_hint):
 
 def _check_offsets(bad, texts):
     """Offsets from UTC in minutes, 0 where bad."""
-    trimmed = pc.utf8_trim_whitespace(texts)
-    is_integer = pc.match_substring_regex(trimmed, r"^[+-]?\d{1,5}$")
-    digits = pc.utf8_ltrim(pc.if_else(is_integer, trimmed, "99999"), "+")
-    offsets = digits.cast(pa.int64()).to_numpy()
+    trimmed = trim(texts)
+    offsets = plain_numbers(trimmed, pa.int64(), longest=6)
+    if offsets is None or offsets.null_count:
+        is_integer = pc.match_substring_regex(trimmed, r"^[+-]?\d{1,5}$")
+        offsets = pc.utf8_ltrim(pc.if_else(is_integer, trimmed, "99999"), "+").cast(pa.int64())
+    offsets = offsets.to_numpy()
     is_bad = np.abs(offsets) > MAX_OFFSET_MIN
     bad.flag(
         is_bad,
@@ -229,15 +232,14 @@ def _check_exchanged(bad, fields, lat_deg, lon_deg, offsets, swap_hint):
     )
 
 
-def _is_empty(texts):
-    return pc.equal(pc.utf8_trim_whitespace(texts), "").to_numpy(zero_copy_only=False)
-
-
 def _read_numbers(texts):
     """float64 [num_rows], NaN where the text is not a number."""
-    trimmed = pc.utf8_trim_whitespace(texts)
-    numbers = pc.if_else(pc.match_substring_regex(trimmed, _NUMBER), trimmed, None)
-    return pc.utf8_ltrim(numbers, "+").cast(pa.float64()).to_numpy(zero_copy_only=False)
+    trimmed = trim(texts)
+    numbers = plain_numbers(trimmed, pa.float64(), longest=20)
+    if numbers is None:
+        numbers = pc.if_else(pc.match_substring_regex(trimmed, _NUMBER), trimmed, None)
+        numbers = pc.utf8_ltrim(numbers, "+").cast(pa.float64())
+    return numbers.to_numpy(zero_copy_only=False)
 
 
 def _quote(text):
