@@ -2,7 +2,11 @@
 
 import csv
 import io
+import itertools
+import os
 import re
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 
@@ -12,8 +16,8 @@ import pyarrow.compute as pc
 
 from fedgru.errors import ConfigError, DataError
 from fedgru.ledger import Ledger
-from fedgru.row_checks import DELIMITERS, parse_rows
-from fedgru.sources import Rows, Source, read_text, split_rows
+from fedgru.row_checks import DELIMITERS, BadRows, parse_rows, settle
+from fedgru.sources import Rows, Source, open_text, split_rows
 from fedgru.text_columns import is_empty
 from fedgru.timestamps import MAX_OFFSET_MIN, guess_layout
 
@@ -31,6 +35,9 @@ TSMC2014_FIELDS = (
 )
 # What --agnostic-to and --concept call something else than a kept column.
 NAMES_TAKEN = (*FIELDS, "zone", "weekend", "client", "category-group")
+_TEXT_FIELDS = ("user", "venue", "category", "raw_category")
+_OWN = "own:"  # before a kept column's name, to keep it apart from the fields
+NUM_THREADS = len(os.sched_getaffinity(0))
 MAX_COMPARED = 16  # rows of one second, pair by pair
 _KEPT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -131,20 +138,18 @@ def read_tsmc2014(path, skip_bad_rows=False):
 
     Source: Yang et al. 2015 (IEEE Trans. SMC: Systems 45(1)), the files published with it.
     """
-    text, source = read_text(path)
-    rows = split_rows(text, source.file, len(TSMC2014_FIELDS), "\t", quoted=False)
-    return _read_rows(
-        source,
-        rows,
-        dict(zip(TSMC2014_FIELDS, rows.columns, strict=True)),
-        {},
-        time_layout="tsmc2014",
-        delimiter="\t",
-        offset_min=None,
-        swap_hint="exchange columns 5 and 6 of the file",
-        layout_hint=" For a table with a header use `fedgru data import csv`.",
-        skip_bad_rows=skip_bad_rows,
-    )
+    with open_text(path) as text:
+        return _read_rows(
+            text.source,
+            split_rows(text, len(TSMC2014_FIELDS), "\t", quoted=False),
+            lambda columns: (dict(zip(TSMC2014_FIELDS, columns, strict=True)), {}),
+            time_layout="tsmc2014",
+            delimiter="\t",
+            offset_min=None,
+            swap_hint="exchange columns 5 and 6 of the file",
+            layout_hint=" For a table with a header use `fedgru data import csv`.",
+            skip_bad_rows=skip_bad_rows,
+        )
 
 
 def read_csv(path, columns, delimiter=None, offset_min=None, skip_bad_rows=False, keep=()):
@@ -176,39 +181,51 @@ def read_csv(path, columns, delimiter=None, offset_min=None, skip_bad_rows=False
     """
     _check_csv_settings(columns, delimiter, offset_min)
     _check_kept_names(keep, columns)
-    text, source = read_text(path)
     wanted = {f"--column {field}={name}": name for field, name in columns.items()}
     wanted |= {f"--keep {name}": name for name in keep}
-    header, delimiter = _read_header(text, source.file, wanted, delimiter)
-    rows = split_rows(text, source.file, len(header), delimiter, quoted=True)
-    if rows.row_nums[:1] != [1]:
-        raise DataError(f"{source.file}, row 1: the header cannot be read. Is a quote left open?")
-    if len(rows.row_nums) + len(rows.misfits) == 1:
-        raise DataError(f"{source.file} has a header but no rows.")
-    columns_below = [column.slice(1) for column in rows.columns]
-    rows = Rows(columns_below, rows.row_nums[1:], rows.misfits)
-    fields = {field: rows.columns[header.index(name)] for field, name in columns.items()}
-    own = {name: rows.columns[header.index(name)] for name in keep}
     swap_hint = "use --column latitude={longitude} --column longitude={latitude}"
-    return _read_rows(
-        source,
-        rows,
-        fields,
-        own,
-        time_layout=guess_layout(fields["time"]),
-        delimiter=delimiter,
-        offset_min=offset_min,
-        swap_hint=swap_hint.format(**columns) if "latitude" in columns else "",
-        layout_hint="",
-        skip_bad_rows=skip_bad_rows,
-    )
+    with open_text(path) as text:
+        file = text.source.file
+        header, delimiter = _read_header(text, wanted, delimiter)
+
+        def pick(fields):
+            picked = {field: fields[header.index(name)] for field, name in columns.items()}
+            return picked, {name: fields[header.index(name)] for name in keep}
+
+        parts = _without_header(split_rows(text, len(header), delimiter, quoted=True), file)
+        first = next(parts)
+        return _read_rows(
+            text.source,
+            itertools.chain([first], parts),
+            pick,
+            time_layout=guess_layout(pick(first.columns)[0]["time"]),
+            delimiter=delimiter,
+            offset_min=offset_min,
+            swap_hint=swap_hint.format(**columns) if "latitude" in columns else "",
+            layout_hint="",
+            skip_bad_rows=skip_bad_rows,
+        )
+
+
+def _without_header(parts, file):
+    """Yield Rows without the first one of the file."""
+    for number, rows in enumerate(parts):
+        if number > 0:
+            yield rows
+            continue
+        if rows.row_nums[:1] != [1]:
+            raise DataError(f"{file}, row 1: the header cannot be read. Is a quote left open?")
+        if len(rows.row_nums) + len(rows.misfits) == 1:
+            raise DataError(f"{file} has a header but no rows.")
+        columns_below = [column.slice(1) for column in rows.columns]
+        yield Rows(columns_below, rows.row_nums[1:], rows.misfits)
 
 
 def read_column_names(path):
     """Return the names in the header row of a table, cut where most names come out."""
-    text, source = read_text(path)
-    header, _ = _read_header(text, source.file, {}, None)
-    return header
+    with open_text(path) as text:
+        header, _ = _read_header(text, {}, None)
+        return header
 
 
 def _check_csv_settings(columns, delimiter, offset_min):
@@ -258,12 +275,13 @@ def _check_kept_names(keep, columns):
             )
 
 
-def _read_header(text, file, wanted, delimiter):
+def _read_header(text, wanted, delimiter):
     """Column names of the first row, and the delimiter with which it has most of ours.
 
     `wanted` are these names by the option that asks for them, as typed.
     """
-    head = text[: 1 << 16].decode("utf-8", errors="ignore")
+    file = text.source.file
+    head = text.head(1 << 16).decode("utf-8", errors="ignore")
     headers = {}
     for candidate in [delimiter] if delimiter else DELIMITERS:
         names = next(csv.reader(io.StringIO(head, newline=None), delimiter=candidate))
@@ -282,48 +300,128 @@ def _read_header(text, file, wanted, delimiter):
     return header, delimiter
 
 
-def _read_rows(source, rows, fields, own, *, delimiter, time_layout, **settings):
+@dataclass(frozen=True)
+class _Part:
+    """The good rows of a part of a file, in the order of the file; the columns as of CheckIns.
+
+    Attributes:
+        fields: which fields of FIELDS the file has.
+        texts: {field or "own:" and a name: pyarrow dictionary array}.
+        numbers: {name: array}: row_nums, is_cut, time_s, offset_min, lat_deg, lon_deg.
+        bad: BadRows.
+        num_rows: good and bad.
+    """
+
+    fields: tuple[str, ...]
+    texts: dict[str, pa.DictionaryArray]
+    numbers: dict[str, np.ndarray]
+    bad: BadRows
+    num_rows: int
+
+
+def _read_rows(
+    source, parts, pick, *, delimiter, time_layout, layout_hint, skip_bad_rows, **settings
+):
     """Parse and check the rows, put the good ones in order of time, and code their texts.
 
-    `own` are the kept columns, {name: pyarrow string array [num_rows]}.
+    Args:
+        source: Source.
+        parts: Rows, part after part of the file.
+        pick: called with the columns of a part; returns ({field: column}, {kept name: column}).
+        settings: for `parse_rows`.
     """
-    parsed = parse_rows(
-        source.file, rows, fields | own, delimiter=delimiter, time_layout=time_layout, **settings
-    )
-    keep = np.flatnonzero(parsed.good)
-    time_s = parsed.time_s[keep]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        waiting, read = deque(), []
+        for rows in parts:
+            waiting.append(pool.submit(_read_part, rows, pick, time_layout, settings))
+            if len(waiting) > NUM_THREADS:  # no more text in memory than is being worked on
+                read.append(waiting.popleft().result())
+        read += [future.result() for future in waiting]
+    ledger = settle(source.file, [part.bad for part in read], skip_bad_rows, delimiter, layout_hint)
+    num_rows, fields = sum(part.num_rows for part in read), read[0].fields
+    numbers = {name: _join(read, "numbers", name) for name in list(read[0].numbers)}
+    codes, values = {}, {}
+    for name in list(read[0].texts):
+        codes[name], values[name] = _join_texts(read, name)
+    del read
+
+    time_s = numbers["time_s"]
     is_late = time_s < np.maximum.accumulate(time_s)
-    ledger = parsed.ledger.add(
-        "repaired", "row out of time order, sorted", rows.row_nums[keep][is_late]
-    )
-    keep = keep[np.argsort(time_s, kind="stable")]
+    ledger = ledger.add("repaired", "row out of time order, sorted", numbers["row_nums"][is_late])
+    if is_late.any():
+        order = np.argsort(time_s, kind="stable")
+        for columns in (numbers, codes):
+            for name in columns:
+                columns[name] = columns[name][order]
 
-    def code(field, stand_in):
-        texts = fields.get(field, fields.get(stand_in))
-        if texts is None:
-            return Coded(np.full(len(keep), -1, np.int32), ())
-        return code_kept(texts)
-
-    def code_kept(texts):
-        return code_texts(texts.take(pa.array(keep)))
-
+    texts = {name: in_order(Coded(codes.pop(name), values.pop(name))) for name in list(codes)}
+    row_nums, is_cut = numbers.pop("row_nums"), numbers.pop("is_cut")
+    nothing = Coded(np.full(len(row_nums), -1, np.int32), ())
+    kept = {name.removeprefix(_OWN): texts[name] for name in texts if name.startswith(_OWN)}
     check_ins = CheckIns(
-        user=code("user", None),
-        venue=code("venue", None),
-        category=code("category", "raw_category"),
-        raw_category=code("raw_category", "category"),
-        time_s=parsed.time_s[keep],
-        offset_min=parsed.offset_min[keep].astype(np.int32),
-        lat_deg=parsed.lat_deg[keep],
-        lon_deg=parsed.lon_deg[keep],
-        own={name: code_kept(texts) for name, texts in own.items()},
+        user=texts["user"],
+        venue=texts["venue"],
+        category=texts.get("category", texts.get("raw_category", nothing)),
+        raw_category=texts.get("raw_category", texts.get("category", nothing)),
+        **numbers,
+        own=kept,
     )
-    row_nums = rows.row_nums[keep]
-    ledger = ledger.add("repaired", "fraction of a second cut off", row_nums[parsed.is_cut[keep]])
+    ledger = ledger.add("repaired", "fraction of a second cut off", row_nums[is_cut])
     ledger = _note_missing(ledger, fields, check_ins, row_nums)
     ledger = ledger.add("kept", "row repeats another one", row_nums[_find_repeats(check_ins)])
-    num_rows = len(rows.row_nums) + len(rows.misfits)
     return Reading(check_ins, ledger, source, num_rows, time_layout, delimiter)
+
+
+def _read_part(rows, pick, time_layout, settings):
+    """Parse and check some rows, and code the texts of the good ones."""
+    fields, own = pick(rows.columns)
+    parsed = parse_rows(rows, fields | own, time_layout=time_layout, **settings)
+    keep = slice(None) if parsed.good.all() else np.flatnonzero(parsed.good)
+
+    def code(texts):
+        return _encode(texts if isinstance(keep, slice) else texts.take(pa.array(keep)))
+
+    texts = {field: code(fields[field]) for field in _TEXT_FIELDS if field in fields}
+    texts |= {f"{_OWN}{name}": code(column) for name, column in own.items()}
+    numbers = {
+        "row_nums": rows.row_nums[keep],
+        "is_cut": parsed.is_cut[keep],
+        "time_s": parsed.time_s[keep],
+        "offset_min": parsed.offset_min[keep].astype(np.int32),
+        "lat_deg": parsed.lat_deg[keep],
+        "lon_deg": parsed.lon_deg[keep],
+    }
+    return _Part(tuple(fields), texts, numbers, parsed.bad, len(rows.row_nums) + len(rows.misfits))
+
+
+def _join(parts, kind, name):
+    """One array of all parts, which lose theirs."""
+    return np.concatenate([getattr(part, kind).pop(name) for part in parts])
+
+
+def _join_texts(parts, name):
+    """Return (codes, values) of all parts, which lose theirs."""
+    joined = pa.chunked_array([part.texts.pop(name) for part in parts]).unify_dictionaries()
+    codes = np.concatenate([_codes(chunk) for chunk in joined.chunks])
+    return codes, tuple(joined.chunk(0).dictionary.to_pylist())
+
+
+def in_order(coded):
+    """Return a Coded with its values in order of first appearance, without those that never do.
+
+    >>> in_order(Coded(np.array([2, -1, 0, 2], np.int32), ("a", "b", "c")))
+    Coded(codes=array([ 0, -1,  1,  0], dtype=int32), values=('c', 'a'))
+    """
+    codes, num_values = coded.codes, len(coded.values)
+    known = np.flatnonzero(codes >= 0)[::-1]
+    first = np.full(num_values, len(codes))
+    first[codes[known]] = known  # of several that are put in one place, the last one stays
+    order = np.argsort(first, kind="stable")[: np.count_nonzero(first < len(codes))]
+    if len(order) == num_values and (np.diff(order) == 1).all():
+        return coded
+    new = np.full(num_values + 1, -1, np.int32)  # code -1 finds the last
+    new[order] = np.arange(len(order))
+    return Coded(new[codes], tuple(coded.values[i] for i in order.tolist()))
 
 
 def _note_missing(ledger, fields, check_ins, row_nums):
@@ -399,9 +497,17 @@ def code_texts(texts):
     >>> code_texts(pa.array(["b", "", "a", "b"]))
     Coded(codes=array([ 0, -1,  1,  0], dtype=int32), values=('b', 'a'))
     """
+    coded = _encode(texts)
+    return Coded(_codes(coded), tuple(coded.dictionary.to_pylist()))
+
+
+def _encode(texts):
+    """A column of texts as a pyarrow dictionary array, empty ones null."""
     empty = is_empty(texts)
     if empty.any():
         texts = pc.if_else(pa.array(empty), None, texts)
-    coded = texts.dictionary_encode()
-    codes = coded.indices.fill_null(-1).to_numpy()
-    return Coded(codes.astype(np.int32, copy=False), tuple(coded.dictionary.to_pylist()))
+    return texts.dictionary_encode()
+
+
+def _codes(coded):
+    return coded.indices.fill_null(-1).to_numpy().astype(np.int32, copy=False)

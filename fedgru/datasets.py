@@ -14,6 +14,7 @@ import json
 import logging
 import re
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 
 from fedgru import columns, mapped, prepared
 from fedgru.categories import apply_scheme, load_scheme
-from fedgru.checkins import CheckIns, code_texts, read_csv, read_tsmc2014
+from fedgru.checkins import CheckIns, code_texts, in_order, read_csv, read_tsmc2014
 from fedgru.config import EMBEDDED
 from fedgru.errors import DataError
 from fedgru.ledger import Ledger
@@ -50,7 +51,8 @@ _YEARS_S = (-62135596800, 253402300799)  # years 1 to 9999, what a passport can 
 MAX_CHECK_INS = 200_000_000
 MAX_BYTES = 1 << 34
 MAX_PASSPORT_BYTES = 1 << 20
-MAPPED_FROM = 250_000  # check-ins; from here on a data set is opened through memory maps
+ROW_GROUP = 1 << 20  # check-ins
+MAPPED_FROM = 100_000  # check-ins; from here on a data set is opened through memory maps
 
 logger = logging.getLogger(__name__)
 
@@ -208,18 +210,74 @@ def save_data_set(
     """
     _check_free(name, data_dir, overwrite)
     try:
-        table = _to_table(check_ins, best_prob)
+        check_ins, best_prob = _as_saved(check_ins, best_prob)
     except pa.ArrowException as error:  # columns of different length, or a code without a value
         raise DataError(f"{name}: the columns do not fit together: {error}.") from None
-    check_ins, best_prob = _from_table(table)
     _check_values(name, check_ins, best_prob)
-    passport = make_passport(name, check_ins, best_prob, source, settings, categories, ledger)
-    _write(Path(data_dir), name, table, passport, check_ins, best_prob)
+
+    def describe():
+        return make_passport(name, check_ins, best_prob, source, settings, categories, ledger)
+
+    passport = _write(Path(data_dir), name, describe, check_ins, best_prob)
     return DataSet(name, check_ins, passport, best_prob)
 
 
-def _write(data_dir, name, table, passport, check_ins, best_prob):
-    """Write into a folder beside the final one, then rename: it is there whole, or not at all."""
+def _as_saved(check_ins, best_prob):
+    """The check-ins as they will be opened again; pa.ArrowException if they do not fit together."""
+    if len(check_ins) < MAPPED_FROM:
+        return _from_table(_to_table(check_ins, best_prob))
+    num = len(check_ins)
+    numbers = {
+        field.name: np.asarray(getattr(check_ins, field.name), field.type.to_pandas_dtype())
+        for field in _SCHEMA
+        if field.name not in _TEXT_COLUMNS
+    }
+    coded = {name: getattr(check_ins, name) for name in _TEXT_COLUMNS}
+    own = check_ins.own
+    if best_prob is not None:
+        best_prob = np.asarray(best_prob, np.float32)
+    for values in (*numbers.values(), *(() if best_prob is None else (best_prob,))):
+        if len(values) != num:
+            raise pa.ArrowInvalid(f"a column has {len(values)} values, expected {num}")
+    for column in (*coded.values(), *own.values()):
+        if len(column.codes) != num or not -1 <= column.codes.min() <= column.codes.max() < len(
+            column.values
+        ):
+            raise pa.ArrowInvalid("a column has other codes or more or fewer than it should")
+    coded = {name: _in_order(column) for name, column in coded.items()}
+    own = {name: _in_order(column) for name, column in own.items()}
+    return CheckIns(**coded, **numbers, own=own), best_prob
+
+
+def _in_order(coded):
+    """A text column as it comes back from Parquet, without the way through all its texts."""
+    distinct = set(coded.values)
+    if len(distinct) == len(coded.values) and all(map(str.strip, distinct)):
+        return in_order(coded)
+    return code_texts(_to_dictionary(coded).cast(pa.string()))
+
+
+def _write_parquet(path, check_ins, best_prob):
+    """Write check-ins a row group at a time."""
+    dictionaries = {
+        id(column): pa.array(column.values, pa.string())
+        for column in (
+            *(getattr(check_ins, name) for name in _TEXT_COLUMNS),
+            *check_ins.own.values(),
+        )
+    }
+    schema = _to_table(check_ins, best_prob, dictionaries, slice(0, 0)).schema
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+        for begin in range(0, len(check_ins), ROW_GROUP):
+            part = slice(begin, begin + ROW_GROUP)
+            writer.write_table(_to_table(check_ins, best_prob, dictionaries, part), ROW_GROUP)
+
+
+def _write(data_dir, name, describe, check_ins, best_prob):
+    """Write into a folder beside the final one, then rename: it is there whole, or not at all.
+
+    Returns the passport, which `describe` makes while the Parquet file is being written.
+    """
     is_new = not data_dir.exists()
     target = data_dir / name
     try:
@@ -228,9 +286,17 @@ def _write(data_dir, name, table, passport, check_ins, best_prob):
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
             parquet = new / "checkins.parquet"
-            pq.write_table(table, parquet, compression="zstd", write_page_checksum=True)
-            if len(check_ins) >= MAPPED_FROM:
-                columns.save(new, check_ins, best_prob, columns.made_from(parquet, passport))
+            with ThreadPoolExecutor(1) as beside:
+                written = beside.submit(_write_parquet, parquet, check_ins, best_prob)
+                passport = describe()
+
+                def bound_to():
+                    written.result()
+                    return columns.made_from(parquet, passport)
+
+                if len(check_ins) >= MAPPED_FROM:
+                    columns.save(new, check_ins, best_prob, bound_to)
+                written.result()
             text = json.dumps(passport, indent=2, ensure_ascii=False) + "\n"
             (new / "passport.json").write_text(text, encoding="utf-8", newline="\n")
             if target.exists():
@@ -246,6 +312,7 @@ def _write(data_dir, name, table, passport, check_ins, best_prob):
     finally:
         if is_new and data_dir.is_dir() and not any(data_dir.iterdir()):
             data_dir.rmdir()
+    return passport
 
 
 def _check_name(name):
@@ -276,27 +343,35 @@ def _check_free(name, data_dir, overwrite):
         raise DataError(f"{target} is there already: choose another name, or add --overwrite.")
 
 
-def _to_table(check_ins, best_prob):
-    columns = [_to_dictionary(getattr(check_ins, column)) for column in _TEXT_COLUMNS]
+def _to_table(check_ins, best_prob, dictionaries=None, rows=slice(None)):
+    """Some rows as a table; `dictionaries` are those made already, by the id of their Coded."""
+
+    def coded(column):
+        values = None if dictionaries is None else dictionaries[id(column)]
+        return _to_dictionary(column, values, rows)
+
+    columns = [coded(getattr(check_ins, column)) for column in _TEXT_COLUMNS]
     columns += [
-        pa.array(getattr(check_ins, field.name), field.type, from_pandas=True)  # NaN is a null
+        # NaN is a null
+        pa.array(getattr(check_ins, field.name)[rows], field.type, from_pandas=True)
         for field in _SCHEMA
         if field.name not in _TEXT_COLUMNS
     ]
     schema = _SCHEMA
-    for name, coded in check_ins.own.items():
-        columns.append(_to_dictionary(coded))
+    for name, column in check_ins.own.items():
+        columns.append(coded(column))
         schema = schema.append(pa.field(f"{OWN}{name}", _TEXT))
     if best_prob is not None:
-        columns.append(pa.array(best_prob, pa.float32()))
+        columns.append(pa.array(best_prob[rows], pa.float32()))
         schema = schema.append(_BEST_PROB)
     return pa.table(columns, schema)
 
 
-def _to_dictionary(coded):
+def _to_dictionary(coded, values=None, rows=slice(None)):
+    codes = coded.codes[rows]
     return pa.DictionaryArray.from_arrays(
-        pa.array(coded.codes, pa.int32(), mask=coded.codes < 0),
-        pa.array(coded.values, pa.string()),
+        pa.array(codes, pa.int32(), mask=codes < 0),
+        pa.array(coded.values, pa.string()) if values is None else values,
     )
 
 

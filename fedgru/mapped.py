@@ -106,7 +106,8 @@ def save(folder, arrays, facts, made_from):
         folder: path; its parents are made if need be.
         arrays: name -> array of numbers; what is given under two names is written once.
         facts: dict that JSON can hold.
-        made_from: dict that JSON can hold; `load` wants the same one.
+        made_from: dict that JSON can hold, `load` wants the same one; or a function that gives
+            it, called when the arrays are written.
 
     Raises:
         OSError: if it cannot be written.
@@ -122,6 +123,7 @@ def save(folder, arrays, facts, made_from):
                 file_of[id(array)] = f"{name}.npy"
                 files[f"{name}.npy"] = _write(new / f"{name}.npy", array)
             names[name] = file_of[id(array)]
+        made_from = made_from() if callable(made_from) else made_from
         manifest = {"made_from": made_from, "arrays": names, "files": files, "facts": facts}
         (new / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         if folder.exists():

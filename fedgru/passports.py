@@ -105,7 +105,7 @@ def fingerprint(check_ins, best_prob=None):
             values = np.where(np.isnan(values), np.array(np.nan, values.dtype), values)  # one NaN
         values = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
         digest.update(f"{name} {values.dtype.str} {len(values)}".encode())
-        digest.update(values.tobytes())
+        digest.update(values.data)
     return digest.hexdigest()
 
 

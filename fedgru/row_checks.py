@@ -18,7 +18,7 @@ _NUMBER = r"^[+-]?(\d{1,20}\.?\d*|\.\d+)([eE][+-]?\d{1,2})?$"
 
 @dataclass(frozen=True)
 class Parsed:
-    """The number columns of a file, and which rows are good.
+    """The number columns of some rows of a file, and which of the rows are good.
 
     Attributes:
         good: bool [num_rows]; what the other columns hold in bad rows means nothing.
@@ -27,7 +27,7 @@ class Parsed:
         offset_min: int64 [num_rows], minutes to add to UTC for local time.
         lat_deg: float64 [num_rows], NaN where missing.
         lon_deg: float64 [num_rows], NaN where missing.
-        ledger: the bad rows, dropped, by reason.
+        bad: `BadRows`, for `settle`.
     """
 
     good: np.ndarray
@@ -36,34 +36,24 @@ class Parsed:
     offset_min: np.ndarray
     lat_deg: np.ndarray
     lon_deg: np.ndarray
-    ledger: Ledger
+    bad: "BadRows"
 
 
-def parse_rows(
-    file, rows, fields, *, delimiter, time_layout, offset_min, swap_hint, layout_hint, skip_bad_rows
-):
-    """Parse and check every row.
+def parse_rows(rows, fields, *, time_layout, offset_min, swap_hint):
+    """Parse and check some rows; what is wrong with them is said by `settle`.
 
     Args:
-        file: what messages call the file.
         rows: `fedgru.sources.Rows`.
         fields: dict from names in `fedgru.checkins.FIELDS`, and those of kept columns, to pyarrow
             string arrays [num_rows].
-        delimiter: the character between fields.
         time_layout: a key of `LAYOUTS`, or None if no time follows any.
         offset_min: minutes from UTC of every row's local clock; None if rows say their own.
         swap_hint: what to do if latitude and longitude are swapped.
-        layout_hint: what to do if every row has a wrong number of fields.
-        skip_bad_rows: drop and count bad rows instead of stopping at the first.
 
     Returns:
         `Parsed`.
-
-    Raises:
-        DataError: at the first bad row, or if no row is good.
     """
-    bad = _BadRows(file, rows.row_nums)
-    _check_num_fields(bad, rows, delimiter, layout_hint)
+    bad = BadRows(rows)
     _check_names(bad, fields)
     times = _check_times(bad, fields["time"], time_layout)
     time_s = times.time_s
@@ -76,64 +66,88 @@ def parse_rows(
         time_s = np.where(times.has_zone, time_s, time_s - 60 * offset_min)
     else:
         offsets = times.zone_min
-    ledger = bad.settle(skip_bad_rows)
-    return Parsed(bad.good, time_s, times.is_cut, offsets, lat_deg, lon_deg, ledger)
+    return Parsed(bad.good, time_s, times.is_cut, offsets, lat_deg, lon_deg, bad)
 
 
-class _BadRows:
-    """Collects bad rows by reason; of several reasons the first one counts."""
+class BadRows:
+    """Collects the bad ones of some rows by reason; of several reasons the first one counts.
 
-    def __init__(self, file, row_nums):
-        self.file = file
-        self.row_nums = row_nums
-        self.good = np.ones(len(row_nums), bool)
-        self.found = []  # (reason, numbers of its rows, what is wrong with the first of them)
+    Attributes:
+        good: bool [num_rows].
+        found: one per check, in the order of the checks: None, or (reason, numbers of its rows,
+            what is wrong with the first of them).
+        misfits, num_columns: of the rows.
+    """
+
+    def __init__(self, rows):
+        self._row_nums = rows.row_nums
+        self.good = np.ones(len(rows.row_nums), bool)
+        self.found = []
+        self.misfits, self.num_columns = rows.misfits, len(rows.columns)
 
     def flag(self, is_bad, reason, explain):
         """Mark rows as bad; `explain` makes the message for one index into the rows."""
         index = np.flatnonzero(is_bad & self.good)
+        self.good[index] = False
         if len(index):
-            self.good[index] = False
-            self.found.append((reason, self.row_nums[index], explain(int(index[0]))))
+            self.found.append((reason, self._row_nums[index], explain(int(index[0]))))
+        else:
+            self.found.append(None)
 
-    def settle(self, skip):
-        """Stop at the first bad row, or give the ledger that counts them all."""
-        ledger = Ledger()
-        if not self.found:
-            return ledger
-        row_num, message = min((row_nums[0], message) for _, row_nums, message in self.found)
-        total = sum(len(row_nums) for _, row_nums, _ in self.found)
-        if not skip:
-            total = "1 bad row" if total == 1 else f"{total:,} bad rows"
-            raise DataError(
-                f"{self.file}, row {row_num}: {message}\n"
-                f"{total} in all; --skip-bad-rows drops and counts bad rows."
-            )
-        if not self.good.any():
-            raise DataError(
-                f"{self.file} has no good row among {total:,}. Row {row_num}: {message}"
-            )
-        for reason, row_nums, _ in self.found:
-            ledger = ledger.add("dropped", reason, row_nums)
+
+def settle(file, parts, skip, delimiter, layout_hint):
+    """Stop at the first bad row of a file, or give the ledger that counts them all.
+
+    Args:
+        file: what messages call the file.
+        parts: list of `BadRows`, of the file's rows in order; all went through the same checks.
+        skip: drop and count bad rows instead of stopping at the first.
+        delimiter: the character between fields.
+        layout_hint: what to do if every row has a wrong number of fields.
+
+    Returns:
+        `Ledger`: the bad rows, dropped, by reason.
+
+    Raises:
+        DataError: at the first bad row, or if no row is good.
+    """
+    found = [_wrong_number_of_fields(parts, delimiter, layout_hint)]
+    for of_check in zip(*(part.found for part in parts), strict=True):
+        some = [one for one in of_check if one is not None]
+        if some:
+            reason, _, message = some[0]
+            found.append((reason, np.concatenate([row_nums for _, row_nums, _ in some]), message))
+    found = [one for one in found if one is not None]
+    ledger = Ledger()
+    if not found:
         return ledger
-
-
-def _check_num_fields(bad, rows, delimiter, layout_hint):
-    if not rows.misfits:
-        return
-    row_nums = np.array([row_num for row_num, _ in rows.misfits])
-    num_fields = rows.misfits[0][1]
-    message = (
-        f"{num_fields} {'field' if num_fields == 1 else 'fields'}, expected {len(rows.columns)} "
-        f"separated by {DELIMITERS.get(delimiter, repr(delimiter))}."
-    )
-    bad.found.append(
-        (
-            "wrong number of fields",
-            row_nums,
-            message if len(rows.row_nums) else message + layout_hint,
+    row_num, message = min((row_nums[0], message) for _, row_nums, message in found)
+    total = sum(len(row_nums) for _, row_nums, _ in found)
+    if not skip:
+        total = "1 bad row" if total == 1 else f"{total:,} bad rows"
+        raise DataError(
+            f"{file}, row {row_num}: {message}\n"
+            f"{total} in all; --skip-bad-rows drops and counts bad rows."
         )
+    if not any(part.good.any() for part in parts):
+        raise DataError(f"{file} has no good row among {total:,}. Row {row_num}: {message}")
+    for reason, row_nums, _ in found:
+        ledger = ledger.add("dropped", reason, row_nums)
+    return ledger
+
+
+def _wrong_number_of_fields(parts, delimiter, layout_hint):
+    misfits = [misfit for part in parts for misfit in part.misfits]
+    if not misfits:
+        return None
+    row_nums = np.array([row_num for row_num, _ in misfits])
+    num_fields = misfits[0][1]
+    message = (
+        f"{num_fields} {'field' if num_fields == 1 else 'fields'}, expected "
+        f"{parts[0].num_columns} separated by {DELIMITERS.get(delimiter, repr(delimiter))}."
     )
+    has_others = any(len(part.good) for part in parts)
+    return "wrong number of fields", row_nums, message if has_others else message + layout_hint
 
 
 def _check_names(bad, fields):
@@ -159,7 +173,7 @@ def _check_times(bad, texts, layout):
 def _check_coordinates(bad, fields, swap_hint):
     """Latitude and longitude in degrees, NaN where missing or bad."""
     if "latitude" not in fields:
-        return np.full((2, len(bad.row_nums)), np.nan)
+        return np.full((2, len(bad.good)), np.nan)
     degrees = {field: _read_numbers(fields[field]) for field in _LIMITS}
     empty = {field: is_empty(fields[field]) for field in _LIMITS}
 

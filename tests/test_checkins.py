@@ -638,3 +638,102 @@ def test_the_real_file():
         "coordinates are empty": 2786,
         "row repeats another one": 168,
     }
+
+
+def many_rows(rng, num_rows):
+    """Rows of TSMC2014 of which some are bad, late, repeated, or of another number of fields."""
+    rows, begin = [], datetime(2012, 4, 3)
+    for i in range(num_rows):
+        at = begin + timedelta(minutes=i // 2 - 300 * (rng.random() < 0.1))
+        lat, lon = rng.choice(["40.7", "", "91", "4e1"], p=[0.8, 0.1, 0.05, 0.05]), "-74"
+        fields = [
+            f"u{rng.integers(4)}",
+            f"v{rng.integers(9)}",
+            "c",
+            rng.choice(["Bar", "", " Café"]),
+        ]
+        fields += [lat, lon if lat else "", rng.choice(["-240", "x"], p=[0.95, 0.05])]
+        fields.append(f"{at:%a %b %d %H:%M:%S} +0000 {at:%Y}")
+        kind = rng.choice(["whole", "short", "blank", "again"], p=[0.85, 0.05, 0.05, 0.05])
+        if kind == "again" and rows:
+            rows.append(rows[-1])
+        else:
+            rows.append({"short": "a\tb", "blank": ""}.get(kind, "\t".join(map(str, fields))))
+    return rows
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-8-sig"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_is_read_in_parts_as_in_one(tmp_path, monkeypatch, encoding, packed):
+    path = write(tmp_path / "many.txt", many_rows(np.random.default_rng(1), 500), encoding)
+    path.write_bytes(path.read_bytes() + b"\n\r\n" * 50)
+    if packed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    whole, error = read_tsmc2014(path, skip_bad_rows=True), message(read_tsmc2014, path)
+    assert len(whole.ledger.lines) >= 7
+    for name, value in (
+        ("_MAX_ROW_BYTES", 512),
+        ("BATCHES_AT_ONCE", 1),
+        ("ROWS_AT_LEAST", 1),
+        ("_PART_BYTES", 7),
+        ("_SPOOLED_BYTES", 100),
+    ):
+        monkeypatch.setattr(sources, name, value)
+    parts = read_tsmc2014(path, skip_bad_rows=True)
+    with sources.open_text(path) as text:
+        assert len(list(sources.split_rows(text, 8, "\t", quoted=False))) > 20
+    assert message(read_tsmc2014, path) == error
+    assert (parts.ledger, parts.source, parts.num_rows) == (
+        whole.ledger,
+        whole.source,
+        whole.num_rows,
+    )
+    assert whole.source.encoding == encoding
+    for name, values in vars(whole.check_ins).items():
+        found = getattr(parts.check_ins, name)
+        if name == "own":
+            continue
+        if isinstance(values, np.ndarray):
+            np.testing.assert_array_equal(found, values)
+            assert found.dtype == values.dtype
+        else:
+            np.testing.assert_array_equal(found.codes, values.codes)
+            assert found.values == values.values
+
+
+def test_a_csv_is_read_in_parts_as_in_one(tmp_path, monkeypatch):
+    rows = ['place,who,when,"lat",lon,note']
+    rows += [
+        f'"v ""{i % 7}""\n{i}",u{i % 3},2012-04-03T{i // 60:02}:{i % 60:02}:00Z,1,2,"a,{i}"'
+        if i % 11
+        else "too,few"
+        for i in range(400)
+    ]
+    path, columns = write(tmp_path / "many.csv", rows), COLUMNS | {"latitude": "lat"}
+    columns |= {"longitude": "lon"}
+
+    def read(**kwargs):
+        return read_csv(path, columns, keep=["note"], **kwargs)
+
+    whole, error = read(skip_bad_rows=True), message(read)
+    for name, value in (("_MAX_ROW_BYTES", 256), ("BATCHES_AT_ONCE", 1), ("ROWS_AT_LEAST", 1)):
+        monkeypatch.setattr(sources, name, value)
+    parts = read(skip_bad_rows=True)
+    assert (parts.ledger, parts.num_rows) == (whole.ledger, 400)
+    assert parts.check_ins.venue.values == whole.check_ins.venue.values
+    np.testing.assert_array_equal(parts.check_ins.time_s, whole.check_ins.time_s)
+    own, expected = parts.check_ins.own["note"], whole.check_ins.own["note"]
+    np.testing.assert_array_equal(own.codes, expected.codes)
+    assert own.values == expected.values
+    assert message(read) == error
+    # the last row of the first part and the first of the second, by number
+    assert error.startswith("many.csv, row 2: 2 fields, expected 6 separated by commas.")
+
+
+def test_what_unpacks_to_more_than_a_text_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_BOMB_BYTES", 1000)
+    bomb = tmp_path / "bomb.gz"
+    bomb.write_bytes(gzip.compress(b"a" * 1_000_000))
+    assert message(read_tsmc2014, bomb) == (
+        "bomb.gz unpacks to more than 200 times its size: that is no table."
+    )

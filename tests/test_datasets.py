@@ -255,7 +255,7 @@ def test_a_failed_import_leaves_the_data_folder_as_it_was(tmp_path, bad_file, mo
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full_disk)
+    monkeypatch.setattr(pq, "ParquetWriter", full_disk)
     for name in ("tiny", "new"):
         assert error_of(import_tsmc2014, FILE, name, data_dir, overwrite=True) == (
             f"{data_dir / name} cannot be written: No space left on device."
