@@ -2,11 +2,11 @@
 
     python benchmarks/import_rows.py [--rows 33000000] [--folder FOLDER]
 
-Writes a made-up file in the layout of TSMC2014, of the size of the global Foursquare set (TIST2015):
-266,909 users and 3,680,126 venues, ids of 24 hex digits, times in order but for one row in 100,000.
-Then reads it by `pyarrow.csv.read_csv`, as it comes, and by `fedgru data import tsmc2014`, each in a
-process of its own, in turns. Prints a table in Markdown: seconds of the fastest, and the most
-resident memory of the process, which the kernel counts.
+Writes a made-up file in the layout of TSMC2014, of the size of the global Foursquare set
+(TIST2015): 266,909 users and 3,680,126 venues, ids of 24 hex digits, times in order but for one row
+in 100,000. Then reads it by `pyarrow.csv.read_csv`, as it comes, and by `fedgru data import
+tsmc2014`, each in a process of its own, in turns. Prints a table in Markdown: seconds of the
+fastest, and the most resident memory of the process, which the kernel counts.
 """
 
 import argparse
@@ -86,8 +86,9 @@ def run(words):
 
 READ = """
 import sys, pyarrow.csv
-options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
-pyarrow.csv.read_csv(sys.argv[1], options, pyarrow.csv.ParseOptions(delimiter="\\t", quote_char=False))
+as_it_comes = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
+tabs = pyarrow.csv.ParseOptions(delimiter="\\t", quote_char=False)
+pyarrow.csv.read_csv(sys.argv[1], as_it_comes, tabs)
 """
 
 
@@ -116,9 +117,8 @@ def main():
     print("| | s | MB/s | processor s | most resident, MiB |\n| --- | --- | --- | --- | --- |")
     best = {name: min(runs) for name, runs in found.items()}
     for name, (seconds, processor_s, peak) in best.items():
-        print(
-            f"| {name} | {seconds:.1f} | {size_mb / seconds:.0f} | {processor_s:.1f} | {peak:,.0f} |"
-        )
+        cells = f"{seconds:.1f} | {size_mb / seconds:.0f} | {processor_s:.1f} | {peak:,.0f}"
+        print(f"| {name} | {cells} |")
     ours, theirs = (best[name][0] for name in reversed(found))
     print(f"\nSpeed of the import: {theirs / ours:.2f} of pyarrow's own reader.")
 

@@ -4,16 +4,18 @@
 
 For each size a made-up city is written to disk by `fedgru data synth` and trained on by `fedgru
 train`, with 100 clients a round and validation on 100: nothing but the program as it is used. The
-first training lays the data set out; the second one is measured from outside: when the run folder
-appears, what `times.csv` says of the rounds, and the resident memory of the process, which the
-kernel counts, memory maps included, after each round. `open, s` is the time of `open_task` alone,
-in a process of its own. Then one size is trained for many rounds, and a line is fitted to the
-resident memory after the warm-up. Prints a table in Markdown.
+first training lays the data set out. The later ones, all sizes in turns, are measured from
+outside: when the run folder appears, what `times.csv` says of the rounds, and, as the kernel counts
+them, the processor time of each round and the resident memory after it, memory maps included.
+`open, s` is the time of `open_task` alone, in a process of its own. Then one size is trained for
+many rounds, and a line is fitted to the resident memory after the warm-up. Prints a table in
+Markdown.
 """
 
 import argparse
 import csv
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -23,10 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-TRAINING = (
-    "--features category,clock,weekday --prior backoff --clients-per-round 100 "
-    "--eval-clients 100 --patience 0 --hidden-dim 64 --no-eval"
-).split()
+FEATURES = "category,clock,weekday"  # no feature whose table grows with the users
+TRAINING = ["--features", FEATURES, "--prior", "backoff", "--clients-per-round", "100"]
+TRAINING += ["--eval-clients", "100", "--patience", "0", "--hidden-dim", "64", "--no-eval"]
 WARM_UP = 20  # rounds in which shapes are compiled and buffers grow
 OPENING = """
 import json, sys, time
@@ -72,6 +73,15 @@ def peak_mib(pid):
     return memory_mib(pid, "VmHWM:")
 
 
+def processor_s(pid):
+    """Seconds of processor time of a process and its threads; 0 once it is gone."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, facts[11:13])) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0
+
+
 def train(folder, size, rounds, name):
     """Train on the city of a size; return what was measured from outside."""
     log_dir = folder / "log"
@@ -94,18 +104,20 @@ def train(folder, size, rounds, name):
                     times = found[0].with_name("times.csv")
             elif times.exists() and (lines := times.read_text().count("\n")) > seen:
                 seen = lines
-                resident.append((lines - 2, memory_mib(process.pid, "VmRSS:")))  # header, round 0
+                mark = lines - 2, memory_mib(process.pid, "VmRSS:"), processor_s(process.pid)
+                resident.append(mark)  # beside the rounds a header and round 0
             time.sleep(0.005)
     if process.returncode:
         sys.exit(errors.read_text())
     with open(times, newline="") as stream:
         rows = list(csv.DictReader(stream))[1:]
-    resident = [(round_num, mib) for round_num, mib in resident if round_num > 0 and mib]
+    resident = np.array([mark for mark in resident if mark[0] > WARM_UP // 2 and mark[1]])
     return {
         "begun_s": begun,
         "train_s": np.array([float(row["train_s"]) for row in rows]),
         "val_s": np.array([float(row["val_s"]) for row in rows]),
-        "resident": np.array(resident),
+        "resident": resident,
+        "processor_s": np.diff(resident[:, 2]) / np.diff(resident[:, 0]),
     }
 
 
@@ -114,7 +126,8 @@ def opening_s(folder, size):
     return min(float(subprocess.check_output(words, text=True)) for _ in range(3))
 
 
-def measure(folder, size, rounds, checkins):
+def lay_out(folder, size, checkins):
+    """Make the city, and train on it for the first time; return (seconds, peak in MiB)."""
     if not (folder / f"data/city-{size}/passport.json").exists():
         fedgru(
             *("data", "synth", "--name", f"city-{size}", "--data-dir", folder / "data"),
@@ -122,18 +135,26 @@ def measure(folder, size, rounds, checkins):
         )
     words = ["train", "--data", f"city-{size}", "--data-dir", folder / "data"]
     words += ["--log-dir", folder / "log", *TRAINING, "--rounds", 1, "--name", "first"]
-    first = fedgru(*words)  # lays out what is large, and compiles
-    found = train(folder, size, rounds, f"size-{size}-{time.time_ns()}")
+    return fedgru(*words)
+
+
+def summarise(folder, size, first, runs):
+    """One row of the table from several runs; their rounds after the first few, all together."""
     passport = json.loads((folder / f"data/city-{size}/passport.json").read_text())
-    after = found["resident"][found["resident"][:, 0] > WARM_UP // 2]
+
+    def median(name):
+        return float(np.median(np.concatenate([run[name][WARM_UP // 2 :] for run in runs])))
+
+    resident = np.concatenate([run["resident"][:, 1] for run in runs])
     return {
         "clients": size,
         "check_ins": passport["counts"]["check_ins"],
-        "round_s": float(np.median(found["train_s"][WARM_UP // 2 :])),
-        "val_s": float(np.median(found["val_s"][WARM_UP // 2 :])),
-        "resident_mib": float(np.median(after[:, 1])),
+        "round_s": median("train_s"),
+        "processor_s": float(np.median(np.concatenate([run["processor_s"] for run in runs]))),
+        "val_s": median("val_s"),
+        "resident_mib": float(np.median(resident)),
         "open_s": opening_s(folder, size),
-        "begun_s": found["begun_s"],
+        "begun_s": min(run["begun_s"] for run in runs),
         "first": first,
     }
 
@@ -143,32 +164,47 @@ def main():
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--checkins", type=int, default=20, help="per client, on average")
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3, help="trainings of each size, in turns")
     parser.add_argument("--long", type=int, default=500, help="rounds on the last size")
     parser.add_argument("--folder", type=Path, default=Path("scale-data"))
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    rows = [measure(given.folder, size, given.rounds, given.checkins) for size in given.sizes]
+    firsts = [lay_out(given.folder, size, given.checkins) for size in given.sizes]
+    runs = {size: [] for size in given.sizes}
+    for _ in range(given.repeats):
+        for size in given.sizes:
+            name = f"size-{size}-{time.time_ns()}"
+            runs[size].append(train(given.folder, size, given.rounds, name))
+    rows = [
+        summarise(given.folder, size, first, runs[size])
+        for size, first in zip(given.sizes, firsts, strict=True)
+    ]
     print(f"{date.today()}, {platform.processor() or platform.machine()}, {sys.argv[1:]}\n")
     print(
-        "| clients | check-ins | a round, s | its validation, s | resident, MiB | open, s | "
-        "start to run folder, s | first run: s | its peak, MiB |"
+        "| clients | check-ins | a round, s | processor, s | validation, s | resident, MiB | "
+        "open, s | start to run folder, s | first run: s | its peak, MiB |"
     )
-    print("| --- " * 9 + "|")
+    print("| --- " * 10 + "|")
     for row in rows:
         first, peak = row["first"]
         print(
             f"| {row['clients']:,} | {row['check_ins']:,} | {row['round_s']:.3f} | "
-            f"{row['val_s']:.3f} | {row['resident_mib']:.0f} | {row['open_s']:.3f} | "
+            f"{row['processor_s']:.3f} | {row['val_s']:.3f} | {row['resident_mib']:.0f} | "
+            f"{row['open_s']:.3f} | "
             f"{row['begun_s']:.1f} | {first:.0f} | {peak:,.0f} |"
         )
-    for key, what in (("round_s", "seconds of a round"), ("resident_mib", "resident memory")):
+    for key, what in (
+        ("round_s", "seconds of a round"),
+        ("processor_s", "its processor time with validation"),
+        ("resident_mib", "resident memory"),
+    ):
         values = [row[key] for row in rows]
         ratio = (max(values) / min(values) - 1) * 100
         last = (values[-1] / values[0] - 1) * 100
         print(f"\n{what}: last against first size {last:+.1f} %, most against least {ratio:+.1f} %")
     if given.long:
         found = train(given.folder, given.sizes[-1], given.long, f"long-{time.time_ns()}")
-        rounds, resident = found["resident"][found["resident"][:, 0] > WARM_UP].T
+        rounds, resident = found["resident"][found["resident"][:, 0] > WARM_UP].T[:2]
         slope = np.polyfit(rounds, resident, 1)[0]
         print(
             f"\n{given.long} rounds of {given.sizes[-1]:,} clients: resident memory changes by "
