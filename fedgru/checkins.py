@@ -38,6 +38,7 @@ NAMES_TAKEN = (*FIELDS, "zone", "weekend", "client", "category-group")
 _TEXT_FIELDS = ("user", "venue", "category", "raw_category")
 _OWN = "own:"  # before a kept column's name, to keep it apart from the fields
 NUM_THREADS = len(os.sched_getaffinity(0))
+VALUES_AT_LEAST = 1 << 20  # in the dictionaries that are joined at once
 MAX_COMPARED = 16  # rows of one second, pair by pair
 _KEPT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -330,20 +331,29 @@ def _read_rows(
         pick: called with the columns of a part; returns ({field: column}, {kept name: column}).
         settings: for `parse_rows`.
     """
+    read, columns = [], {}
+
+    def take(part):
+        for name, texts in part.texts.items():
+            columns.setdefault(name, _TextColumn()).add(texts)
+        part.texts.clear()
+        read.append(part)
+
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        waiting, read = deque(), []
+        waiting = deque()
         for rows in parts:
             waiting.append(pool.submit(_read_part, rows, pick, time_layout, settings))
             if len(waiting) > NUM_THREADS:  # no more text in memory than is being worked on
-                read.append(waiting.popleft().result())
-        read += [future.result() for future in waiting]
+                take(waiting.popleft().result())
+        while waiting:
+            take(waiting.popleft().result())
     ledger = settle(source.file, [part.bad for part in read], skip_bad_rows, delimiter, layout_hint)
     num_rows, fields = sum(part.num_rows for part in read), read[0].fields
     numbers = {name: _join(read, "numbers", name) for name in list(read[0].numbers)}
     codes, values = {}, {}
-    for name in list(read[0].texts):
-        codes[name], values[name] = _join_texts(read, name)
-    del read
+    for name in list(columns):
+        codes[name], values[name] = columns.pop(name).join()
+    read.clear()
 
     time_s = numbers["time_s"]
     is_late = time_s < np.maximum.accumulate(time_s)
@@ -384,7 +394,7 @@ def _read_part(rows, pick, time_layout, settings):
     texts = {field: code(fields[field]) for field in _TEXT_FIELDS if field in fields}
     texts |= {f"{_OWN}{name}": code(column) for name, column in own.items()}
     numbers = {
-        "row_nums": rows.row_nums[keep],
+        "row_nums": rows.row_nums[keep].astype(np.uint32),  # MAX_TEXT_BYTES hold no more rows
         "is_cut": parsed.is_cut[keep],
         "time_s": parsed.time_s[keep],
         "offset_min": parsed.offset_min[keep].astype(np.int32),
@@ -399,11 +409,38 @@ def _join(parts, kind, name):
     return np.concatenate([getattr(part, kind).pop(name) for part in parts])
 
 
-def _join_texts(parts, name):
-    """Return (codes, values) of all parts, which lose theirs."""
-    joined = pa.chunked_array([part.texts.pop(name) for part in parts]).unify_dictionaries()
-    codes = np.concatenate([_codes(chunk) for chunk in joined.chunks])
-    return codes, tuple(joined.chunk(0).dictionary.to_pylist())
+class _TextColumn:
+    """A column of texts that comes in parts, each with a dictionary of its own.
+
+    The dictionaries of several parts are joined at once, as soon as they hold as much as the one
+    so far: so memory holds each value about twice, and each is looked up a few times in all.
+    """
+
+    def __init__(self):
+        self._codes, self._waiting, self._num_waiting = [], [], 0
+        self._values = pa.array([], pa.string())
+
+    def add(self, texts):
+        """Add a pyarrow dictionary array."""
+        self._waiting.append(texts)
+        self._num_waiting += len(texts.dictionary)
+        if self._num_waiting >= max(VALUES_AT_LEAST, len(self._values)):
+            self._unify()
+
+    def _unify(self):
+        known = pa.array(np.arange(len(self._values), dtype=np.int32))
+        known = pa.DictionaryArray.from_arrays(known, self._values)
+        joined = pa.chunked_array([known, *self._waiting]).unify_dictionaries()
+        if not joined.chunk(0).indices.equals(known.indices):
+            raise AssertionError("pyarrow has given values that were known another code")
+        self._codes += [_codes(chunk) for chunk in joined.chunks[1:]]
+        self._values = joined.chunk(0).dictionary
+        self._waiting, self._num_waiting = [], 0
+
+    def join(self):
+        """Return (codes, values) of all parts."""
+        self._unify()
+        return np.concatenate(self._codes), tuple(self._values.to_pylist())
 
 
 def in_order(coded):

@@ -120,10 +120,12 @@ def open_text(path, limit=None):
     limit = MAX_TEXT_BYTES if limit is None else limit
     with _open_stored(path, limit) as (stored, size_bytes):
         digest = hashlib.sha256()
-        for part in _parts(stored):
-            digest.update(part)
         with _unpacked(stored, size_bytes, path, limit) as (raw, compression):
-            encoding, begin = _look_through(raw, path.name)
+            if raw is not stored:
+                for part in _parts(stored):
+                    digest.update(part)
+            on_part = digest.update if raw is stored else None
+            encoding, begin = _look_through(raw, path.name, on_part)
             with _in_utf8(raw, encoding, begin) as (text, begin):
                 end = _end(text, begin)
                 facts = Source(path.name, digest.hexdigest(), size_bytes, compression, encoding)
@@ -243,11 +245,16 @@ def _too_large(name, limit):
     )
 
 
-def _look_through(raw, name):
-    """Return (encoding, bytes of a byte order mark), or refuse what is no text."""
+def _look_through(raw, name, on_part):
+    """Return (encoding, bytes of a byte order mark), or refuse what is no text.
+
+    `on_part` is called with each part, so that a file is gone through once; or None.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
     encoding, begin, is_blank, is_plain = "utf-8", 0, True, True
     for number, part in enumerate(_parts(raw)):
+        if on_part is not None:
+            on_part(part)
         if b"\0" in part:
             raise DataError(f"{name} is not text in UTF-8 or Latin-1: it has zero bytes in it.")
         if number == 0 and part.startswith(_UTF8_BOM):

@@ -147,7 +147,7 @@ def _read_tsmc2014(text):
     zone_minute = number(23, 24)
     zone_min = 60 * number(21, 22) + zone_minute
     return _to_times(
-        ok & (weekday > 0) & (zone_minute < 60),
+        ok & (zone_minute < 60),
         year=np.where(ok, number(26, 27, 28, 29), 0),
         month=month,
         day=number(8, 9),

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fedgru import sources
+from fedgru import checkins, sources
 from fedgru.checkins import read_csv, read_tsmc2014
 from fedgru.errors import ConfigError, DataError
 from fedgru.ledger import Ledger, Line
@@ -679,6 +679,7 @@ def test_a_file_is_read_in_parts_as_in_one(tmp_path, monkeypatch, encoding, pack
         ("_SPOOLED_BYTES", 100),
     ):
         monkeypatch.setattr(sources, name, value)
+    monkeypatch.setattr(checkins, "VALUES_AT_LEAST", 3)
     parts = read_tsmc2014(path, skip_bad_rows=True)
     with sources.open_text(path) as text:
         assert len(list(sources.split_rows(text, 8, "\t", quoted=False))) > 20

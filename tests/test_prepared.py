@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,3 +209,25 @@ def test_what_is_let_go_can_be_read_again(tmp_path):
         assert found.arrays["same"].sum() == array.sum()
         found.let_go()
     assert found.arrays["none"].shape == (3, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_what_is_let_go_is_not_resident(tmp_path):
+    def mapped_mib():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssFile"))
+
+    mapped.save(tmp_path / "a", {"x": np.ones(5 << 20)}, {}, 1)  # 40 MiB
+    found, before = mapped.load(tmp_path / "a", 1), mapped_mib()
+    assert found.arrays["x"].sum() == 5 << 20
+    assert mapped_mib() - before > 35
+    found.let_go()
+    assert abs(mapped_mib() - before) < 5
+
+
+def test_training_lets_go_after_each_round(city, all_large, monkeypatch):
+    task, _ = open_task(city)
+    calls = []
+    monkeypatch.setattr(mapped.Mapped, "let_go", lambda self: calls.append(self))
+    training.train(JaxEngine(task), from_settings(task.settings.server), lambda *_: None, id)
+    assert calls == [*task.maps] * 2
