@@ -6,10 +6,10 @@ For each size a made-up city is written to disk by `fedgru data synth` and train
 train`, with 100 clients a round and validation on 100: nothing but the program as it is used. The
 first training lays the data set out. The later ones, all sizes in turns, are measured from
 outside: when the run folder appears, what `times.csv` says of the rounds, and, as the kernel counts
-them, the processor time of each round and the resident memory after it, memory maps included.
-`open, s` is the time of `open_task` alone, in a process of its own. Then one size is trained for
-many rounds, and a line is fitted to the resident memory after the warm-up. Prints a table in
-Markdown.
+them, the processor time of each round and the most resident memory in it, memory maps included,
+looked at every 5 ms. `open, s` is the time of `open_task` alone, in a process of its own. Then one
+size is trained for many rounds, and a line is fitted to the resident memory after the warm-up.
+Prints a table in Markdown.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def train(folder, size, rounds, name):
     log_dir = folder / "log"
     words = ["train", "--data", f"city-{size}", "--data-dir", folder / "data", "--log-dir", log_dir]
     words += [*TRAINING, "--rounds", rounds, "--name", name]
-    started, begun, seen, resident = time.perf_counter(), None, 0, []
+    started, begun, seen, resident, most = time.perf_counter(), None, 0, [], 0.0
     errors = folder / "stderr.txt"
     with open(errors, "w") as stream:
         process = subprocess.Popen(
@@ -102,10 +102,12 @@ def train(folder, size, rounds, name):
                 if found:
                     begun = time.perf_counter() - started
                     times = found[0].with_name("times.csv")
-            elif times.exists() and (lines := times.read_text().count("\n")) > seen:
-                seen = lines
-                mark = lines - 2, memory_mib(process.pid, "VmRSS:"), processor_s(process.pid)
-                resident.append(mark)  # beside the rounds a header and round 0
+            else:
+                most = max(most, memory_mib(process.pid, "VmRSS:"))
+                if times.exists() and (lines := times.read_text().count("\n")) > seen:
+                    seen = lines  # beside the rounds a header and round 0
+                    resident.append((lines - 2, most, processor_s(process.pid)))
+                    most = 0.0
             time.sleep(0.005)
     if process.returncode:
         sys.exit(errors.read_text())

@@ -91,6 +91,7 @@ def model_log_probs(engine, weights, split, warm=True, clients=None):
     starts = task.clients.starts[:-1][chosen]
     first = starts if warm else np.maximum(first - 1, starts)
     hidden = engine.hidden_states(weights, first, end, positions - 1)
+    task.let_go()
     seen = protection.represent(task, weights, hidden, split)
 
     def log_probs(client, own):

@@ -176,6 +176,7 @@ class Task:
             prior = kernel_prior(self.kernel, own, self.shared)
         else:
             prior = priors.count_prior(kind, own, self.shared)
+        self.let_go()
         if self._recurs(client):
             self._client_priors[client, kind] = prior
         return prior
@@ -214,7 +215,7 @@ class Task:
         if self.spec.has_prior:
             num_pairs = int(self.clients.train_ends[client] - self.clients.starts[client]) - 1
             log_prior = self.log_prior(client, np.arange(num_pairs))[pairs]
-        return LocalData(
+        data = LocalData(
             rows=np.where(padded[..., None], -1, self.inputs.rows[inputs_at]),
             numbers=self.inputs.numbers[inputs_at],
             targets=np.maximum(targets, 0),
@@ -224,6 +225,8 @@ class Task:
             passes=batches.passes,
             num_examples=int((targets >= 0).sum()) * batches.passes,
         )
+        self.let_go()  # of a client's pages, as the system maps many around each that is read
+        return data
 
     def _protected(self, inputs_at, padded):
         if self.protection is None:

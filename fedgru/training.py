@@ -107,10 +107,10 @@ def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None,
         row = {f"train/{name}/micro": value for name, value in result.metrics.items()}
         row = _plain(row | _validate(engine, state.weights))
         engine.check_diverged(row["val/loss/micro"], round_num, "val")
+        task.let_go()
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
         rows = (*rows, (row, seconds))
         why = on_round(round_num, row, seconds)
-        task.let_go()
         improved = False
         if task.protection is None or task.protection.is_risen(round_num):
             improved, _ = stopping.report(round_num, row[loop.stop_metric])
