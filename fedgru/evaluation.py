@@ -267,8 +267,14 @@ def _score_each_client(task, split, positions, log_probs, clients=None):
     clients = np.arange(len(task.clients)) if clients is None else clients
     first, end = task.clients.target_bounds(split, clients)
     ends = np.cumsum(end - first)
+
+    def score(client, own):
+        scores = metrics.score_targets(log_probs(client, own), task.classes[positions[own]])
+        task.let_go()
+        return scores
+
     parts = [
-        metrics.score_targets(log_probs(client, slice(*own)), task.classes[positions[slice(*own)]])
+        score(client, slice(*own))
         for client, *own in zip(clients.tolist(), ends - (end - first), ends, strict=True)
         if own[0] < own[1]
     ]

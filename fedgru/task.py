@@ -286,7 +286,7 @@ def build_task(data_set, settings, kernel=None):
         coverage=_with_validated(parts.coverage, settings, clients),
         protection=make_protection(settings, check_ins, clients),
         training_clients=training_clients,
-        maps=() if data_set.maps is None else (data_set.maps, *parts.maps),
+        maps=parts.maps,
     )
     vars(task).update(parts.known)  # cached properties, computed when the parts were made
     return task

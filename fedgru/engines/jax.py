@@ -226,8 +226,10 @@ class JaxEngine(Engine):
         for begin in range(0, length, WALK_SEQ_LEN):
             part = slice(begin, begin + WALK_SEQ_LEN)
             read = np.maximum(positions[part], 0)
+            rows_read, numbers_read = inputs.rows[read], inputs.numbers[read]
+            self.task.let_go()
             hidden, state, _ = self._walk_step(
-                weights, inputs.rows[read], inputs.numbers[read], state, starts[part]
+                weights, rows_read, numbers_read, state, starts[part]
             )
             yield positions[part], np.asarray(hidden)
 
