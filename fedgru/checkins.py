@@ -331,12 +331,15 @@ def _read_rows(
         pick: called with the columns of a part; returns ({field: column}, {kept name: column}).
         settings: for `parse_rows`.
     """
-    read, columns = [], {}
+    read, columns, growing = [], {}, {}
 
     def take(part):
         for name, texts in part.texts.items():
             columns.setdefault(name, _TextColumn()).add(texts)
+        for name, values in part.numbers.items():
+            growing.setdefault(name, _NumberColumn(values.dtype)).add(values)
         part.texts.clear()
+        part.numbers.clear()
         read.append(part)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -349,7 +352,7 @@ def _read_rows(
             take(waiting.popleft().result())
     ledger = settle(source.file, [part.bad for part in read], skip_bad_rows, delimiter, layout_hint)
     num_rows, fields = sum(part.num_rows for part in read), read[0].fields
-    numbers = {name: _join(read, "numbers", name) for name in list(read[0].numbers)}
+    numbers = {name: growing.pop(name).join() for name in list(growing)}
     codes, values = {}, {}
     for name in list(columns):
         codes[name], values[name] = columns.pop(name).join()
@@ -404,9 +407,27 @@ def _read_part(rows, pick, time_layout, settings):
     return _Part(tuple(fields), texts, numbers, parsed.bad, len(rows.row_nums) + len(rows.misfits))
 
 
-def _join(parts, kind, name):
-    """One array of all parts, which lose theirs."""
-    return np.concatenate([getattr(part, kind).pop(name) for part in parts])
+class _NumberColumn:
+    """A column of numbers that comes in parts: one array that grows in place.
+
+    Thousands of small arrays would be freed into holes that memory is not given back from.
+    """
+
+    def __init__(self, dtype):
+        self._values, self._size = np.empty(1 << 16, dtype), 0
+
+    def add(self, values):
+        """Add an array [num]."""
+        end = self._size + len(values)
+        if end > len(self._values):
+            self._values.resize(max(end, len(self._values) * 5 // 4), refcheck=False)
+        self._values[self._size : end] = values
+        self._size = end
+
+    def join(self):
+        """Return all of it."""
+        self._values.resize(self._size, refcheck=False)
+        return self._values
 
 
 class _TextColumn:
@@ -417,7 +438,7 @@ class _TextColumn:
     """
 
     def __init__(self):
-        self._codes, self._waiting, self._num_waiting = [], [], 0
+        self._codes, self._waiting, self._num_waiting = _NumberColumn(np.int32), [], 0
         self._values = pa.array([], pa.string())
 
     def add(self, texts):
@@ -433,14 +454,15 @@ class _TextColumn:
         joined = pa.chunked_array([known, *self._waiting]).unify_dictionaries()
         if not joined.chunk(0).indices.equals(known.indices):
             raise AssertionError("pyarrow has given values that were known another code")
-        self._codes += [_codes(chunk) for chunk in joined.chunks[1:]]
+        for chunk in joined.chunks[1:]:
+            self._codes.add(_codes(chunk))
         self._values = joined.chunk(0).dictionary
         self._waiting, self._num_waiting = [], 0
 
     def join(self):
         """Return (codes, values) of all parts."""
         self._unify()
-        return np.concatenate(self._codes), tuple(self._values.to_pylist())
+        return self._codes.join(), tuple(self._values.to_pylist())
 
 
 def in_order(coded):

@@ -66,14 +66,16 @@ def parse_rows(rows, fields, *, time_layout, offset_min, swap_hint):
         time_s = np.where(times.has_zone, time_s, time_s - 60 * offset_min)
     else:
         offsets = times.zone_min
-    return Parsed(bad.good, time_s, times.is_cut, offsets, lat_deg, lon_deg, bad)
+    good = bad.close()
+    return Parsed(good, time_s, times.is_cut, offsets, lat_deg, lon_deg, bad)
 
 
 class BadRows:
     """Collects the bad ones of some rows by reason; of several reasons the first one counts.
 
     Attributes:
-        good: bool [num_rows].
+        num_good, num_rows: int, of rows with the right number of fields; once it is closed.
+        good: bool [num_rows]; until then.
         found: one per check, in the order of the checks: None, or (reason, numbers of its rows,
             what is wrong with the first of them).
         misfits, num_columns: of the rows.
@@ -93,6 +95,12 @@ class BadRows:
             self.found.append((reason, self._row_nums[index], explain(int(index[0]))))
         else:
             self.found.append(None)
+
+    def close(self):
+        """Return `good`, and keep no array of the size of the rows."""
+        good, self.num_rows, self.num_good = self.good, len(self.good), int(self.good.sum())
+        self.good = self._row_nums = None
+        return good
 
 
 def settle(file, parts, skip, delimiter, layout_hint):
@@ -129,7 +137,7 @@ def settle(file, parts, skip, delimiter, layout_hint):
             f"{file}, row {row_num}: {message}\n"
             f"{total} in all; --skip-bad-rows drops and counts bad rows."
         )
-    if not any(part.good.any() for part in parts):
+    if not any(part.num_good for part in parts):
         raise DataError(f"{file} has no good row among {total:,}. Row {row_num}: {message}")
     for reason, row_nums, _ in found:
         ledger = ledger.add("dropped", reason, row_nums)
@@ -146,7 +154,7 @@ def _wrong_number_of_fields(parts, delimiter, layout_hint):
         f"{num_fields} {'field' if num_fields == 1 else 'fields'}, expected "
         f"{parts[0].num_columns} separated by {DELIMITERS.get(delimiter, repr(delimiter))}."
     )
-    has_others = any(len(part.good) for part in parts)
+    has_others = any(part.num_rows for part in parts)
     return "wrong number of fields", row_nums, message if has_others else message + layout_hint
 
 
