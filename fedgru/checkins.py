@@ -7,6 +7,7 @@ import os
 import re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 
@@ -301,6 +302,17 @@ def _read_header(text, wanted, delimiter):
     return header, delimiter
 
 
+@contextmanager
+def _returning_memory():
+    """Let Arrow take its memory from the system, and give it back: its own pools keep it."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
+
+
 @dataclass(frozen=True)
 class _Part:
     """The good rows of a part of a file, in the order of the file; the columns as of CheckIns.
@@ -342,7 +354,7 @@ def _read_rows(
         part.numbers.clear()
         read.append(part)
 
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    with _returning_memory(), ThreadPoolExecutor(NUM_THREADS) as pool:
         waiting = deque()
         for rows in parts:
             waiting.append(pool.submit(_read_part, rows, pick, time_layout, settings))
