@@ -9,10 +9,13 @@ PYTHON311 ?= python3.11
 VENV_TFF := .venv-tff
 LOCKED_TFF := $(VENV_TFF)/.locked
 READY_TFF := $(VENV_TFF)/.ready
+VENV_DIST := .venv-dist
+LOCKED_DIST := $(VENV_DIST)/.locked
+READY_DIST := $(VENV_DIST)/.ready
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test lint tensorboard smoke bench tff lock lock-tff clean
+.PHONY: help env train test lint tensorboard smoke bench tff dist lock lock-tff lock-dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -42,6 +45,15 @@ $(READY_TFF): $(LOCKED_TFF) setup.cfg pyproject.toml
 	$(VENV_TFF)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(LOCKED_DIST): requirements-dist.lock
+	$(PYTHON) -m venv --clear $(VENV_DIST)
+	$(VENV_DIST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dist.lock
+	@touch $@
+
+$(READY_DIST): $(LOCKED_DIST) setup.cfg pyproject.toml
+	$(VENV_DIST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
 train: $(READY)  ## the main job on the embedded data: train, evaluate, say where TensorBoard finds it
 	$(FEDGRU) train --features big
 
@@ -66,6 +78,9 @@ bench: $(READY)  ## time the main job; FILE=CHECKINS.txt.gz times importing it a
 tff: $(READY_TFF)  ## create .venv-tff for --engine tff (needs Python 3.11), and test the engine there
 	$(VENV_TFF)/bin/python -m pytest tests/test_engines.py tests/test_models.py tests/test_tff.py
 
+dist: $(READY_DIST)  ## create .venv-dist for --engine ray and fedgru deploy, and test both there
+	$(VENV_DIST)/bin/python -m pytest tests/test_ray.py tests/test_deploy.py
+
 lock: $(READY)  ## resolve requirements.lock anew from setup.cfg (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra dev --extra mlflow setup.cfg -o requirements.lock
@@ -75,6 +90,10 @@ lock-tff:  ## resolve requirements-tff.lock anew from requirements-tff.in (needs
 	  --no-header --no-annotate --override requirements-tff-overrides.txt requirements-tff.in \
 	  -o requirements-tff.lock
 
+lock-dist:  ## resolve requirements-dist.lock anew from setup.cfg (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra dev --extra dist --extra flower setup.cfg -o requirements-dist.lock
+
 clean:  ## remove the environment and caches; keeps data/ and log/
-	rm -rf $(VENV) $(VENV_TFF) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_TFF) $(VENV_DIST) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
