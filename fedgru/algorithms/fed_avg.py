@@ -51,13 +51,22 @@ class ServerState:
 
 
 class UpdateSum:
-    """Sums of the cohort's updates, each times its client's number of examples."""
+    """Sums of the cohort's updates, each times its client's number of examples.
 
-    def __init__(self, weights):
+    Args:
+        weights: name -> float32 array.
+        row_ids: int32 [num_kept], ascending: the table rows that updates will have, for a sum over
+            a few clients that is to be small; all rows by default.
+    """
+
+    def __init__(self, weights, row_ids=None):
+        table = weights["rows"]
+        self.row_ids = row_ids
+        num_rows = len(table) if row_ids is None else len(row_ids)
         self.num_clients = 0
         self.dense = {name: np.zeros_like(w) for name, w in weights.items() if name != "rows"}
-        self.rows = np.zeros_like(weights["rows"])
-        self.row_examples = np.zeros(len(weights["rows"]), np.int64)
+        self.rows = np.zeros((num_rows, table.shape[1]), table.dtype)
+        self.row_examples = np.zeros(num_rows, np.int64)
         self.num_examples = 0
 
     def add(self, update):
@@ -69,10 +78,24 @@ class UpdateSum:
         check_fits(update, self.dense)
         for name, total in self.dense.items():
             total += np.float32(update.num_examples) * update.dense[name]
-        self.rows[update.row_ids] += np.float32(update.num_examples) * update.row_update
-        self.row_examples[update.row_ids] += update.num_examples
+        at = (
+            update.row_ids
+            if self.row_ids is None
+            else np.searchsorted(self.row_ids, update.row_ids)
+        )
+        self.rows[at] += np.float32(update.num_examples) * update.row_update
+        self.row_examples[at] += update.num_examples
         self.num_examples += update.num_examples
         self.num_clients += 1
+
+    def merge(self, other):
+        """Add an UpdateSum over some rows to this one over all."""
+        for name, total in self.dense.items():
+            total += other.dense[name]
+        self.rows[other.row_ids] += other.rows
+        self.row_examples[other.row_ids] += other.row_examples
+        self.num_examples += other.num_examples
+        self.num_clients += other.num_clients
 
     def __len__(self):
         return self.num_clients
@@ -102,9 +125,13 @@ class FedAvg:
         """Return the ServerState before round 1."""
         return ServerState(weights, self.server_optimizer.init(weights), 0)
 
-    def start(self, weights):
-        """Return what a round's updates are added to, by add(ClientUpdate)."""
-        return UpdateSum(weights)
+    def start(self, weights, row_ids=None):
+        """Return what updates are added to, by add(ClientUpdate).
+
+        With `row_ids` it is for a part of the cohort whose updates have these table rows (int32,
+        ascending), to be added to the whole by merge(part).
+        """
+        return UpdateSum(weights, row_ids)
 
     def mean_update(self, total):
         """Average the cohort's updates.

@@ -30,11 +30,20 @@ class UpdateList:
         self.updates.append(update)
         self.num_examples += update.num_examples
 
+    def merge(self, other):
+        """Add the updates of another UpdateList."""
+        self.updates += other.updates
+        self.num_examples += other.num_examples
+
+    def __getstate__(self):
+        # what goes to another process is a part, to be merged where the weights are
+        return self.__dict__ | {"_weights": None}
+
 
 class _CoordinateWise(FedAvg):
     """One number per coordinate from all clients' numbers there; a row's from its owners'."""
 
-    def start(self, weights):
+    def start(self, weights, row_ids=None):
         return UpdateList(weights)
 
     def mean_update(self, total):
@@ -128,7 +137,7 @@ class Krum(FedSubAvg):
         super().__init__(server_optimizer)
         self.liar_share, self.owners = liar_share, owners
 
-    def start(self, weights):
+    def start(self, weights, row_ids=None):
         return UpdateList(weights)
 
     def mean_update(self, total):

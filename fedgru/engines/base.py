@@ -28,6 +28,49 @@ class RoundResult:
     faults: dict[str, list[int]] = field(default_factory=dict)
 
 
+class Gathered:
+    """What a cohort, or a part of it, sent: the usable updates added up, and who sent none.
+
+    Attributes:
+        total: what the algorithm's `start` gave.
+        loss_sum, num_correct, protected: sums over the usable updates, see ClientUpdate.
+        unusable: index of a client -> why its update was kept out, see `faults.problem`.
+    """
+
+    def __init__(self, total):
+        self.total = total
+        self.loss_sum = self.num_correct = self.protected = 0.0
+        self.unusable = {}
+
+    def add(self, task, update, weights, round_num):
+        """Add one ClientUpdate, as its client sends it, unless it cannot be used."""
+        update = faults.tamper(task, update, round_num)
+        why = faults.problem(update, weights)
+        if why is not None:
+            self.unusable[update.client] = why
+            return
+        self.total.add(update)
+        self.loss_sum += update.loss_sum
+        self.num_correct += update.num_correct
+        self.protected = self.protected + update.protected
+
+    def merge(self, other):
+        """Add what another part of the cohort sent."""
+        self.total.merge(other.total)
+        self.loss_sum += other.loss_sum
+        self.num_correct += other.num_correct
+        self.protected = self.protected + other.protected
+        self.unusable |= other.unusable
+
+    def by_reason(self, cohort):
+        """Return {why: indices of clients} of the unusable updates, in the cohort's order."""
+        found = {}
+        for client in map(int, cohort):
+            if client in self.unusable:
+                found.setdefault(self.unusable[client], []).append(client)
+        return found
+
+
 class Engine:
     """What every engine offers.
 
@@ -42,6 +85,9 @@ class Engine:
     def __str__(self):
         return self.name
 
+    def close(self):
+        """Give back what the engine holds beside memory: processes. Used again, it starts anew."""
+
     def local_updates(self, weights, cohort, round_num, constants=None):
         """Yield the ClientUpdate of each client of the cohort, in the cohort's order.
 
@@ -51,6 +97,13 @@ class Engine:
             f"engine {self.name} gives no updates of single clients: it needs local_updates, or a "
             "run_round of its own"
         )
+
+    def gather(self, algorithm, weights, cohort, round_num, constants=None):
+        """Return the Gathered of the cohort: each client's update made, checked and added."""
+        gathered = Gathered(algorithm.start(weights))
+        for update in self.local_updates(weights, cohort, round_num, constants):
+            gathered.add(self.task, update, weights, round_num)
+        return gathered
 
     def hidden_states(self, weights, first_positions, end_positions, wanted):
         """Return the representation at some inputs, float32 [num_wanted, hidden_dim].
@@ -86,30 +139,21 @@ class Engine:
             return self._skipped(state, found)
         if protection is not None:
             state, constants = protection.before_round(self, state, cohort)
-        total = algorithm.start(state.weights)
-        loss_sum = num_correct = protected = 0.0
-        for update in self.local_updates(state.weights, cohort, round_num, constants):
-            update = faults.tamper(self.task, update, round_num)
-            why = faults.problem(update, state.weights)
-            if why is not None:
-                found.setdefault(why, []).append(update.client)
-                continue
-            total.add(update)
-            loss_sum += update.loss_sum
-            num_correct += update.num_correct
-            protected = protected + update.protected
+        gathered = self.gather(algorithm, state.weights, cohort, round_num, constants)
+        total = gathered.total
+        found |= gathered.by_reason(cohort)
         self._check_usable(found, len(cohort), round_num)
         if len(total) < self.task.settings.faults.min_clients:
             return self._skipped(state, found)
         metrics = {
-            "loss": loss_sum / total.num_examples,
-            "acc@1": num_correct / total.num_examples,
+            "loss": gathered.loss_sum / total.num_examples,
+            "acc@1": gathered.num_correct / total.num_examples,
         }
         self.check_diverged(metrics["loss"], round_num)
         after = algorithm.apply(state, total)
         if protection is not None:
             after = protection.after_round(self, after, cohort)
-            metrics |= protection.round_metrics(constants, protected)
+            metrics |= protection.round_metrics(constants, gathered.protected)
         return RoundResult(after, metrics, len(total), total.num_examples, found)
 
     def _skipped(self, state, found):
