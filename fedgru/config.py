@@ -145,7 +145,7 @@ class FaultSettings(_Section):
 
 
 class LoopSettings(_Section):
-    engine: Literal["jax", "reference", "tff"] = Field(
+    engine: Literal["jax", "reference", "tff", "ray"] = Field(
         "jax", description="What runs the local training."
     )
     rounds: Count = Field(30, description="Rounds at most.")
@@ -177,6 +177,22 @@ class LoopSettings(_Section):
     name: str = Field("run", description="Ends the run folder's name.")
 
 
+class RaySettings(_Section):
+    ray_address: str | None = Field(
+        None,
+        description="Join the Ray cluster at HOST:PORT (auto: the one this machine belongs to); "
+        "if not given, Ray starts for the run, on this machine alone.",
+    )
+    ray_actors: Count | None = Field(
+        None, description="Processes that train clients; as many as fit the CPUs if not given."
+    )
+    ray_cpus: Count = Field(1, description="CPUs of each such process, a client on each.")
+    ray_gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs of each such process.")
+    ray_item: Count = Field(
+        5, description="Clients in a work item, of which one sum of updates comes back."
+    )
+
+
 class Settings(_Section):
     """All settings of a run, by concern. No field name occurs in two sections."""
 
@@ -189,6 +205,7 @@ class Settings(_Section):
     agnostic: AgnosticSettings = AgnosticSettings()
     faults: FaultSettings = FaultSettings()
     loop: LoopSettings = LoopSettings()
+    ray: RaySettings = RaySettings()
 
 
 def fields():
@@ -403,6 +420,13 @@ def _check_together(settings):
             f"--tff-noise has no effect with --tff-aggregator {server.tff_aggregator}. Use "
             "--tff-aggregator dp, or leave it out."
         )
+    if loop.engine != "ray":
+        for name in RaySettings.model_fields:
+            if getattr(settings.ray, name) != _default("ray", name):
+                raise ConfigError(
+                    f"{option(name)} has no effect with --engine {loop.engine}. Use --engine ray, "
+                    "or leave it out."
+                )
     _check_faults(settings)
     _check_agnostic(settings.agnostic, loop)
     if loop.min_improvement > 0 and loop.patience == 0:

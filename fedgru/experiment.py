@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 
 from tqdm import tqdm
@@ -141,7 +141,7 @@ def train(task, facts, log_dir, show_progress=False, kind="federated", on_round=
     """
     engine, algorithm = _who_trains(task, kind)
     create = RunFolder.create(log_dir, task.settings, facts | {"kind": kind})
-    with _keeping_compiled(engine), create as run:
+    with closing(engine), _keeping_compiled(engine), create as run:
         logger.info("run folder %s, engine %s", run.path, engine)
         return _train_in(run, engine, algorithm, show_progress, on_round=on_round)
 
@@ -178,13 +178,13 @@ def resume(run, data_dir, show_progress=False):
         return run, reopen_task(run, data_dir), None
     _check_resumable(run)
     engine, algorithm = _who_trains(_rebuild_task(run, data_dir), run.kind)
-    with _keeping_compiled(engine), run:
+    with closing(engine), _keeping_compiled(engine), run:
         return _train_in(run, engine, algorithm, show_progress, resumes=True)
 
 
 def _keeping_compiled(engine):
     """A context in which what JAX compiles is kept for the next run, where the engine is JAX's."""
-    return kept_between_runs() if engine.name in ("jax", "central") else nullcontext()
+    return kept_between_runs() if engine.name in ("jax", "ray", "central") else nullcontext()
 
 
 def _train_in(run, engine, algorithm, show_progress, resumes=False, on_round=None):

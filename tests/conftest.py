@@ -20,6 +20,10 @@ HAS_TFF = importlib.util.find_spec("tensorflow_federated") is not None
 needs_tff = pytest.mark.skipif(
     not HAS_TFF, reason="needs the environment that `make tff` creates (TensorFlow Federated)"
 )
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(
+    not HAS_RAY, reason="needs the environment that `make dist` creates (Ray)"
+)
 # Where these tests run in the background of a shell, a program they start would ignore Ctrl-C.
 HEEDS_CTRL_C = """
 import runpy, signal
@@ -67,6 +71,19 @@ def nyc():
     scheme = categories.load_scheme("coarse")
     check_ins = categories.apply_scheme(reading.check_ins, scheme, SHARED_NYC.name)
     return datasets.DataSet("nyc", check_ins, {"fingerprint": "nyc"})
+
+
+@pytest.fixture(scope="session")
+def ray_in_place(tmp_path_factory):
+    """Ray with 4 CPUs on this machine, which the Ray engines of all tests share, and its actors'
+    compiled code."""
+    from fedgru.engines.ray_connection import connect
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDGRU_CACHE", str(tmp_path_factory.mktemp("compiled")))
+        connection = connect(None, 4)
+    yield connection
+    connection.release()
 
 
 def start(task):

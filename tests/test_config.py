@@ -121,7 +121,7 @@ def test_bad_settings(overrides, message):
         (
             "[lop]\nrounds = 2",
             "unknown section [lop] in the config file. Accepted: data, inputs, layout, model, "
-            "client, server, agnostic, faults, loop.",
+            "client, server, agnostic, faults, loop, ray.",
         ),
         (
             "[client]\nlr = 2",

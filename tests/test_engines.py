@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import largest_gap, needs_tff, start
+from conftest import largest_gap, needs_ray, needs_tff, start
 
 from fedgru import config, evaluation, seeding
 from fedgru.agnostic import objective
 from fedgru.engines import jax as jax_engine
 from fedgru.engines import stacked
 from fedgru.engines.jax import JaxEngine
+from fedgru.engines.ray import RayEngine
 from fedgru.engines.reference import ReferenceEngine
 from fedgru.engines.tff import TffEngine
 from fedgru.errors import ConfigError, TrainingError
@@ -83,6 +84,12 @@ PAIRS += [
     for case in CASES
     if not case.startswith(("owners", "reversal"))  # it has the plain mean alone
 ]
+# The rest of it is the jax engine: what is added up, how, and what goes to the actors.
+RAY_CASES = ("client adam, server sgd", "owners, server adam", "lstm", "reversal")
+PAIRS += [
+    pytest.param(RayEngine, case, id=f"ray-{case}", marks=[needs_ray, pytest.mark.dist])
+    for case in RAY_CASES
+]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +118,7 @@ def run_two_rounds(case_task):
                 state = result.state
                 rows.append(result.metrics)
             val = evaluation.evaluate(engine, state.weights, "val").summary()
+            engine.close()
             done[key] = state, rows, val
         return done[key]
 
@@ -118,7 +126,9 @@ def run_two_rounds(case_task):
 
 
 @pytest.mark.parametrize(("engine", "case"), PAIRS)
-def test_equals_the_reference(run_two_rounds, engine, case):
+def test_equals_the_reference(run_two_rounds, engine, case, request):
+    if engine is RayEngine:
+        request.getfixturevalue("ray_in_place")
     expected, expected_rows, expected_val = run_two_rounds(ReferenceEngine, case)
     state, rows, val = run_two_rounds(engine, case)
     assert largest_gap(state.weights, expected.weights) < 1

@@ -4,4 +4,5 @@ ENGINES = {
     "jax": ("fedgru.engines.jax", "JaxEngine"),
     "reference": ("fedgru.engines.reference", "ReferenceEngine"),
     "tff": ("fedgru.engines.tff", "TffEngine"),
+    "ray": ("fedgru.engines.ray", "RayEngine"),
 }

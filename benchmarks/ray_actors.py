@@ -1,0 +1,99 @@
+"""Time rounds of the main job on the jax engine and on Ray with 1, 2 and 4 actors, in one run.
+
+    python benchmarks/ray_actors.py --data nyc --users 100
+
+All engines are up at the same time, and take turns round by round, so that whatever else the
+machine does falls on each. Prints the seconds of a round, local training and averaging, without
+evaluation; by how much each is longer than the jax engine's in the same turn; and how far the
+weights are apart after the first three rounds. Needs Ray: see `make dist`.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import time
+
+import numpy as np
+
+from fedgru import algorithms, config, experiment, protection
+from fedgru.engines.jax import JaxEngine
+from fedgru.engines.ray import RayEngine
+from fedgru.engines.ray_connection import connect
+from fedgru.xla import kept_between_runs
+
+COMPARED_ROUNDS = 3
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default=config.EMBEDDED)
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--users", type=int, help="the most active ones; all if not given")
+    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--rounds", type=int, default=8, help="timed, after the first, of each")
+    args = parser.parse_args()
+    overrides = {"data": args.data, "prior": "backoff", "engine": "ray"}
+    overrides |= {"users": args.users} if args.users else {}
+    tasks = [
+        experiment.open_task(config.load(overrides | {"ray_actors": n}), args.data_dir)[0]
+        for n in args.actors
+    ]
+    load_before = os.getloadavg()[0]
+    connection = connect(None, sum(args.actors))
+    try:
+        with kept_between_runs():
+            engines = {"jax": JaxEngine(tasks[0])}
+            engines |= {
+                f"ray, {n} actors": RayEngine(t) for n, t in zip(args.actors, tasks, strict=True)
+            }
+            seconds, weights = time_rounds(engines, 1 + args.rounds)
+            for engine in engines.values():
+                engine.close()
+    finally:
+        connection.release()
+    print(
+        f"{datetime.date.today()}, {processor()}, {len(os.sched_getaffinity(0))} cores, Python "
+        f"{platform.python_version()}, Ray {connection.ray.__version__}; load {load_before:.1f} at "
+        f"the start, {os.getloadavg()[0]:.1f} at the end; {len(tasks[0].training_clients)} clients "
+        f"in a round, {args.rounds} rounds of each.\n"
+    )
+    print(
+        "| engine | first round, s | later rounds, median (range), s | against jax, median | "
+        f"weights apart after {COMPARED_ROUNDS} rounds |"
+    )
+    print("| --- | --- | --- | --- | --- |")
+    for name, rounds in seconds.items():
+        later = rounds[1:]
+        ratio = np.median(later / seconds["jax"][1:])
+        gap = max(np.abs(weights[name][n] - w).max() for n, w in weights["jax"].items())
+        print(
+            f"| {name} | {rounds[0]:.1f} | {np.median(later):.2f} ({later.min():.2f} to "
+            f"{later.max():.2f}) | {100 * (ratio - 1):+.1f} % | {gap:.1e} |"
+        )
+
+
+def time_rounds(engines, num_rounds):
+    """Return {name: float64 [num_rounds], seconds}, and {name: weights} after the compared ones."""
+    task = next(iter(engines.values())).task
+    algorithm = algorithms.from_settings(task.settings.server)
+    states = dict.fromkeys(engines, algorithm.init(protection.init_weights(task)))
+    seconds, weights, names = {name: [] for name in engines}, {}, list(engines)
+    for turn in range(num_rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            started = time.perf_counter()
+            result = engines[name].run_round(algorithm, states[name], task.training_clients)
+            seconds[name].append(time.perf_counter() - started)
+            states[name] = result.state
+            if result.state.round_num == COMPARED_ROUNDS:
+                weights[name] = result.state.weights
+    return {name: np.array(taken) for name, taken in seconds.items()}, weights
+
+
+def processor():
+    with open("/proc/cpuinfo") as lines:
+        return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Ray on this machine alone, for one run: a program of its own, which ends when fedgru does.
+
+It is given a folder and a number of CPUs, prints the address that fedgru joins, and waits until its
+standard input is closed. The kernel closes that when fedgru is gone, however it went: then this
+program ends Ray in good order and removes the folder, which fedgru itself, killed, could not do.
+"""
+
+import contextlib
+import logging
+import shutil
+import sys
+
+
+@contextlib.contextmanager
+def on_loopback():
+    """A context in which Ray takes 127.0.0.1 for this machine's address, and listens there alone.
+
+    As it does on systems where it knows no clusters; elsewhere it would listen on all interfaces.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def main(folder, num_cpus):
+    import ray
+
+    try:
+        with on_loopback():
+            context = ray.init(
+                address="local",
+                num_cpus=int(num_cpus),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+            )
+        print(context.address_info["gcs_address"], flush=True)  # noqa: T201 - what fedgru reads
+        sys.stdin.read()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

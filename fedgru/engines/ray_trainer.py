@@ -1,0 +1,65 @@
+"""What runs inside a Ray actor: the jax engine, on the clients of one work item after another."""
+
+import os
+import socket
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+
+from fedgru.engines.base import Gathered
+from fedgru.engines.jax import JaxEngine
+from fedgru.runs import installed_versions
+from fedgru.xla import kept_between_runs
+
+
+class Trainer:
+    """Trains clients of one task. Ray calls `train` on as many threads as the actor has CPUs.
+
+    Args:
+        task: Task, see `for_training`.
+    """
+
+    def __init__(self, task):
+        self._kept = ExitStack()
+        self._kept.enter_context(kept_between_runs())
+        self._engine = JaxEngine(task)
+
+    def about(self):
+        """Return dict: host and process, versions of packages, and the kind of device it has."""
+        return {
+            "place": f"{socket.gethostname()}, process {os.getpid()}",
+            "versions": installed_versions(),
+            "platform": self._engine.device.platform,
+        }
+
+    def train(self, sent, clients):
+        """Return the Gathered of some clients: one weighted sum, over the rows that they own.
+
+        Args:
+            sent: what all items of a round share: (algorithm, weights, round_num, constants), see
+                `Engine.gather`.
+            clients: int [num_clients], indices.
+        """
+        algorithm, weights, round_num, constants = sent
+        updates = list(self._engine.local_updates(weights, clients, round_num, constants))
+        row_ids = np.unique(np.concatenate([update.row_ids for update in updates]))
+        gathered = Gathered(algorithm.start(weights, row_ids))
+        for update in updates:
+            gathered.add(self._engine.task, update, weights, round_num)
+        return gathered
+
+
+def for_training(task):
+    """Return the Task without what only evaluation reads: it goes to every machine once."""
+    # what `Trainer` is: a client at a time on a CPU, a work item at a time on a GPU
+    device = "auto" if task.settings.ray.ray_gpus else "cpu"
+    loop = task.settings.loop.model_copy(update={"threads": 1, "device": device})
+    return replace(
+        task,
+        settings=task.settings.model_copy(update={"loop": loop}),
+        check_ins=None,
+        target_codes=None,
+        best_prob=None,
+        coverage=[],
+    )
