@@ -5,21 +5,26 @@
 All engines are up at the same time, and take turns round by round, so that whatever else the
 machine does falls on each. Prints the seconds of a round, local training and averaging, without
 evaluation; by how much each is longer than the jax engine's in the same turn; and how far the
-weights are apart after the first three rounds. Needs Ray: see `make dist`.
+weights are apart after the first three rounds. Then what travels: the task, to each machine once; the
+weights, to each machine once a round; the sum that a work item sends back; and how long the driver
+takes to add one. Needs Ray: see `make dist`.
 """
 
 import argparse
 import datetime
 import os
+import pickle
 import platform
 import time
 
 import numpy as np
 
 from fedgru import algorithms, config, experiment, protection
+from fedgru.engines.base import Gathered
 from fedgru.engines.jax import JaxEngine
 from fedgru.engines.ray import RayEngine
 from fedgru.engines.ray_connection import connect
+from fedgru.engines.ray_trainer import for_training
 from fedgru.xla import kept_between_runs
 
 COMPARED_ROUNDS = 3
@@ -48,6 +53,7 @@ def main():
                 f"ray, {n} actors": RayEngine(t) for n, t in zip(args.actors, tasks, strict=True)
             }
             seconds, weights = time_rounds(engines, 1 + args.rounds)
+            travels = measure_parts(list(engines.values())[-1])
             for engine in engines.values():
                 engine.close()
     finally:
@@ -71,6 +77,44 @@ def main():
             f"| {name} | {rounds[0]:.1f} | {np.median(later):.2f} ({later.min():.2f} to "
             f"{later.max():.2f}) | {100 * (ratio - 1):+.1f} % | {gap:.1e} |"
         )
+
+    task = tasks[-1]
+    num_parts, part_bytes, merge_s = travels
+    print(
+        f"\nWhat travels: the task, {task.clients.starts[-1]:,} check-ins, "
+        f"{size_bytes(for_training(task)) / 1e6:.1f} MB; the weights, {task.spec.num_rows:,} rows, "
+        f"{size_bytes(weights['jax']) / 1e6:.1f} MB; {num_parts} sums of "
+        f"{part_bytes / 1e6:.2f} MB, each of which the driver adds in {1e3 * merge_s:.1f} ms "
+        "(medians)."
+    )
+
+
+def measure_parts(engine):
+    """Return the number of work items in a round, and of their sums the bytes and seconds to add."""
+    task, sizes, seconds = engine.task, [], []
+    algorithm = algorithms.from_settings(task.settings.server)
+    weights = protection.init_weights(task)
+    merge = Gathered.merge
+
+    def measured(self, part):
+        sizes.append(size_bytes(part))
+        started = time.perf_counter()
+        merge(self, part)
+        seconds.append(time.perf_counter() - started)
+
+    Gathered.merge = measured
+    try:
+        engine.gather(algorithm, weights, task.training_clients, round_num=1)
+    finally:
+        Gathered.merge = merge
+    return len(sizes), np.median(sizes), np.median(seconds)
+
+
+def size_bytes(value):
+    """How long a value is on the wire."""
+    buffers = []
+    head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    return len(head) + sum(buffer.raw().nbytes for buffer in buffers)
 
 
 def time_rounds(engines, num_rounds):

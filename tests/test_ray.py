@@ -1,12 +1,15 @@
 """fedgru/engines/ray*.py: the same numbers whatever the actors do, and nothing left behind."""
 
 import contextlib
+import json
 import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -416,3 +419,96 @@ def test_no_process_outlives_a_signal_in_the_middle_of_a_round(tmp_path, name):
         said, code = {"SIGINT": ("Ctrl-C", 130), "SIGTERM": ("SIGTERM", 143)}[name]
         assert program.returncode == code
         assert f"\nError: stopped by {said} before round 1. Go on with: " in stderr
+
+
+ROOT = Path(__file__).parents[1]
+SMALL = (
+    "--users 8 --hidden-dim 8 --prior backoff --rounds 4 --local-epochs 150 --ray-item 1 --no-eval"
+)
+
+
+def documented(start):
+    """The one command of docs/cluster.md that begins with some words, as a list."""
+    lines = (ROOT / "docs/cluster.md").read_text("utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith(start)]
+    return line.split()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Two Ray nodes of one CPU on this machine, started as docs/cluster.md says: their programs,
+    and FIRST, by which to replace what the page calls so."""
+
+    with socket.socket() as free:
+        free.bind(("", 0))
+        first = f"127.0.0.1:{free.getsockname()[1]}"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "7" * 64}
+    nodes = []
+    with tempfile.TemporaryDirectory(prefix="fedgru-") as folder, pytest.MonkeyPatch.context() as p:
+        for name, value in token.items():
+            p.setenv(name, value)
+        for begin in ("ray start --head", "ray start --address"):
+            command = [word.replace("FIRST:6379", first) for word in documented(begin)]
+            command = [sys.executable, "-m", "ray.scripts.scripts", *command[1:], "--num-cpus=1"]
+            if "--head" in command:
+                command += [f"--temp-dir={folder}"]
+                command[command.index("--port=6379")] = f"--port={first.rpartition(':')[2]}"
+            printed = tmp_path / f"node-{len(nodes)}"
+            with printed.open("w") as out:
+                nodes.append(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT))
+            wait_for("Ray runtime started", printed)
+        try:
+            yield nodes, first
+        finally:
+            left = {pid: line for node in nodes for pid, line in ray_processes(node.pid).items()}
+            for node in reversed(nodes):
+                node.terminate()
+            for node in nodes:
+                node.wait(60)
+            assert all(is_gone(*process) for process in left.items())
+
+
+def wait_for(text, path, timeout_s=90):
+    deadline = time.monotonic() + timeout_s
+    while text not in (found := Path(path).read_text()):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+# 40 s on a busy machine: two Ray nodes, two trainings and the start of JAX in five processes
+@needs_ray
+def test_two_nodes_as_documented_one_of_which_dies(cluster, ray_in_place, tmp_path):
+    nodes, first = cluster
+    command = [word.replace("FIRST:6379", first) for word in documented("fedgru train")]
+    assert command[:6] == ["fedgru", "train", "--engine", "ray", "--ray-address", first]
+    printed = tmp_path / "stderr"
+    with printed.open("w") as stderr:
+        program = subprocess.Popen(
+            [sys.executable, "-m", *command[:6], *SMALL.split(), "--json"]
+            + ["--log-dir", str(tmp_path / "log")],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        wait_for("round 1: ", printed)
+        raylets = {
+            pid: line for pid, line in ray_processes(nodes[1].pid).items() if "/raylet " in line
+        }
+        for pid in raylets:
+            os.kill(pid, signal.SIGKILL)
+        stdout, _ = program.communicate(timeout=120)
+    said = printed.read_text()
+    assert program.returncode == 0, said
+    assert "Ray: 2 actors of 1 CPUs on the cluster at " + first in said
+    assert said.count("\nRay actor at ") == 2
+    assert "was lost (" in said and "; trained again by another: clients " in said
+    found = json.loads(stdout)  # and nothing else
+    settings = config.load(
+        {
+            **{"engine": "ray", "users": 8, "hidden_dim": 8, "prior": "backoff", "rounds": 4},
+            **{"local_epochs": 150, "ray_item": 1},
+        }
+    )
+    here, *_ = experiment.train(*experiment.open_task(settings, tmp_path), tmp_path / "here")
+    for name in ("best.npz", "last.npz", "metrics.csv"):
+        assert (Path(found["run"]) / name).read_bytes() == (here.path / name).read_bytes()
