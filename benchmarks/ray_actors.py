@@ -5,9 +5,9 @@
 All engines are up at the same time, and take turns round by round, so that whatever else the
 machine does falls on each. Prints the seconds of a round, local training and averaging, without
 evaluation; by how much each is longer than the jax engine's in the same turn; and how far the
-weights are apart after the first three rounds. Then what travels: the task, to each machine once; the
-weights, to each machine once a round; the sum that a work item sends back; and how long the driver
-takes to add one. Needs Ray: see `make dist`.
+weights are apart after the first three rounds. Then what travels: the task, to each machine once;
+the weights, to each machine once a round; the sum that a work item sends back; and how long the
+driver takes to add one. Needs Ray: see `make dist`.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def main():
 
 
 def measure_parts(engine):
-    """Return the number of work items in a round, and of their sums the bytes and seconds to add."""
+    """Return a round's number of work items, and the bytes and seconds to add of their sums."""
     task, sizes, seconds = engine.task, [], []
     algorithm = algorithms.from_settings(task.settings.server)
     weights = protection.init_weights(task)

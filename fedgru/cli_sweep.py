@@ -16,6 +16,7 @@ from fedgru.cli_options import (
     log_dir_option,
     print_json,
 )
+from fedgru.errors import ConfigError
 
 
 class Values(click.ParamType):
@@ -105,6 +106,7 @@ def sweep(
         asked |= {"preset": preset} | given
         _refuse_beside_resume(asked)
         search = sweeps.Sweep.reopen(log_dir, resume, trials)
+        _check_processes(search.plan.base, processes)
     else:
         axes = {k: v for k, v in given.items() if not isinstance(v, tuple) or len(v) > 1}
         if not axes:
@@ -122,6 +124,7 @@ def sweep(
             trials=trials,
             prune=prune,
         )
+        _check_processes(plan.base, processes)
         search = sweeps.Sweep.create(log_dir, data_dir, plan)
     log_to_stderr(logging.WARNING)
 
@@ -169,6 +172,15 @@ def _refuse_beside_resume(asked):
     if given:
         raise click.UsageError(
             f"--resume takes the settings from the sweep's folder: leave out {', '.join(given)}."
+        )
+
+
+def _check_processes(settings, processes):
+    """Refuse several processes that would each take all that Ray has."""
+    if processes > 1 and settings.loop.engine == "ray" and settings.ray.ray_actors is None:
+        raise ConfigError(
+            f"--processes is {processes}: with --engine ray each has actors of its own. Say how "
+            "many with --ray-actors."
         )
 
 

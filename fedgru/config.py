@@ -1,6 +1,7 @@
 """Every setting, its default, its range and its help text; loading, checking and writing them."""
 
 import io
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -427,6 +428,12 @@ def _check_together(settings):
                     f"{option(name)} has no effect with --engine {loop.engine}. Use --engine ray, "
                     "or leave it out."
                 )
+    address = settings.ray.ray_address
+    if address not in (None, "auto") and not re.fullmatch(r"[^\s:/]+:\d{1,5}", address):
+        raise ConfigError(
+            f"--ray-address is {_short(address)}, expected HOST:PORT, such as 10.0.0.1:6379, or "
+            "auto."
+        )
     _check_faults(settings)
     _check_agnostic(settings.agnostic, loop)
     if loop.min_improvement > 0 and loop.patience == 0:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import HEEDS_CTRL_C, needs_ray, start
 
 from fedgru import config, datasets, experiment, runs
-from fedgru.engines import ray_actors
+from fedgru.cli import main
+from fedgru.engines import ray_actors, ray_connection
 from fedgru.engines.jax import JaxEngine
 from fedgru.engines.ray import RayEngine, cut_cohort
 from fedgru.engines.ray_actors import Actors
@@ -302,11 +304,48 @@ def test_without_ray_it_says_what_to_install(make_ray_task, monkeypatch):
     )
 
 
-def test_settings_without_effect():
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"ray_actors": 2},
+            "--ray-actors has no effect with --engine jax. Use --engine ray, or leave it out.",
+        ),
+        (
+            {"engine": "ray", "ray_address": "10.0.0.1"},
+            "--ray-address is 10.0.0.1, expected HOST:PORT, such as 10.0.0.1:6379, or auto.",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense(given, message):
     with pytest.raises(ConfigError) as error:
-        config.load({"ray_actors": 2})
+        config.load(given)
+    assert str(error.value) == message
+
+
+def test_processes_of_a_sweep_say_how_many_actors_each_has(tmp_path):
+    given = ["--engine", "ray", "--seq-len", "4,8", "--processes", "2", "--log-dir", str(tmp_path)]
+    result = CliRunner().invoke(main, ["sweep", *given])
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: --processes is 2: with --engine ray each has actors of its own. Say how many with "
+        "--ray-actors.\n",
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@needs_ray
+def test_nobody_answers(monkeypatch, make_ray_task):
+    monkeypatch.setattr(ray_connection, "_open", None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(TrainingError) as error:
+            train(RayEngine(make_ray_task(ray_address=address)))
+    port = address.rpartition(":")[2]
     assert str(error.value) == (
-        "--ray-actors has no effect with --engine jax. Use --engine ray, or leave it out."
+        f"no Ray cluster answers at {address} (Connection refused). On its first machine: ray "
+        f"start --head --port={port}"
     )
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from fedgru.engines.ray_node import on_loopback
 from fedgru.errors import TrainingError
 
 START_TIMEOUT_S = 120
+ANSWER_TIMEOUT_S = 10
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +30,14 @@ def import_ray(joins):
     (RAY_AUTH_MODE, RAY_AUTH_TOKEN).
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if not joins and "RAY_AUTH_MODE" not in os.environ:
+    draws = not joins and "RAY_AUTH_MODE" not in os.environ
+    if draws:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
 
+    if draws:
+        ray._raylet.Config.initialize("")  # it may have read the environment before
     return ray
 
 
@@ -72,8 +77,10 @@ class Connection:
     def __init__(self, address, num_cpus):
         self.address = address
         self.num_users = 0
-        self.ray = import_ray(joins=address is not None)
         self._node = None
+        if address not in (None, "auto"):
+            _check_answers(address)
+        self.ray = import_ray(joins=address is not None)
         if address is None:
             self._node, address = _start_node(num_cpus)
         _print_into_the_log()
@@ -82,12 +89,13 @@ class Connection:
                 self.ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
         except BaseException as error:
             self._leave()
-            if not isinstance(error, (OSError, RuntimeError, ValueError)):
+            expected = OSError, RuntimeError, ValueError, self.ray.exceptions.RayError
+            if not isinstance(error, expected):
                 raise
             raise TrainingError(
-                f"cannot join the Ray cluster at {address}: {_first_line(error)} fedgru has to run "
-                "on a machine of the cluster (ray start --address=HOST:PORT). If it asks for a "
-                "token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token."
+                f"cannot join the Ray cluster at {address}: {_first_line(error)}. fedgru has to "
+                "run on a machine of the cluster (ray start --address=HOST:PORT), and where the "
+                "cluster asks for a token, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as there."
             ) from error
 
     def release(self):
@@ -102,6 +110,18 @@ class Connection:
         self.ray.shutdown()
         if self._node is not None:
             _stop(self._node)
+
+
+def _check_answers(address):
+    """Refuse an address where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), ANSWER_TIMEOUT_S).close()
+    except OSError as error:
+        raise TrainingError(
+            f"no Ray cluster answers at {address} ({error.strerror or error}). On its first "
+            f"machine: ray start --head --port={port}"
+        ) from error
 
 
 def _start_node(num_cpus):
@@ -166,4 +186,4 @@ def _print_into_the_log():
 
 
 def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

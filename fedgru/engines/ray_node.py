@@ -7,8 +7,10 @@ program ends Ray in good order and removes the folder, which fedgru itself, kill
 
 import contextlib
 import logging
+import os
 import shutil
 import sys
+import time
 
 
 @contextlib.contextmanager
@@ -44,7 +46,16 @@ def main(folder, num_cpus):
         sys.stdin.read()
     finally:
         ray.shutdown()
+        _remove(folder)
+
+
+def _remove(folder):
+    """Remove a folder in which something that is about to end may still write."""
+    for _ in range(50):
         shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":
