@@ -55,11 +55,14 @@ def for_training(task):
     # what `Trainer` is: a client at a time on a CPU, a work item at a time on a GPU
     device = "auto" if task.settings.ray.ray_gpus else "cpu"
     loop = task.settings.loop.model_copy(update={"threads": 1, "device": device})
-    return replace(
+    lean = replace(
         task,
         settings=task.settings.model_copy(update={"loop": loop}),
         check_ins=None,
         target_codes=None,
         best_prob=None,
         coverage=[],
+        maps=(),
     )
+    vars(lean)["shared"] = task.shared  # to be computed over all clients once
+    return lean
