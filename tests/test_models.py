@@ -175,3 +175,18 @@ def test_time_steps_behind_the_length_are_as_if_they_were_not_there(cell):
             found[1:],
             expected[1:],
         )
+
+
+@pytest.mark.parametrize("columns", [0, 1, 4])  # 0: no feature is a number
+def test_affine_equals_automatic_differentiation(columns):
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        rng.normal(size=size).astype("float32") for size in ((3, 2, columns), (columns, 5))
+    )
+    weight = rng.normal(size=(3, 2, 5)).astype("float32")
+    found, expected = (
+        jax.grad(lambda x, kernel, by=by: (by(x, kernel) * weight).sum(), argnums=(0, 1))(x, kernel)
+        for by in (gru.affine, lambda x, kernel: x @ kernel)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)

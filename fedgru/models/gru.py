@@ -134,8 +134,9 @@ def affine(x, kernel):
     def backward(kept, d_out):
         x, kernel = kept
         flat = d_out.reshape(-1, d_out.shape[-1])
-        d_kernel = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), flat, (((0,), (0,)), ((), ())))
-        return (flat @ kernel.T).reshape(x.shape), d_kernel
+        x = x.reshape(len(flat), x.shape[-1])  # it may have no columns: no features of numbers
+        d_kernel = jax.lax.dot_general(x, flat, (((0,), (0,)), ((), ())))
+        return (flat @ kernel.T).reshape(*d_out.shape[:-1], len(kernel)), d_kernel
 
     product = jax.custom_vjp(lambda x, kernel: x @ kernel)
     product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), backward)
