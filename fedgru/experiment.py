@@ -143,7 +143,7 @@ def train(task, facts, log_dir, show_progress=False, kind="federated", on_round=
     create = RunFolder.create(log_dir, task.settings, facts | {"kind": kind})
     with closing(engine), _keeping_compiled(engine), create as run:
         logger.info("run folder %s, engine %s", run.path, engine)
-        return _train_in(run, engine, algorithm, show_progress, on_round=on_round)
+        return train_in(run, engine, algorithm, show_progress, on_round=on_round)
 
 
 def _who_trains(task, kind):
@@ -176,10 +176,10 @@ def resume(run, data_dir, show_progress=False):
     """
     if run.status() == "done":
         return run, reopen_task(run, data_dir), None
-    _check_resumable(run)
+    check_resumable(run)
     engine, algorithm = _who_trains(_rebuild_task(run, data_dir), run.kind)
     with closing(engine), _keeping_compiled(engine), run:
-        return _train_in(run, engine, algorithm, show_progress, resumes=True)
+        return train_in(run, engine, algorithm, show_progress, resumes=True)
 
 
 def _keeping_compiled(engine):
@@ -187,7 +187,19 @@ def _keeping_compiled(engine):
     return kept_between_runs() if engine.name in ("jax", "ray", "central") else nullcontext()
 
 
-def _train_in(run, engine, algorithm, show_progress, resumes=False, on_round=None):
+def train_in(
+    run, engine, algorithm, show_progress=False, resumes=False, on_round=None, summarise=None
+):
+    """Train in a run folder that is open, as `train` and `resume` do.
+
+    Args:
+        run: RunFolder.
+        engine: Engine.
+        algorithm: FedAvg or a subclass.
+        show_progress, on_round: as for `train`.
+        resumes: whether to go on from the run's last checkpoint.
+        summarise: as for `training.train`.
+    """
     settings = engine.task.settings
 
     def record(round_num, row, seconds):
@@ -215,6 +227,7 @@ def _train_in(run, engine, algorithm, show_progress, resumes=False, on_round=Non
                 progress=progress,
                 start=start,
                 on_faults=run.record_faults,
+                summarise=summarise,
             )
         logger.info("%s", reports.describe_end(result, settings))
         run.finish(result)
@@ -230,8 +243,8 @@ def _train_in(run, engine, algorithm, show_progress, resumes=False, on_round=Non
     return run, engine.task, result
 
 
-def _check_resumable(run):
-    """Refuse to go on where what follows would not be what would have followed."""
+def check_resumable(run):
+    """Raise a RunError where what follows would not be what would have followed."""
     facts, toml = run.facts(), run.path / "config.toml"
     anew = f"Train anew with: fedgru train --config {toml}"
     if not _same_version(trained_with := _version(run)):
@@ -239,7 +252,7 @@ def _check_resumable(run):
             f"{run.path} was begun by fedgru {trained_with}, this is {__version__}: the rounds to "
             f"come would not be computed as those before. Go on with fedgru {trained_with}. {anew}"
         )
-    if run.kind not in ("federated", "central"):
+    if run.kind not in ("federated", "central", "deployed"):
         raise RunError(f"{run.path} is the baseline {run.kind}, which keeps no checkpoints.")
     if "config_sha256" not in facts:
         raise RunError(f"{run.path} was begun by a fedgru that kept no checkpoints. {anew}")
@@ -340,6 +353,11 @@ def reopen_task(run, data_dir):
 
 
 def _rebuild_task(run, data_dir):
+    if run.kind == "deployed":
+        raise RunError(
+            f"{run.path} is of fedgru deploy: its check-ins are with the clients. The scores that "
+            f"they sent are shown by: fedgru runs show {run.path}"
+        )
     task, facts = open_task(run.settings(), data_dir, learnt_kernel(run))
     trained_on = run.facts().get("fingerprint")
     if facts["fingerprint"] != trained_on:

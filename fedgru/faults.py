@@ -7,6 +7,7 @@ Rules, for every update before it enters the mean:
 * no examples: it claims to have trained on none;
 * too large: its norm is more than 100 times that of the weights it was trained from.
 
+Of clients that are real (`fedgru deploy`) one may also have dropped out, or say that it failed.
 Each is kept out, counted and told. A liar whose updates pass is for the robust means
 (fedgru/algorithms/robust.py).
 """
@@ -17,7 +18,7 @@ import numpy as np
 
 from fedgru import seeding
 
-DROPPED_OUT = "dropped out"
+DROPPED_OUT, FAILED = "dropped out", "failed"
 NOT_FINITE, WRONG_SHAPE, NO_EXAMPLES = "not finite", "wrong shape", "no examples"
 TOO_LARGE = "too large"
 REJECTED = (NOT_FINITE, WRONG_SHAPE, NO_EXAMPLES, TOO_LARGE)

@@ -102,7 +102,34 @@ def parse_features(text):
     return names
 
 
-def build_inputs(check_ins, clients, names, clock="local", vocabulary_rule="train", scaling=True):
+@dataclass(frozen=True)
+class Fitted:
+    """What a task fits on its train splits, for one that is given it instead.
+
+    Attributes:
+        ids: id feature -> {value: id}; ids begin at 1, anything else has 0.
+        sizes: id feature -> how many ids it has.
+        scales: latitude, longitude, gap -> Scale, of those that are features.
+        classes: the target's values, class 0 first.
+        shared: float64 [num_classes], the frequencies that all clients share.
+    """
+
+    ids: dict[str, dict[str, int]]
+    sizes: dict[str, int]
+    scales: dict[str, Scale]
+    classes: tuple[str, ...]
+    shared: np.ndarray
+
+
+def build_inputs(
+    check_ins,
+    clients,
+    names,
+    clock="local",
+    vocabulary_rule="train",
+    scaling=True,
+    fitted=None,
+):
     """Build the inputs; vocabularies and scaling are fitted on the train splits alone.
 
     Args:
@@ -113,6 +140,7 @@ def build_inputs(check_ins, clients, names, clock="local", vocabulary_rule="trai
         vocabulary_rule: "train", or "range" as in the reference notebook.
         scaling: whether latitude, longitude and gap are brought to mean 0 and deviation 1.
             A missing coordinate becomes the train mean either way.
+        fitted: Fitted, in place of fitting them; None fits them.
 
     Returns:
         Inputs.
@@ -121,7 +149,9 @@ def build_inputs(check_ins, clients, names, clock="local", vocabulary_rule="trai
     vocabularies, id_columns, offset = {}, [], 0
     for name in (name for name in names if name in ID_FEATURES):
         column = getattr(check_ins, name)
-        if vocabulary_rule == "train":
+        if fitted is not None:
+            vocab = vocabulary.from_ids(column, fitted.ids[name], fitted.sizes[name])
+        elif vocabulary_rule == "train":
             vocab = vocabulary.from_train(column, train_rows)
         else:
             vocab = vocabulary.from_range(column, clients.rows)
@@ -139,7 +169,7 @@ def build_inputs(check_ins, clients, names, clock="local", vocabulary_rule="trai
     }
     in_train = clients.in_split("train")
     scales = {
-        name: _fit_scale(values[in_train], scaling)
+        name: fitted.scales[name] if fitted else _fit_scale(values[in_train], scaling)
         for name, values in measured.items()
         if name in names
     }

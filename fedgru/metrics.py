@@ -211,9 +211,20 @@ def summarise(scores, client_index, num_clients):
     """
     if not len(scores):
         raise TrainingError("there are no targets to score.")
-    summary = {"targets": len(scores), "unknown_targets": int(np.sum(~scores.known))}
-    for name in scores.values:
-        sums, counts = client_sums(scores, name, client_index, num_clients)
+    sums = {name: client_sums(scores, name, client_index, num_clients) for name in scores.values}
+    return summarise_sums(sums, len(scores), int(np.sum(~scores.known)))
+
+
+def summarise_sums(client_sums, targets, unknown_targets):
+    """Return what `summarise` does, from sums that each client has made for itself.
+
+    Args:
+        client_sums: {metric: (float64 [num_clients] sums, int [num_clients] counts)}, as from
+            `client_sums`.
+        targets, unknown_targets: int, of all clients.
+    """
+    summary = {"targets": targets, "unknown_targets": unknown_targets}
+    for name, (sums, counts) in client_sums.items():
         has_any = counts > 0
         if not has_any.any():
             summary[f"{name}/micro"] = summary[f"{name}/macro"] = float("nan")

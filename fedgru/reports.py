@@ -5,6 +5,9 @@ from collections import Counter
 from fedgru import config
 from fedgru.config import EMBEDDED
 
+_WITH_ROUNDS = ("federated", "central", "deployed")
+_PARTS = ("revisits", "first_visits")  # which a report of sums alone does not have
+
 
 def describe_data(name):
     """Return the words that name a data set."""
@@ -91,7 +94,7 @@ def describe_report(report):
         rows.append(("  cold state", report["cold"]))
     if "fine_tuned" in report:
         rows.append(("  after fine-tuning", report["fine_tuned"]))
-    rows += [("  revisits", report["revisits"]), ("  first visits", report["first_visits"])]
+    rows += [(f"  {n.replace('_', ' ')}", report[n]) for n in _PARTS if n in report]
     rows += [(name.replace("_", " "), r) for name, r in report["baselines"].items()]
     lines = [
         f"Test of {report['run']}{_which(report)}: "
@@ -286,7 +289,7 @@ def _which(report):
     kind = report.get("kind", "federated")
     if kind == "local":
         return f", each client's best of up to {count(report['round'], 'round')}"
-    return f", round {report['round']}" if kind in ("federated", "central") else ""
+    return f", round {report['round']}" if kind in _WITH_ROUNDS else ""
 
 
 def count(number, noun):

@@ -335,6 +335,14 @@ class RunFolder:
         self._events.write(report, report["round"])
         write_json(self.path / "test.json", report)  # last: who finds it finds the rest
 
+    def save_summed_test(self, report, table):
+        """Write an evaluation of which no more than sums are known, as `save_test` does."""
+        write_table(self.path / "clients.csv", table)
+        if (self.path / "eval").exists():
+            shutil.rmtree(self.path / "eval")
+        self._events.write(report, report["round"])
+        write_json(self.path / "test.json", report)
+
     def save_fine_tuned(self, table):
         """Write clients-fine-tuned.csv, a table as clients.csv; None removes an earlier one."""
         file = self.path / "clients-fine-tuned.csv"
@@ -400,6 +408,8 @@ class RunFolder:
 
     def _evaluated(self, name):
         if not (self.path / name).exists():
+            if self.kind == "deployed":
+                raise RunError(f"{self.path} has no {name}: its clients sent sums alone.")
             raise RunError(f"{self.path} has no {name}: score it with: fedgru eval {self.path}")
         return self.path / name
 

@@ -66,6 +66,7 @@ class Task:
         training_clients: int64, the clients with at least one local step; cohorts are drawn
             from these.
         maps: tuple of the Mapped that arrays of a large data set lie in.
+        fitted: Fitted, where it was given instead of fitted on these clients; else None.
     """
 
     settings: Settings
@@ -83,6 +84,7 @@ class Task:
     protection: Protection | None
     training_clients: np.ndarray
     maps: tuple[mapped.Mapped, ...] = ()
+    fitted: features.Fitted | None = None
 
     def let_go(self):
         """Give back the memory of what was read of a large data set; it can be read again."""
@@ -110,6 +112,8 @@ class Task:
     @cached_property
     def shared(self):
         """float64 [num_classes], the frequencies that all clients share."""
+        if self.fitted is not None:
+            return self.fitted.shared
         train = self.classes[self.clients.in_split("train")]
         return priors.shared_frequencies(train, self.num_classes)
 
@@ -234,7 +238,7 @@ class Task:
         return np.where(padded, -1, self.protection.concept.labels[inputs_at])
 
 
-def build_task(data_set, settings, kernel=None):
+def build_task(data_set, settings, kernel=None, fitted=None):
     """Build the Task of a data set; the parts of a large one are laid out in its folder.
 
     Args:
@@ -242,6 +246,7 @@ def build_task(data_set, settings, kernel=None):
         settings: Settings.
         kernel: with --prior kernel, the Kernel of an earlier run; None leaves it to be learnt
             by `Task.with_kernel`.
+        fitted: Fitted, in place of what would be fitted on the train splits; None fits it.
 
     Returns:
         Task.
@@ -250,7 +255,10 @@ def build_task(data_set, settings, kernel=None):
         ConfigError: if the settings ask for what the data does not hold.
         DataError: if nothing is left to train on.
     """
-    parts = prepared.open_or_make(data_set, settings, lambda: _prepare(data_set, settings))
+    if fitted is None:
+        parts = prepared.open_or_make(data_set, settings, lambda: _prepare(data_set, settings))
+    else:
+        parts = _prepare(data_set, settings, fitted)
     if data_set.maps is not None:
         data_set.maps.let_go()
     check_ins, clients, training_clients = (
@@ -287,6 +295,7 @@ def build_task(data_set, settings, kernel=None):
         protection=make_protection(settings, check_ins, clients),
         training_clients=training_clients,
         maps=parts.maps,
+        fitted=fitted,
     )
     vars(task).update(parts.known)  # cached properties, computed when the parts were made
     return task
@@ -303,7 +312,7 @@ def _with_validated(coverage, settings, clients):
     return lines
 
 
-def _prepare(data_set, settings):
+def _prepare(data_set, settings, fitted=None):
     """Make the Prepared of a data set: every check-in is looked at. Errors as `build_task`."""
     check_ins, inputs_settings = data_set.check_ins, settings.inputs
     names = features.parse_features(inputs_settings.features)
@@ -326,7 +335,11 @@ def _prepare(data_set, settings):
             )
     clients, coverage = choose_clients(check_ins, settings.data.users, settings.data.min_checkins)
     column = getattr(check_ins, inputs_settings.target)
-    target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])
+    if fitted is None:
+        target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])
+    else:
+        ids = {value: number for number, value in enumerate(fitted.classes, start=1)}
+        target_vocabulary = vocabulary.from_ids(column, ids, len(ids))
     target_codes = column.codes[clients.rows]
     classes = target_vocabulary.encode(target_codes) - 1
     num_trained = _count_trained(settings, clients, classes)
@@ -371,6 +384,7 @@ def _prepare(data_set, settings):
             inputs_settings.clock,
             inputs_settings.vocabulary,
             inputs_settings.scaling == "standard",
+            fitted,
         ),
         target_vocabulary=target_vocabulary,
         classes=classes,

@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -59,7 +60,16 @@ class TrainResult:
     faults: tuple[tuple[int, str, str], ...] = ()
 
 
-def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None, on_faults=None):
+def train(
+    engine,
+    algorithm,
+    on_round,
+    on_checkpoint,
+    progress=None,
+    start=None,
+    on_faults=None,
+    summarise=None,
+):
     """Train until the rounds are done or the stop metric no longer improves.
 
     With a protected concept only rounds under the final alpha may be the best: one before would
@@ -76,6 +86,8 @@ def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None,
         start: the Checkpoint to go on from; None starts before round 1. Either way the result is
             the same, to the bit.
         on_faults: called with the list of a round's faults, if it has any; or None.
+        summarise: called as summarise(weights), returns {"val/metric/average": value}; None
+            evaluates the engine's own clients.
 
     Returns:
         TrainResult.
@@ -87,8 +99,10 @@ def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None,
     task = engine.task
     loop = task.settings.loop
     metric = parse_stop_metric(loop.stop_metric)
+    if summarise is None:
+        summarise = partial(_validate, engine)
     if start is None:
-        start = _before_training(engine, algorithm)
+        start = _before_training(task, algorithm, summarise)
         on_round(0, *start.rows[0])
         on_checkpoint(start)
     state, best, rows, faults = start.state, start.best, start.rows, start.faults
@@ -105,7 +119,7 @@ def train(engine, algorithm, on_round, on_checkpoint, progress=None, start=None,
         if found and on_faults is not None:
             on_faults(found)
         row = {f"train/{name}/micro": value for name, value in result.metrics.items()}
-        row = _plain(row | _validate(engine, state.weights))
+        row = _plain(row | summarise(state.weights))
         engine.check_diverged(row["val/loss/micro"], round_num, "val")
         task.let_go()
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
@@ -156,13 +170,12 @@ def make_stopping(loop):
     return EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
 
 
-def _before_training(engine, algorithm):
+def _before_training(task, algorithm, summarise):
     """Return the Checkpoint of round 0."""
-    task = engine.task
     stopping = make_stopping(task.settings.loop)
     state = algorithm.init(protection.init_weights(task))
     started = time.perf_counter()
-    untrained = _plain(_validate(engine, state.weights))
+    untrained = _plain(summarise(state.weights))
     measured = ("loss", "acc@1", *(task.protection.metric_names if task.protection else ()))
     row = {f"train/{name}/micro": None for name in measured} | untrained
     if task.protection is None or task.protection.is_risen(0):

@@ -46,6 +46,26 @@ def from_train(column, train_rows):
     return Vocabulary(tuple(column.values[code] for code in seen), id_of_code)
 
 
+def from_ids(column, ids, size):
+    """Build the vocabulary of one column with ids that were given out elsewhere.
+
+    Args:
+        column: Coded, the data set's column.
+        ids: {value: id}, ids from 1 to size.
+        size: how many ids there are; one that no value has is called "".
+
+    >>> from fedgru.checkins import Coded
+    >>> column = Coded(np.array([0, 1]), ("c", "a"))
+    >>> from_ids(column, {"a": 1, "b": 2}, 3)
+    Vocabulary(values=('a', 'b', ''), id_of_code=array([0, 1], dtype=int32))
+    """
+    values = [""] * size
+    for value, number in ids.items():
+        values[number - 1] = value
+    id_of_code = [ids.get(value, UNKNOWN) for value in column.values]
+    return Vocabulary(tuple(values), np.array(id_of_code, np.int32))
+
+
 def from_range(column, rows):
     """Build the reference notebook's vocabulary: numbers below the count of distinct values.
 

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from conftest import make_check_ins
 
+from fedgru import features
+from fedgru.checkins import CheckIns
 from fedgru.datasets import DataSet
 from fedgru.errors import ConfigError, DataError
+from fedgru.interface import known_ids
+from fedgru.task import build_task
 
 
 def one_user(categories, **columns):
@@ -200,3 +204,42 @@ def test_what_is_laid_out_is_kept_only_where_clients_come_up_again(make_task):
             task.client_prior(client, "markov")
         kept[cohort] = sorted(client for client, _ in task._client_priors)
     assert kept == {1: task.validation_clients.tolist(), 2: [*range(6)], None: [*range(6)]}
+
+
+def test_one_client_with_the_fit_of_all_has_the_same_task(make_task, tiny_data_set):
+    """What a real client is: its own check-ins, and tables that were fitted elsewhere."""
+    task = make_task(features="big", users=3)
+    fitted = features.Fitted(
+        ids={
+            name: known_ids(getattr(task.check_ins, name), vocab)
+            for name, vocab in task.inputs.vocabularies.items()
+        },
+        sizes=task.inputs.sizes,
+        scales=task.inputs.scales,
+        classes=task.target_vocabulary.values,
+        shared=task.shared,
+    )
+    client = 1
+    check_ins = tiny_data_set.check_ins
+    rows = np.flatnonzero(
+        check_ins.user.codes == check_ins.user.values.index(task.clients.client_ids[client])
+    )
+    columns = {
+        name: replace(column, codes=column.codes[rows])
+        if hasattr(column, "codes")
+        else column[rows]
+        for name, column in vars(check_ins).items()
+        if name != "own"
+    }
+    alone = build_task(
+        replace(tiny_data_set, check_ins=CheckIns(**columns), best_prob=None),
+        task.settings.model_copy(
+            update={"data": task.settings.data.model_copy(update={"users": None})}
+        ),
+        fitted=fitted,
+    )
+    alone = replace(alone, coverage=[])  # a copy keeps what it was given
+    assert (len(alone.clients), alone.spec) == (1, task.spec)
+    ours, theirs = alone.local_data(0), task.local_data(client)
+    for name in ("rows", "numbers", "targets", "mask", "log_prior"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)

@@ -36,6 +36,19 @@ class ClientUpdate:
 
 
 @dataclass(frozen=True)
+class NoUpdate:
+    """What stands in the place of a ClientUpdate where a real client sent none that can be read.
+
+    Attributes:
+        client: index of the client.
+        why: one of the reasons of `fedgru.faults`.
+    """
+
+    client: int
+    why: str
+
+
+@dataclass(frozen=True)
 class ServerState:
     """What the server keeps between rounds.
 

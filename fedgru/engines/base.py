@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from fedgru import faults
-from fedgru.algorithms.fed_avg import ServerState
+from fedgru.algorithms.fed_avg import NoUpdate, ServerState
 from fedgru.errors import TrainingError
 
 DIVERGED_LOSS = 100.0  # nats; the uniform guess over 27 classes has 3.3, over 10,000 has 9.2
@@ -34,7 +34,7 @@ class Gathered:
     Attributes:
         total: what the algorithm's `start` gave.
         loss_sum, num_correct, protected: sums over the usable updates, see ClientUpdate.
-        unusable: index of a client -> why its update was kept out, see `faults.problem`.
+        unusable: index of a client -> why it has no part in the sums, see `fedgru.faults`.
     """
 
     def __init__(self, total):
@@ -43,7 +43,10 @@ class Gathered:
         self.unusable = {}
 
     def add(self, task, update, weights, round_num):
-        """Add one ClientUpdate, as its client sends it, unless it cannot be used."""
+        """Add one ClientUpdate, as its client sends it, unless there is none or it is of no use."""
+        if isinstance(update, NoUpdate):
+            self.unusable[update.client] = update.why
+            return
         update = faults.tamper(task, update, round_num)
         why = faults.problem(update, weights)
         if why is not None:
@@ -89,7 +92,7 @@ class Engine:
         """Give back what the engine holds beside memory: processes. Used again, it starts anew."""
 
     def local_updates(self, weights, cohort, round_num, constants=None):
-        """Yield the ClientUpdate of each client of the cohort, in the cohort's order.
+        """Yield the ClientUpdate, or NoUpdate, of each client of the cohort, in its order.
 
         `constants` is what `Protection.before_round` gives, where the task has a Protection.
         """

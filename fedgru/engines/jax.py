@@ -108,7 +108,7 @@ class JaxEngine(Engine):
             update, sums = self._local_loop(
                 {"rows": own, **dense},
                 data.arrays,
-                self._key(round_num, client),
+                self.dropout_key(round_num, client),
                 data.steps,
                 data.steps * data.passes,
                 constants,
@@ -118,7 +118,7 @@ class JaxEngine(Engine):
 
     def _train_stack(self, dense, table, round_num, constants, clients):
         prepared = [self._prepare(client) for client in clients]
-        keys = [self._key(round_num, client) for client in clients]
+        keys = [self.dropout_key(round_num, client) for client in clients]
         stack = stacked.stack(prepared, keys, table)
         with on_device(self.device):
             update, sums = self._stacked_loop(
@@ -137,7 +137,8 @@ class JaxEngine(Engine):
             for at, (client, data) in enumerate(zip(clients, prepared, strict=True))
         ]
 
-    def _key(self, round_num, client):
+    def dropout_key(self, round_num, client):
+        """Return uint32 [2], from which a client draws its dropout in a round."""
         return seeding.key_words(self.task.settings.loop.seed, "dropout", round_num, client)
 
     def _prepare(self, client):
