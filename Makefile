@@ -79,7 +79,7 @@ tff: $(READY_TFF)  ## create .venv-tff for --engine tff (needs Python 3.11), and
 	$(VENV_TFF)/bin/python -m pytest tests/test_engines.py tests/test_models.py tests/test_tff.py
 
 dist: $(READY_DIST)  ## create .venv-dist for --engine ray and fedgru deploy, and test both there
-	$(VENV_DIST)/bin/python -m pytest tests/test_engines.py tests/test_ray.py
+	$(VENV_DIST)/bin/python -m pytest tests/test_engines.py tests/test_ray.py tests/test_deploy*.py
 
 lock: $(READY)  ## resolve requirements.lock anew from setup.cfg (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

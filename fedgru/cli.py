@@ -40,6 +40,7 @@ class Program(click.Group):
         "compare": "fedgru.cli_runs",
         "config": "fedgru.cli_config",
         "data": "fedgru.cli_data",
+        "deploy": "fedgru.cli_deploy",
         "export": "fedgru.cli_predict",
         "predict": "fedgru.cli_predict",
         "report": "fedgru.cli_report",

@@ -1,0 +1,189 @@
+"""The app that the server hands to its clients: settings, tables of values, and two short programs.
+
+Flower packs a folder of .py, .toml, .json and .md files and sends it to every node. What is in it
+is the same for everybody and public: which values have an id, how numbers are scaled, what all
+clients share of the prior. So no client ever asks for the id of a place of its own.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedgru import __version__, config
+from fedgru.deploy.privacy import Privacy, check_privacy
+from fedgru.errors import ConfigError, DataError
+from fedgru.features import Fitted
+from fedgru.interface import Interface
+from fedgru.storage import write_text
+
+PACKAGE = "fedgru_app"
+PLAIN = Privacy()
+MAX_BYTES = 10 << 20  # of the packed app, what Flower takes
+_SETTINGS, _MODEL = "settings.toml", "model.json"
+_PYPROJECT = """\
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "fedgru-app"
+version = "1.0.0"
+description = "Federated next-place prediction with fedgru {version}"
+license = "Apache-2.0"
+dependencies = []  # nothing is installed on a client's machine: fedgru is there already
+
+[tool.flwr.app]
+publisher = "fedgru"
+
+[tool.flwr.app.components]
+serverapp = "{package}.server_app:app"
+clientapp = "{package}.client_app:app"
+"""
+_SERVER_APP = '''\
+"""What the server runs: fedgru's round loop over the clients that are there."""
+
+from pathlib import Path
+
+from fedgru.deploy.server import make_server_app
+
+app = make_server_app(Path(__file__).parent)
+'''
+_CLIENT_APP = '''\
+"""What every client runs: local training and scoring on its own check-ins."""
+
+from pathlib import Path
+
+from fedgru.deploy.client import make_client_app
+
+app = make_client_app(Path(__file__).parent)
+'''
+# Settings that say what happens to simulated clients.
+_SIMULATED = {
+    "agnostic_to": "it needs states of all clients in one place",
+    "client_dropout": "real clients drop out by themselves",
+    "attack": "it makes simulated clients lie",
+    "eval_clients": "whoever is there validates its own",
+    "clients_per_call": "every client trains by itself",
+}
+
+
+@dataclass(frozen=True)
+class App:
+    """An app, read.
+
+    Attributes:
+        settings: Settings of the run.
+        interface: Interface: the model's shapes, and the tables of values.
+        num_target_codes: how many values the target has, also those that the model does not know.
+        privacy: Privacy.
+        sha256: of settings and tables, 64 hex digits.
+    """
+
+    settings: config.Settings
+    interface: Interface
+    num_target_codes: int
+    privacy: Privacy
+    sha256: str
+
+    @property
+    def fitted(self):
+        """Fitted: what a client's task takes from the app."""
+        interface = self.interface
+        return Fitted(
+            ids=interface.vocabularies,
+            sizes=interface.sizes,
+            scales=interface.scales,
+            classes=interface.classes,
+            shared=interface.shared,
+        )
+
+
+def check_deployable(settings):
+    """Raise a ConfigError for a setting that a deployment cannot follow."""
+    if settings.loop.engine != "jax":
+        raise ConfigError(
+            f"--engine {settings.loop.engine} is for simulations: clients train with jax. Leave "
+            "it out."
+        )
+    for name, (section, info) in config.fields().items():
+        if name in _SIMULATED and getattr(getattr(settings, section), name) != info.default:
+            raise ConfigError(
+                f"{config.option(name)} has no place in a deployment: {_SIMULATED[name]}. Leave it "
+                "out."
+            )
+
+
+def write_app(folder, task, privacy=PLAIN):
+    """Write an app whose tables are those of a task.
+
+    Args:
+        folder: path of the new folder, which must not exist.
+        task: Task of the data set that the tables are taken from, its kernel learnt.
+        privacy: Privacy.
+
+    Raises:
+        ConfigError: for a setting that a deployment cannot follow.
+        DataError: if the folder is there already or cannot be written, or the tables are too large.
+    """
+    folder = Path(folder)
+    check_deployable(task.settings)
+    check_privacy(privacy, task.settings)
+    described = {
+        "model": Interface.of(task, {}).to_dict(),
+        "num_target_codes": task.num_target_codes,
+        "privacy": asdict(privacy),
+    }
+    described = json.dumps(described, ensure_ascii=False)
+    if len(described.encode()) > MAX_BYTES:
+        raise DataError(
+            f"the tables of values take {len(described.encode()):,} bytes, Flower sends at most "
+            f"{MAX_BYTES:,}. Leave venue or user out of --features."
+        )
+    files = {
+        "pyproject.toml": _PYPROJECT.format(package=PACKAGE, version=__version__),
+        f"{PACKAGE}/__init__.py": '"""A federation of fedgru."""\n',
+        f"{PACKAGE}/server_app.py": _SERVER_APP,
+        f"{PACKAGE}/client_app.py": _CLIENT_APP,
+        f"{PACKAGE}/{_SETTINGS}": config.dump(task.settings),
+        f"{PACKAGE}/{_MODEL}": described + "\n",
+    }
+    if folder.exists():
+        raise DataError(f"{folder} is there already: choose another name, or delete it.")
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        (part / PACKAGE).mkdir(parents=True)
+        for name, text in files.items():
+            write_text(part / name, text)
+        part.rename(folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error.strerror}.") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_app(folder):
+    """Return the App in a folder: one that `write_app` wrote, or the package inside of it.
+
+    Raises:
+        DataError: if there is none, or it is damaged.
+    """
+    folder = Path(folder)
+    package = folder / PACKAGE if (folder / PACKAGE).is_dir() else folder
+    try:
+        texts = [(package / name).read_text("utf-8") for name in (_SETTINGS, _MODEL)]
+        described = json.loads(texts[1])
+        interface = Interface.from_dict(described["model"])
+        num_target_codes = int(described["num_target_codes"])
+        privacy = Privacy(**described["privacy"])
+    except OSError:
+        raise DataError(
+            f"{folder} is not an app of fedgru. Make one with: fedgru deploy app FOLDER"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, DataError):
+        raise DataError(f"{package / _MODEL} is damaged. Make the app again.") from None
+    settings = config.load(config_file=package / _SETTINGS)
+    sha256 = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    return App(settings, interface, num_target_codes, privacy, sha256)

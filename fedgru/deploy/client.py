@@ -1,0 +1,229 @@
+"""The client's end: its own check-ins, its own task, the jax engine's local training.
+
+Flower starts a process for every message. So nothing heavy is imported that is not needed (JAX is,
+TensorFlow is not), and the check-ins lie ready as a data set beside the client's log.
+"""
+
+import logging
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fedgru import __version__, datasets, evaluation, faults, seeding
+from fedgru.config import EMBEDDED
+from fedgru.deploy import records, secure
+from fedgru.deploy.app import PLAIN, read_app
+from fedgru.deploy.privacy import protect
+from fedgru.engines.jax import JaxEngine
+from fedgru.errors import DataError, TrainingError
+from fedgru.task import build_task
+from fedgru.xla import compiled_in
+
+DATA_SET = "own"  # the name of the client's data set in its folder
+OWN_BASELINES = ("last", "frequency", "user_markov")  # those that need nobody else's check-ins
+LOG = "client.log"
+
+logger = logging.getLogger(__name__)
+
+
+class DeviceEngine(JaxEngine):
+    """The fast engine of one client, which draws its dropout by its number among all.
+
+    Args:
+        task: Task of the one client.
+        number: int, the client's number in the federation.
+    """
+
+    def __init__(self, task, number):
+        super().__init__(task)
+        self._number = number
+
+    def dropout_key(self, round_num, client):
+        """See JaxEngine.dropout_key; there is only one client here, whatever its number."""
+        return seeding.key_words(self.task.settings.loop.seed, "dropout", round_num, self._number)
+
+
+def check_one_person(data_set):
+    """Raise a DataError unless a DataSet is of one person."""
+    users = len(data_set.check_ins.user.values)
+    if users != 1:
+        raise DataError(
+            f"the file has the check-ins of {users:,} people, a client is one person: give each "
+            "their own file."
+        )
+
+
+def own_task(app, data_set):
+    """Return the Task of one client: its own check-ins, the app's tables.
+
+    Args:
+        app: App.
+        data_set: DataSet of one person.
+
+    Raises:
+        DataError: if it holds several people, or too few check-ins.
+    """
+    check_one_person(data_set)
+    loop = app.settings.loop.model_copy(update={"clients_per_round": None, "threads": None})
+    alone = app.settings.faults.model_copy(update={"min_clients": 1})
+    data = app.settings.data.model_copy(update={"data": EMBEDDED, "users": None})
+    settings = app.settings.model_copy(update={"loop": loop, "faults": alone, "data": data})
+    task = build_task(data_set, settings, app.interface.kernel, app.fitted)
+    codes = max(app.num_target_codes, task.num_target_codes)  # which rank for what nobody counted
+    return replace(task, num_target_codes=codes)
+
+
+def answer(task, ask, weights, privacy=PLAIN):
+    """Do what the server asks and return {name: record} of the reply.
+
+    Args:
+        task: Task of the client.
+        ask: Ask.
+        weights: name -> float32 array.
+        privacy: Privacy.
+    """
+    engine, reply = DeviceEngine(task, ask.client), {}
+    if ask.score:
+        evaluations = {records.MODEL: evaluation.evaluate(engine, weights, ask.score)}
+        if ask.score == "test":
+            evaluations |= _baselines(task)
+        if len(evaluations[records.MODEL].positions):
+            reply[ask.score] = records.pack_scores(evaluations)
+    if ask.train:
+        if privacy.secure:
+            raise TrainingError("asked for an update in the clear, where the app says --secure.")
+        reply |= records.pack_update(train(task, ask, weights, privacy))
+    return reply
+
+
+def train(task, ask, weights, privacy):
+    """Return the ClientUpdate of a round as it may leave the device.
+
+    Raises:
+        TrainingError: with secure aggregation, for an update that the server would have to keep
+            out of the mean if it saw it.
+    """
+    engine = DeviceEngine(task, ask.client)
+    (update,) = engine.local_updates(weights, task.training_clients, ask.round_num)
+    if privacy.secure and (why := faults.problem(update, weights)) is not None:
+        raise TrainingError(f"the update is kept here: {why}.")
+    rng = np.random.default_rng()  # of the system's entropy: noise that can be drawn again is none
+    return protect(update, len(weights["rows"]), privacy, ask.cohort, rng)
+
+
+def _baselines(task):
+    """The counting that a client can do alone, on its test split."""
+    found = {name: evaluation.evaluate_static(task, name) for name in OWN_BASELINES}
+    for kind in evaluation.RUNNING_BASELINES:
+        if kind != "kernel" or task.kernel is not None:
+            found[f"running_{kind}"] = evaluation.evaluate_running(task, kind, "test")
+    return found
+
+
+def hello(task):
+    """Return {name: record} of what the server is told of a client before training: counts."""
+    from flwr.app import MetricRecord
+
+    local = [task.local_data(int(client)) for client in task.training_clients]
+    counts = {
+        "checkins": len(task.check_ins),
+        "examples": sum(data.num_examples for data in local),
+        "val": len(task.clients.target_positions("val")),
+        "test": len(task.clients.target_positions("test")),
+        "version": [int(part) for part in __version__.split(".")[:3]],
+    }
+    return {"hello": MetricRecord(counts)}
+
+
+def make_client_app(package):
+    """Return Flower's ClientApp for the app in a folder; `fedgru deploy app` writes who calls it.
+
+    Args:
+        package: folder with the app's settings and tables.
+    """
+    from flwr.clientapp import ClientApp
+
+    app = ClientApp()
+
+    @app.query()
+    def say_hello(message, context):
+        return _reply(message, context, package, lambda app: hello(_own_task(app, context)))
+
+    @app.train()
+    def work(message, context):
+        if secure.is_part(message):
+            return _reply(message, context, package, lambda app: _mask(message, context, app))
+        return _reply(
+            message,
+            context,
+            package,
+            lambda app: answer(
+                _own_task(app, context), *records.unpack_ask(message.content), app.privacy
+            ),
+        )
+
+    return app
+
+
+def _own_task(app, context):
+    return own_task(app, datasets.open_data_set(DATA_SET, context.node_config["folder"]))
+
+
+def _mask(message, context, app):
+    """A step of the secure aggregation; return {name: record} of the reply."""
+
+    def train_now():
+        ask, weights = records.unpack_ask(message.content)
+        update = train(_own_task(app, context), ask, weights, app.privacy)
+        return update, len(weights["rows"])
+
+    return dict(secure.reply(message, context, train_now).content)
+
+
+def _reply(message, context, package, act):
+    """Answer a message; what goes wrong is told in full here, and to the server by its kind."""
+    from flwr.app import Message, RecordDict
+
+    folder = Path(context.node_config["folder"])
+    started = time.perf_counter()
+    with _logging_to(folder / LOG):
+        try:
+            with compiled_in(folder / "compiled"):
+                content = act(read_app(package))
+            done = ", ".join(content) or "nothing"
+            logger.info("sent %s after %.1f s", done, time.perf_counter() - started)
+        except Exception as error:
+            logger.exception("failed; the server is told no more than %s", type(error).__name__)
+            content = records.pack_error(error)
+    reply = Message(RecordDict(content), reply_to=message)
+    if context.node_config.get("record"):
+        _record(reply, folder / "sent")
+    return reply
+
+
+@contextmanager
+def _logging_to(file):
+    """A context in which fedgru's log lines go to a file."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("fedgru")
+    root.setLevel(logging.INFO)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _record(reply, folder):
+    """Write down the bytes of a reply, as Flower puts them on the wire, in a new file."""
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+    folder.mkdir(exist_ok=True)
+    objects = get_all_nested_objects(reply).values()
+    name = f"{len(list(folder.iterdir())):06d}.bin"
+    (folder / name).write_bytes(b"".join(one.deflate() for one in objects))

@@ -1,0 +1,234 @@
+"""Who is who: a certificate for the server, and a pair of keys for every client.
+
+The server's certificate is signed by a certificate authority of the federation's own. Clients hold
+`ca.crt` and believe no other; they prove who they are with a private key that never leaves them,
+whose public half the server knows.
+"""
+
+import datetime
+import ipaddress
+import os
+from pathlib import Path
+
+from fedgru.errors import ConfigError
+from fedgru.storage import write_whole
+
+CA_DAYS, SERVER_DAYS = 3650, 365
+CA_KEY, CA_CERT = "ca.key", "ca.crt"
+SERVER_KEY, SERVER_CERT = "server.key", "server.crt"
+SOON_DAYS = 30  # a certificate that ends sooner is worth a warning
+_OWN_MACHINE = ("localhost", "127.0.0.1", "::1")  # how the server's own programs reach it
+_SKEW = datetime.timedelta(hours=1)  # clients' clocks may be behind
+
+
+def make_certificate(folder, hosts, days=SERVER_DAYS):
+    """Make a certificate of the server, or renew it; also its authority, where there is none yet.
+
+    Clients keep the `ca.crt` they have: a renewed certificate is signed by the same authority.
+
+    Args:
+        folder: where `ca.key`, `ca.crt`, `server.key` and `server.crt` are.
+        hosts: names and addresses under which clients reach the server.
+        days: how long the certificate holds.
+
+    Returns:
+        When it ends, datetime, UTC.
+
+    Raises:
+        ConfigError: if the authority in the folder cannot be read.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    hosts = list(dict.fromkeys([*hosts, *_OWN_MACHINE]))
+    ca_key, ca_cert = _authority(folder)
+    key = ec.generate_private_key(ec.SECP384R1())
+    ends = min(_now() + datetime.timedelta(days=days), ca_cert.not_valid_after_utc)
+    server_auth = x509.oid.ExtendedKeyUsageOID.SERVER_AUTH
+    certificate = (
+        _begin(f"fedgru server {hosts[0]}", ca_cert.subject, key, ends)
+        .add_extension(x509.SubjectAlternativeName([_host(x509, h) for h in hosts]), False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+        .add_extension(x509.ExtendedKeyUsage([server_auth]), False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False
+        )
+        .sign(ca_key, _sha384())
+    )
+    _write_private(folder / SERVER_KEY, _private_pem(key))
+    _write(folder / SERVER_CERT, certificate.public_bytes(_pem()))
+    return ends
+
+
+def _authority(folder):
+    """Read the authority in a folder, or make one."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key_file, cert_file = folder / CA_KEY, folder / CA_CERT
+    if key_file.exists() or cert_file.exists():
+        try:
+            key = serialization.load_pem_private_key(key_file.read_bytes(), None)
+            return key, x509.load_pem_x509_certificate(cert_file.read_bytes())
+        except (OSError, ValueError, TypeError):
+            raise ConfigError(
+                f"{folder} has no {CA_KEY} and {CA_CERT} that can be read. Bring both back; or "
+                "delete both for a new authority, whose ca.crt every client then needs."
+            ) from None
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fedgru authority")])
+    usage = dict.fromkeys(
+        (
+            *("digital_signature", "content_commitment", "key_encipherment", "crl_sign"),
+            *("data_encipherment", "key_agreement", "encipher_only", "decipher_only"),
+        ),
+        False,
+    )
+    ends = _now() + datetime.timedelta(days=CA_DAYS)
+    certificate = (
+        _begin("fedgru authority", name, key, ends)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        .add_extension(x509.KeyUsage(key_cert_sign=True, **usage), True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        .sign(key, _sha384())
+    )
+    _write_private(key_file, _private_pem(key))
+    _write(cert_file, certificate.public_bytes(_pem()))
+    return key, certificate
+
+
+def make_key(file):
+    """Make a client's pair of keys.
+
+    Args:
+        file: path of the private key, made with mode 0600; the public one is written beside it,
+            with .pub at the end of its name.
+
+    Returns:
+        Path of the public key.
+
+    Raises:
+        ConfigError: if there is a key already.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    file = Path(file)
+    public = file.with_name(f"{file.name}.pub")
+    for one in (file, public):
+        if one.exists():
+            raise ConfigError(
+                f"{one} is there already: a client keeps its key. Choose another name."
+            )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    key = ec.generate_private_key(ec.SECP384R1())
+    openssh = serialization.PrivateFormat.OpenSSH
+    _write_private(file, key.private_bytes(_pem(), openssh, serialization.NoEncryption()))
+    text = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    _write(public, text + b"\n")
+    return public
+
+
+def public_keys(folder):
+    """Return {name: path} of the public keys in a folder, NAME.pub each.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    found = {file.name.removesuffix(".pub"): file for file in sorted(Path(folder).glob("*.pub"))}
+    if not found:
+        raise ConfigError(
+            f"{folder} has no NAME.pub. A client makes its keys with: fedgru deploy key NAME. Put "
+            "the NAME.pub that each client sends you there."
+        )
+    return found
+
+
+def check_certificate(folder):
+    """Return when the server's certificate ends, datetime, UTC.
+
+    Raises:
+        ConfigError: if there is none that can be read, or it has ended.
+    """
+    from cryptography import x509
+
+    folder, again = Path(folder), "fedgru deploy certificate"
+    for name in (SERVER_KEY, SERVER_CERT, CA_CERT):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"{folder} has no {name}. Make the server's certificate with: {again} {folder} "
+                "--host NAME"
+            )
+    try:
+        certificate = x509.load_pem_x509_certificate((folder / SERVER_CERT).read_bytes())
+    except ValueError:
+        raise ConfigError(f"{folder / SERVER_CERT} is no certificate.") from None
+    ends = certificate.not_valid_after_utc
+    if ends < _now():
+        raise ConfigError(
+            f"{folder / SERVER_CERT} ended on {ends:%Y-%m-%d}. Renew it with: {again} {folder} "
+            "--host NAME, for each name that clients use."
+        )
+    return ends
+
+
+def _begin(name, issuer, key, ends):
+    from cryptography import x509
+
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_now() - _SKEW)
+        .not_valid_after(ends)
+    )
+
+
+def _host(x509, host):
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _now():
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+
+
+def _sha384():
+    from cryptography.hazmat.primitives import hashes
+
+    return hashes.SHA384()
+
+
+def _pem():
+    from cryptography.hazmat.primitives import serialization
+
+    return serialization.Encoding.PEM
+
+
+def _private_pem(key):
+    from cryptography.hazmat.primitives import serialization
+
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(_pem(), form, serialization.NoEncryption())
+
+
+def _write(file, content):
+    write_whole(file, lambda stream: stream.write(content))
+
+
+def _write_private(file, content):
+    """Write a file that nobody but its owner could read at any time."""
+    before = os.umask(0o077)
+    try:
+        _write(file, content)
+    finally:
+        os.umask(before)

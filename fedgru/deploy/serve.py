@@ -1,0 +1,256 @@
+"""`fedgru deploy server`: a SuperLink, the clients' keys in it, and one run of an app."""
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from fedgru.deploy import processes, require_flower
+from fedgru.deploy.app import check_deployable, read_app
+from fedgru.deploy.keys import CA_CERT, SERVER_CERT, SERVER_KEY, check_certificate, public_keys
+from fedgru.deploy.server import JOB, LOG, OUTCOME, STATE, UNFINISHED
+from fedgru.errors import ConfigError, Interrupted, RunError
+from fedgru.locks import Lock, is_locked
+from fedgru.runs import RunFolder
+from fedgru.storage import read_json_object, write_text
+
+UP_S = 60.0  # how long a SuperLink may take to listen
+GONE_S = 60.0  # how long what a killed server had started may take to end
+POLL_S = 0.3
+KEYS_S = 10.0  # how often the folder of keys is looked at
+ALIVE_S = 30.0  # how often Flower is asked whether the run goes on
+_CONNECTION = "here"
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """Flower's programs for one run.
+
+    Args:
+        folder: where the server keeps what it needs to go on after a kill.
+        app_folder: from `write_app`.
+        host, port: where to listen.
+        certificates: folder, see `make_certificate`; None for plaintext and clients that need not
+            say who they are.
+        keys: folder of the clients' public keys; None without certificates.
+    """
+
+    def __init__(self, folder, app_folder, host, port, certificates, keys):
+        self.folder, self.app_folder = Path(folder), Path(app_folder)
+        self.host, self.port = host, port
+        self.certificates = None if certificates is None else Path(certificates)
+        self.keys = keys
+        self._registered = self.folder / "registered.json"  # {sha256 of the key: [name, node id]}
+        self._env = None
+
+    def run(self, log_dir, clients, timeout_s, tell):
+        """Serve until the run is done.
+
+        Args:
+            log_dir: folder of all runs.
+            clients: how many to wait for before round 1.
+            timeout_s: how long to wait for a client's reply.
+            tell: called with each line that a person should read.
+
+        Returns:
+            RunFolder.
+
+        Raises:
+            ConfigError: if app, certificates or keys cannot be used.
+            RunError: if a program of Flower's cannot be started, or the run fails.
+        """
+        require_flower()
+        app = read_app(self.app_folder)
+        check_deployable(app.settings)
+        if self.certificates is not None:
+            check_certificate(self.certificates)
+            public_keys(self.keys)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(self.folder)
+        lock.acquire()
+        try:
+            self._check_unfinished(app)
+            self._wait_for_port()
+            job = {"log_dir": str(Path(log_dir).resolve()), "clients": clients}
+            write_text(self.folder / JOB, json.dumps(job | {"timeout_s": timeout_s}))
+            (self.folder / OUTCOME).unlink(missing_ok=True)
+            self._prepare_home()
+            log_file = self.folder / "superlink.log"
+            with processes.running(
+                "flower-superlink", self._superlink_arguments(), self._env, log_file
+            ) as superlink:
+                self._wait_until_up(superlink, log_file)
+                names = self._sync_keys()
+                self._say_where(tell, names)
+                run_id = self._start_run()
+                outcome = self._wait_for_end(superlink, log_file, run_id, tell)
+        except KeyboardInterrupt as error:
+            raise Interrupted(". Go on with the same command.", error) from error
+        finally:
+            lock.release()
+        if "error" in outcome:
+            raise RunError(outcome["error"])
+        return RunFolder(outcome["run"])
+
+    def _check_unfinished(self, app):
+        """Refuse another app while a run of the one before is not done."""
+        unfinished = self.folder / UNFINISHED
+        if not unfinished.exists():
+            return
+        run = RunFolder(unfinished.read_text("utf-8").strip())
+        if run.facts().get("fingerprint") != app.sha256:
+            raise ConfigError(
+                f"{run.path} is not done, and was begun with another app than {self.app_folder}. "
+                f"Bring that app back to go on; or give it up, by deleting {unfinished}."
+            )
+        if not processes.wait_until(lambda: not is_locked(run.path), GONE_S):
+            raise RunError(f"{run.path} is being written by another process: end that first.")
+        logger.info("going on with %s", run.path)
+
+    def _wait_for_port(self):
+        """What a killed server has left running ends within seconds; only then begin."""
+        if not processes.wait_until(lambda: processes.is_free(self.host, self.port), GONE_S):
+            raise ConfigError(
+                f"--port {self.port} of --host {self.host} is taken, or no address of this machine."
+            )
+
+    def _prepare_home(self):
+        home = self.folder / "flower"
+        home.mkdir(exist_ok=True)
+        self._env = processes.environment(home, **{STATE: str(self.folder.resolve())})
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        self._local = f"{host}:{self.port}"
+        trust = (
+            "insecure = true"
+            if self.certificates is None
+            else f"root-certificates = {json.dumps(str((self.certificates / CA_CERT).resolve()))}"
+        )
+        write_text(
+            home / "config.toml",
+            f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
+            f"address = {json.dumps(self._local)}\n{trust}\n",
+        )
+
+    def _superlink_arguments(self):
+        arguments = ["--host", self.host, "--port", self.port]
+        arguments += ["--database", (self.folder / "superlink.db").resolve()]
+        arguments += ["--disable-runtime-dependency-installation"]
+        if self.certificates is None:
+            return [*arguments, "--insecure"]
+        for option, name in (
+            ("--ssl-ca-certfile", CA_CERT),
+            ("--ssl-certfile", SERVER_CERT),
+            ("--ssl-keyfile", SERVER_KEY),
+        ):
+            arguments += [option, (self.certificates / name).resolve()]
+        return [*arguments, "--enable-supernode-auth"]
+
+    def _wait_until_up(self, superlink, log_file):
+        ca = None if self.certificates is None else self.certificates / CA_CERT
+
+        def is_settled():
+            return superlink.poll() is not None or processes.check_server(self._local, ca)
+
+        if not processes.wait_until(is_settled, UP_S) or superlink.poll() is not None:
+            raise RunError(
+                f"Flower's SuperLink did not begin to listen at {self._local}. Its log, "
+                f"{log_file}, ends with:\n{processes.tail(log_file)}"
+            )
+
+    def _start_run(self):
+        """Start the app; what a killed server had started is over for Flower too."""
+        before = self.folder / "flower-run"
+        if before.exists():
+            with suppress(RunError):  # it may have ended, or be unknown
+                self._flwr("stop", before.read_text("utf-8"), _CONNECTION)
+        run_id = self._flwr("run", self.app_folder, _CONNECTION)["run-id"]
+        write_text(before, run_id)
+        return run_id
+
+    def _sync_keys(self):
+        """Register keys that are new in the folder, and withdraw those that are gone.
+
+        Returns:
+            Names of the registered clients.
+        """
+        if self.certificates is None:
+            return []
+        known = {}
+        if self._registered.exists() and (self.folder / "superlink.db").exists():
+            known = read_json_object(self._registered)
+        here = {}
+        for name, file in public_keys(self.keys).items():
+            here.setdefault(hashlib.sha256(file.read_bytes()).hexdigest(), (name, file))
+        for sha256, (name, file) in here.items():
+            if sha256 not in known:
+                said = self._flwr("supernode", "register", file, _CONNECTION, "--name", name)
+                known[sha256] = [name, str(said["node-id"])]
+                write_text(self._registered, json.dumps(known))
+                logger.info("registered the key of %s", name)
+        for sha256 in [sha256 for sha256 in known if sha256 not in here]:
+            name, node_id = known[sha256]
+            self._flwr("supernode", "unregister", node_id, _CONNECTION)
+            del known[sha256]
+            write_text(self._registered, json.dumps(known))
+            logger.info("withdrew the key of %s", name)
+        return [name for name, _ in known.values()]
+
+    def _say_where(self, tell, names):
+        scheme = "http" if self.certificates is None else "https"
+        tell(f"listening at {scheme}://{self.host}:{self.port}")
+        if names:
+            tell(f"keys registered: {', '.join(names)}")
+
+    def _flwr(self, *arguments):
+        """Run Flower's command line and return the JSON object that it prints."""
+        command = [sys.executable, "-m", "fedgru.deploy.flower", "flwr"]
+        command += [*map(str, arguments), "--format", "json"]
+        done = subprocess.run(command, env=self._env, capture_output=True, text=True)
+        try:
+            said = json.loads(done.stdout)
+        except ValueError:
+            said = {}
+        if done.returncode or not said.get("success", True):
+            why = said.get("error-message") or done.stderr.strip() or done.stdout.strip()
+            raise RunError(f"Flower refused `flwr {' '.join(map(str, arguments))}`: {why}")
+        return said
+
+    def _wait_for_end(self, superlink, log_file, run_id, tell):
+        """Relay the run's log until it has ended; return its outcome, a dict."""
+        lines = processes.follow(self.folder / LOG)
+        synced = asked = time.monotonic()
+        while True:
+            for line in next(lines):
+                tell(line)
+            if (self.folder / OUTCOME).exists():
+                for line in next(lines):
+                    tell(line)
+                return read_json_object(self.folder / OUTCOME)
+            if superlink.poll() is not None:
+                raise RunError(
+                    f"Flower's SuperLink ended. Its log, {log_file}, ends with:\n"
+                    f"{processes.tail(log_file)}\nGo on with the same command."
+                )
+            now = time.monotonic()
+            if self.certificates is not None and now - synced > KEYS_S:
+                synced = now
+                self._sync_keys()
+            if now - asked > ALIVE_S:
+                asked = now
+                self._check_alive(run_id, log_file)
+            time.sleep(POLL_S)
+
+    def _check_alive(self, run_id, log_file):
+        """Raise a RunError if the app has ended without a word, as after a kill."""
+        said = self._flwr("list", _CONNECTION, "--run-id", run_id)
+        status = str(said["runs"][0]["status"])
+        if status.startswith("finished") and not (self.folder / OUTCOME).exists():
+            raise RunError(
+                f"the run's process ended ({status}). {log_file} ends with:\n"
+                f"{processes.tail(log_file)}\nGo on with the same command."
+            )

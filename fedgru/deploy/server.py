@@ -1,0 +1,132 @@
+"""The server's end, as Flower runs it: fedgru's own round loop, and a run folder."""
+
+import json
+import logging
+import os
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from fedgru import algorithms, experiment
+from fedgru.clients import CoverageLine
+from fedgru.deploy.app import check_deployable, read_app
+from fedgru.deploy.engine import FederationEngine, RemoteTask
+from fedgru.deploy.federation import Federation, unpack_members
+from fedgru.deploy.scores import make_report
+from fedgru.errors import FedgruError
+from fedgru.runs import RunFolder
+from fedgru.storage import write_text
+
+STATE = "FEDGRU_DEPLOY_STATE"  # names the server's folder to the process that Flower starts
+JOB, UNFINISHED, OUTCOME, LOG = "job.json", "unfinished", "outcome.json", "server.log"
+KIND = "deployed"
+
+logger = logging.getLogger(__name__)
+
+
+def make_server_app(package):
+    """Return Flower's ServerApp for the app in a folder; `fedgru deploy app` writes who calls it.
+
+    Args:
+        package: folder with the app's settings and tables.
+    """
+    from flwr.serverapp import ServerApp
+
+    app = ServerApp()
+
+    @app.main()
+    def main(grid, context):
+        state = Path(os.environ[STATE])
+        job = json.loads((state / JOB).read_text("utf-8"))
+        handler = logging.FileHandler(state / LOG, encoding="utf-8")  # read by who started Flower
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logging.getLogger("fedgru").addHandler(handler)
+        logging.getLogger("fedgru").setLevel(logging.INFO)
+        try:
+            run = train(grid, read_app(package), job, state)
+            outcome = {"run": str(run.path)}
+        except FedgruError as error:
+            outcome = {"error": str(error)}
+        except Exception as error:
+            logger.exception("the run failed")
+            outcome = {"error": f"{type(error).__name__}: {error} (details: {state / LOG})"}
+        write_text(state / OUTCOME, json.dumps(outcome))
+        if "error" in outcome:
+            raise RuntimeError(outcome["error"])
+
+    return app
+
+
+def train(grid, app, job, state):
+    """Train over the nodes of a grid, in a new run folder or in one that was begun.
+
+    Args:
+        grid: Flower's Grid.
+        app: App.
+        job: dict: `log_dir`, `clients` to wait for, `timeout_s`.
+        state: the server's folder, which remembers the run until it is done.
+
+    Returns:
+        RunFolder.
+    """
+    check_deployable(app.settings)
+    federation = Federation(grid, timeout_s=job["timeout_s"])
+    interface = app.interface
+    task = RemoteTask(app.settings, interface.spec, interface.kernel, federation, app.privacy)
+    engine, algorithm = FederationEngine(task), algorithms.from_settings(app.settings.server)
+    unfinished = state / UNFINISHED
+    resumes, is_done = unfinished.exists(), False
+    if resumes:
+        run = RunFolder(unfinished.read_text("utf-8").strip())
+        is_done = run.status() == "done"  # and was stopped before it had the test scores
+        experiment.check_resumable(run)
+        federation.members = unpack_members(run.facts()["members"])
+        federation.admit()
+    if not resumes:
+        federation.wait_for(job["clients"])
+        federation.begin()
+        run = RunFolder.create(job["log_dir"], app.settings, _facts(app, federation))
+        unfinished.write_text(f"{run.path.resolve()}\n", "utf-8")
+    federation.on_change = lambda: run.write_facts({"members": _members(federation)})
+    federation.on_change()
+    with run, _stopped_by_flower():
+        logger.info("run folder %s, %d clients", run.path, len(federation))
+        if not is_done:
+            experiment.train_in(run, engine, algorithm, resumes=resumes, summarise=engine.summarise)
+        weights, round_num = experiment.best_weights(run, task)
+        found = engine.test(weights, round_num)
+        head = {"run": str(run.path), "data": app.settings.data.data, "kind": KIND}
+        report, table = make_report(found, federation.names, app.settings.loop.seed)
+        run.save_summed_test(head | {"round": round_num} | report, table)
+    unfinished.unlink()
+    return run
+
+
+@contextmanager
+def _stopped_by_flower():
+    """Let the exit that Flower's signal handlers raise count as what it is: an interruption."""
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+
+
+def _facts(app, federation):
+    """What run.json says before round 1, beside the members."""
+    members = federation.members
+    joined = CoverageLine("joined", len(members), sum(one.checkins for one in members))
+    kernel = app.interface.kernel
+    return {
+        "kind": KIND,
+        "data": app.settings.data.data,
+        "fingerprint": app.sha256,
+        "coverage": [vars(joined)],
+        "unknown_rates": {},
+        "num_classes": app.interface.spec.num_classes,
+        "privacy": asdict(app.privacy),
+        **({} if kernel is None else {"kernel": kernel.to_dict()}),
+    }
+
+
+def _members(federation):
+    return [member.to_dict() for member in federation.members]
