@@ -4,18 +4,21 @@
 
 All engines are up at the same time, and take turns round by round, so that whatever else the
 machine does falls on each. Prints the seconds of a round, local training and averaging, without
-evaluation; by how much each is longer than the jax engine's in the same turn; and how far the
+evaluation; the processor time it took, of this process and all of Ray's, which a busy machine
+changes less; by how much each is more than the jax engine's in the same turn; and how far the
 weights are apart after the first three rounds. Then what travels: the task, to each machine once;
 the weights, to each machine once a round; the sum that a work item sends back; and how long the
 driver takes to add one. Needs Ray: see `make dist`.
 """
 
 import argparse
+import contextlib
 import datetime
 import os
 import pickle
 import platform
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +28,7 @@ from fedgru.engines.jax import JaxEngine
 from fedgru.engines.ray import RayEngine
 from fedgru.engines.ray_connection import connect
 from fedgru.engines.ray_trainer import for_training
+from fedgru.training import draw_cohort
 from fedgru.xla import kept_between_runs
 
 COMPARED_ROUNDS = 3
@@ -35,11 +39,15 @@ def main():
     parser.add_argument("--data", default=config.EMBEDDED)
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--users", type=int, help="the most active ones; all if not given")
+    parser.add_argument("--features", default="big")
+    parser.add_argument("--clients-per-round", type=int, help="all if not given")
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=8, help="timed, after the first, of each")
     args = parser.parse_args()
     overrides = {"data": args.data, "prior": "backoff", "engine": "ray"}
-    overrides |= {"users": args.users} if args.users else {}
+    overrides |= {"features": args.features}
+    for name in ("users", "clients_per_round"):
+        overrides |= {name: getattr(args, name)} if getattr(args, name) else {}
     tasks = [
         experiment.open_task(config.load(overrides | {"ray_actors": n}), args.data_dir)[0]
         for n in args.actors
@@ -61,23 +69,25 @@ def main():
     print(
         f"{datetime.date.today()}, {processor()}, {len(os.sched_getaffinity(0))} cores, Python "
         f"{platform.python_version()}, Ray {connection.ray.__version__}; load {load_before:.1f} at "
-        f"the start, {os.getloadavg()[0]:.1f} at the end; {len(tasks[0].training_clients)} clients "
-        f"in a round, {args.rounds} rounds of each.\n"
+        f"the start, {os.getloadavg()[0]:.1f} at the end; {len(draw_cohort(tasks[0], 1)):,} of "
+        f"{len(tasks[0].training_clients):,} clients in a round, {args.rounds} rounds of each.\n"
     )
     print(
-        "| engine | first round, s | later rounds, median (range), s | against jax, median | "
-        f"weights apart after {COMPARED_ROUNDS} rounds |"
+        "| engine | first round, s | later rounds, median (range), s | more than jax, median | "
+        "processor time, median, s | more than jax, median | weights apart after "
+        f"{COMPARED_ROUNDS} rounds |"
     )
-    print("| --- | --- | --- | --- | --- |")
+    print("|" + " --- |" * 7)
     for name, rounds in seconds.items():
         later = rounds[1:]
-        ratio = np.median(later / seconds["jax"][1:])
+        wall, spent = np.median(later, axis=0)
+        more = 100 * (np.median(later / seconds["jax"][1:], axis=0) - 1)
         gap = max(np.abs(weights[name][n] - w).max() for n, w in weights["jax"].items())
         print(
-            f"| {name} | {rounds[0]:.1f} | {np.median(later):.2f} ({later.min():.2f} to "
-            f"{later.max():.2f}) | {100 * (ratio - 1):+.1f} % | {gap:.1e} |"
+            f"| {name} | {rounds[0, 0]:.1f} | {wall:.2f} ({later[:, 0].min():.2f} to "
+            f"{later[:, 0].max():.2f}) | {more[0]:+.0f} % | {spent:.2f} | {more[1]:+.0f} % | "
+            f"{gap:.1e} |"
         )
-
     task = tasks[-1]
     num_parts, part_bytes, merge_s = travels
     print(
@@ -104,7 +114,7 @@ def measure_parts(engine):
 
     Gathered.merge = measured
     try:
-        engine.gather(algorithm, weights, task.training_clients, round_num=1)
+        engine.gather(algorithm, weights, draw_cohort(task, 1), round_num=1)
     finally:
         Gathered.merge = merge
     return len(sizes), np.median(sizes), np.median(seconds)
@@ -118,20 +128,38 @@ def size_bytes(value):
 
 
 def time_rounds(engines, num_rounds):
-    """Return {name: float64 [num_rounds], seconds}, and {name: weights} after the compared ones."""
+    """Time the engines' rounds, in turns.
+
+    Returns:
+        {name: float64 [num_rounds, 2], seconds and processor seconds}, and {name: weights} after
+        the compared rounds.
+    """
     task = next(iter(engines.values())).task
     algorithm = algorithms.from_settings(task.settings.server)
     states = dict.fromkeys(engines, algorithm.init(protection.init_weights(task)))
     seconds, weights, names = {name: [] for name in engines}, {}, list(engines)
     for turn in range(num_rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            started = time.perf_counter()
-            result = engines[name].run_round(algorithm, states[name], task.training_clients)
-            seconds[name].append(time.perf_counter() - started)
+            started, processor_started = time.perf_counter(), processor_seconds()
+            result = engines[name].run_round(algorithm, states[name], draw_cohort(task, turn + 1))
+            taken = time.perf_counter() - started, processor_seconds() - processor_started
+            seconds[name].append(taken)
             states[name] = result.state
             if result.state.round_num == COMPARED_ROUNDS:
                 weights[name] = result.state.weights
     return {name: np.array(taken) for name, taken in seconds.items()}, weights
+
+
+def processor_seconds():
+    """Processor time of this process and all below it so far, by the kernel's count."""
+    total, pids = 0, [os.getpid()]
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                pids += [int(child) for child in children.read_text().split()]
+            cells = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += int(cells[11]) + int(cells[12])
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def processor():
