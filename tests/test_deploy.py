@@ -59,13 +59,15 @@ class Grid:
         asked: (name, kind, round, trains, split) of every message, in order.
         privacy: the app's Privacy.
         lost: name of a client that goes away once it has handed out shares of its secrets.
+        stretch: name of a client -> what it multiplies its masked update with.
+        errors: texts of errors of clients in the secure aggregation.
     """
 
     def __init__(self, tasks):
         self._tasks, self.online, self.spoil, self.asked = tasks, list(tasks), {}, []
         self._ids, self._replies = itertools.count(1), {}
         self._contexts = {name: Context(1, 1, {}, RecordDict(), {}) for name in tasks}
-        self.privacy, self.lost = Privacy(), None
+        self.privacy, self.lost, self.stretch, self.errors = Privacy(), None, {}, []
         self._nodes = {
             name: SimpleNamespace(
                 node_id=100 + i,
@@ -113,10 +115,15 @@ class Grid:
         def train():
             ask, weights = records.unpack_ask(message.content)
             update = client.train(self._tasks[name], ask, weights, self.privacy)
-            return update, len(weights["rows"])
+            dense = {n: self.stretch.get(name, 1.0) * a for n, a in update.dense.items()}
+            return replace(update, dense=dense), len(weights["rows"])
 
         message.metadata._dst_node_id = self._nodes[name].node_id
-        return dict(secure.reply(message, self._contexts[name], train).content)
+        try:
+            return dict(secure.reply(message, self._contexts[name], train).content)
+        except TrainingError as error:
+            self.errors.append(str(error))
+            return records.pack_error(error)
 
     def pull_messages(self, message_ids):
         return [self._replies.pop(one) for one in message_ids if one in self._replies]
@@ -592,3 +599,40 @@ def test_a_deployed_run_says_why_it_cannot_be_scored_again(deploy, tmp_path):
     assert str(error.value) == (
         f"{run.path} has no predictions.parquet: its clients sent sums alone."
     )
+
+
+def test_secure_aggregation_with_clipping_and_noise(deploy, tmp_path):
+    privacy = Privacy(secure=True, clip=0.5, noise=1e-4)
+    task, app, grid = deploy(privacy, prior="none", rounds=1, mean="clients")
+    run = run_deployed(app, grid, tmp_path)
+    algorithm, state = start(task)
+    engine = experiment.make_engine(task)
+    total = algorithm.start(state.weights)
+    for update in engine.local_updates(state.weights, np.arange(3), 1):
+        clipped = protect(update, 0, Privacy(clip=0.5), 3, None)
+        assert np.linalg.norm(np.concatenate([a.ravel() for a in clipped.dense.values()])) < 0.5
+        total.add(replace(clipped, num_examples=1))  # everybody counts once
+    expected = algorithm.apply(state, total).weights
+    found, _ = run.load_weights("last")
+    for name, array in expected.items():
+        # noise of 1e-4 * 0.5 in the sum, a third of that in the mean; and the rounding
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=2e-4, err_msg=name)
+    moved = found["rows"] - state.weights["rows"]
+    assert np.count_nonzero(moved) > 0.9 * moved.size  # rows that nobody owns have noise, too
+
+
+def test_noise_is_never_cut_off_by_the_protocol():
+    # 1 + 8 * 10 / sqrt(4): beyond eight standard deviations of a client's share
+    assert secure.clipping_range(Privacy(secure=True, clip=1.0, noise=10.0), 4) == 41.0
+    assert secure.clipping_range(Privacy(secure=True), 4) == 3.0
+    assert secure.clipping_range(Privacy(secure=True, clip=7.0), 4) == 7.0
+
+
+def test_an_update_that_does_not_fit_the_protocol_stays_with_its_client(deploy, tmp_path, caplog):
+    task, app, grid = deploy(Privacy(secure=True), prior="none", rounds=1)
+    name = f"client-{task.clients.client_ids[0]}"
+    grid.stretch[name] = 1e4
+    caplog.set_level("INFO")
+    run = run_deployed(app, grid, tmp_path)
+    assert (run.path / "faults.csv").read_text().splitlines()[1:] == [f"1,{name},dropped out"]
+    assert grid.errors == ["the update is kept here: a coordinate is beyond 3."]

@@ -96,6 +96,7 @@ class FederationEngine(Engine):
             self._federation.exchange,
             {node: records.pack_ask(ask, weights) for node, ask in asks.items()},
             1 if counts_once else max(members[client].examples for client in there),
+            secure.clipping_range(self.task.privacy, len(there)),
             round_num,
         )
         if result is None:

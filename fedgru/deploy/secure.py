@@ -10,12 +10,25 @@ Source: Bonawitz et al. 2017 (doi:10.1145/3133956.3133982) with the sparse graph
 import numpy as np
 
 from fedgru.algorithms.fed_avg import UpdateSum
+from fedgru.errors import TrainingError
 
-CLIPPING_RANGE = 3.0  # of any coordinate; beyond is cut off, so it has to be beyond any update
-QUANTIZATION_RANGE = 1 << 22  # steps in it: 1.4e-6 each
+CLIPPING_RANGE = 3.0  # of any coordinate at least; an update that has more stays with its client
+QUANTIZATION_RANGE = 1 << 22  # steps in it, to both sides: 1.4e-6 each
+NOISE_SIGMAS = 8.0  # no draw is ever farther out
 MODULUS_RANGE = 1 << 32
 MIN_CLIENTS = 2  # of one client the sum would be its update
 THRESHOLD = 0.5  # this share of the clients must stay until the end, and at least two
+
+
+def clipping_range(privacy, num_clients):
+    """Return how large a coordinate of what a client sends may be.
+
+    Args:
+        privacy: Privacy.
+        num_clients: how many add their share of the noise.
+    """
+    clip, noise = privacy.clip or 0.0, privacy.noise or 0.0
+    return max(CLIPPING_RANGE, clip * (1.0 + NOISE_SIGMAS * noise / np.sqrt(num_clients)))
 
 
 def configs_key():
@@ -38,18 +51,26 @@ def reply(message, context, train):
         context: Flower's Context, which keeps the client's secrets between the steps.
         train: called without arguments when the update is asked for; returns (ClientUpdate,
             rows of the whole table).
+
+    Raises:
+        TrainingError: for an update that does not fit the protocol's numbers.
     """
     from flwr.app import Message
     from flwr.client.mod import secaggplus_mod
+    from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_STATE, Key
     from flwr.compat.common import recorddict_compat
     from flwr.compat.common.parameter import ndarrays_to_parameters
     from flwr.compat.common.typing import Code, FitRes, Status
 
-    def train_then(message, _):
+    def train_then(message, context):
         update, num_rows = train()
+        vector = to_vector(update, num_rows)
+        limit = context.state.config_records[RECORD_KEY_STATE][Key.CLIPPING_RANGE]
+        if np.abs(vector).max() > limit:
+            raise TrainingError(f"the update is kept here: a coordinate is beyond {limit:g}.")
         result = FitRes(
             Status(Code.OK, ""),
-            ndarrays_to_parameters([to_vector(update, num_rows)]),
+            ndarrays_to_parameters([vector]),
             update.num_examples,
             {},
         )
@@ -103,13 +124,14 @@ def from_mean(mean, num_examples, num_clients, weights):
     return total, float(loss_sum) * 100.0, float(num_correct)
 
 
-def aggregate(exchange, contents, max_examples, round_num):
+def aggregate(exchange, contents, max_examples, limit, round_num):
     """Run the protocol and return what the server learns of a round.
 
     Args:
         exchange: called with a list of Message, returns those that were answered without error.
         contents: node id -> RecordDict of what to train on.
         max_examples: the most examples that one of the clients may count for.
+        limit: from `clipping_range`.
         round_num: int.
 
     Returns:
@@ -143,7 +165,7 @@ def aggregate(exchange, contents, max_examples, round_num):
         1.0,
         THRESHOLD,
         max_weight=float(max_examples),
-        clipping_range=CLIPPING_RANGE,
+        clipping_range=float(limit),
         quantization_range=QUANTIZATION_RANGE,
         modulus_range=MODULUS_RANGE,
     )

@@ -13,7 +13,7 @@ from fedgru.deploy import processes, require_flower
 from fedgru.deploy.app import check_deployable, read_app
 from fedgru.deploy.keys import CA_CERT, SERVER_CERT, SERVER_KEY, check_certificate, public_keys
 from fedgru.deploy.server import JOB, LOG, OUTCOME, STATE, UNFINISHED
-from fedgru.errors import ConfigError, Interrupted, RunError
+from fedgru.errors import ConfigError, FedgruError, Interrupted, RunError
 from fedgru.locks import Lock, is_locked
 from fedgru.runs import RunFolder
 from fedgru.storage import read_json_object, write_text
@@ -239,7 +239,10 @@ class Server:
             now = time.monotonic()
             if self.certificates is not None and now - synced > KEYS_S:
                 synced = now
-                self._sync_keys()
+                try:
+                    self._sync_keys()
+                except FedgruError as error:
+                    tell(f"the keys stay as they were: {error}")
             if now - asked > ALIVE_S:
                 asked = now
                 self._check_alive(run_id, log_file)
