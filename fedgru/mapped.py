@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.lib import format as npy
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
+KEPT_BYTES = 1 << 25  # of a folder's files, that stay in memory once they were read
 _AT_ONCE = 1 << 24  # bytes that a checksum reads in one go
 
 
@@ -87,10 +89,18 @@ class Mapped:
         """Return the Texts that `save_texts` named."""
         return Texts(self.arrays[f"{name}.ends"], self.arrays[f"{name}.content"])
 
+    @cached_property
+    def _is_small(self):
+        return sum(map(len, self.maps)) <= KEPT_BYTES
+
     def let_go(self):
-        """Give back the memory of the pages that were read; the arrays can be read as before."""
-        for pages in self.maps:
-            pages.madvise(mmap.MADV_DONTNEED)
+        """Give back the memory of the pages that were read; the arrays can be read as before.
+
+        Where all of them are few it keeps them: to be read anew they would cost more than they are.
+        """
+        if not self._is_small:
+            for pages in self.maps:
+                pages.madvise(mmap.MADV_DONTNEED)
 
 
 def named_texts(name, texts):
