@@ -27,6 +27,7 @@ from fedgru.deploy.app import PACKAGE, read_app, write_app
 from fedgru.deploy.privacy import Privacy, protect
 from fedgru.deploy.scores import read_scores
 from fedgru.errors import ConfigError, DataError, RunError, TrainingError
+from fedgru.html_report.runs import read_runs
 from fedgru.xla import compiled_in
 
 
@@ -598,6 +599,12 @@ def test_a_deployed_run_says_why_it_cannot_be_scored_again(deploy, tmp_path):
         run.predictions()
     assert str(error.value) == (
         f"{run.path} has no predictions.parquet: its clients sent sums alone."
+    )
+    with pytest.raises(RunError) as error:
+        read_runs([run], tmp_path)
+    assert str(error.value) == (
+        f"{run.path} is of fedgru deploy: its clients sent sums alone, so there are no predictions "
+        f"to report. The scores are shown by: fedgru runs show {run.path}"
     )
 
 

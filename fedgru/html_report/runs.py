@@ -122,6 +122,12 @@ def _check_folders(folders):
             f"{len(folders)} runs are given, but a report shows at most {MAX_RUNS} beside each "
             "other."
         )
+    for folder in folders:
+        if folder.kind == "deployed":
+            raise RunError(
+                f"{folder.path} is of fedgru deploy: its clients sent sums alone, so there are no "
+                f"predictions to report. The scores are shown by: fedgru runs show {folder.path}"
+            )
     waiting = [
         folder.path
         for folder in folders
