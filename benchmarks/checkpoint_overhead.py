@@ -9,37 +9,28 @@ how much a checkpoint lengthens it: the mean over pairs, its standard error, and
 round counts as an improvement, which is the most work.
 """
 
-import argparse
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
 
+import bench
 import numpy as np
 
-from fedgru import algorithms, config, experiment, protection, training
+from fedgru import algorithms, experiment, protection, training
 from fedgru.checkpoints import Checkpoints
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", default=config.EMBEDDED)
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--users", type=int, help="the most active ones; all if not given")
+    parser = bench.data_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=40, help="of rounds")
     parser.add_argument("--folder", help="where checkpoints are written; a temporary folder if not")
     args = parser.parse_args()
-    overrides = {"data": args.data, "prior": "backoff"} | (
-        {"users": args.users} if args.users else {}
-    )
-    task, _ = experiment.open_task(config.load(overrides), args.data_dir)
+    task = bench.open_task(args, prior="backoff")
     engine = experiment.make_engine(task)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         found, size_mb = time_pairs(engine, Path(folder), args)
     print(
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python "
-        f"{platform.python_version()}; {len(task.clients)} clients, {len(found)} pairs of rounds, "
+        f"{bench.machine()}; {len(task.clients)} clients, {len(found)} pairs of rounds, "
         f"checkpoint of {size_mb:.1f} MB"
     )
     print("                                   without     with   longer, %  (s.e.)  median, %")

@@ -9,43 +9,40 @@ stack reads and writes by XLA's own estimate, times its steps: with caches in be
 bound of what goes to memory.
 """
 
-import argparse
-import platform
 import time
 
+import bench
 import numpy as np
 
-from fedgru import algorithms, config, experiment, protection, training
+from fedgru import algorithms, experiment, protection, training
 from fedgru.engines import stacked
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = bench.data_parser(__doc__)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
-    parser.add_argument("--data", default=config.EMBEDDED)
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--users", type=int, help="the most active ones; all if not given")
     parser.add_argument("--prior", default="none")
     parser.add_argument("--rounds", type=int, default=5, help="timed")
     parser.add_argument("--clients-per-call", type=int, nargs="*", default=[1, 8, 100])
     args = parser.parse_args()
     print("clients a call   s a round   evaluation, s   local steps/s   GFLOP/s    GB/s")
     for clients_per_call in args.clients_per_call:
-        overrides = {"data": args.data, "features": "big", "prior": args.prior}
-        overrides |= {"device": args.device, "clients_per_call": clients_per_call}
-        overrides |= {"users": args.users} if args.users else {}
-        task, _ = experiment.open_task(config.load(overrides), args.data_dir)
+        device = {"device": args.device, "clients_per_call": clients_per_call}
+        task = bench.open_task(args, features="big", prior=args.prior, **device)
         engine = experiment.make_engine(task)
         train_s, val_s = time_rounds(engine, args.rounds)
         prepared = [engine._prepare(client) for client in task.training_clients]
         steps = sum(data.steps * data.passes for data in prepared)
-        gflop, moved = steps * step_gflop(task), moved_gb(engine, prepared)
+        spec, layout = task.spec, task.settings.layout
+        shape = layout.batch_size, layout.seq_len, spec.hidden_dim
+        gflop = steps * bench.step_gflop(*shape, spec.num_numbers, spec.num_classes)
+        moved = moved_gb(engine, prepared)
         print(
             f"{clients_per_call:14}{train_s:12.3f}{val_s:16.3f}{steps / train_s:16.0f}"
             f"{gflop / train_s:10.0f}{moved / train_s:8.1f}",
             flush=True,
         )
-    print(f"{engine}; {platform.machine()}, Python {platform.python_version()}")
+    print(f"{engine}; {bench.machine()}")
 
 
 def time_rounds(engine, num_rounds):
@@ -60,15 +57,6 @@ def time_rounds(engine, num_rounds):
         training.evaluate(engine, state.weights, "val")
         found.append((trained - started, time.perf_counter() - trained))
     return np.median(found[1:], axis=0)
-
-
-def step_gflop(task):
-    """Return the GFLOP of the matrix products of one client's local step, forward and back."""
-    spec, layout = task.spec, task.settings.layout
-    recurrent = 3 * spec.hidden_dim * spec.gates_dim
-    numbers = 2 * spec.num_numbers * spec.gates_dim
-    head = 3 * spec.hidden_dim * spec.num_classes
-    return 2e-9 * layout.batch_size * layout.seq_len * (recurrent + numbers + head)
 
 
 def moved_gb(engine, prepared):

@@ -14,7 +14,6 @@ import argparse
 import collections
 import json
 import os
-import platform
 import random
 import signal
 import subprocess
@@ -22,6 +21,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import bench
 
 FILES = ("metrics.csv", "best.npz", "last.npz", "clients.csv", "predictions.parquet", "test.json")
 CITY = ["--users", "12", "--checkins-per-user", "300"]
@@ -79,8 +80,7 @@ def compare(args, train):
             if content(run_in(log_dir) / name) != content(expected / name)
         ]
     print(
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python "
-        f"{platform.python_version()}; {args.rounds} rounds, undisturbed {whole:.1f} s, of which "
+        f"{bench.machine()}; {args.rounds} rounds, undisturbed {whole:.1f} s, of which "
         f"{until_round_1:.1f} s until round 1 is done; {num_trainings} training(s)"
     )
     for place, number in hits.most_common():

@@ -7,34 +7,28 @@ One thread. For each size of the padded table the client with the most own rows;
 median over repeats. The last line is over all clients, each counted by its local steps.
 """
 
-import argparse
 import collections
-import platform
 import time
 
+import bench
 import numpy as np
 
-from fedgru import algorithms, config, experiment, protection
+from fedgru import algorithms, experiment, protection
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", default=config.EMBEDDED)
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--users", type=int, help="the most active ones; all if not given")
+    parser = bench.data_parser(__doc__)
     parser.add_argument("--prior", default="none")
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
-    overrides = {"data": args.data, "features": "big", "prior": args.prior, "threads": 1}
-    overrides |= {"users": args.users} if args.users else {}
-    task, _ = experiment.open_task(config.load(overrides), args.data_dir)
+    task = bench.open_task(args, features="big", prior=args.prior, threads=1)
     engine = experiment.make_engine(task)
     algorithm = algorithms.from_settings(task.settings.server)
     weights = algorithm.init(protection.init_weights(task)).weights
     groups = collections.defaultdict(list)
     for client in task.training_clients:
         groups[engine._prepare(client).num_table].append(client)
-    print(f"{platform.machine()}, Python {platform.python_version()}, one thread")
+    print(f"{bench.machine()}, one thread")
     print(" table  clients  steps   least, ms a step   median")
     sizes = []
     for num_table, clients in sorted(groups.items()):

@@ -8,8 +8,6 @@ local steps a second, seconds of an evaluation; peak memory of the training proc
 """
 
 import argparse
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -17,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import bench
 
 from fedgru import algorithms, config, datasets, evaluation, experiment, seeding
 from fedgru.models.gru import init_weights
@@ -47,10 +47,7 @@ def main():
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rows.append(("peak memory, MiB", f"{peak:.0f}"))
 
-    print(
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python "
-        f"{platform.python_version()}; {len(task.clients)} clients"
-    )
+    print(f"{bench.machine()}; {len(task.clients)} clients")
     for what, value in rows:
         print(f"  {what:38}{value:>12}")
 

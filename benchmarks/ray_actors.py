@@ -11,18 +11,17 @@ the weights, to each machine once a round; the sum that a work item sends back; 
 driver takes to add one. Needs Ray: see `make dist`.
 """
 
-import argparse
 import contextlib
 import datetime
 import os
 import pickle
-import platform
 import time
 from pathlib import Path
 
+import bench
 import numpy as np
 
-from fedgru import algorithms, config, experiment, protection
+from fedgru import algorithms, protection
 from fedgru.engines.base import Gathered
 from fedgru.engines.jax import JaxEngine
 from fedgru.engines.ray import RayEngine
@@ -35,23 +34,16 @@ COMPARED_ROUNDS = 3
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", default=config.EMBEDDED)
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--users", type=int, help="the most active ones; all if not given")
+    parser = bench.data_parser(__doc__)
     parser.add_argument("--features", default="big")
     parser.add_argument("--clients-per-round", type=int, help="all if not given")
     parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=8, help="timed, after the first, of each")
     args = parser.parse_args()
-    overrides = {"data": args.data, "prior": "backoff", "engine": "ray"}
-    overrides |= {"features": args.features}
-    for name in ("users", "clients_per_round"):
-        overrides |= {name: getattr(args, name)} if getattr(args, name) else {}
-    tasks = [
-        experiment.open_task(config.load(overrides | {"ray_actors": n}), args.data_dir)[0]
-        for n in args.actors
-    ]
+    given = {"prior": "backoff", "features": args.features, "engine": "ray"}
+    if args.clients_per_round:
+        given["clients_per_round"] = args.clients_per_round
+    tasks = [bench.open_task(args, **given, ray_actors=n) for n in args.actors]
     load_before = os.getloadavg()[0]
     connection = connect(None, sum(args.actors))
     try:
@@ -67,10 +59,10 @@ def main():
     finally:
         connection.release()
     print(
-        f"{datetime.date.today()}, {processor()}, {len(os.sched_getaffinity(0))} cores, Python "
-        f"{platform.python_version()}, Ray {connection.ray.__version__}; load {load_before:.1f} at "
-        f"the start, {os.getloadavg()[0]:.1f} at the end; {len(draw_cohort(tasks[0], 1)):,} of "
-        f"{len(tasks[0].training_clients):,} clients in a round, {args.rounds} rounds of each.\n"
+        f"{datetime.date.today()}, {bench.machine()}, Ray {connection.ray.__version__}; "
+        f"load {load_before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end; "
+        f"{len(draw_cohort(tasks[0], 1)):,} of {len(tasks[0].training_clients):,} clients in a "
+        f"round, {args.rounds} rounds of each.\n"
     )
     print(
         "| engine | first round, s | later rounds, median (range), s | more than jax, median | "
@@ -160,11 +152,6 @@ def processor_seconds():
             cells = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             total += int(cells[11]) + int(cells[12])
     return total / os.sysconf("SC_CLK_TCK")
-
-
-def processor():
-    with open("/proc/cpuinfo") as lines:
-        return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import bench
 import numpy as np
 
 HERE = Path(__file__).parent
@@ -264,16 +264,9 @@ def limit(work):
 
 
 def step_gflop(settings):
-    """Arithmetic of the matrix products of one local step, forward and backward.
-
-    Recurrent and head: forward, by the input, by the weights. Numbers: no gradient by the input.
-    Look-ups, gates and the optimizer are not counted.
-    """
-    positions = settings["batch_size"] * settings["seq_len"]
-    hidden, gates = settings["hidden_dim"], 3 * settings["hidden_dim"]
-    products = 3 * hidden * gates + 3 * hidden * settings["num_classes"]
-    products += 2 * settings["num_numbers"] * gates
-    return 2 * positions * products / 1e9
+    """Return `bench.step_gflop` of the work."""
+    names = ("batch_size", "seq_len", "hidden_dim", "num_numbers", "num_classes")
+    return bench.step_gflop(*(settings[name] for name in names))
 
 
 def print_table(settings, limits, found, missing, losses, load_before):
@@ -281,8 +274,7 @@ def print_table(settings, limits, found, missing, losses, load_before):
     ours = found.get("fedgru jax")
     best = [max(one["blas"], one["xla"]) for one in limits]
     print(
-        f"{datetime.date.today()}, {processor()}, {len(os.sched_getaffinity(0))} cores, Python "
-        f"{platform.python_version()}; load {load_before[0]:.1f} at the start, "
+        f"{datetime.date.today()}, {bench.machine()}; load {load_before[0]:.1f} at the start, "
         f"{os.getloadavg()[0]:.1f} at the end; {len(limits)} repeats, medians (ranges).\n\n"
         f"A round: {settings['num_clients']} clients, {steps} local steps, "
         f"{step_gflop(settings):.3f} GFLOP of matrix products in each. Limit: "
@@ -348,13 +340,6 @@ def middle(values, form):
     text = format(statistics.median(values), form)
     low, high = format(min(values), form), format(max(values), form)
     return text if low == high else f"{text} ({low} to {high})"
-
-
-def processor():
-    for line in read(Path("/proc/cpuinfo")).splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import argparse
 import csv
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from datetime import date
 from pathlib import Path
 
+import bench
 import numpy as np
 
 FEATURES = "category,clock,weekday"  # no feature whose table grows with the users
@@ -181,7 +181,7 @@ def main():
         summarise(given.folder, size, first, runs[size])
         for size, first in zip(given.sizes, firsts, strict=True)
     ]
-    print(f"{date.today()}, {platform.processor() or platform.machine()}, {sys.argv[1:]}\n")
+    print(f"{date.today()}, {bench.machine()}, {sys.argv[1:]}\n")
     print(
         "| clients | check-ins | a round, s | processor, s | validation, s | resident, MiB | "
         "open, s | start to run folder, s | first run: s | its peak, MiB |"
