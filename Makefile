@@ -22,37 +22,43 @@ help:  ## list the targets
 
 env: $(READY)  ## create .venv from the lock (versions and hashes), with fedgru in it
 
-$(LOCKED): requirements.lock
+# An environment from a lock (versions and hashes), then fedgru in it.
+define from_lock
+	$(1) -m venv --clear $(dir $@)
+	$(dir $@)bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+endef
+define with_fedgru
+	$(dir $@)bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+endef
+define check_python
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 	sys.exit(0 if (3, 11) <= v <= (3, 13) else "fedgru needs Python 3.11 to 3.13, but $(PYTHON) is %d.%d.\n" \
 	"Try: make PYTHON=python3.12 <target>" % v)'
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	@touch $@
+endef
 
-$(READY): $(LOCKED) setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+$(LOCKED): requirements.lock
+	$(check_python)
+	$(call from_lock,$(PYTHON))
+
+$(LOCKED_DIST): requirements-dist.lock
+	$(check_python)
+	$(call from_lock,$(PYTHON))
 
 $(LOCKED_TFF): requirements-tff.lock
 	@$(PYTHON311) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo \
 	"TensorFlow Federated needs Python 3.11. Try: make tff PYTHON311=/path/to/python3.11"; exit 1; }
-	$(PYTHON311) -m venv --clear $(VENV_TFF)
-	$(VENV_TFF)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-tff.lock
-	@touch $@
+	$(call from_lock,$(PYTHON311))
 
-$(READY_TFF): $(LOCKED_TFF) setup.cfg pyproject.toml
-	$(VENV_TFF)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
-
-$(LOCKED_DIST): requirements-dist.lock
-	$(PYTHON) -m venv --clear $(VENV_DIST)
-	$(VENV_DIST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dist.lock
-	@touch $@
+$(READY): $(LOCKED) setup.cfg pyproject.toml
+	$(with_fedgru)
 
 $(READY_DIST): $(LOCKED_DIST) setup.cfg pyproject.toml
-	$(VENV_DIST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+	$(with_fedgru)
+
+$(READY_TFF): $(LOCKED_TFF) setup.cfg pyproject.toml
+	$(with_fedgru)
 
 train: $(READY)  ## the main job on the embedded data: train, evaluate, say where TensorBoard finds it
 	$(FEDGRU) train --features big
