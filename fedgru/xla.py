@@ -115,7 +115,8 @@ def on_device(device):
 
     A GPU would take shortcuts in its float32 products (TF32) if it were not told.
     """
-    jax = import_jax()
+    import jax
+
     precision = (
         nullcontext() if device.platform == "cpu" else jax.default_matmul_precision("highest")
     )

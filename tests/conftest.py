@@ -1,7 +1,10 @@
 """What several test modules share: a tiny city, its task, the real check-ins if they are here."""
 
+import contextlib
 import importlib.util
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["FEDGRU_CACHE"] = "off"  # tests compile for themselves, and leave nothing behind
@@ -24,15 +27,33 @@ HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(
     not HAS_RAY, reason="needs the environment that `make dist` creates (Ray)"
 )
+needs_no_tff = pytest.mark.skipif(
+    HAS_TFF, reason="needs an environment without TensorFlow Federated"
+)
+
 # Where these tests run in the background of a shell, a program they start would ignore Ctrl-C.
 HEEDS_CTRL_C = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("fedgru", run_name="__main__")
 """
-needs_no_tff = pytest.mark.skipif(
-    HAS_TFF, reason="needs an environment without TensorFlow Federated"
-)
+
+
+@contextlib.contextmanager
+def training_for_long(log_dir, options):
+    """A `fedgru train` of three users, as a Popen, whose first round would take hours."""
+    always = ["--prior", "none", "--users", "3", "--hidden-dim", "8", "--local-epochs", "1000000"]
+    with subprocess.Popen(
+        [sys.executable, "-c", HEEDS_CTRL_C, "train", *always, *options.split()]
+        + ["--log-dir", str(log_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 @pytest.fixture(scope="session")

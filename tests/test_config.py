@@ -100,6 +100,15 @@ def test_no_name_occurs_in_two_sections():
             {"threads": 2, "engine": "reference", "prior": "none"},
             "--threads has no effect with --engine reference: one after the other.",
         ),
+        (
+            {"device": "cpu", "engine": "reference"},
+            "--device has no effect with --engine reference. Use --engine jax, or leave it out.",
+        ),
+        (
+            {"clients_per_call": 2, "engine": "tff"},
+            "--clients-per-call has no effect with --engine tff. Use --engine jax, or leave it "
+            "out.",
+        ),
         ({"client_lr": float("inf")}, "--client-lr is inf, expected a finite number."),
         (
             {"patience": 0, "min_improvement": 0.1},

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import HEEDS_CTRL_C, needs_ray, start
+from conftest import needs_ray, start, training_for_long
 
 from fedgru import config, datasets, experiment, runs
 from fedgru.cli import main
@@ -414,36 +414,26 @@ def test_it_listens_on_loopback_alone_and_reports_to_nobody(make_ray_task, ray_i
 
 
 @contextlib.contextmanager
-def training_for_long(log_dir):
+def actors_at_work(log_dir):
     """A `fedgru train` whose first round takes hours; it and what it started, once at work."""
-    options = "--engine ray --prior none --users 3 --hidden-dim 8 --ray-item 1"
-    with subprocess.Popen(
-        [sys.executable, "-c", HEEDS_CTRL_C, "train", *options.split()]
-        + ["--local-epochs", "1000000", "--log-dir", str(log_dir)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as program:
-        try:
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline:
-                processes = ray_processes(program.pid)
-                if sum("ray::Trainer.train" in line for line in processes.values()) == 2:
-                    break
-                time.sleep(0.1)
-            else:
-                raise AssertionError("no actor at work")
-            time.sleep(3)  # in the compiled loop, most likely
-            yield program, ray_processes(program.pid)
-        finally:
-            program.kill()
+    with training_for_long(log_dir, "--engine ray --ray-item 1") as program:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            processes = ray_processes(program.pid)
+            if sum("ray::Trainer.train" in line for line in processes.values()) == 2:
+                break
+            time.sleep(0.1)
+        else:
+            raise AssertionError("no actor at work")
+        time.sleep(3)  # in the compiled loop, most likely
+        yield program, ray_processes(program.pid)
 
 
 # 20 s each on a busy machine: a new process, Ray, and JAX in three processes
 @needs_ray
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
 def test_no_process_outlives_a_signal_in_the_middle_of_a_round(tmp_path, name):
-    with training_for_long(tmp_path) as (program, processes):
+    with actors_at_work(tmp_path) as (program, processes):
         folder = re.search(r"--log_dir=(\S+?)/session_", " ".join(processes.values()))[1]
         assert len(processes) >= 6 and Path(folder).is_dir()
         program.send_signal(getattr(signal, name))

@@ -1,17 +1,14 @@
 """fedgru/engines/tff.py beyond what test_engines.py asks, and that no process is left behind."""
 
-import contextlib
 import gc
 import signal
-import subprocess
-import sys
 import time
 from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import HEEDS_CTRL_C, largest_gap, needs_no_tff, needs_tff, start
+from conftest import largest_gap, needs_no_tff, needs_tff, start, training_for_long
 
 from fedgru import config, evaluation
 from fedgru.engines.jax import JaxEngine
@@ -231,32 +228,13 @@ def worker_of(pid, cpu_s=0.0, timeout_s=120):
     raise AssertionError("no worker at work")
 
 
-def train_for_long(log_dir):
-    """Start a `fedgru train` whose first round takes hours."""
-    options = "--engine tff --mean clients --prior none --users 3 --hidden-dim 8"
-    return subprocess.Popen(
-        [sys.executable, "-c", HEEDS_CTRL_C, "train", *options.split()]
-        + ["--local-epochs", "1000000", "--log-dir", str(log_dir)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@contextlib.contextmanager
-def ended_at_last(program):
-    """Use a program; whatever happens, it does not go on for hours."""
-    with program:
-        try:
-            yield program
-        finally:
-            program.kill()
+OPTIONS = "--engine tff --mean clients"
 
 
 @needs_tff
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
 def test_no_worker_outlives_a_signal_in_the_middle_of_a_round(tmp_path, name):
-    with ended_at_last(train_for_long(tmp_path)) as program:
+    with training_for_long(tmp_path, OPTIONS) as program:
         worker = worker_of(program.pid, cpu_s=2.0)
         program.send_signal(getattr(signal, name))
         # a worker that held stdout would keep this from ending
@@ -309,7 +287,7 @@ def test_no_worker_outlives_its_engine(make_tff_task):
 
 @needs_tff
 def test_a_worker_that_is_lost_ends_training_with_a_message(tmp_path):
-    with ended_at_last(train_for_long(tmp_path)) as program:
+    with training_for_long(tmp_path, OPTIONS) as program:
         worker = worker_of(program.pid, cpu_s=2.0)
         worker.kill()
         _, stderr = program.communicate(timeout=60)
