@@ -24,11 +24,12 @@ import pyarrow.parquet as pq
 
 from fedgru import columns, mapped, prepared
 from fedgru.categories import apply_scheme, load_scheme
-from fedgru.checkins import CheckIns, code_texts, in_order, read_csv, read_tsmc2014
+from fedgru.checkins import CheckIns, code_texts, in_order
 from fedgru.config import EMBEDDED
 from fedgru.errors import DataError
 from fedgru.ledger import Ledger
 from fedgru.passports import FORMAT, OWN, check_passport, fingerprint, make_passport
+from fedgru.readers import read_csv, read_tsmc2014
 from fedgru.timestamps import MAX_OFFSET_MIN
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -82,7 +83,7 @@ class DataSet:
 def import_tsmc2014(
     path, name, data_dir, categories="coarse", skip_bad_rows=False, overwrite=False
 ):
-    """Import a file in the TSMC2014 layout; see `fedgru.checkins.read_tsmc2014`.
+    """Import a file in the TSMC2014 layout; see `fedgru.readers.read_tsmc2014`.
 
     Args:
         path: the file.
@@ -118,7 +119,7 @@ def import_csv(
     overwrite=False,
     keep=(),
 ):
-    """Import any table with a header row; see `fedgru.checkins.read_csv`.
+    """Import any table with a header row; see `fedgru.readers.read_csv`.
 
     Args and returns as there and in `import_tsmc2014`.
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedgru import checkins
+from fedgru import readers
 from fedgru.categories import load_scheme, translate
-from fedgru.checkins import Coded
+from fedgru.checkins import FIELDS, Coded
 from fedgru.errors import ConfigError, DataError
 from fedgru.interface import CheckIn
 from fedgru.ledger import Ledger
@@ -74,7 +74,7 @@ def file_past(
     until=None,
     skip_bad_rows=False,
 ):
-    """Return the Past in a file of check-ins, see `fedgru.checkins.read_csv`.
+    """Return the Past in a file of check-ins, see `fedgru.readers.read_csv`.
 
     Args:
         path: the file.
@@ -94,9 +94,9 @@ def file_past(
         DataError: if the file cannot be used; if it has several users and none is chosen, or not
             the chosen one.
     """
-    header = checkins.read_column_names(path)
-    columns = {field: field for field in checkins.FIELDS if field in header} | dict(columns)
-    reading = checkins.read_csv(path, columns, None, offset_min, skip_bad_rows)
+    header = readers.read_column_names(path)
+    columns = {field: field for field in FIELDS if field in header} | dict(columns)
+    reading = readers.read_csv(path, columns, None, offset_min, skip_bad_rows)
     found, file = reading.check_ins, reading.source.file
     users = found.user.values
     if user is None and len(users) > 1:

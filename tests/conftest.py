@@ -86,9 +86,9 @@ def nyc():
     """The real check-ins of New York as a DataSet; skips where they are not."""
     if not SHARED_NYC.exists():
         pytest.skip("needs ../shared/data/nyc, which is not here")
-    from fedgru import categories, checkins
+    from fedgru import categories, readers
 
-    reading = checkins.read_tsmc2014(SHARED_NYC)
+    reading = readers.read_tsmc2014(SHARED_NYC)
     scheme = categories.load_scheme("coarse")
     check_ins = categories.apply_scheme(reading.check_ins, scheme, SHARED_NYC.name)
     return datasets.DataSet("nyc", check_ins, {"fingerprint": "nyc"})

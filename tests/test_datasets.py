@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedgru import synthetic
-from fedgru.checkins import Coded, read_tsmc2014
+from fedgru.checkins import Coded
 from fedgru.datasets import (
     EMBEDDED,
     import_csv,
@@ -23,6 +23,7 @@ from fedgru.datasets import (
 )
 from fedgru.errors import DataError
 from fedgru.passports import check_time_zone, describe, fingerprint
+from fedgru.readers import read_tsmc2014
 
 DATA = Path(__file__).parent / "data"
 FILE = DATA / "checkins.txt"

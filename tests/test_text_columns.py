@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fedgru import checkins, row_checks, text_columns, timestamps
+from fedgru import readers, row_checks, text_columns, timestamps
 
 
 def slow(monkeypatch):
@@ -63,11 +63,11 @@ def test_a_slice_is_read_where_it_begins():
 
 @pytest.mark.parametrize("most", [1, 2, 3, 50])
 def test_rows_alike_are_found_in_quiet_and_in_crowded_seconds(monkeypatch, most):
-    monkeypatch.setattr(checkins, "MAX_COMPARED", most)
+    monkeypatch.setattr(readers, "MAX_COMPARED", most)
     rng = np.random.default_rng(most)
     time_s = np.sort(rng.integers(0, 60, 400)) ** 2 // 30
     user, venue = rng.integers(0, 4, (2, 400))
     rows = list(zip(user, venue, time_s, strict=True))
     expected = [i for i, row in enumerate(rows) if rows.count(row) > 1]
-    assert checkins._find_alike(user, venue, time_s).tolist() == expected
+    assert readers._find_alike(user, venue, time_s).tolist() == expected
     assert 100 < len(expected) < 400

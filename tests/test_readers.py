@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fedgru import checkins, sources
-from fedgru.checkins import read_csv, read_tsmc2014
+from fedgru import growing_columns, sources
 from fedgru.errors import ConfigError, DataError
 from fedgru.ledger import Ledger, Line
+from fedgru.readers import read_csv, read_tsmc2014
 from fedgru.timestamps import guess_layout, read_times
 
 DATA = Path(__file__).parent / "data"
@@ -679,7 +679,7 @@ def test_a_file_is_read_in_parts_as_in_one(tmp_path, monkeypatch, encoding, pack
         ("_SPOOLED_BYTES", 100),
     ):
         monkeypatch.setattr(sources, name, value)
-    monkeypatch.setattr(checkins, "VALUES_AT_LEAST", 3)
+    monkeypatch.setattr(growing_columns, "VALUES_AT_LEAST", 3)
     parts = read_tsmc2014(path, skip_bad_rows=True)
     with sources.open_text(path) as text:
         assert len(list(sources.split_rows(text, 8, "\t", quoted=False))) > 20
