@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedgru import categories, config, datasets, sources
+from fedgru import categories, config, datasets, parquet_files, sources
 from fedgru.errors import ConfigError, DataError
 
 NUMBERS = {
@@ -204,7 +204,7 @@ def test_a_parquet_bomb_is_not_unpacked(tiny, monkeypatch):
     passport = json.loads((tiny / "passport.json").read_text())
     passport["counts"]["check_ins"] = 3_000_000
     (tiny / "passport.json").write_text(json.dumps(passport))
-    monkeypatch.setattr(datasets, "MAX_CHECK_INS", 2_000_000)
+    monkeypatch.setattr(parquet_files, "MAX_CHECK_INS", 2_000_000)
     assert message(datasets.open_data_set, "tiny", tiny.parent).startswith(
         f"{file} unpacks to 3,000,000 rows and "
     )
