@@ -42,6 +42,14 @@ def bias(*values):
         ({"dense": bias(1, np.nan, 0, 0)}, "not finite"),
         ({"row_update": np.full((2, 2), np.inf, np.float32)}, "not finite"),
         ({"loss_sum": float("nan")}, "not finite"),
+        ({"loss_sum": float("inf"), "num_examples": 0}, "not finite"),
+        # their squares are beyond a float32, they are not
+        ({"dense": bias(1, 1e30, 0, 0)}, "too large"),
+        ({"dense": bias(1, 1e30, 0, 0), "num_examples": 0}, "no examples"),
+        # 199 is under half of the limit by the dense weights alone (norm 4), 201 is not
+        ({"dense": bias(199, 0, 0, 0), "row_update": np.zeros((2, 2), np.float32)}, None),
+        ({"dense": bias(201, 0, 0, 0), "row_update": np.zeros((2, 2), np.float32)}, None),
+        ({"dense": bias(199, 0, 0, 0), "num_examples": 0}, "no examples"),
         ({"dense": bias(1, 1, 1)}, "wrong shape"),
         ({"dense": {}}, "wrong shape"),
         ({"dense": bias(1, 1, 1, 1) | {"more": np.ones(1)}}, "wrong shape"),
@@ -54,6 +62,13 @@ def bias(*values):
 )
 def test_what_cannot_be_used(changes, why):
     assert faults.problem(update(**changes), WEIGHTS) == why
+
+
+def test_weights_that_are_not_finite_make_no_update_small():
+    received = WEIGHTS | {"bias": np.array([np.inf, 2, 2, 2], np.float32)}
+    changes = {"dense": bias(1, np.nan, 0, 0)}
+    assert faults.problem(update(**changes), received) == "not finite"
+    assert faults.problem(update(), WEIGHTS | {"bias": np.zeros(4, np.float32)}) is None
 
 
 class Broken(JaxEngine):
