@@ -81,6 +81,8 @@ class JaxEngine(Engine):
         dense = {name: w for name, w in weights.items() if name != "rows"}
         cohort = [int(client) for client in cohort]
         one_by_one = self.clients_per_call == 1
+        with on_device(self.device):  # once for all clients
+            dense = self._jax.device_put(dense)
         train = partial(
             self._train_client if one_by_one else self._train_stack,
             dense,

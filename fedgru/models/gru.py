@@ -174,6 +174,7 @@ def recur(cell, gates, recurrent, bias, state, length=None):
     def forward(gates, recurrent, recurrent_bias, state, length):
         def step(t, carried):
             state, kept, after = carried
+            t = _unsigned(t)
             state, kept_t = advance(gates[t], state[0] @ recurrent + recurrent_bias, state)
             return state, _put(kept, t, kept_t), _put(after, t, state)
 
@@ -198,7 +199,7 @@ def recur(cell, gates, recurrent, bias, state, length=None):
 
         def step(i, carried):
             d_state, d_states = carried
-            t = length - 1 - i
+            t = _unsigned(length - 1 - i)
             d_state = (d_state[0] + d_hidden[t], *d_state[1:])
             d_states = _put(d_states, t, d_state)
             _, d_pulled_t, d_before = pull_back(tuple(s[t] for s in saved), d_state)
@@ -216,6 +217,13 @@ def recur(cell, gates, recurrent, bias, state, length=None):
     run = jax.custom_vjp(lambda *args: forward(*args)[0])
     run.defvjp(forward, backward)
     return run(gates, recurrent, recurrent_bias, state, length)
+
+
+def _unsigned(t):
+    """Say that an index counts from the front; else JAX looks at each use whether it does."""
+    import jax.numpy as jnp
+
+    return jnp.uint32(t)
 
 
 def _put(arrays, t, values):
