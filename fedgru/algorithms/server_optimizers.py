@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+BLOCK = 1 << 15  # weights, 128 KiB of each array
+
 
 @dataclass(frozen=True)
 class SGD:
@@ -53,17 +55,41 @@ class Adam:
         step = slots["step"] + 1
         keep_1, keep_2 = np.float32(1 - self.beta_1), np.float32(1 - self.beta_2)
         rate = np.float32(self.lr * np.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step))
+
+        def move(weight, m, v, u):
+            square = u * u
+            m = m + keep_1 * (u - m)
+            if self.yogi:
+                v = v - keep_2 * np.sign(v - square) * square
+            else:
+                v = v + keep_2 * (square - v)
+            return weight + rate * m / (np.sqrt(v) + self.epsilon), m, v
+
         new, m, v = {}, {}, {}
         for name, u in update.items():
-            old_m, old_v, square = slots["m"][name], slots["v"][name], u * u
-            m[name] = old_m + keep_1 * (u - old_m)
-            if self.yogi:
-                v[name] = old_v - keep_2 * np.sign(old_v - square) * square
-            else:
-                v[name] = old_v + keep_2 * (square - old_v)
-            new[name] = weights[name] + rate * m[name] / (np.sqrt(v[name]) + self.epsilon)
-            new[name] = new[name].astype(np.float32)
+            new[name], m[name], v[name] = _in_blocks(
+                move, weights[name], slots["m"][name], slots["v"][name], u
+            )
         return new, {"m": m, "v": v, "step": step}
+
+
+def _in_blocks(move, *arrays):
+    """Return new arrays for all but the last, which is the update, from an elementwise function.
+
+    It is given a block of each at a time: what it computes in between then stays in the cache,
+    whereas a table of all venues is far larger.
+
+    Args:
+        move: function of as many float32 arrays; returns new values for all but the last.
+        arrays: float32, of one shape.
+    """
+    flat = [np.reshape(array, -1) for array in arrays]
+    results = [np.empty_like(array) for array in flat[:-1]]
+    for begin in range(0, len(flat[0]), BLOCK):
+        block = slice(begin, begin + BLOCK)
+        for result, values in zip(results, move(*(array[block] for array in flat)), strict=True):
+            result[block] = values
+    return [result.reshape(np.shape(arrays[0])) for result in results]
 
 
 def _zeros(weights):
