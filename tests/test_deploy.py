@@ -5,6 +5,7 @@ import datetime
 import itertools
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +16,8 @@ pytest.importorskip("flwr", reason="needs the environment that `make dist` creat
 
 from click.testing import CliRunner
 from conftest import start
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedgru import datasets, experiment, protection
@@ -56,7 +58,8 @@ class Grid:
 
     Attributes:
         online: names of the clients that are there.
-        spoil: (name, round) -> function of a reply's {name: record}, which changes it.
+        spoil: (name, round) -> function of a reply's {name: record}, which changes it, or gives
+            Flower's Error in its place.
         asked: (name, kind, round, trains, split) of every message, in order.
         privacy: the app's Privacy.
         lost: name of a client that goes away once it has handed out shares of its secrets.
@@ -90,7 +93,9 @@ class Grid:
             message.metadata.__dict__["_message_id"] = message_id
             name = names[message.metadata.dst_node_id]
             content = self._answer(name, message)
-            if content is not None:
+            if isinstance(content, Error):
+                self._replies[message_id] = Message(content, reply_to=message)
+            elif content is not None:
                 self._replies[message_id] = Message(RecordDict(content), reply_to=message)
             sent.append(message_id)
         return sent
@@ -317,6 +322,85 @@ def test_a_round_goes_on_without_a_client_that_is_silent(deploy, tmp_path):
     found, _ = run.load_weights("last")
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (ErrorCode.NODE_UNAVAILABLE, "went away (Flower: NODE_UNAVAILABLE)"),
+        (ErrorCode.MESSAGE_UNAVAILABLE, "did not answer in time (Flower: MESSAGE_UNAVAILABLE)"),
+        (ErrorCode.CLIENT_APP_CRASHED, "failed (Flower: CLIENT_APP_CRASHED)"),
+        (99, "failed (Flower: 99)"),
+    ],
+)
+def test_the_log_says_why_flower_has_no_reply(deploy, tmp_path, caplog, code, why):
+    task, app, grid = deploy(prior="none", rounds=1)
+    name = f"client-{task.clients.client_ids[2]}"
+    grid.spoil[name, 1] = lambda _: Error(code, "a text that Flower may change")
+    caplog.set_level("INFO")
+    run = run_deployed(app, grid, tmp_path)
+    said = [one.getMessage() for one in caplog.records]
+    assert f"round 1, {name}: {why}" in said
+    kept = "failed" if why.startswith("failed") else "dropped out"
+    assert (run.path / "faults.csv").read_text().splitlines()[1:] == [f"1,{name},{kept}"]
+
+
+HANGS = """
+import logging, sys, time
+from fedgru.deploy.limits import OutOfTime, limited
+logging.basicConfig(format="%(message)s")
+heeds = sys.argv[1] == "heeds"
+began = time.monotonic()
+try:
+    with limited(0.3, grace_s=0.5):
+        while True:
+            try:
+                time.sleep(30)
+            except OutOfTime:
+                if heeds:
+                    raise
+except OutOfTime as error:
+    print(error)
+time.sleep(1.0)  # nothing is left that would end the process now
+print("goes on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "out", "err"),
+    [
+        ("heeds", 0, "not done in the 0.3 s that the server waits for a reply\ngoes on\n", ""),
+        (
+            "ignores",
+            1,
+            "",
+            "not done in 0.3 s, nor 0.5 s after it was interrupted: this process ends itself\n",
+        ),
+    ],
+)
+def test_a_program_that_hangs_ends_itself(how, code, out, err):
+    command = [sys.executable, "-c", HANGS, how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
+
+
+def test_a_client_that_hangs_replies_that_it_was_out_of_time(deploy, tmp_path, monkeypatch):
+    deploy(prior="none")
+    (tmp_path / "own").mkdir()
+    monkeypatch.setattr(client, "_own_task", lambda *_: time.sleep(30))
+    message = Message(RecordDict(), 1, "query", ttl=0.2)
+    message.metadata.__dict__["_message_id"] = "message"
+    context = Context(1, 1, {"folder": str(tmp_path / "own")}, RecordDict(), {})
+    began = time.monotonic()
+    reply = client.make_client_app(tmp_path / "app")(message, context)
+    assert time.monotonic() - began < 10
+    assert dict(reply.content["error"]) == {"kind": "OutOfTime"}
+    said = (tmp_path / "own" / client.LOG).read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in said] == [
+        "INFO a server asks for training; updates are sent as they are",
+        "ERROR not done in the 0.2 s that the server waits for a reply: this process ends, the "
+        "next message begins anew",
+    ]
 
 
 def test_a_server_that_was_killed_goes_on(deploy, tmp_path):
@@ -608,10 +692,14 @@ def test_a_deployed_run_says_why_it_cannot_be_scored_again(deploy, tmp_path):
     )
 
 
-def test_secure_aggregation_with_clipping_and_noise(deploy, tmp_path):
+def test_secure_aggregation_with_clipping_and_noise(deploy, tmp_path, caplog):
     privacy = Privacy(secure=True, clip=0.5, noise=1e-4)
     task, app, grid = deploy(privacy, prior="none", rounds=1, mean="clients")
+    caplog.set_level("INFO")
     run = run_deployed(app, grid, tmp_path)
+    assert (
+        "updates are cut to length 0.5 and added up unseen, noise in their sum is 0.0001 times that"
+    ) in [one.getMessage() for one in caplog.records]
     algorithm, state = start(task)
     engine = experiment.make_engine(task)
     total = algorithm.start(state.weights)

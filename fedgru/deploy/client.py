@@ -16,6 +16,7 @@ from fedgru import __version__, datasets, evaluation, faults, seeding
 from fedgru.config import EMBEDDED
 from fedgru.deploy import records, secure
 from fedgru.deploy.app import PLAIN, read_app
+from fedgru.deploy.limits import OutOfTime, limited
 from fedgru.deploy.privacy import protect
 from fedgru.engines.jax import JaxEngine
 from fedgru.errors import DataError, TrainingError
@@ -150,7 +151,7 @@ def make_client_app(package):
 
     @app.query()
     def say_hello(message, context):
-        return _reply(message, context, package, lambda app: hello(_own_task(app, context)))
+        return _reply(message, context, package, lambda app: _join(app, context))
 
     @app.train()
     def work(message, context):
@@ -166,6 +167,11 @@ def make_client_app(package):
         )
 
     return app
+
+
+def _join(app, context):
+    logger.info("a server asks for training; %s", app.privacy)
+    return hello(_own_task(app, context))
 
 
 def _own_task(app, context):
@@ -184,17 +190,23 @@ def _mask(message, context, app):
 
 
 def _reply(message, context, package, act):
-    """Answer a message; what goes wrong is told in full here, and to the server by its kind."""
+    """Answer a message; what goes wrong is told in full here, and to the server by its kind.
+
+    A message lives as long as the server waits for its reply.
+    """
     from flwr.app import Message, RecordDict
 
     folder = Path(context.node_config["folder"])
     started = time.perf_counter()
     with _logging_to(folder / LOG):
         try:
-            with compiled_in(folder / "compiled"):
+            with limited(message.metadata.ttl), compiled_in(folder / "compiled"):
                 content = act(read_app(package))
             done = ", ".join(content) or "nothing"
             logger.info("sent %s after %.1f s", done, time.perf_counter() - started)
+        except OutOfTime as error:
+            logger.error("%s: this process ends, the next message begins anew", error)
+            content = records.pack_error(error)
         except Exception as error:
             logger.exception("failed; the server is told no more than %s", type(error).__name__)
             content = records.pack_error(error)

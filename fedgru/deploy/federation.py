@@ -230,11 +230,20 @@ def _unfit(reply):
 
 
 def _what_flower_says(error):
+    """Why there is no reply of a client, where Flower itself answers for it; names Flower's reason.
+
+    A message is unavailable once it has expired, which it does when the server waits no longer, or
+    its node's key was withdrawn.
+    """
     from flwr.common.constant import ErrorCode
 
-    if error.code in (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE):
-        return "went away"
-    return f"{faults.FAILED}, Flower's error {error.code}"
+    names = {code: name for name, code in vars(ErrorCode).items() if name.isupper()}
+    reason = f"(Flower: {names.get(error.code, error.code)})"
+    if error.code == ErrorCode.NODE_UNAVAILABLE:
+        return f"went away {reason}"
+    if error.code in (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE):
+        return f"did not answer in time {reason}"
+    return f"{faults.FAILED} {reason}"
 
 
 def unpack_members(dicts):

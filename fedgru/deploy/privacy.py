@@ -29,6 +29,22 @@ class Privacy:
     clip: float | None = None
     noise: float | None = None
 
+    def __str__(self):
+        """What the logs of both ends say.
+
+        >>> print(Privacy(clip=0.5, noise=1.1))
+        updates are cut to length 0.5, noise in their sum is 1.1 times that
+        >>> print(Privacy(secure=True), Privacy(), sep="; ")
+        updates are added up unseen; updates are sent as they are
+        """
+        parts = []
+        if self.clip is not None:
+            parts.append(f"cut to length {self.clip:g}")
+        if self.secure:
+            parts.append("added up unseen")
+        noise = "" if self.noise is None else f", noise in their sum is {self.noise:g} times that"
+        return f"updates are {' and '.join(parts) or 'sent as they are'}{noise}"
+
 
 def check_privacy(privacy, settings):
     """Raise a ConfigError for what does not go together.

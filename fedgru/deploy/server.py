@@ -91,6 +91,7 @@ def train(grid, app, job, state):
     federation.on_change()
     with run, _stopped_by_flower():
         logger.info("run folder %s, %d clients", run.path, len(federation))
+        logger.info("%s", app.privacy)
         if not is_done:
             experiment.train_in(run, engine, algorithm, resumes=resumes, summarise=engine.summarise)
         weights, round_num = experiment.best_weights(run, task)
