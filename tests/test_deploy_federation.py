@@ -1,9 +1,10 @@
 """A federation as it is: Flower's SuperLink and three SuperNodes, TLS, keys, each its own file.
 
-Two runs of processes that ask each other every few seconds: about five minutes, most of it spent
+Four runs of processes that ask each other every few seconds: about seven minutes, most of it spent
 waiting. That cannot be had for less: Flower takes a killed node for alive for a minute.
 """
 
+import contextlib
 import gzip
 import os
 import re
@@ -28,7 +29,10 @@ from fedgru.runs import all_runs, open_run
 ROOT = Path(__file__).parents[1]
 NAMES = ("ann", "ben", "cem")
 SETTINGS = "--hidden-dim 8 --prior backoff --patience 0"
-UNDISTURBED, DISTURBED, SECURE = 5, 12, 2  # rounds
+UNDISTURBED, DISTURBED, SECURE, HANGING = 5, 12, 2, 5  # rounds
+CLIP = 0.05  # shorter than the updates of this model are
+NOISY_CLIP, NOISE = 0.1, 0.5
+TIMEOUT_S = 30
 # The client with the most check-ins is number 0: cem. In round 2 it sends NaN.
 SHAKY = """
 from fedgru.deploy import client
@@ -44,6 +48,46 @@ def shaky(task, ask, weights, privacy):
 
 
 client.answer = shaky
+"""
+# And here it does not come back from round 2; ann, number 2, says when she is in it.
+STUCK = """
+import time
+
+from fedgru.deploy import client
+
+answer = client.answer
+
+
+def stuck(task, ask, weights, privacy):
+    if ask.round_num == 2 and ask.train and ask.client != 1:
+        client.logger.info("in round 2")
+        time.sleep(100000 if ask.client == 0 else 3)
+    return answer(task, ask, weights, privacy)
+
+
+client.answer = stuck
+"""
+# What the server receives, a line each: examples, rows, coordinates and length of an update.
+SEEN = """
+import math
+import os
+
+from fedgru.deploy import records, server
+
+unpack_update = records.unpack_update
+
+
+def seen(content, client):
+    update = unpack_update(content, client)
+    arrays = [update.row_update, *update.dense.values()]
+    length = math.sqrt(sum(float((a.astype("f8") ** 2).sum()) for a in arrays))
+    size = sum(a.size for a in arrays)
+    with open(f"{os.environ[server.STATE]}/seen.txt", "a") as file:
+        file.write(f"{update.num_examples} {len(update.row_ids)} {size} {length}\\n")
+    return update
+
+
+records.unpack_update = seen
 """
 
 
@@ -77,6 +121,7 @@ class Place:
 
     def __init__(self, folder):
         self.folder, self.port, self._running = folder, processes.free_port(), {}
+        self._stopped = []
 
     def fedgru(self, line, expect=0):
         """Run a command to its end; return its stdout and stderr."""
@@ -122,7 +167,36 @@ class Place:
             f"{pattern} is not in {file}:\n{file.read_text()[-3000:]}\n{self.said('server')}"
         )
 
+    def stop_short(self, pid):
+        """Let a process hang; it goes on by `go_on`."""
+        os.kill(pid, signal.SIGSTOP)
+        self._stopped.append(pid)
+
+    def go_on(self, pid):
+        self._stopped.remove(pid)
+        os.kill(pid, signal.SIGCONT)
+
+    def program_of(self, name, program, timeout_s=60):
+        """Return the process id of a program of Flower's that a client runs, once it does."""
+        home = f"FLWR_HOME={self.folder / f'own-{name}'}/flower".encode()
+        found = []
+
+        def is_there():
+            for entry in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                    is_own = home in (entry / "environ").read_bytes().split(b"\0")
+                    if is_own and b"fedgru.deploy.flower" in words and program.encode() in words:
+                        found.append(int(entry.name))
+            return bool(found)
+
+        assert processes.wait_until(is_there, timeout_s, 0.05), f"{name} runs no {program}"
+        return found[0]
+
     def stop_all(self):
+        while self._stopped:
+            with contextlib.suppress(ProcessLookupError):
+                self.go_on(self._stopped[0])
         for process in self._running.values():
             process.send_signal(signal.SIGTERM)
         for process in self._running.values():
@@ -162,10 +236,16 @@ def place(tmp_path_factory):
     (place.folder / "three.txt").write_text(together + "\n", encoding="utf-8")
     place.fedgru("data import tsmc2014 three.txt --name three --categories raw")
     place.fedgru(f"app steady --data three {SETTINGS} --rounds {UNDISTURBED}")
-    place.fedgru(f"app shaky --data three {SETTINGS} --rounds {DISTURBED}")
+    place.fedgru(f"app shaky --data three {SETTINGS} --rounds {DISTURBED} --clip {CLIP}")
     place.fedgru(f"app secret --data three {SETTINGS} --rounds {SECURE} --secure")
-    with open(place.folder / "shaky/fedgru_app/client_app.py", "a") as file:
-        file.write(SHAKY)
+    place.fedgru(
+        f"app stuck --data three {SETTINGS} --rounds {HANGING} --mean clients --clip {NOISY_CLIP} "
+        f"--noise {NOISE}"
+    )
+    for app, client_does in {"shaky": SHAKY, "stuck": STUCK}.items():
+        for end, does in {"client": client_does, "server": SEEN}.items():
+            with open(place.folder / f"{app}/fedgru_app/{end}_app.py", "a") as file:
+                file.write(does)
     place.fedgru("certificate certificates --host localhost")
     place.fedgru("certificate others --host localhost")
     for name in (*NAMES, "stranger"):
@@ -360,6 +440,7 @@ def disturbed(place, undisturbed):
     place.wait_for("connected to", place.folder / "ben.err", times=2)
     seconds["until a killed client is let in again"] = time.monotonic() - killed_at
     place.wait("server")
+    (place.folder / "state/seen.txt").rename(place.folder / "state/seen-shaky.txt")
     (place.folder / "seconds.txt").write_text(repr(seconds))
     return open_run(place.folder / "log"), server.read_text()
 
@@ -385,6 +466,83 @@ def test_whoever_was_missing_is_named(disturbed):
     assert out and min(out) in (3, 4, 5)
     assert max(out) < DISTURBED  # let in again
     assert set(faults[1:]) == {"2,cem,not finite", *(f"{n},ben,dropped out" for n in out)}
+
+
+def test_what_the_server_receives_is_no_longer_than_the_clip(place, disturbed):
+    _, said = disturbed
+    assert f"updates are cut to length {CLIP}\n" in said
+    lengths = np.loadtxt(place.folder / "state/seen-shaky.txt")[:, 3]
+    assert len(lengths) >= 2 * DISTURBED  # of at least two clients in each round
+    np.testing.assert_allclose(lengths, CLIP, rtol=1e-5)  # each was longer before
+
+
+@pytest.fixture(scope="module")
+def hanging(place, undisturbed):
+    """A run in which a client's code hangs, another's process is stopped, and another's node."""
+    server = place.folder / "server.err"
+    server.unlink()
+    node_log = place.folder / "own-ben/supernode.log"
+    earlier = node_log.read_text().count("round 4]")
+    before = {name: len(place.said(name)) for name in NAMES}
+    place.server("stuck", f"--timeout {TIMEOUT_S}")
+    # round 2: cem's code does not come back, ann's program is stopped; ben's answer is enough
+    place.wait_for("in round 2", place.folder / "ann.err")
+    ann = place.program_of("ann", "flwr-clientapp")
+    place.stop_short(ann)
+    hang_at = time.monotonic()
+    for name in ("cem", "ann"):
+        place.wait_for(f"round 2, {name}: ", server)
+    place.wait_for("ERROR not done in", place.folder / "cem.err")
+    time.sleep(max(0.0, hang_at + TIMEOUT_S + 1.0 - time.monotonic()))  # ann's time is over, too
+    place.go_on(ann)
+    # round 4: ben's node is stopped
+    place.wait_for("round 4\\]", node_log, times=earlier + 1)
+    ben = place.program_of("ben", "flower-supernode")
+    place.stop_short(ben)
+    place.wait_for("round 4, ben: ", server)
+    place.go_on(ben)
+    place.wait("server")
+    said = {name: place.said(name)[begin:] for name, begin in before.items()}
+    return open_run(place.folder / "log"), server.read_text(), said
+
+
+def test_a_run_survives_clients_that_hang(hanging):
+    run, said, _ = hanging
+    facts = run.facts()
+    assert (facts["status"], facts["rounds"]) == ("done", HANGING)
+    faults = (run.path / "faults.csv").read_text().splitlines()[1:]
+    # nobody else, and nobody in rounds 3 and 5: whoever hung is there in the next one
+    assert sorted(faults) == ["2,ann,dropped out", "2,cem,dropped out", "4,ben,dropped out"]
+    for round_num, name in ((2, "ann"), (2, "cem"), (4, "ben")):
+        # either end may be the first to give up
+        why = rf"in {TIMEOUT_S} s|in time \(Flower: MESSAGE_UNAVAILABLE\)"
+        assert re.search(rf"round {round_num}, {name}: did not answer ({why})\n", said)
+    for validated, names in ((1, "cem, ann"), (3, "ben")):
+        assert f"round {validated} is validated without {names}\n" in said
+        (seconds,) = re.findall(rf"round {validated}: .* \+ ([\d.]+) s", said)
+        assert TIMEOUT_S - 1 < float(seconds) < TIMEOUT_S + 10
+    assert run.test()["test/clients"] == 3
+
+
+def test_the_programs_of_clients_that_hang_end_themselves(hanging):
+    *_, said = hanging
+    gave_up = f"ERROR not done in the {TIMEOUT_S} s that the server waits for a reply"
+    assert [said[name].count(gave_up) for name in NAMES if name != "ann"] == [0, 1]
+    # stopped for longer than both limits, it may meet either first
+    assert said["ann"].count(f"ERROR not done in {TIMEOUT_S} s, nor") + said["ann"].count(gave_up)
+
+
+def test_each_client_adds_its_share_of_the_noise(place, hanging):
+    _, said, by_client = hanging
+    options = f"updates are cut to length {NOISY_CLIP}, noise in their sum is {NOISE} times that\n"
+    assert options in said
+    assert all(options in told for told in by_client.values())
+    seen = np.loadtxt(place.folder / "state/seen.txt")[:3]  # of round 1, where all three train
+    assert seen[:, 0].tolist() == [1, 1, 1]  # whatever they have, they count alike
+    sizes, lengths = seen[:, 2], seen[:, 3]
+    assert len(set(seen[:, 1])) == 1  # all rows of the table
+    # 0.5 * 0.1 / sqrt(3) = 0.0289 in each coordinate; the update itself, 0.1 long, hardly counts
+    np.testing.assert_allclose(lengths, 0.028868 * np.sqrt(sizes), rtol=0.1)
 
 
 @pytest.fixture(scope="module")
