@@ -1,8 +1,11 @@
-"""README.md and CHANGELOG.md: what they name exists."""
+"""README.md, CHANGELOG.md and some of docs/: what they name exists."""
 
+import configparser
 import contextlib
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import click
@@ -83,6 +86,55 @@ def test_the_commands_in_the_docs_exist(page):
     assert len(commands) >= 4
     for words in commands:
         check_command(words)
+
+
+def systemd_units():
+    """Return {file name: text} of the units in docs/deployment.md, whose first line is a path."""
+    text = (ROOT / "docs/deployment.md").read_text("utf-8")
+    found = re.findall(r"^```ini\n# /etc/systemd/system/(\S+)\n(.*?)^```", text, re.M | re.S)
+    assert len(found) == text.count("```ini")
+    return dict(found)
+
+
+def test_the_systemd_units_start_what_the_page_lets_one_type():
+    typed = fedgru_commands((ROOT / "docs/deployment.md").read_text("utf-8"))
+    services = {name: text for name, text in systemd_units().items() if name.endswith(".service")}
+    assert [name.removesuffix(".service") for name in services] == [
+        "fedgru-server",
+        "fedgru-client",
+        "fedgru-certificate",
+    ]
+    for name, text in services.items():
+        unit = configparser.ConfigParser(interpolation=None)
+        unit.optionxform = str
+        unit.read_string(text)
+        program, *words = shlex.split(unit["Service"]["ExecStart"])
+        check_command(words)
+        assert words in typed, name
+        assert words[:2] == ["deploy", re.split("[-.]", name)[1]]
+        assert unit["Service"]["WorkingDirectory"] == "/srv/fedgru"
+        assert program == "/srv/fedgru/.venv/bin/fedgru"
+        assert unit["Service"]["User"] == "fedgru"
+        if "Restart" in unit["Service"]:
+            # stopped by SIGTERM; and to wait for the network it must be asked for, too
+            assert unit["Service"]["SuccessExitStatus"] == "143"
+            assert unit["Unit"]["Wants"] == unit["Unit"]["After"] == "network-online.target"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_takes_the_units(tmp_path):
+    program = tmp_path / ".venv/bin/fedgru"  # which systemd wants to be there
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    files = []
+    for name, text in systemd_units().items():
+        files.append(tmp_path / name)
+        files[-1].write_text(text.replace("/srv/fedgru", str(tmp_path)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_the_yaml_in_the_docs_is_a_config_file(tmp_path):
