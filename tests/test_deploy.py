@@ -18,13 +18,18 @@ from click.testing import CliRunner
 from conftest import start
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import start_client_internal as loop
+from flwr.supernode.nodestate import NodeStateFactory
 
 from fedgru import datasets, experiment, protection
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.checkins import CheckIns, Coded
 from fedgru.cli import main
-from fedgru.deploy import client, keys, records, secure, server
+from fedgru.deploy import client, flower, keys, records, secure, server
 from fedgru.deploy.app import PACKAGE, read_app, write_app
 from fedgru.deploy.privacy import Privacy, protect
 from fedgru.deploy.scores import read_scores
@@ -382,6 +387,39 @@ def test_a_program_that_hangs_ends_itself(how, code, out, err):
     command = [sys.executable, "-c", HANGS, how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
+
+
+@pytest.mark.parametrize(
+    ("ends", "status", "messages"), [(True, "finished", 0), (False, "pending", 1)]
+)
+def test_a_node_forgets_a_message_whose_run_has_ended(monkeypatch, ends, status, messages):
+    """Else its program waits for it forever, and its error is sent in place of a later reply."""
+    monkeypatch.setattr(loop, "_pull_and_store_message", loop._pull_and_store_message)
+    flower.forget_ignored_messages()
+    factory = ObjectStoreFactory()
+    store, state = factory.store(), NodeStateFactory(factory).state()
+    message = Message(RecordDict(), 1, "train")
+    message.metadata.__dict__["_message_id"] = message.object_id
+    state.store_run(Run.create_empty(message.metadata.run_id))
+
+    def confirm(*_):
+        if ends:
+            raise RunNotRunningException
+
+    pulled = loop._pull_and_store_message(
+        state=state,
+        object_store=store,
+        node_config={},
+        receive=lambda: (message, get_object_tree(message)),
+        get_run=None,
+        get_fab=None,
+        pull_object=lambda _, one: get_all_nested_objects(message)[one].deflate(),
+        confirm_message_received=confirm,
+        trusted_entities=None,
+    )
+    assert pulled == (None if ends else message.metadata.run_id)
+    assert [task.status.status for task in state.get_tasks()] == [status]
+    assert len(state.get_messages_legacy()) == messages
 
 
 def test_a_client_that_hangs_replies_that_it_was_out_of_time(deploy, tmp_path, monkeypatch):

@@ -176,22 +176,17 @@ class Place:
         self._stopped.remove(pid)
         os.kill(pid, signal.SIGCONT)
 
-    def program_of(self, name, program, timeout_s=60):
-        """Return the process id of a program of Flower's that a client runs, once it does."""
+    def programs_of(self, name, program):
+        """Return the process ids of a program of Flower's that a client runs now."""
         home = f"FLWR_HOME={self.folder / f'own-{name}'}/flower".encode()
         found = []
-
-        def is_there():
-            for entry in Path("/proc").glob("[0-9]*"):
-                with contextlib.suppress(OSError):
-                    words = (entry / "cmdline").read_bytes().split(b"\0")
-                    is_own = home in (entry / "environ").read_bytes().split(b"\0")
-                    if is_own and b"fedgru.deploy.flower" in words and program.encode() in words:
-                        found.append(int(entry.name))
-            return bool(found)
-
-        assert processes.wait_until(is_there, timeout_s, 0.05), f"{name} runs no {program}"
-        return found[0]
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                is_own = home in (entry / "environ").read_bytes().split(b"\0")
+                if is_own and b"fedgru.deploy.flower" in words and program.encode() in words:
+                    found.append(int(entry.name))
+        return found
 
     def stop_all(self):
         while self._stopped:
@@ -476,6 +471,15 @@ def test_what_the_server_receives_is_no_longer_than_the_clip(place, disturbed):
     np.testing.assert_allclose(lengths, CLIP, rtol=1e-5)  # each was longer before
 
 
+def test_no_program_is_left_at_work_for_a_run_that_has_ended(place, disturbed):
+    """The server may have been killed while a client was sent its message."""
+
+    def left():
+        return [pid for name in NAMES for pid in place.programs_of(name, "flwr-clientapp")]
+
+    assert processes.wait_until(lambda: not left(), 60), left()
+
+
 @pytest.fixture(scope="module")
 def hanging(place, undisturbed):
     """A run in which a client's code hangs, another's process is stopped, and another's node."""
@@ -487,7 +491,7 @@ def hanging(place, undisturbed):
     place.server("stuck", f"--timeout {TIMEOUT_S}")
     # round 2: cem's code does not come back, ann's program is stopped; ben's answer is enough
     place.wait_for("in round 2", place.folder / "ann.err")
-    ann = place.program_of("ann", "flwr-clientapp")
+    (ann,) = place.programs_of("ann", "flwr-clientapp")
     place.stop_short(ann)
     hang_at = time.monotonic()
     for name in ("cem", "ann"):
@@ -497,7 +501,7 @@ def hanging(place, undisturbed):
     place.go_on(ann)
     # round 4: ben's node is stopped
     place.wait_for("round 4\\]", node_log, times=earlier + 1)
-    ben = place.program_of("ben", "flower-supernode")
+    (ben,) = place.programs_of("ben", "flower-supernode")
     place.stop_short(ben)
     place.wait_for("round 4, ben: ", server)
     place.go_on(ben)

@@ -5,7 +5,8 @@
 * it ends with the process that started it, however that ends;
 * a SuperLink answers calls from other machines on its Fleet API alone, the one for nodes. Flower
   1.42 serves the Control API on the same port and asks nobody there who they are: whoever reached
-  the port could register a key of their own, or start code of their own on every node.
+  the port could register a key of their own, or start code of their own on every node;
+* a SuperNode forgets a message whose run ended while it was received, as when a server is killed.
 """
 
 import ipaddress
@@ -77,6 +78,37 @@ def guard_superlink():
     main.create_app = create_guarded
 
 
+def forget_ignored_messages():
+    """Let a SuperNode that ignores a message end what it has begun for it, too.
+
+    By itself Flower 1.42 leaves a client's program waiting for the rest of the message forever.
+    Once that is ended from outside, the node sends an error for the old message in place of the
+    next reply, and from then on each reply one message late.
+    """
+    loop = import_module("flwr.supernode.start_client_internal")
+    pull = loop._pull_and_store_message
+
+    def pull_or_forget(*, state, object_store, receive, **others):
+        received, before = [], {task.task_id for task in state.get_tasks()}
+
+        def receive_and_note():
+            found = receive()
+            if found is not None:
+                received.append(found[0].metadata.message_id)
+            return found
+
+        run_id = pull(state=state, object_store=object_store, receive=receive_and_note, **others)
+        if run_id is None and received:
+            for task in state.get_tasks():
+                if task.task_id not in before:
+                    state.finish_task(task.task_id, "stopped", "its message is ignored")
+            state.delete_messages(message_ids=received)
+            object_store.delete(received[0])
+        return run_id
+
+    loop._pull_and_store_message = pull_or_forget
+
+
 def end_with_parent():
     """End this process when the one that started it is gone; at the latest after some seconds."""
     parent = os.getppid()
@@ -97,6 +129,8 @@ def main():
     end_with_parent()
     if program == "flower-superlink":
         guard_superlink()
+    if program == "flower-supernode":
+        forget_ignored_messages()
     sys.argv = [program, *arguments]
     sys.exit(entry.load()())
 
