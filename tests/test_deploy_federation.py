@@ -1,6 +1,6 @@
 """A federation as it is: Flower's SuperLink and three SuperNodes, TLS, keys, each its own file.
 
-Four runs of processes that ask each other every few seconds: about seven minutes, most of it spent
+Four runs of processes that ask each other every few seconds: about nine minutes, most of it spent
 waiting. That cannot be had for less: Flower takes a killed node for alive for a minute.
 """
 
@@ -32,7 +32,7 @@ SETTINGS = "--hidden-dim 8 --prior backoff --patience 0"
 UNDISTURBED, DISTURBED, SECURE, HANGING = 5, 12, 2, 5  # rounds
 CLIP = 0.05  # shorter than the updates of this model are
 NOISY_CLIP, NOISE = 0.1, 0.5
-TIMEOUT_S = 30
+TIMEOUT_S = 35
 # The client with the most check-ins is number 0: cem. In round 2 it sends NaN.
 SHAKY = """
 from fedgru.deploy import client
@@ -154,7 +154,9 @@ class Place:
         self._running.pop(name).kill()
 
     def wait(self, name, timeout_s=900):
-        assert self._running.pop(name).wait(timeout_s) == 0, self.said(name)
+        code = self._running[name].wait(timeout_s)  # where it does not end, `stop_all` ends it
+        del self._running[name]
+        assert code == 0, self.said(name)
 
     def said(self, name):
         return (self.folder / f"{name}.err").read_text()
@@ -496,10 +498,10 @@ def hanging(place, undisturbed):
     hang_at = time.monotonic()
     for name in ("cem", "ann"):
         place.wait_for(f"round 2, {name}: ", server)
-    place.wait_for("ERROR not done in", place.folder / "cem.err")
+    place.wait_for("ERROR not done in", place.folder / "cem.err", timeout_s=60)
     time.sleep(max(0.0, hang_at + TIMEOUT_S + 1.0 - time.monotonic()))  # ann's time is over, too
     place.go_on(ann)
-    # round 4: ben's node is stopped
+    # both are there again in round 3, which has begun; in round 4 ben's node is stopped
     place.wait_for("round 4\\]", node_log, times=earlier + 1)
     (ben,) = place.programs_of("ben", "flower-supernode")
     place.stop_short(ben)
@@ -515,7 +517,7 @@ def test_a_run_survives_clients_that_hang(hanging):
     facts = run.facts()
     assert (facts["status"], facts["rounds"]) == ("done", HANGING)
     faults = (run.path / "faults.csv").read_text().splitlines()[1:]
-    # nobody else, and nobody in rounds 3 and 5: whoever hung is there in the next one
+    # nobody else, and nobody twice: whoever hung is there in the next round
     assert sorted(faults) == ["2,ann,dropped out", "2,cem,dropped out", "4,ben,dropped out"]
     for round_num, name in ((2, "ann"), (2, "cem"), (4, "ben")):
         # either end may be the first to give up
