@@ -97,10 +97,21 @@ def test_any_number_of_actors_equals_the_jax_engine(make_ray_task, ray_in_place,
 
 
 @needs_ray
-def test_threads_in_an_actor_change_nothing(make_ray_task, ray_in_place):
-    expected, _ = train(RayEngine(make_ray_task(ray_actors=1)))
-    found, _ = train(RayEngine(make_ray_task(ray_actors=1, ray_cpus=3)))
+def test_threads_in_an_actor_change_nothing(make_ray_task, ray_in_place, monkeypatch):
+    work, threads = Actors.work, []
+
+    def count_threads(self, *args):
+        yield from work(self, *args)
+        (place,) = self._places.values()
+        pid = re.search(r"process (\d+)", place)[1]
+        names = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/comm")]
+        threads.append(names.count("tf_XLAEigen\n"))
+
+    monkeypatch.setattr(Actors, "work", count_threads)
+    expected, _ = train(RayEngine(make_ray_task(ray_actors=1)), num_rounds=2)
+    found, _ = train(RayEngine(make_ray_task(ray_actors=1, ray_cpus=3)), num_rounds=2)
     assert same_bytes(found.weights, expected.weights)
+    assert threads == [1, 1, 3, 3]  # XLA's own: as many as the actor has CPUs
 
 
 @needs_ray

@@ -1,4 +1,4 @@
-"""fedgru/xla.py: what is compiled is kept for the next run, where the user wants it."""
+"""fedgru/xla.py: what is compiled is kept where the user wants it; as many threads as are asked."""
 
 import json
 import subprocess
@@ -49,3 +49,19 @@ def test_it_can_be_turned_off_or_put_elsewhere(run, tmp_path):
     assert not (tmp_path / "user").exists()
     run(str(tmp_path / "mine"))
     assert not (tmp_path / "user").exists() and any((tmp_path / "mine").iterdir())
+
+
+@pytest.mark.parametrize(("count", "given", "expected"), [(1, None, 1), (3, None, 3), (3, "2", 2)])
+def test_xla_has_the_threads_that_it_is_let(monkeypatch, count, given, expected):
+    monkeypatch.delenv("PJRT_NPROC", raising=False)
+    if given:
+        monkeypatch.setenv("PJRT_NPROC", given)
+    script = f"""
+from pathlib import Path
+from fedgru import xla
+xla.limit_threads({count})
+xla.import_jax().numpy.ones(4).sum()
+print([file.read_text() for file in Path("/proc/self/task").glob("*/comm")].count("tf_XLAEigen\\n"))
+"""
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert int(printed.stdout) == expected

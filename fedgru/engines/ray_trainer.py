@@ -10,7 +10,7 @@ import numpy as np
 from fedgru.engines.base import Gathered
 from fedgru.engines.jax import JaxEngine
 from fedgru.runs import installed_versions
-from fedgru.xla import kept_between_runs
+from fedgru.xla import kept_between_runs, limit_threads
 
 
 class Trainer:
@@ -21,6 +21,7 @@ class Trainer:
     """
 
     def __init__(self, task):
+        limit_threads(task.settings.ray.ray_cpus)
         self._kept = ExitStack()
         self._kept.enter_context(kept_between_runs())
         self._engine = JaxEngine(task)
