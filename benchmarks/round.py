@@ -18,9 +18,11 @@ order. Rows whose environment is not there are listed as missing.
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -214,8 +216,13 @@ def start(args, row, work, extra):
             stdout=printed,
             stderr=subprocess.STDOUT,
             env=environment,
+            start_new_session=True,
         ) as program:
-            peak = watch(program)
+            try:
+                peak = watch(program)
+            finally:  # TensorFlow Federated's workers, of 3 GB each, stay behind
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(program.pid, signal.SIGKILL)
         if program.returncode or not out.exists():
             printed.seek(0)
             raise SystemExit(f"{row.name} failed:\n{printed.read()[-4000:]}")
