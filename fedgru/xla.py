@@ -31,9 +31,9 @@ def limit_threads(count):
     """Let XLA have this many threads in this process, instead of one for each core of the machine.
 
     For a process that is one of several, before JAX first runs something. XLA hands parts of a
-    program from thread to thread, and each waits for its next one by looking again and again: with
-    one Python thread at work a second core is used up, and nothing is done sooner. PJRT_NPROC, if
-    it is set, goes before. A program with one thread may round in another way than with more.
+    program from thread to thread, and each waits for its next one by looking again and again: one
+    Python thread at work then uses up a second core for a seventh less time (docs/speed.md).
+    PJRT_NPROC, if it is set, goes before. One thread may round in another way than several do.
     """
     os.environ.setdefault("PJRT_NPROC", str(count))
 
