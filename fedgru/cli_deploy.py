@@ -30,7 +30,7 @@ class AppOptions(LazyOptions):
 
     left_out = (
         *("client_dropout", "attack", "attackers", "attack_scale", "agnostic_to"),
-        *("engine", "threads", "device", "eval_clients", "clients_per_call"),
+        *("engine", "threads", "device", "local_loop", "eval_clients", "clients_per_call"),
         *("ray_address", "ray_actors", "ray_cpus", "ray_gpus", "ray_item"),
     )
 

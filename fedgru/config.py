@@ -170,6 +170,11 @@ class LoopSettings(_Section):
     device: Literal["auto", "cpu", "gpu"] = Field(
         "auto", description="What the jax engine computes on; auto takes a GPU if JAX finds one."
     )
+    local_loop: Literal["auto", "native", "xla"] = Field(
+        "auto",
+        description="What runs the local steps of the jax engine: C code compiled for this "
+        "processor (native) or what XLA compiles; auto takes the C code where it can.",
+    )
     clients_per_call: Count | None = Field(
         None,
         description="With the jax engine: clients stacked in one compiled call; 1 on a CPU and "
@@ -444,7 +449,9 @@ def _check_together(settings):
         and settings.inputs.prior != "kernel"
     ):
         raise ConfigError("--threads has no effect with --engine reference: one after the other.")
-    for name in ("device", "clients_per_call"):
+    for name in ("device", "local_loop", "clients_per_call"):
+        if loop.engine == "ray" and name == "local_loop":
+            continue  # its actors are jax engines
         if loop.engine != "jax" and getattr(loop, name) != _default("loop", name):
             raise ConfigError(
                 f"{option(name)} has no effect with --engine {loop.engine}. Use --engine jax, or "

@@ -1,14 +1,10 @@
 """How JAX is set up in this process. Import JAX through here, before anything else does."""
 
-import hashlib
 import os
-import platform
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
+from fedgru import cache
 from fedgru.errors import ConfigError
-
-CACHE_SETTING = "FEDGRU_CACHE"
 
 
 def import_jax():
@@ -71,26 +67,11 @@ def compiled_in(folder):
 def kept_between_runs():
     """Return a context in which what JAX compiles is kept for the next run of the program.
 
-    In the user's cache folder (XDG_CACHE_HOME, or ~/.cache); FEDGRU_CACHE names another, or is
-    `off`. What lies there may be deleted at any time. JAX looks up an entry by the program, its own
-    version and its settings, and writes it whole or not at all; code for one kind of processor
-    may not run on another, so each has a folder of its own.
+    In `cache.compiled_folder()`. JAX looks up an entry by the program, its own version and its
+    settings, and writes it whole or not at all.
     """
-    setting = os.environ.get(CACHE_SETTING, "")
-    if setting == "off":
-        return nullcontext()
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedgru"
-    return compiled_in((Path(setting) if setting else user) / f"compiled-{_processor()}")
-
-
-def _processor():
-    """A short name of what machine code runs here: architecture and instruction sets."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = [platform.processor()]
-    kind = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
-    return f"{platform.machine()}-{hashlib.sha256(repr(sorted(kind)).encode()).hexdigest()[:12]}"
+    folder = cache.compiled_folder()
+    return nullcontext() if folder is None else compiled_in(folder)
 
 
 def num_threads(threads=None):

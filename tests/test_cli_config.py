@@ -94,8 +94,8 @@ def test_yaml_is_read_as_people_mean_it(tmp_path, name):
             "loop:\n  round: 3\n",
             "unknown key 'round' in section [loop]. Accepted: engine, rounds, clients_per_round, "
             "eval_clients, "
-            "stop_metric, patience, min_improvement, seed, threads, device, clients_per_call, "
-            "name.",
+            "stop_metric, patience, min_improvement, seed, threads, device, local_loop, "
+            "clients_per_call, name.",
         ),
         ("loop:\n  name: 2024\n", "--name is 2024, expected a text (in a file, put it in quotes)."),
         ("loop:\n  rounds: 3.5\n", "--rounds is 3.5, expected a whole number."),

@@ -61,12 +61,29 @@ CASES = {
 }
 
 
+def with_loop(task, **settings):
+    """The task with other LoopSettings."""
+    loop = task.settings.loop.model_copy(update=settings)
+    return replace(task, settings=task.settings.model_copy(update={"loop": loop}))
+
+
+class XlaEngine(JaxEngine):
+    """As the jax engine is where the C code cannot be."""
+
+    def __init__(self, task):
+        super().__init__(with_loop(task, local_loop="xla"))
+
+
 class StackedEngine(JaxEngine):
     """As the jax engine is on a GPU; here two stacks, of two clients and of one."""
 
     def __init__(self, task):
-        super().__init__(task)
-        self.clients_per_call = 2
+        super().__init__(with_loop(task, clients_per_call=2))
+
+
+def native_runs(case):
+    """Whether the C code knows what a case asks for."""
+    return "lstm" not in case and "reversal" not in case
 
 
 STACKED = (  # what goes another way in a stack
@@ -78,6 +95,7 @@ STACKED = (  # what goes another way in a stack
     "reversal, client",
 )
 PAIRS = [pytest.param(JaxEngine, case, id=f"jax-{case}") for case in CASES]
+PAIRS += [pytest.param(XlaEngine, case, id=f"xla-{case}") for case in CASES if native_runs(case)]
 PAIRS += [pytest.param(StackedEngine, case, id=f"stacked-{case}") for case in STACKED]
 PAIRS += [
     pytest.param(TffEngine, case, id=f"tff-{case}", marks=[needs_tff, pytest.mark.tff])
@@ -183,7 +201,7 @@ def test_a_gradient_that_is_not_turned_is_seen(run_two_rounds):
     assert largest_gap(state.weights, expected.weights) > 20
 
 
-class ForgetsTheState(JaxEngine):
+class ForgetsTheState(XlaEngine):
     def local_updates(self, weights, cohort, round_num, constants=None):
         recur = gru.recur
 
@@ -295,7 +313,7 @@ def test_threads_and_cohort_order_change_nothing(make_task):
 
 
 def test_nothing_is_compiled_after_round_one(make_task):
-    task = make_task()
+    task = make_task(local_loop="xla")
     engine = JaxEngine(task)
     algorithm, state = start(task)
     assert engine.local_loops_compiled == 0
@@ -347,9 +365,15 @@ def test_a_stack_is_padded_with_clients_that_have_no_steps(make_task):
 
 
 def test_the_engine_says_where_it_computes(make_task):
-    assert str(JaxEngine(make_task(threads=1, device="cpu"))) == "jax on cpu (1 thread)"
+    assert str(JaxEngine(make_task(threads=1, device="cpu"))) == (
+        "jax on cpu (1 thread; local steps in C)"
+    )
+    assert str(JaxEngine(make_task(threads=1, device="cpu", local_loop="xla"))) == (
+        "jax on cpu (1 thread; local steps by XLA)"
+    )
     assert str(JaxEngine(make_task(threads=2, device="cpu", clients_per_call=8))) == (
-        "jax on cpu (2 threads, up to 8 clients in a call)"
+        "jax on cpu (2 threads, up to 8 clients in a call; local steps by XLA: the C code cannot "
+        "be used, it trains one client in a call)"
     )
 
 

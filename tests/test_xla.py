@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fedgru import xla
+from fedgru import cache
 
 # counts what JAX compiles and what it takes from the kept ones, in a process of its own
 SCRIPT = """
@@ -41,7 +41,7 @@ def test_a_second_run_takes_what_the_first_compiled(run, tmp_path):
     assert second["hits"] == first["misses"] and second["misses"] == 0
     assert first["value"] == second["value"] == 22.0  # 1 + 4 + 7 + 10
     (folder,) = (tmp_path / "user" / "fedgru").iterdir()
-    assert folder.name == f"compiled-{xla._processor()}"
+    assert folder.name == f"compiled-{cache.processor()}"
 
 
 def test_it_can_be_turned_off_or_put_elsewhere(run, tmp_path):

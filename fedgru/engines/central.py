@@ -45,6 +45,9 @@ class CentralEngine(JaxEngine):
 
     name = "central"
 
+    def _load_native(self, wanted):
+        return None, None  # its batches are of all clients
+
     def run_round(self, algorithm, state, cohort):
         """Train on all clients' pairs for one round; `cohort` is everybody with train data.
 

@@ -1,8 +1,9 @@
-"""The fast engine: each client on its own rows, one compiled local loop, threads over clients.
+"""The fast engine: each client on its own rows, one call for all local steps, threads over clients.
 
 A client only ever changes the table rows of values it has itself: all others have gradient zero,
 and under Adam moments zero. So each client is given its own rows and sends back those alone,
-which is exact and much less work. The loop over local steps runs inside one compiled call whose
+which is exact and much less work. The loop over local steps runs inside one call: of the C code of
+`fedgru/native`, or where that cannot be, of what XLA compiles from `local_steps.run_steps`, whose
 number of steps is an argument, so that clients of all lengths share a few compilations. On a GPU
 clients are stacked, and one call trains many.
 """
@@ -19,8 +20,10 @@ from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.engines import stacked
 from fedgru.engines.base import Engine
 from fedgru.engines.local_steps import run_steps
+from fedgru.errors import ConfigError
 from fedgru.local_optimizers import init_slots
 from fedgru.models import gru
+from fedgru.native import local_steps as native
 from fedgru.xla import import_jax, num_threads, on_device, pick_device
 
 # Sizes that arrays are padded to, so that few shapes are compiled.
@@ -67,6 +70,7 @@ class JaxEngine(Engine):
         self.clients_per_call = loop.clients_per_call or (
             1 if self.device.platform == "cpu" else whole_cohort
         )
+        self._native, self._why_not_native = self._load_native(loop.local_loop)
         self._prepared, self._kept_bytes = {}, 0
         self.local_loops_compiled = 0  # counted at each tracing; a test reads it
 
@@ -74,12 +78,38 @@ class JaxEngine(Engine):
         where = f"{self.threads} threads" if self.threads > 1 else "1 thread"
         if self.clients_per_call > 1:
             where += f", up to {self.clients_per_call} clients in a call"
-        return f"{self.name} on {self.device.device_kind} ({where})"
+        return f"{self.name} on {self.device.device_kind} ({where}; {self.local_loop})"
+
+    @property
+    def local_loop(self):
+        """What runs the local steps, in words; where it is not the C code, why not."""
+        if self._native is not None:
+            return "local steps in C"
+        why = f": {self._why_not_native}" if self._why_not_native else ""
+        return f"local steps by XLA{why}"
+
+    def _load_native(self, wanted):
+        """Return (NativeSteps or None, why it is None though it was not asked to be)."""
+        if wanted == "xla":
+            return None, None
+        try:
+            return native.load(self.task, self.device, self.clients_per_call), None
+        except native.Unavailable as error:
+            if wanted == "native":
+                raise ConfigError(
+                    f"--local-loop native: the C code cannot be used: {error}. Use --local-loop "
+                    "auto, which then takes XLA's."
+                ) from error
+            return None, f"the C code cannot be used, {error}"
 
     def local_updates(self, weights, cohort, round_num, constants=None):
         """See Engine.local_updates."""
-        dense = {name: w for name, w in weights.items() if name != "rows"}
         cohort = [int(client) for client in cohort]
+        if self._native is not None:
+            with ThreadPoolExecutor(self.threads) as pool:
+                yield from pool.map(partial(self._train_natively, weights, round_num), cohort)
+            return
+        dense = {name: w for name, w in weights.items() if name != "rows"}
         one_by_one = self.clients_per_call == 1
         with on_device(self.device):  # once for all clients
             dense = self._jax.device_put(dense)
@@ -101,6 +131,11 @@ class JaxEngine(Engine):
             found = [update for updates in trained for update in updates]
         places = np.argsort([index for group in groups for index in group])
         yield from (found[place] for place in places)
+
+    def _train_natively(self, weights, round_num, client):
+        data = self._prepare(client)
+        update, sums = self._native(weights, data, self.dropout_key(round_num, client))
+        return _as_update(client, data, update, sums)
 
     def _train_client(self, dense, table, round_num, constants, client):
         data = self._prepare(client)

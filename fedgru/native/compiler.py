@@ -1,0 +1,100 @@
+"""C sources -> a library of machine code for this processor, loaded."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache as once
+from pathlib import Path
+
+from fedgru import cache
+
+FOLDER = Path(__file__).parent
+SOURCES = ("local_steps.c",)
+HEADERS = ("products.h", "threefry.h", "vectors.h")
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+COMPILERS = ("cc", "gcc", "clang")
+
+logger = logging.getLogger(__name__)
+
+
+class Unavailable(Exception):
+    """There is no library on this machine; the text says why, in a few words."""
+
+
+@once
+def load():
+    """Return the library as a ctypes.CDLL, compiled now if it is not kept from an earlier run.
+
+    Raises:
+        Unavailable: if no C compiler is found, or it cannot compile the sources.
+    """
+    return load_from(FOLDER)
+
+
+def load_from(sources):
+    """As `load`, of the sources in another folder; each call looks again."""
+    compiler = find_compiler()
+    digest = hashlib.sha256(repr((compiler, FLAGS)).encode())
+    for name in (*SOURCES, *HEADERS):
+        digest.update((sources / name).read_bytes())
+    name = f"native-{digest.hexdigest()[:16]}.so"
+    folder = cache.compiled_folder()
+    if folder is not None and (folder / name).exists():
+        return ctypes.CDLL(str(folder / name))
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / name
+        _compile(compiler, sources, made)
+        if folder is not None:
+            made = _keep(made, folder)
+        return ctypes.CDLL(str(made))  # once loaded, its file is not needed any more
+
+
+def find_compiler():
+    """Return the command of the C compiler, a tuple: that of the variable CC, or one on the path.
+
+    Raises:
+        Unavailable: if there is none.
+    """
+    if given := os.environ.get("CC"):
+        return tuple(shlex.split(given))
+    for name in COMPILERS:
+        if found := shutil.which(name):
+            return (found,)
+    raise Unavailable("no C compiler was found")
+
+
+def _compile(compiler, sources, target):
+    command = [
+        *compiler,
+        *FLAGS,
+        *(str(sources / name) for name in SOURCES),
+        "-o",
+        str(target),
+        "-lm",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise Unavailable(f"{compiler[0]} cannot be run: {error.strerror}") from error
+    if done.returncode:
+        logger.debug("%s\n%s", shlex.join(command), done.stderr)
+        said = [line.strip() for line in done.stderr.splitlines() if "error" in line]
+        raise Unavailable(f"{compiler[0]} could not compile it: {said[0] if said else 'no reason'}")
+
+
+def _keep(made, folder):
+    """Move a library into a folder, whole or not at all; return where it can be loaded from."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as beside:
+            beside.write(made.read_bytes())
+        os.replace(beside.name, folder / made.name)
+    except OSError as error:
+        logger.warning("the compiled local steps are not kept: %s", error)
+        return made
+    return folder / made.name

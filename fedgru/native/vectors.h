@@ -1,0 +1,111 @@
+/* Sixteen floats at a time, as GCC and Clang spell it: one register of AVX-512, two of AVX2, four of NEON. */
+#ifndef FEDGRU_VECTORS_H
+#define FEDGRU_VECTORS_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(64)));
+typedef int32_t ivec __attribute__((vector_size(64)));
+typedef uint32_t uvec __attribute__((vector_size(64)));
+
+INLINE vec load(const float *from) {
+    vec x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+INLINE void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
+
+/* The first `count` of sixteen, zeros behind them. */
+INLINE vec load_some(const float *from, int64_t count) {
+    if (count >= LANES) return load(from);
+    vec x = {0};
+    memcpy(&x, from, (size_t)count * sizeof *from);
+    return x;
+}
+
+INLINE void store_some(float *to, vec x, int64_t count) {
+    memcpy(to, &x, (size_t)(count < LANES ? count : LANES) * sizeof *to);
+}
+
+INLINE vec all(float x) { return x - (vec){0}; }
+
+INLINE vec choose(ivec where, vec yes, vec no) {
+    return (vec)(((ivec)yes & where) | ((ivec)no & ~where));
+}
+
+INLINE vec square_root(vec x) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX__)
+    __m256 half[2];
+    memcpy(half, &x, sizeof x);
+    half[0] = _mm256_sqrt_ps(half[0]);
+    half[1] = _mm256_sqrt_ps(half[1]);
+    memcpy(&x, half, sizeof x);
+    return x;
+#else
+    for (int i = 0; i < LANES; i++) x[i] = sqrtf(x[i]);
+    return x;
+#endif
+}
+
+INLINE float sum(vec x) {
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += x[i];
+    return total;
+}
+
+/* e^x, to 2e-7 of it. Below -87 it is what it is there, near enough to zero; NaN stays NaN.
+   x = n ln 2 + r, |r| <= ln(2) / 2, and a polynomial in r.
+   Source: S. Moshier's Cephes library, expf. */
+INLINE vec exponential(vec x) {
+    x = choose(x < -87.0f, all(-87.0f), x);
+    x = choose(x > 88.0f, all(88.0f), x);
+    const vec rounder = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    vec shifted = x * 1.44269504088896341f + rounder;
+    vec n = shifted - rounder;
+    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec y = all(1.9875691500e-4f);
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    return (vec)((ivec)y + (((ivec)shifted - (ivec)rounder) << 23));
+}
+
+/* tanh x, to a few units in the last place: odd polynomial over even one.
+   Source: the rational approximation of Eigen and XLA (generic_fast_tanh_float). */
+INLINE vec hyperbolic_tangent(vec x) {
+    const float most = 7.90531110763549805f;
+    x = choose(x < -most, all(-most), x);
+    x = choose(x > most, all(most), x);
+    vec s = x * x;
+    vec p = all(-2.76076847742355e-16f);
+    p = p * s + 2.00018790482477e-13f;
+    p = p * s + -8.60467152213735e-11f;
+    p = p * s + 5.12229709037114e-08f;
+    p = p * s + 1.48572235717979e-05f;
+    p = p * s + 6.37261928875436e-04f;
+    p = p * s + 4.89352455891786e-03f;
+    vec q = all(1.19825839466702e-06f);
+    q = q * s + 1.18534705686654e-04f;
+    q = q * s + 2.26843463243900e-03f;
+    q = q * s + 4.89352518554385e-03f;
+    return x * p / q;
+}
+
+INLINE vec logistic(vec x) { return 0.5f + 0.5f * hyperbolic_tangent(0.5f * x); }
+
+#endif

@@ -1,0 +1,286 @@
+"""fedgru/native: local steps in C give XLA's numbers at every size, or say why they cannot run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import largest_gap, start
+
+from fedgru import seeding
+from fedgru.engines.jax import JaxEngine
+from fedgru.errors import ConfigError, TrainingError
+from fedgru.models import gru
+from fedgru.native import compiler
+from fedgru.native.local_steps import NativeSteps, Unavailable
+
+
+@pytest.fixture
+def engines(make_task):
+    """Two engines of one task: the C code, and XLA."""
+
+    def make(**given):
+        found = [JaxEngine(make_task(local_loop=loop, **given)) for loop in ("native", "xla")]
+        return SimpleNamespace(native=found[0], xla=found[1])
+
+    return make
+
+
+def gaps(engines, cohort=(0, 2, 5), seed=0):
+    """How far the updates of the two engines are apart: largest gap, and of loss and hits."""
+    weights = gru.init_weights(engines.xla.task.spec, seeding.rng(seed, "weights"))
+    found = list(engines.native.local_updates(weights, cohort, 1))
+    expected = list(engines.xla.local_updates(weights, cohort, 1))
+    gap = 0.0
+    for update, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(update.row_ids, other.row_ids)
+        assert update.num_examples == other.num_examples
+        assert np.abs(other.dense["recurrent"]).max() > 0
+        gap = max(
+            gap,
+            largest_gap(changes(update), changes(other)),
+            abs(update.loss_sum - other.loss_sum) / (1e-5 * other.loss_sum),
+            abs(update.num_correct - other.num_correct),
+        )
+    return gap
+
+
+def changes(update):
+    """All that a client sends, but what is empty: a model may have no tables, or no numbers."""
+    arrays = {"rows": update.row_update, **update.dense}
+    return {name: array for name, array in arrays.items() if array.size}
+
+
+SIZES = {
+    "as small as can be": {"hidden_dim": 1, "batch_size": 1, "seq_len": 1},
+    "one block and a bit": {"hidden_dim": 17, "batch_size": 3, "seq_len": 4},
+    "whole blocks": {"hidden_dim": 64, "batch_size": 8, "seq_len": 4},
+    "more rows than a tile": {"hidden_dim": 33, "batch_size": 9, "seq_len": 7},
+    "dropout": {"hidden_dim": 20, "dropout": 0.4, "local_epochs": 3},
+    "many classes": {"target": "venue", "prior": "markov"},
+    "one feature": {"features": "category"},
+    "numbers alone": {"features": "gap,clock"},
+    "client sgd": {"client_optimizer": "sgd", "client_lr": 0.1},
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_equals_what_xla_computes(engines, size):
+    both = engines(**({"client_lr": 0.003} | SIZES[size]))
+    assert gaps(both) < 1
+    assert both.native._native.clients_trained == 3
+    assert both.native.local_loops_compiled == 0 and both.xla.local_loops_compiled > 0
+
+
+# What a hand may well get wrong, and what then must not pass for right.
+FAULTS = {
+    "the state is not carried on": ("if (at == 0)", "if (1)"),
+    "the state is carried into the next pass": ("if (at == 0)", "if (step == 0)"),
+    "the gradient stops at a time step": ("d + sums[r * 2 + j]", "d + 0 * sums[r * 2 + j]"),
+    "the state's own path is forgotten": ("d += load(s->carried", "d += 0 * load(s->carried"),
+    "the reset gate has no gradient": ("d_candidate * candidate_h", "0 * candidate_h"),
+    "gates are mixed up": ("AS_PULLED[GATES] = {2, 0, 1}", "AS_PULLED[GATES] = {2, 1, 0}"),
+    "the state's bias stands still": ("g * LANES, d[g], s->fresh", "g * LANES, 0 * d[g], s->fresh"),
+    "moments are dropped": ("fresh ? (vec){0} : load(slots.m + at)", "(vec){0}"),
+    "moments of a fresh row are not zero": ("d[g], !s->touched[row])", "d[g], 0)"),
+    "a row not read now stands still": ("use == end && !s->touched[row]", "use == end"),
+    "Adam counts from two": ("powf(0.999f, (float)(step + 1))", "powf(0.999f, (float)(step + 2))"),
+    "the prior counts as it stands": ("(vec){s->d_prior_scale}", "(vec){0}"),
+    "the mean is over padding too": ("num_targets += job->mask[from + i]", "num_targets += 1"),
+    "dropout is drawn for fewer rows": ("b * (job->num_table + count)", "b * (own + count)"),
+    "the gradient of a dropped input is kept": ("d[g] += use->scale * load", "d[g] += load"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_c_code_is_seen(engines, tmp_path, fault):
+    both = engines(client_lr=0.003, dropout=0.3, hidden_dim=17, local_epochs=2)
+    assert gaps(both) < 1
+    planted = tmp_path / "native"
+    shutil.copytree(compiler.FOLDER, planted)
+    right, wrong = FAULTS[fault]
+    source = (planted / "local_steps.c").read_text()
+    assert source.count(right) == 1
+    (planted / "local_steps.c").write_text(source.replace(right, wrong))
+    task = both.native.task
+    both.native._native = NativeSteps(task.spec, task.settings.client, compiler.load_from(planted))
+    dirty = np.full(1 << 24, 0x3F, np.uint8)  # what lies in memory is no zero
+    both.native._native._memory.append(dirty)
+    assert not gaps(both) < 10
+
+
+def test_it_does_not_read_what_it_has_not_written(engines):
+    both = engines(client_lr=0.003, dropout=0.3)
+    both.native._native._memory.append(np.full(1 << 24, 0xFF, np.uint8))  # NaN everywhere
+    assert gaps(both) < 1
+
+
+def test_threads_share_it(make_task):
+    task = make_task(threads=4, dropout=0.3, local_loop="native")
+    weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
+    engine = JaxEngine(task)
+    cohort = [0, 1, 2, 3, 4, 5] * 4
+    updates = list(engine.local_updates(weights, cohort, 1))
+    for update, again in zip(updates, updates[6:], strict=False):
+        assert update.client == again.client and update.loss_sum == again.loss_sum
+        np.testing.assert_array_equal(update.row_update, again.row_update)
+        for name, array in update.dense.items():
+            np.testing.assert_array_equal(array, again.dense[name])
+
+
+def test_numbers_that_overflow_are_told(make_task):
+    task = make_task(client_lr=1e30, client_optimizer="sgd", local_loop="native")
+    algorithm, state = start(task)
+    with pytest.raises(TrainingError, match="training loss became NaN in round 1"):
+        JaxEngine(task).run_round(algorithm, state, task.training_clients)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"cell": "lstm"}, "it knows no lstm"),
+        ({"clients_per_call": 3}, "it trains one client in a call"),
+        ({"agnostic_to": "weekend"}, "it knows no protected concept"),
+    ],
+)
+def test_what_it_does_not_know_is_done_by_xla_and_said(make_task, given, why):
+    assert JaxEngine(make_task(device="cpu", **given)).local_loop == (
+        f"local steps by XLA: the C code cannot be used, {why}"
+    )
+    with pytest.raises(ConfigError) as error:
+        JaxEngine(make_task(device="cpu", local_loop="native", **given))
+    assert str(error.value) == (
+        f"--local-loop native: the C code cannot be used: {why}. Use --local-loop auto, which then "
+        "takes XLA's."
+    )
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Let the compiler be looked for anew in this test, and once more after it."""
+    compiler.load.cache_clear()
+    yield monkeypatch
+    compiler.load.cache_clear()
+
+
+def test_no_compiler(fresh, make_task, tmp_path):
+    fresh.delenv("CC", raising=False)
+    fresh.setenv("PATH", str(tmp_path))
+    engine = JaxEngine(make_task())
+    assert engine.local_loop.endswith("by XLA: the C code cannot be used, no C compiler was found")
+    weights = gru.init_weights(engine.task.spec, seeding.rng(0, "weights"))
+    assert len(list(engine.local_updates(weights, [0, 1], 1))) == 2
+    assert engine.local_loops_compiled == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo 'x.c:1: error: bad' >&2; exit 1", "CC could not compile it: x.c:1: error: bad"),
+        ("exit 3", "CC could not compile it: no reason"),
+        (None, "CC cannot be run: No such file or directory"),
+    ],
+)  # fmt: skip
+def test_a_compiler_that_fails(fresh, tmp_path, script, why):
+    path = tmp_path / "mycc"
+    if script is not None:
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    fresh.setenv("CC", str(path))
+    with pytest.raises(Unavailable) as error:
+        compiler.load()
+    assert str(error.value) == why.replace("CC", str(path))
+
+
+def test_the_library_is_kept_for_the_next_run(fresh, tmp_path):
+    fresh.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
+    counting = tmp_path / "cc"
+    counting.write_text(f'#!/bin/sh\necho >> {tmp_path / "calls"}\nexec cc "$@"\n')
+    counting.chmod(0o755)
+    fresh.setenv("CC", str(counting))
+    for _ in range(2):
+        compiler.load.cache_clear()
+        assert compiler.load().fedgru_job_bytes() > 0
+    assert (tmp_path / "calls").read_text() == "\n"
+    (folder,) = (tmp_path / "kept").iterdir()
+    assert [file.suffix for file in folder.iterdir()] == [".so"]
+
+
+def test_other_sources_are_another_library(fresh, tmp_path):
+    fresh.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
+    planted = tmp_path / "native"
+    shutil.copytree(compiler.FOLDER, planted)
+    compiler.load_from(planted)
+    header = planted / "vectors.h"
+    header.write_text(header.read_text() + "/* more */\n")
+    compiler.load_from(planted)
+    (folder,) = (tmp_path / "kept").iterdir()
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_told(fresh, tmp_path, caplog):
+    (tmp_path / "kept").write_text("a file")
+    fresh.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
+    assert compiler.load().fedgru_job_bytes() > 0
+    assert caplog.messages[0].startswith("the compiled local steps are not kept: ")
+
+
+@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx", "-O1"])
+def test_every_kind_of_processor(fresh, engines, flags):
+    both = engines(client_lr=0.003, dropout=0.3, hidden_dim=33, batch_size=3)
+    fresh.setenv("CC", f"cc {flags}")
+    fresh.setattr(compiler, "FLAGS", (*compiler.FLAGS, flags))
+    task = both.native.task
+    both.native._native = NativeSteps(
+        task.spec, task.settings.client, compiler.load_from(compiler.FOLDER)
+    )
+    assert gaps(both) < 1
+
+
+# A client of odd sizes, of random numbers, twice over: without JAX, which would be slow there.
+WATCHED = """
+from types import SimpleNamespace
+import numpy as np
+from fedgru.models.gru import ModelSpec, init_weights
+from fedgru.native import compiler
+from fedgru.native.local_steps import NativeSteps
+
+rng = np.random.default_rng(0)
+for hidden, batch, length, classes, prior in ((33, 3, 4, 35, True), (64, 16, 8, 32, False)):
+    spec = ModelSpec("gru", 50, 3, hidden, classes, 0.3, prior)
+    shape = 2, length, batch
+    mask = (rng.random(shape) < 0.7).astype(np.float32)
+    data = SimpleNamespace(
+        row_ids=np.array([3, 7, 49], np.int32), num_table=128, steps=2, passes=2,
+        arrays=(rng.integers(-1, 3, (*shape, 2)), rng.random((*shape, 3)),
+                rng.integers(0, classes, shape), mask,
+                rng.random((*shape, classes)) if prior else None, None))
+    client = SimpleNamespace(client_optimizer="adam", client_lr=0.01)
+    update, sums = NativeSteps(spec, client, compiler.load())(
+        init_weights(spec, rng), data, np.array([1, 2], np.uint32))
+    assert sums[0] > 0 and all(np.isfinite(u).all() for u in update.values())
+print("done")
+"""
+
+
+def test_it_reads_and_writes_within_its_arrays():
+    """Under the sanitizers of addresses and of undefined behaviour, in a process of its own."""
+    asked = ["cc", "-print-file-name=libasan.so"]
+    sanitizer = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    if not os.path.isabs(sanitizer):
+        pytest.skip("the compiler has no address sanitizer")
+    sanitized = {
+        "CC": "cc -fsanitize=address,undefined -fno-sanitize-recover=all",
+        "LD_PRELOAD": sanitizer,
+        "ASAN_OPTIONS": "detect_leaks=0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED],
+        env=os.environ | sanitized,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "done\n", done.stderr[-3000:]
