@@ -168,7 +168,7 @@ def _log_probs(task, weights, seen, positions, owners):
         prior = None
         if task.spec.has_prior:
             prior = task.log_prior(client, positions[at] - task.clients.starts[client])
-        scores = np.asarray(gru.logits(weights, seen[at], prior))
+        scores = gru.logits(weights, seen[at], prior, np.matmul)
         scores = scores - scores.max(-1, keepdims=True)
         log_probs[at] = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     return log_probs

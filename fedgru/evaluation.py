@@ -98,7 +98,7 @@ def model_log_probs(engine, weights, split, warm=True, clients=None):
         log_prior = None
         if task.spec.has_prior:
             log_prior = task.log_prior(client, positions[own] - 1 - task.clients.starts[client])
-        return log_softmax(gru.logits(weights, seen[own], log_prior))
+        return log_softmax(gru.logits(weights, seen[own], log_prior, np.matmul))
 
     return positions, log_probs
 

@@ -243,7 +243,7 @@ class Predictor:
         if "noise" in interface.representation and noise is None:
             noise = self.stream.draw_noise()
         seen = gru.represent(self.weights, np.asarray(self.state[0])[0], noise)
-        return log_softmax(gru.logits(self.weights, seen, self.stream.log_prior()))
+        return log_softmax(gru.logits(self.weights, seen, self.stream.log_prior(), np.matmul))
 
     def top(self, k=5, noise=None):
         """Return the k most probable values and their probabilities, [(value, probability)]."""

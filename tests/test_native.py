@@ -15,7 +15,7 @@ from fedgru.engines.jax import JaxEngine
 from fedgru.errors import ConfigError, TrainingError
 from fedgru.models import gru
 from fedgru.native import compiler
-from fedgru.native.local_steps import NativeSteps, Unavailable
+from fedgru.native.calls import NativeCode, Unavailable
 
 
 @pytest.fixture
@@ -75,11 +75,25 @@ def test_equals_what_xla_computes(engines, size):
     assert both.native.local_loops_compiled == 0 and both.xla.local_loops_compiled > 0
 
 
+@pytest.mark.parametrize("size", ["one block and a bit", "whole blocks", "many classes"])
+def test_walks_to_the_same_states(engines, size):
+    both = engines(threads=2, **SIZES[size])
+    weights = gru.init_weights(both.xla.task.spec, seeding.rng(0, "weights"))
+    bounds = both.xla.task.clients.starts
+    wanted = np.arange(bounds[-1])[::3]
+    found = both.native.hidden_states(weights, bounds[:-1], bounds[1:], wanted)
+    expected = both.xla.hidden_states(weights, bounds[:-1], bounds[1:], wanted)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    np.testing.assert_array_equal(
+        found, both.native.hidden_states(weights, bounds[:-1], bounds[1:], wanted, carried=True)
+    )
+
+
 # What a hand may well get wrong, and what then must not pass for right.
 FAULTS = {
     "the state is not carried on": ("if (at == 0)", "if (1)"),
     "the state is carried into the next pass": ("if (at == 0)", "if (step == 0)"),
-    "the gradient stops at a time step": ("d + sums[r * 2 + j]", "d + 0 * sums[r * 2 + j]"),
+    "the gradient stops at a time step": ("vec d) {\n    d += load(s->d_hidden", "vec d) {\n    d = load(s->d_hidden"),
     "the state's own path is forgotten": ("d += load(s->carried", "d += 0 * load(s->carried"),
     "the reset gate has no gradient": ("d_candidate * candidate_h", "0 * candidate_h"),
     "gates are mixed up": ("AS_PULLED[GATES] = {2, 0, 1}", "AS_PULLED[GATES] = {2, 1, 0}"),
@@ -106,7 +120,7 @@ def test_a_fault_in_the_c_code_is_seen(engines, tmp_path, fault):
     assert source.count(right) == 1
     (planted / "local_steps.c").write_text(source.replace(right, wrong))
     task = both.native.task
-    both.native._native = NativeSteps(task.spec, task.settings.client, compiler.load_from(planted))
+    both.native._native = NativeCode(task.spec, task.settings.client, compiler.load_from(planted))
     dirty = np.full(1 << 24, 0x3F, np.uint8)  # what lies in memory is no zero
     both.native._native._memory.append(dirty)
     assert not gaps(both) < 10
@@ -203,7 +217,7 @@ def test_the_library_is_kept_for_the_next_run(fresh, tmp_path):
     fresh.setenv("CC", str(counting))
     for _ in range(2):
         compiler.load.cache_clear()
-        assert compiler.load().fedgru_job_bytes() > 0
+        assert compiler.load().fedgru_local_steps_struct_bytes() > 0
     assert (tmp_path / "calls").read_text() == "\n"
     (folder,) = (tmp_path / "kept").iterdir()
     assert [file.suffix for file in folder.iterdir()] == [".so"]
@@ -224,17 +238,17 @@ def test_other_sources_are_another_library(fresh, tmp_path):
 def test_a_folder_that_cannot_be_written_is_told(fresh, tmp_path, caplog):
     (tmp_path / "kept").write_text("a file")
     fresh.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
-    assert compiler.load().fedgru_job_bytes() > 0
+    assert compiler.load().fedgru_local_steps_struct_bytes() > 0
     assert caplog.messages[0].startswith("the compiled local steps are not kept: ")
 
 
-@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx", "-O1"])
+@pytest.mark.parametrize("flags", ["-mno-amx-bf16", "-mno-avx512f", "-mno-avx", "-O1"])
 def test_every_kind_of_processor(fresh, engines, flags):
-    both = engines(client_lr=0.003, dropout=0.3, hidden_dim=33, batch_size=3)
+    both = engines(client_lr=0.003, dropout=0.3, hidden_dim=33, batch_size=8, seq_len=3)
     fresh.setenv("CC", f"cc {flags}")
     fresh.setattr(compiler, "FLAGS", (*compiler.FLAGS, flags))
     task = both.native.task
-    both.native._native = NativeSteps(
+    both.native._native = NativeCode(
         task.spec, task.settings.client, compiler.load_from(compiler.FOLDER)
     )
     assert gaps(both) < 1
@@ -246,7 +260,7 @@ from types import SimpleNamespace
 import numpy as np
 from fedgru.models.gru import ModelSpec, init_weights
 from fedgru.native import compiler
-from fedgru.native.local_steps import NativeSteps
+from fedgru.native.calls import NativeCode
 
 rng = np.random.default_rng(0)
 for hidden, batch, length, classes, prior in ((33, 3, 4, 35, True), (64, 16, 8, 32, False)):
@@ -259,7 +273,7 @@ for hidden, batch, length, classes, prior in ((33, 3, 4, 35, True), (64, 16, 8, 
                 rng.integers(0, classes, shape), mask,
                 rng.random((*shape, classes)) if prior else None, None))
     client = SimpleNamespace(client_optimizer="adam", client_lr=0.01)
-    update, sums = NativeSteps(spec, client, compiler.load())(
+    update, sums = NativeCode(spec, client, compiler.load()).local_steps(
         init_weights(spec, rng), data, np.array([1, 2], np.uint32))
     assert sums[0] > 0 and all(np.isfinite(u).all() for u in update.values())
 print("done")

@@ -23,7 +23,7 @@ from fedgru.engines.local_steps import run_steps
 from fedgru.errors import ConfigError
 from fedgru.local_optimizers import init_slots
 from fedgru.models import gru
-from fedgru.native import local_steps as native
+from fedgru.native import calls as native
 from fedgru.xla import import_jax, num_threads, on_device, pick_device
 
 # Sizes that arrays are padded to, so that few shapes are compiled.
@@ -32,6 +32,7 @@ MIN_STEPS = 8
 KEPT_BYTES = 1 << 29  # training data laid out once and kept; what is beyond is laid out each round
 WALK_ROWS = 16
 WALK_SEQ_LEN = 64
+NATIVE_WALK_SEQ_LEN = 512  # each call lays its weights out anew
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ class JaxEngine(Engine):
     def local_loop(self):
         """What runs the local steps, in words; where it is not the C code, why not."""
         if self._native is not None:
-            return "local steps in C"
+            return f"local steps in C{' with AMX' if self._native.uses_tiles else ''}"
         why = f": {self._why_not_native}" if self._why_not_native else ""
         return f"local steps by XLA{why}"
 
     def _load_native(self, wanted):
-        """Return (NativeSteps or None, why it is None though it was not asked to be)."""
+        """Return (NativeCode or None, why it is None though it was not asked to be)."""
         if wanted == "xla":
             return None, None
         try:
@@ -134,7 +135,7 @@ class JaxEngine(Engine):
 
     def _train_natively(self, weights, round_num, client):
         data = self._prepare(client)
-        update, sums = self._native(weights, data, self.dropout_key(round_num, client))
+        update, sums = self._native.local_steps(weights, data, self.dropout_key(round_num, client))
         return _as_update(client, data, update, sums)
 
     def _train_client(self, dense, table, round_num, constants, client):
@@ -235,41 +236,48 @@ class JaxEngine(Engine):
         """
         spec = self.task.spec
         dim = spec.hidden_dim * (gru.NUM_GATES[spec.cell] - 2 if carried else 1)
-        place = _places_among(wanted)
         hidden = np.empty((len(wanted), dim), np.float32)
-        with on_device(self.device):
-            weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
-        rows = _pack(first_positions, end_positions, WALK_ROWS * self.threads)
-
-        def walk(group):
+        walk = self._walk if self._native is None else self._walk_natively
+        if self._native is None:
             with on_device(self.device):
-                for positions, at in self._walk(weights, group):
-                    asked = place(positions)
-                    hidden[asked[asked >= 0]] = at[asked >= 0][:, :dim]
-
+                weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
+        walk = partial(walk, weights, _places_among(wanted), hidden)
+        rows = _pack(first_positions, end_positions, WALK_ROWS * self.threads)
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(walk, [rows[i :: self.threads] for i in range(self.threads)]))
         return hidden
 
-    def _walk(self, weights, rows):
-        """Yield positions [seq_len, rows], -1 past a row's end, and their states, hidden first."""
-        inputs, spec = self.task.inputs, self.task.spec
-        length = -(-max(len(positions) for positions, _ in rows) // WALK_SEQ_LEN) * WALK_SEQ_LEN
+    def _walk(self, weights, place, hidden, rows):
+        """Write the states at positions that have a place, hidden first, to `hidden`."""
+        spec = self.task.spec
+        state = gru.zero_state(spec.cell, spec.hidden_dim, WALK_ROWS)
+        with on_device(self.device):
+            for positions, starts, row_ids, numbers in self._parts(rows, WALK_SEQ_LEN):
+                states, state, _ = self._walk_step(weights, row_ids, numbers, state, starts)
+                asked = place(positions)
+                hidden[asked[asked >= 0]] = np.asarray(states)[asked >= 0][:, : hidden.shape[1]]
+
+    def _walk_natively(self, weights, place, hidden, rows):
+        """As `_walk`."""
+        state = np.zeros((WALK_ROWS, self.task.spec.hidden_dim), np.float32)
+        for positions, starts, row_ids, numbers in self._parts(rows, NATIVE_WALK_SEQ_LEN):
+            self._native.walk(weights, row_ids, numbers, starts, place(positions), state, hidden)
+
+    def _parts(self, rows, seq_len):
+        """Yield positions [seq_len, rows], -1 behind a row; starts, row ids and numbers there."""
+        inputs = self.task.inputs
+        length = -(-max(len(positions) for positions, _ in rows) // seq_len) * seq_len
         positions = np.full((length, WALK_ROWS), -1)
         starts = np.zeros((length, WALK_ROWS), bool)
         for row, (row_positions, row_starts) in enumerate(rows):
             positions[: len(row_positions), row] = row_positions
             starts[: len(row_starts), row] = row_starts
-        state = gru.zero_state(spec.cell, spec.hidden_dim, WALK_ROWS)
-        for begin in range(0, length, WALK_SEQ_LEN):
-            part = slice(begin, begin + WALK_SEQ_LEN)
+        for begin in range(0, length, seq_len):
+            part = slice(begin, begin + seq_len)
             read = np.maximum(positions[part], 0)
             rows_read, numbers_read = inputs.rows[read], inputs.numbers[read]
             self.task.let_go()
-            hidden, state, _ = self._walk_step(
-                weights, rows_read, numbers_read, state, starts[part]
-            )
-            yield positions[part], np.asarray(hidden)
+            yield positions[part], starts[part], rows_read, numbers_read
 
     @cached_property
     def _walk_step(self):

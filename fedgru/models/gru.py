@@ -279,15 +279,16 @@ def represent(weights, hidden, noise=None):
     return hidden
 
 
-def logits(weights, hidden, log_prior=None):
+def logits(weights, hidden, log_prior=None, product=affine):
     """Return float32 [..., num_classes]: the head, plus the scaled log of the personal prior.
 
     Args:
         weights: dict.
         hidden: float32 [..., hidden_dim], from `represent`.
         log_prior: float32 [..., num_classes], or None without a prior.
+        product: `affine`, or numpy.matmul for NumPy arrays where no gradient is wanted.
     """
-    scores = affine(hidden, weights["head_kernel"]) + weights["head_bias"]
+    scores = product(hidden, weights["head_kernel"]) + weights["head_bias"]
     return scores if log_prior is None else scores + weights["prior_scale"] * log_prior
 
 

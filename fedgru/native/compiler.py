@@ -15,8 +15,9 @@ from fedgru import cache
 
 FOLDER = Path(__file__).parent
 SOURCES = ("local_steps.c",)
-HEADERS = ("products.h", "threefry.h", "vectors.h")
+HEADERS = ("products.h", "threefry.h", "tiles.h", "vectors.h")
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
+FLAGS += ("-Werror=implicit-function-declaration",)
 COMPILERS = ("cc", "gcc", "clang")
 
 logger = logging.getLogger(__name__)

@@ -19,6 +19,7 @@
 
 #include "products.h"
 #include "threefry.h"
+#include "tiles.h"
 
 #define GATES 3
 #define PULLED (GATES * LANES) /* what a block of units takes from the state: candidate, update, reset */
@@ -63,6 +64,7 @@ typedef struct {
     int64_t length;            /* time steps of this local step that are not all padding */
     float rate, d_prior_scale;
     int fresh;                 /* before the first local step: slots hold nothing yet */
+    int tiles;                 /* whether AMX multiplies; the batch then is padded to TILE_ROWS */
     Slots recurrent;           /* [U, H, PULLED] */
     Slots rows;                /* [U, num_own, PULLED], gates in order */
     Slots numbers;             /* [U, num_numbers, PULLED] */
@@ -70,12 +72,17 @@ typedef struct {
     Slots head_kernel;         /* [C / HEAD, H, HEAD] */
     Slots head_bias;           /* [C] */
     Slots prior_scale;         /* [1] */
-    float *recurrent_t;        /* [H / HEAD, U * PULLED, HEAD] */
+    float *recurrent_t;        /* [H / HEAD, U * PULLED, HEAD], without tiles */
+    uint32_t *kernel_tiles;    /* [U, H / 32, GATES, PARTS]: the recurrent kernel, 32 of its rows a tile */
+    uint32_t *kernel_t_tiles;  /* [U / 2, K, 2, PARTS]: transposed, 32 of its columns; K = U * GATES / 2 */
+    uint32_t *left_tiles;      /* [B / 16, K, PARTS]: what it is multiplied by at one time step */
+    uint32_t *hidden_t_tiles;  /* [U, Q, PARTS]: states, 16 units by 32 positions; Q = P / 32, rounded up */
+    uint32_t *back_tiles;      /* [Q, GATES, PARTS]: of one block of units */
     float *head_kernel_t;      /* [H / HEAD, C, HEAD] */
     float *hidden;             /* [U, B + P, LANES]: the state before step t at t * B */
     float *inputs;             /* [U, B, PULLED], of one time step */
     float *kept;               /* [U, P, KEPT]: update, reset, candidate, the state's share of it */
-    float *back;               /* [U, P, KEPT]: gradients by what is pulled, and by the candidate's input */
+    float *back;               /* in their place: gradients by what is pulled, and by the candidate's input */
     float *carried;            /* [U, B, LANES]: gradient by the state that comes not through a product */
     float *scores;             /* [P, C], then their gradients */
     float *d_hidden;           /* [U, P, LANES] */
@@ -102,12 +109,17 @@ static Slots slots(char **at, const Job *job, int64_t size) {
     return s;
 }
 
+static uint32_t *tiles(char **at, int64_t count) { return carve(at, count * PARTS * (int64_t)sizeof(uint32_t)); }
+
+static int tiles_permitted; /* see fedgru_start */
+
 static int64_t lay_out(const Job *job, char *memory, Space *s) {
     char *at = memory;
     s->job = job;
     s->H = up(job->hidden_dim, HEAD);
     s->U = s->H / LANES;
-    s->B = up(job->batch, ROWS);
+    s->tiles = tiles_permitted && 2 * job->batch >= TILE_ROWS; /* they multiply 16 rows, or some in vain */
+    s->B = up(job->batch, s->tiles ? TILE_ROWS : ROWS);
     s->P = job->seq_len * s->B;
     s->C = up(job->num_classes, HEAD);
     s->N = up(job->num_numbers, ROWS);
@@ -118,12 +130,20 @@ static int64_t lay_out(const Job *job, char *memory, Space *s) {
     s->head_kernel = slots(&at, job, s->C * s->H);
     s->head_bias = slots(&at, job, s->C);
     s->prior_scale = slots(&at, job, LANES);
-    s->recurrent_t = floats(&at, s->U * s->H * PULLED);
+    s->recurrent_t = s->tiles ? NULL : floats(&at, s->U * s->H * PULLED);
+    if (s->tiles) {
+        const int64_t Q = up(s->P, 2 * TILE_ROWS) / (2 * TILE_ROWS), K = s->U * GATES / 2;
+        s->kernel_tiles = tiles(&at, s->U * s->H / 32 * GATES);
+        s->kernel_t_tiles = tiles(&at, s->U * K);
+        s->left_tiles = tiles(&at, s->B / TILE_ROWS * K);
+        s->hidden_t_tiles = tiles(&at, s->U * Q);
+        s->back_tiles = tiles(&at, Q * GATES);
+    }
     s->head_kernel_t = floats(&at, s->C * s->H);
     s->hidden = floats(&at, s->U * (s->B + s->P) * LANES);
     s->inputs = floats(&at, s->U * s->B * PULLED);
     s->kept = floats(&at, s->U * s->P * KEPT);
-    s->back = floats(&at, s->U * s->P * KEPT);
+    s->back = s->kept;
     s->carried = floats(&at, s->U * s->B * LANES);
     s->scores = floats(&at, s->P * s->C);
     s->d_hidden = floats(&at, s->U * s->P * LANES);
@@ -135,8 +155,11 @@ static int64_t lay_out(const Job *job, char *memory, Space *s) {
     return at - memory;
 }
 
+/* To be called once, before anything else. Returns 1 if products will run on AMX's tiles, 0 if not. */
+int fedgru_start(void) { return tiles_permitted = permit_tiles(); }
+
 /* What a caller checks its own declaration by. */
-int64_t fedgru_job_bytes(void) { return sizeof(Job); }
+int64_t fedgru_local_steps_struct_bytes(void) { return sizeof(Job); }
 
 /* Bytes of memory that fedgru_local_steps works in. */
 int64_t fedgru_local_steps_bytes(const Job *job) {
@@ -222,12 +245,6 @@ static void finish(const Space *s) {
     if (job->log_prior) *to->prior_scale = s->prior_scale.w[0] - *w->prior_scale;
 }
 
-static void transpose_recurrent(const Space *s, int64_t u, int64_t k) {
-    for (int g = 0; g < GATES; g++)
-        transpose(s->recurrent.w + (u * s->H + k) * PULLED + g * LANES, PULLED,
-                  s->recurrent_t + (k / HEAD * s->U * PULLED + u * PULLED + g * LANES) * HEAD + k % HEAD, HEAD);
-}
-
 static void transpose_head(const Space *s, int64_t c, int64_t k) {
     for (int j = 0; j < HEAD; j += LANES)
         transpose(s->head_kernel.w + c * s->H + k * HEAD + j, HEAD,
@@ -308,30 +325,40 @@ static float *hidden_at(const Space *s, int64_t u, int64_t row) {
     return s->hidden + (u * (s->B + s->P) + row) * LANES;
 }
 
+/* Lay the recurrent kernel's columns for a block of units out for `go_back`. */
+static void lay_out_kernel(const Space *s, int64_t u) {
+    for (int64_t k = 0; k < s->H; k += LANES)
+        for (int64_t j = u * PULLED; j < (u + 1) * PULLED; j += LANES)
+            transpose(s->recurrent.w + (u * s->H + k) * PULLED + j % PULLED, PULLED,
+                      s->recurrent_t + (k / HEAD * s->U * PULLED + j) * HEAD + k % HEAD, HEAD);
+}
+
+/* The gates of some units of one sequence, from what the state gives them, and the state after them. */
+INLINE void pass_gates(const Space *s, int64_t u, int64_t t, int64_t b, vec candidate_h, vec update, vec reset) {
+    const float *gates = s->inputs + (u * s->B + b) * PULLED, *bias = s->bias.w + (u * 2 + 1) * PULLED;
+    float *kept = s->kept + (u * s->P + t * s->B + b) * KEPT;
+    candidate_h += load(bias);
+    update = logistic(load(gates) + update + load(bias + LANES));
+    reset = logistic(load(gates + LANES) + reset + load(bias + 2 * LANES));
+    vec candidate = hyperbolic_tangent(load(gates + 2 * LANES) + reset * candidate_h);
+    vec before = load(hidden_at(s, u, t * s->B + b));
+    store(hidden_at(s, u, (t + 1) * s->B + b), update * before + (1.0f - update) * candidate);
+    store(kept, update);
+    store(kept + LANES, reset);
+    store(kept + 2 * LANES, candidate);
+    store(kept + 3 * LANES, candidate_h);
+}
+
 /* From the state before time step t to the one after it. */
 static void advance(const Space *s, int64_t t) {
-    for (int64_t u = 0; u < s->U; u++) {
-        const float *bias = s->bias.w + (u * 2 + 1) * PULLED;
+    for (int64_t u = 0; u < s->U; u++)
         for (int64_t b = 0; b < s->B; b += ROWS) {
             vec pulled[ROWS * GATES];
             Left left = {hidden_at(s, 0, t * s->B + b), LANES, 1, (s->B + s->P) * LANES, LANES, s->U};
             multiply(GATES, left, s->recurrent.w + u * s->H * PULLED, PULLED, pulled);
-            for (int r = 0; r < ROWS; r++) {
-                const float *gates = s->inputs + (u * s->B + b + r) * PULLED;
-                float *kept = s->kept + (u * s->P + t * s->B + b + r) * KEPT;
-                vec before = load(hidden_at(s, u, t * s->B + b + r));
-                vec candidate_h = pulled[r * GATES] + load(bias);
-                vec update = logistic(load(gates) + pulled[r * GATES + 1] + load(bias + LANES));
-                vec reset = logistic(load(gates + LANES) + pulled[r * GATES + 2] + load(bias + 2 * LANES));
-                vec candidate = hyperbolic_tangent(load(gates + 2 * LANES) + reset * candidate_h);
-                store(hidden_at(s, u, (t + 1) * s->B + b + r), update * before + (1.0f - update) * candidate);
-                store(kept, update);
-                store(kept + LANES, reset);
-                store(kept + 2 * LANES, candidate);
-                store(kept + 3 * LANES, candidate_h);
-            }
+            for (int r = 0; r < ROWS; r++)
+                pass_gates(s, u, t, b + r, pulled[r * GATES], pulled[r * GATES + 1], pulled[r * GATES + 2]);
         }
-    }
 }
 
 /* Scores of all positions, their loss, and the gradient of its mean by them, in their place. */
@@ -407,27 +434,31 @@ INLINE void pull_back(const Space *s, int64_t u, int64_t t, int64_t b, vec d) {
     store(s->carried + (u * s->B + b) * LANES, d * update);
 }
 
-/* Through all time steps, the last first: truncated backpropagation, nothing comes from later ones. */
-static void go_back(const Space *s) {
-    for (int64_t u = 0; s->length && u < s->U; u++)
-        for (int64_t b = 0; b < s->B; b++) {
-            int64_t t = s->length - 1;
+/* Through time step t, from what comes back through the product of the step after it. */
+INLINE void pull_back_further(const Space *s, int64_t u, int64_t t, int64_t b, vec d) {
+    d += load(s->d_hidden + (u * s->P + t * s->B + b) * LANES);
+    d += load(s->carried + (u * s->B + b) * LANES);
+    pull_back(s, u, t, b, d);
+}
+
+/* Through the last time step: truncated backpropagation, nothing comes from later ones. */
+static void pull_back_last(const Space *s) {
+    const int64_t t = s->length - 1;
+    for (int64_t u = 0; t >= 0 && u < s->U; u++)
+        for (int64_t b = 0; b < s->B; b++)
             pull_back(s, u, t, b, load(s->d_hidden + (u * s->P + t * s->B + b) * LANES));
+}
+
+/* Through time step t, one with a next. */
+static void go_back(const Space *s, int64_t t) {
+    for (int64_t k = 0; k < s->H; k += HEAD)
+        for (int64_t b = 0; b < s->B; b += ROWS) {
+            vec sums[ROWS * 2];
+            Left left = {s->back + ((t + 1) * s->B + b) * KEPT, KEPT, 1, s->P * KEPT, PULLED, s->U};
+            multiply(2, left, s->recurrent_t + k * s->U * PULLED, HEAD, sums);
+            for (int r = 0; r < ROWS; r++)
+                for (int j = 0; j < 2; j++) pull_back_further(s, k / LANES + j, t, b + r, sums[r * 2 + j]);
         }
-    for (int64_t t = s->length - 2; t >= 0; t--)
-        for (int64_t k = 0; k < s->H; k += HEAD)
-            for (int64_t b = 0; b < s->B; b += ROWS) {
-                vec sums[ROWS * 2];
-                Left left = {s->back + ((t + 1) * s->B + b) * KEPT, KEPT, 1, s->P * KEPT, PULLED, s->U};
-                multiply(2, left, s->recurrent_t + k * s->U * PULLED, HEAD, sums);
-                for (int r = 0; r < ROWS; r++)
-                    for (int j = 0; j < 2; j++) {
-                        int64_t u = k / LANES + j;
-                        vec d = load(s->d_hidden + (u * s->P + t * s->B + b + r) * LANES);
-                        d += load(s->carried + (u * s->B + b + r) * LANES);
-                        pull_back(s, u, t, b + r, d + sums[r * 2 + j]);
-                    }
-            }
 }
 
 /* The optimizer's step of sixteen weights. Source: as fedgru/local_optimizers.py. */
@@ -442,22 +473,27 @@ INLINE void adjust(const Space *s, Slots slots, int64_t at, vec gradient, int fr
     v += 0.001f * (gradient * gradient - v);
     store(slots.m + at, m);
     store(slots.v + at, v);
-    store(slots.w + at, w - s->rate * m / (square_root(v) + 1e-7f));
+    store(slots.w + at, w - s->rate * m * reciprocal(square_root(v) + 1e-7f));
 }
 
-/* Gradients of what belongs to a block of units, each a sum over all positions, and the step by them. */
-static void adjust_block(Space *s, int64_t u) {
+/* The recurrent kernel's gradient for a block of units, a sum over all positions, and the step by it. */
+static void adjust_recurrent(const Space *s, int64_t u) {
+    for (int64_t k = 0; k < s->H; k += ROWS) {
+        vec sums[ROWS * GATES];
+        Left left = {hidden_at(s, k / LANES, 0) + k % LANES, 1, LANES, 0, s->length * s->B, 1};
+        multiply(GATES, left, s->back + u * s->P * KEPT, KEPT, sums);
+        for (int i = 0; i < ROWS * GATES; i++)
+            adjust(s, s->recurrent, (u * s->H + k) * PULLED + i * LANES, sums[i], s->fresh);
+    }
+    lay_out_kernel(s, u);
+}
+
+/* The same for all else that belongs to a block of units. */
+static void adjust_block(const Space *s, int64_t u) {
     const Job *job = s->job;
     const int64_t positions = s->length * s->B, own = job->num_own;
     const float *back = s->back + u * s->P * KEPT, *by_inputs = back + LANES;
     vec sums[ROWS * GATES];
-    for (int64_t k = 0; k < s->H; k += ROWS) {
-        Left left = {hidden_at(s, k / LANES, 0) + k % LANES, 1, LANES, 0, positions, 1};
-        multiply(GATES, left, back, KEPT, sums);
-        for (int i = 0; i < ROWS * GATES; i++)
-            adjust(s, s->recurrent, (u * s->H + k) * PULLED + i * LANES, sums[i], s->fresh);
-        if ((k + ROWS) % LANES == 0) transpose_recurrent(s, u, k + ROWS - LANES);
-    }
     for (int64_t n = 0; n < job->num_numbers; n += ROWS) {
         Left left = {s->scaled + n, 1, s->N, 0, positions, 1};
         multiply(GATES, left, by_inputs, KEPT, sums);
@@ -502,6 +538,148 @@ static void adjust_head(Space *s) {
     if (s->job->log_prior) adjust(s, s->prior_scale, 0, (vec){s->d_prior_scale}, s->fresh);
 }
 
+/* ---- the recurrent products on tiles -------------------------------------------------------------- */
+
+#ifdef HAS_TILES
+/* Lay the recurrent kernel out for `advance_by_tiles`, and of every two blocks for `go_back_by_tiles`. */
+static void lay_out_kernel_tiles(const Space *s, int64_t u) {
+    const float *kernel = s->recurrent.w + u * s->H * PULLED;
+    uint32_t *to = s->kernel_tiles + u * s->H / 32 * GATES * PARTS;
+    for (int64_t k = 0; k < s->H; k += 32)
+        for (int g = 0; g < GATES; g++, to += PARTS)
+            for (int64_t row = 0; row < TILE_ROWS; row++) {
+                const float *from = kernel + (k + row) * PULLED + g * LANES;
+                split_row(load(from), load(from + TILE_ROWS * PULLED), to, row);
+            }
+    if (u % 2 == 0) return;
+    for (int64_t n = 0; n < s->U; n++)
+        for (int pair = 0; pair < GATES; pair++) { /* of the six gates of blocks u - 1 and u */
+            float turned[2][TILE];
+            for (int i = 0; i < 2; i++) {
+                int64_t gate = 2 * pair + i, block = u - 1 + gate / GATES;
+                transpose(s->recurrent.w + (block * s->H + n * LANES) * PULLED + gate % GATES * LANES, PULLED,
+                          turned[i], LANES);
+            }
+            to = s->kernel_t_tiles + ((n / 2 * s->U * GATES / 2 + u / 2 * GATES + pair) * 2 + n % 2) * PARTS;
+            for (int64_t row = 0; row < TILE_ROWS; row++)
+                split_row(load(turned[0] + row * LANES), load(turned[1] + row * LANES), to, row);
+        }
+}
+
+/* As `advance`. */
+static void advance_by_tiles(const Space *s, int64_t t) {
+    const int64_t blocks = s->U / 2;
+    uint32_t *to = s->left_tiles;
+    for (int64_t b = 0; b < s->B; b += TILE_ROWS)
+        for (int64_t block = 0; block < blocks; block++, to += PARTS)
+            for (int64_t row = 0; row < TILE_ROWS; row++)
+                split_row(load(hidden_at(s, 2 * block, t * s->B + b + row)),
+                          load(hidden_at(s, 2 * block + 1, t * s->B + b + row)), to, row);
+    for (int64_t u = 0; u < s->U; u++)
+        for (int64_t b = 0; b < s->B; b += TILE_ROWS) {
+            float pulled[GATES * TILE];
+            multiply_tiles_3(s->left_tiles + b / TILE_ROWS * blocks * PARTS, PARTS,
+                             s->kernel_tiles + u * blocks * GATES * PARTS, GATES * PARTS, blocks, pulled);
+            for (int64_t row = 0; row < TILE_ROWS; row++) {
+                const float *at = pulled + row * LANES;
+                pass_gates(s, u, t, b + row, load(at), load(at + TILE), load(at + 2 * TILE));
+            }
+        }
+}
+
+/* As `go_back`. */
+static void go_back_by_tiles(const Space *s, int64_t t) {
+    const int64_t blocks = s->U * GATES / 2;
+    uint32_t *to = s->left_tiles;
+    for (int64_t b = 0; b < s->B; b += TILE_ROWS)
+        for (int64_t block = 0; block < blocks; block++, to += PARTS) {
+            const float *from[2];
+            for (int i = 0; i < 2; i++) {
+                int64_t gate = 2 * block + i;
+                from[i] = s->back + (gate / GATES * s->P + (t + 1) * s->B + b) * KEPT + gate % GATES * LANES;
+            }
+            for (int64_t row = 0; row < TILE_ROWS; row++)
+                split_row(load(from[0] + row * KEPT), load(from[1] + row * KEPT), to, row);
+        }
+    for (int64_t u = 0; u < s->U; u += 2)
+        for (int64_t b = 0; b < s->B; b += TILE_ROWS) {
+            float sums[4 * TILE];
+            multiply_tiles_2(s->left_tiles + b / TILE_ROWS * blocks * PARTS, PARTS,
+                             s->kernel_t_tiles + u * blocks * PARTS, 2 * PARTS, blocks, sums);
+            for (int64_t row = 0; row < TILE_ROWS; row++)
+                for (int j = 0; j < 2; j++) {
+                    const float *at = sums + j * TILE + row * LANES;
+                    pull_back_further(s, u + j, t, b + row, load(at) + load(at + 2 * TILE));
+                }
+        }
+}
+
+/* States as `adjust_recurrent_by_tiles` takes them: sums there are over positions. */
+static void lay_out_hidden_tiles(const Space *s) {
+    const int64_t positions = s->length * s->B;
+    uint32_t *to = s->hidden_t_tiles;
+    for (int64_t u = 0; u < s->U; u++)
+        for (int64_t p = 0; p < positions; p += 2 * TILE_ROWS, to += PARTS) {
+            float turned[2][TILE] = {{0}};
+            for (int64_t i = 0; i < 2 && p + i * TILE_ROWS < positions; i++)
+                transpose(hidden_at(s, u, p + i * TILE_ROWS), LANES, turned[i], LANES);
+            for (int64_t row = 0; row < TILE_ROWS; row++)
+                split_row(load(turned[0] + row * LANES), load(turned[1] + row * LANES), to, row);
+        }
+}
+
+/* As `adjust_recurrent`. */
+static void adjust_recurrent_by_tiles(const Space *s, int64_t u) {
+    const int64_t positions = s->length * s->B, blocks = up(positions, 2 * TILE_ROWS) / (2 * TILE_ROWS);
+    const float *back = s->back + u * s->P * KEPT;
+    for (int64_t block = 0; block < blocks; block++)
+        for (int g = 0; g < GATES; g++)
+            for (int64_t row = 0; row < TILE_ROWS; row++) {
+                int64_t p = block * 2 * TILE_ROWS + row, next = p + TILE_ROWS;
+                split_row(load(back + p * KEPT + g * LANES),
+                          next < positions ? load(back + next * KEPT + g * LANES) : (vec){0},
+                          s->back_tiles + (block * GATES + g) * PARTS, row);
+            }
+    for (int64_t k = 0; k < s->H; k += TILE_ROWS) {
+        float sums[GATES * TILE];
+        multiply_tiles_3(s->hidden_t_tiles + k / LANES * blocks * PARTS, PARTS, s->back_tiles, GATES * PARTS,
+                         blocks, sums);
+        for (int64_t row = 0; row < TILE_ROWS; row++)
+            for (int g = 0; g < GATES; g++)
+                adjust(s, s->recurrent, (u * s->H + k + row) * PULLED + g * LANES,
+                       load(sums + g * TILE + row * LANES), s->fresh);
+    }
+    lay_out_kernel_tiles(s, u);
+}
+#endif
+
+/* ---- all local steps ------------------------------------------------------------------------------ */
+
+/* The products with the recurrent kernel, and what they need laid out before. */
+typedef struct {
+    void (*lay_out_kernel)(const Space *, int64_t u);
+    void (*advance)(const Space *, int64_t t);
+    void (*go_back)(const Space *, int64_t t);
+    void (*lay_out_hidden)(const Space *);
+    void (*adjust_recurrent)(const Space *, int64_t u);
+    void (*end)(void);
+} Products;
+
+static void nothing(void) {}
+static void nothing_for(const Space *s) { (void)s; }
+
+static Products start_products(const Space *s) {
+#ifdef HAS_TILES
+    if (s->tiles) {
+        open_tiles();
+        return (Products){lay_out_kernel_tiles, advance_by_tiles,          go_back_by_tiles,
+                          lay_out_hidden_tiles, adjust_recurrent_by_tiles, close_tiles};
+    }
+#endif
+    (void)s;
+    return (Products){lay_out_kernel, advance, go_back, nothing_for, adjust_recurrent, nothing};
+}
+
 /* Time steps up to the last with a target. */
 static int64_t used_length(const Job *job, int64_t at) {
     const float *mask = job->mask + at * job->seq_len * job->batch;
@@ -517,8 +695,8 @@ void fedgru_local_steps(Job *job, char *memory) {
     Space space, *s = &space;
     lay_out(job, (char *)up((int64_t)memory, 64), s);
     start(s);
-    for (int64_t u = 0; u < s->U; u++)
-        for (int64_t k = 0; k < s->H; k += LANES) transpose_recurrent(s, u, k);
+    const Products products = start_products(s);
+    for (int64_t u = 0; u < s->U; u++) products.lay_out_kernel(s, u);
     for (int64_t c = 0; c < s->C; c += HEAD)
         for (int64_t k = 0; k < s->H; k += LANES) transpose_head(s, c, k);
     job->loss_sum = job->num_correct = 0;
@@ -539,14 +717,111 @@ void fedgru_local_steps(Job *job, char *memory) {
         prepare_inputs(s, at, step);
         for (int64_t t = 0; t < s->length; t++) {
             read_inputs(s, at, t);
-            advance(s, t);
+            products.advance(s, t);
         }
         score(s, job, at);
-        go_back(s);
-        for (int64_t u = 0; u < s->U; u++) adjust_block(s, u);
+        pull_back_last(s);
+        for (int64_t t = s->length - 2; t >= 0; t--) products.go_back(s, t);
+        products.lay_out_hidden(s);
+        for (int64_t u = 0; u < s->U; u++) {
+            products.adjust_recurrent(s, u);
+            adjust_block(s, u);
+        }
         for (int64_t row = 0; row < job->num_own; row++)
             s->touched[row] |= s->first_use[row] < s->first_use[row + 1];
         adjust_head(s);
     }
     finish(s);
+    products.end();
 }
+
+/* ---- evaluation --------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t num_rows, length, num_ids, num_numbers, hidden_dim;
+    const int32_t *rows;     /* [length, num_rows, num_ids], rows of weights.rows or -1 */
+    const float *numbers;    /* [length, num_rows, num_numbers] */
+    const uint8_t *starts;   /* [length, num_rows], 1 where a new sequence begins: the state before is zero */
+    const int64_t *places;   /* [length, num_rows], where in `hidden` the state after goes; -1 is nowhere */
+    Weights weights;         /* the head is not read */
+    float *state;            /* [num_rows, hidden_dim], before the first step, then after the last */
+    float *hidden;           /* [..., hidden_dim] */
+} Walk;
+
+/* A walk is a local step of one time step, over and over, without a way back. */
+static Job job_of(const Walk *walk) {
+    return (Job){.batch = walk->num_rows, .seq_len = 1, .num_ids = walk->num_ids,
+                 .num_numbers = walk->num_numbers, .hidden_dim = walk->hidden_dim, .weights = walk->weights};
+}
+
+int64_t fedgru_walk_bytes(const Walk *walk) {
+    Job job = job_of(walk);
+    return fedgru_local_steps_bytes(&job);
+}
+
+/* As `read_inputs`, from the whole table, in which a row lies together and its blocks do not. */
+static void read_inputs_of_walk(const Space *s, const Walk *walk, int64_t t) {
+    const int64_t count = walk->num_numbers, hidden = walk->hidden_dim;
+    for (int64_t u = 0; u < s->U; u++)
+        for (int64_t b = 0; b < walk->num_rows; b++) {
+            const float *numbers = walk->numbers + (t * walk->num_rows + b) * count;
+            for (int g = 0; g < GATES; g++) {
+                vec gate = load(s->bias.w + u * 2 * PULLED + g * LANES);
+                for (int64_t n = 0; n < count; n++)
+                    gate += numbers[n] * load(s->numbers.w + (u * count + n) * PULLED + g * LANES);
+                store(s->inputs + (u * s->B + b) * PULLED + g * LANES, gate);
+            }
+        }
+    for (int64_t b = 0; b < walk->num_rows; b++)
+        for (int64_t f = 0; f < walk->num_ids; f++) {
+            int32_t row = walk->rows[(t * walk->num_rows + b) * walk->num_ids + f];
+            for (int g = 0; row >= 0 && g < GATES; g++) {
+                const float *from = walk->weights.rows + (row * GATES + g) * hidden;
+                float *to = s->inputs + b * PULLED + g * LANES;
+                for (int64_t at = 0; at < hidden; at += LANES, to += s->B * PULLED)
+                    store(to, load(to) + load_some(from + at, hidden - at));
+            }
+        }
+}
+
+static void take_state(const Space *s, const float *from, int64_t row, int64_t b) {
+    const int64_t hidden = s->job->hidden_dim;
+    for (int64_t at = 0; at < hidden; at += LANES)
+        store(hidden_at(s, at / LANES, row), load_some(from + b * hidden + at, hidden - at));
+}
+
+static void give_state(const Space *s, float *to, int64_t row, int64_t b) {
+    const int64_t hidden = s->job->hidden_dim;
+    for (int64_t at = 0; at < hidden; at += LANES)
+        store_some(to + b * hidden + at, load(hidden_at(s, at / LANES, row)), hidden - at);
+}
+
+/* Run the cell over rows of check-ins and keep the states that are asked for. */
+void fedgru_walk(const Walk *walk, char *memory) {
+    const Job job = job_of(walk);
+    Space space, *s = &space;
+    lay_out(&job, (char *)up((int64_t)memory, 64), s);
+    start(s);
+    const Products products = start_products(s);
+    for (int64_t u = 0; u < s->U; u++) products.lay_out_kernel(s, u);
+    memset(s->inputs, 0, (size_t)(s->U * s->B * PULLED) * sizeof(float)); /* of padded rows too */
+    memset(s->hidden, 0, (size_t)(s->U * 2 * s->B * LANES) * sizeof(float));
+    for (int64_t b = 0; b < walk->num_rows; b++) take_state(s, walk->state, b, b);
+    for (int64_t t = 0; t < walk->length; t++) {
+        for (int64_t b = 0; b < walk->num_rows; b++)
+            for (int64_t u = 0; walk->starts[t * walk->num_rows + b] && u < s->U; u++)
+                store(hidden_at(s, u, b), (vec){0});
+        read_inputs_of_walk(s, walk, t);
+        products.advance(s, 0);
+        for (int64_t b = 0; b < walk->num_rows; b++) {
+            int64_t place = walk->places[t * walk->num_rows + b];
+            if (place >= 0) give_state(s, walk->hidden, s->B + b, place);
+        }
+        for (int64_t u = 0; u < s->U; u++)
+            memcpy(hidden_at(s, u, 0), hidden_at(s, u, s->B), (size_t)(s->B * LANES) * sizeof(float));
+    }
+    for (int64_t b = 0; b < walk->num_rows; b++) give_state(s, walk->state, b, b);
+    products.end();
+}
+
+int64_t fedgru_walk_struct_bytes(void) { return sizeof(Walk); }

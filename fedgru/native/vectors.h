@@ -43,9 +43,22 @@ INLINE vec choose(ivec where, vec yes, vec no) {
     return (vec)(((ivec)yes & where) | ((ivec)no & ~where));
 }
 
+/* 1 / x, to 2 units in the last place; infinite at 0. A division takes four times as long. */
+INLINE vec reciprocal(vec x) {
+#ifdef __AVX512F__
+    vec y = (vec)_mm512_rcp14_ps((__m512)x);
+    return y * (2.0f - x * y); /* Newton's step doubles the 14 bits */
+#else
+    return 1.0f / x;
+#endif
+}
+
+/* The square root of x >= 0, as precise. */
 INLINE vec square_root(vec x) {
 #if defined(__AVX512F__)
-    return (vec)_mm512_sqrt_ps((__m512)x);
+    vec y = (vec)_mm512_rsqrt14_ps((__m512)x), root = x * y;
+    root += 0.5f * y * (x - root * root);
+    return choose(x > 0.0f, root, x); /* 0 times infinity; NaN stays */
 #elif defined(__AVX__)
     __m256 half[2];
     memcpy(half, &x, sizeof x);
@@ -103,7 +116,7 @@ INLINE vec hyperbolic_tangent(vec x) {
     q = q * s + 1.18534705686654e-04f;
     q = q * s + 2.26843463243900e-03f;
     q = q * s + 4.89352518554385e-03f;
-    return x * p / q;
+    return x * p * reciprocal(q);
 }
 
 INLINE vec logistic(vec x) { return 0.5f + 0.5f * hyperbolic_tangent(0.5f * x); }

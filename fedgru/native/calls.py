@@ -1,0 +1,190 @@
+"""The calls of the C code: a client's local steps, and a walk through check-ins for evaluation."""
+
+import ctypes
+from contextlib import contextmanager
+from ctypes import POINTER, c_float, c_int64, c_uint32, c_void_p
+
+import numpy as np
+
+from fedgru.native import compiler
+from fedgru.native.compiler import Unavailable
+
+WEIGHTS = ("rows", "numbers", "recurrent", "bias", "head_kernel", "head_bias", "prior_scale")
+DATA = {
+    "rows": np.int32,
+    "numbers": np.float32,
+    "targets": np.int32,
+    "mask": np.float32,
+    "log_prior": np.float32,
+}
+
+
+class _Weights(ctypes.Structure):
+    """`Weights` of cell.h."""
+
+    _fields_ = [(name, c_void_p) for name in WEIGHTS]
+
+
+class _Job(ctypes.Structure):
+    """`Job` of cell.h, field by field."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("batch", "seq_len", "num_ids", "num_numbers", "hidden_dim")),
+        *((name, c_int64) for name in ("num_classes", "num_table", "num_own", "steps_per_pass")),
+        *((name, c_int64) for name in ("num_steps", "adam")),
+        *((name, c_float) for name in ("client_lr", "dropout")),
+        ("key", c_uint32 * 2),
+        ("row_ids", c_void_p),
+        *((name, c_void_p) for name in DATA),
+        ("weights", _Weights),
+        ("update", _Weights),
+        *((name, c_float) for name in ("loss_sum", "num_correct")),
+    ]
+
+
+class _Walk(ctypes.Structure):
+    """`Walk` of walk.h, field by field."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("num_rows", "length", "num_ids", "num_numbers")),
+        ("hidden_dim", c_int64),
+        *((name, c_void_p) for name in ("rows", "numbers", "starts", "places")),
+        ("weights", _Weights),
+        *((name, c_void_p) for name in ("state", "hidden")),
+    ]
+
+
+def load(task, device, clients_per_call):
+    """Return the NativeCode of a task.
+
+    Raises:
+        Unavailable: if the C code does not know what the task asks for, or cannot be compiled here.
+    """
+    import jax
+
+    spec = task.spec
+    if device.platform != "cpu":
+        raise Unavailable(f"it runs on a CPU alone, not on {device.platform}")
+    if clients_per_call > 1:
+        raise Unavailable("it trains one client in a call")
+    if task.protection is not None:
+        raise Unavailable("it knows no protected concept")
+    if spec.cell != "gru":
+        raise Unavailable(f"it knows no {spec.cell}")
+    if spec.dropout > 0 and not jax.config.jax_threefry_partitionable:
+        raise Unavailable(f"it does not draw dropout as JAX {jax.__version__} does")
+    return NativeCode(spec, task.settings.client, compiler.load())
+
+
+class NativeCode:
+    """The C code for one model; may be called from many threads at the same time.
+
+    Args:
+        spec: ModelSpec.
+        client: ClientSettings.
+        library: from `compiler.load`.
+
+    Attributes:
+        uses_tiles: bool, whether recurrent products run on the tile registers of AMX.
+        clients_trained: int, a test reads it.
+    """
+
+    def __init__(self, spec, client, library):
+        self._spec, self._client, self._library = spec, client, library
+        for struct, name in ((_Job, "local_steps"), (_Walk, "walk")):
+            size, run = (getattr(library, f"fedgru_{name}{end}") for end in ("_bytes", ""))
+            size.argtypes, size.restype = [POINTER(struct)], c_int64
+            run.argtypes, run.restype = [POINTER(struct), c_void_p], None
+            declared = getattr(library, f"fedgru_{name}_struct_bytes")
+            declared.restype = c_int64
+            if declared() != ctypes.sizeof(struct):
+                raise AssertionError(f"{struct.__name__} is another one in C")
+        self.uses_tiles = bool(library.fedgru_start())
+        self._memory = []  # to work in; what is not in use
+        self.clients_trained = 0
+
+    def local_steps(self, weights, data, key):
+        """Train one client.
+
+        Args:
+            weights: name -> float32 array; `rows` is the whole table.
+            data: the jax engine's form of a client.
+            key: uint32 [2], words of the random key of its dropout.
+
+        Returns:
+            (update, sums): name -> float32 array, of `rows` the client's own alone, and float32 [5]
+            as from `run_steps`.
+        """
+        job, spec = _Job(), self._spec
+        arrays = dict(zip(DATA, data.arrays, strict=False))
+        kept = [_point(job, n, a, DATA[n]) for n, a in arrays.items() if a is not None]
+        kept.append(_point(job, "row_ids", data.row_ids, np.int32))
+        kept += [_point(job.weights, name, array, np.float32) for name, array in weights.items()]
+        update = {
+            name: np.empty(
+                (len(data.row_ids), array.shape[1]) if name == "rows" else array.shape, np.float32
+            )
+            for name, array in weights.items()
+        }
+        kept += [_point(job.update, name, array, np.float32) for name, array in update.items()]
+        _, job.seq_len, job.batch, job.num_ids = arrays["rows"].shape
+        job.num_numbers = spec.num_numbers
+        job.hidden_dim, job.num_classes = spec.hidden_dim, spec.num_classes
+        job.num_table, job.num_own = data.num_table, len(data.row_ids)
+        job.steps_per_pass, job.num_steps = data.steps, data.steps * data.passes
+        job.adam = self._client.client_optimizer == "adam"
+        job.client_lr, job.dropout = self._client.client_lr, spec.dropout
+        job.key[:] = [int(word) for word in key]
+        with self._space(self._library.fedgru_local_steps_bytes(job)) as space:
+            self._library.fedgru_local_steps(job, space)  # Python's lock is released meanwhile
+        del kept
+        self.clients_trained += 1
+        return update, np.array([job.loss_sum, job.num_correct, 0, 0, 0], np.float32)
+
+    def walk(self, weights, rows, numbers, starts, places, state, hidden):
+        """Run the cell over rows in which one sequence follows another; keep states asked for.
+
+        Args:
+            weights: name -> float32 array.
+            rows: int32 [length, num_rows, num_id_features]; -1 is unknown and adds nothing.
+            numbers: float32 [length, num_rows, num_numbers].
+            starts: bool [length, num_rows], where a new sequence starts: the state before it is
+                zero.
+            places: int64 [length, num_rows], where in `hidden` the state after a check-in goes; -1
+                is nowhere.
+            state: float32 [num_rows, hidden_dim], changed to what it is after the last step.
+            hidden: float32 [num_places, hidden_dim], written to.
+        """
+        walk = _Walk()
+        kept = [
+            _point(walk, "rows", rows, np.int32),
+            _point(walk, "numbers", numbers, np.float32),
+            _point(walk, "starts", starts, np.uint8),
+            _point(walk, "places", places, np.int64),
+        ]
+        kept += [_point(walk.weights, name, array, np.float32) for name, array in weights.items()]
+        walk.state, walk.hidden = state.ctypes.data, hidden.ctypes.data  # never copies of them
+        walk.length, walk.num_rows, walk.num_ids = rows.shape
+        walk.num_numbers, walk.hidden_dim = self._spec.num_numbers, self._spec.hidden_dim
+        with self._space(self._library.fedgru_walk_bytes(walk)) as space:
+            self._library.fedgru_walk(walk, space)
+        del kept
+
+    @contextmanager
+    def _space(self, size_bytes):
+        """Lend the address of some memory to work in, and take it back."""
+        try:
+            memory = self._memory.pop()
+        except IndexError:
+            memory = np.empty(0, np.uint8)
+        if len(memory) < size_bytes:
+            memory = np.empty(size_bytes, np.uint8)
+        yield memory.ctypes.data
+        self._memory.append(memory)
+
+
+def _point(struct, name, array, dtype):
+    """Let a field point to an array; return it, as it must live as long as the pointer is used."""
+    array = np.ascontiguousarray(array, dtype)
+    setattr(struct, name, array.ctypes.data)
+    return array
