@@ -44,6 +44,9 @@ static int permit_tiles(void) {
 #endif
 }
 
+/* The compiler does not see that the tile instructions read memory: what they read is written before. */
+#define WRITTEN(at) __asm__ volatile("" ::"r"(at) : "memory")
+
 /* All eight registers as 16 rows of 64 bytes, for this thread until `close_tiles`. */
 static void open_tiles(void) {
     struct {
@@ -52,6 +55,7 @@ static void open_tiles(void) {
         uint8_t rows[16];
     } __attribute__((packed)) shape = {.palette = 1};
     for (int i = 0; i < 8; i++) shape.row_bytes[i] = 64, shape.rows[i] = TILE_ROWS;
+    WRITTEN(&shape);
     _tile_loadconfig(&shape);
 }
 
@@ -60,13 +64,10 @@ static void close_tiles(void) { _tile_release(); }
 /* A sum must wait for the one before into the same register, for as long as three or four products
    take: so products go round three or four registers. */
 
-/* The compiler does not see that the tile instructions read memory: what they read is written before. */
-#define WRITTEN __asm__ volatile("" ::: "memory")
-
 /* sums[j] = a @ b[j] for three tiles of columns, [3, 16, 16]; over `blocks` blocks of 32 k. */
 INLINE void multiply_tiles_3(const uint32_t *a, int64_t a_step, const uint32_t *b, int64_t b_step, int64_t blocks,
                              float *sums) {
-    WRITTEN;
+    WRITTEN(b);
     _tile_zero(0); _tile_zero(1); _tile_zero(2);
 #define LOAD_3(part)                              \
     _tile_loadd(3, b + (part) * TILE, 64);         \
@@ -95,7 +96,7 @@ INLINE void multiply_tiles_3(const uint32_t *a, int64_t a_step, const uint32_t *
 /* sums[j] + sums[2 + j] = a @ b[j] for two tiles of columns, [4, 16, 16]. */
 INLINE void multiply_tiles_2(const uint32_t *a, int64_t a_step, const uint32_t *b, int64_t b_step, int64_t blocks,
                              float *sums) {
-    WRITTEN;
+    WRITTEN(b);
     _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
 #define LOAD_2(part) _tile_loadd(4, b + (part) * TILE, 64); _tile_loadd(5, b + PARTS + (part) * TILE, 64)
     for (int64_t i = 0; i < blocks; i++, a += a_step, b += b_step) {
