@@ -1,6 +1,6 @@
-"""The local steps in C: compiled on first use for the processor at hand, and kept.
+"""Local steps, and the walk of evaluation, in C: compiled on first use, for the processor at hand.
 
-`compiler` makes the library, `local_steps` calls it. XLA compiles just as late, and for the
-same reason: only then is it known what the processor can do. What the C code cannot do, and where
-there is no C compiler, `fedgru/engines/local_steps.py` does.
+`compiler` makes the library and keeps it, `calls` calls it. XLA compiles just as late and for the
+same reason: only then is it known what the processor can do. What the C code does not know, and all
+where there is no C compiler, XLA does (`fedgru/engines/local_steps.py`).
 """

@@ -1,4 +1,4 @@
-"""C sources -> a library of machine code for this processor, loaded."""
+"""C source -> a library of machine code for this processor, loaded."""
 
 import ctypes
 import hashlib
@@ -14,8 +14,7 @@ from pathlib import Path
 from fedgru import cache
 
 FOLDER = Path(__file__).parent
-SOURCES = ("local_steps.c",)
-HEADERS = ("products.h", "threefry.h", "tiles.h", "vectors.h")
+SOURCE = "native.c"
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC")
 FLAGS += ("-Werror=implicit-function-declaration",)
 COMPILERS = ("cc", "gcc", "clang")
@@ -27,22 +26,33 @@ class Unavailable(Exception):
     """There is no library on this machine; the text says why, in a few words."""
 
 
-@once
 def load():
     """Return the library as a ctypes.CDLL, compiled now if it is not kept from an earlier run.
 
     Raises:
-        Unavailable: if no C compiler is found, or it cannot compile the sources.
+        Unavailable: if no C compiler is found, or it cannot compile the source.
     """
-    return load_from(FOLDER)
+    library, problem = first_try()
+    if problem is not None:
+        raise Unavailable(problem)
+    return library
+
+
+@once
+def first_try():
+    """What `load` gives, or why it gives nothing: it is tried once in a process."""
+    try:
+        return load_from(FOLDER), None
+    except Unavailable as error:
+        return None, str(error)
 
 
 def load_from(sources):
     """As `load`, of the sources in another folder; each call looks again."""
     compiler = find_compiler()
     digest = hashlib.sha256(repr((compiler, FLAGS)).encode())
-    for name in (*SOURCES, *HEADERS):
-        digest.update((sources / name).read_bytes())
+    for file in sorted([sources / SOURCE, *sources.glob("*.h")]):
+        digest.update(file.read_bytes())
     name = f"native-{digest.hexdigest()[:16]}.so"
     folder = cache.compiled_folder()
     if folder is not None and (folder / name).exists():
@@ -70,14 +80,7 @@ def find_compiler():
 
 
 def _compile(compiler, sources, target):
-    command = [
-        *compiler,
-        *FLAGS,
-        *(str(sources / name) for name in SOURCES),
-        "-o",
-        str(target),
-        "-lm",
-    ]
+    command = [*compiler, *FLAGS, str(sources / SOURCE), "-o", str(target), "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:

@@ -1,0 +1,103 @@
+/* The GRU forward and back through one time step, by blocks of units; products in float32 vectors.
+ *
+ * A tile of a product holds whole gates of some units, so that what is done element by element happens while
+ * they are in registers. The recurrent kernel's gradient is never written to memory: a tile of it goes from
+ * its sum into the optimizer.
+ */
+#ifndef FEDGRU_CELL_H
+#define FEDGRU_CELL_H
+
+#include "optimizer.h"
+#include "space.h"
+
+/* Lay the recurrent kernel's columns for a block of units out for `go_back`. */
+static void lay_out_kernel(const Space *s, int64_t u) {
+    for (int64_t k = 0; k < s->H; k += LANES)
+        for (int64_t j = u * PULLED; j < (u + 1) * PULLED; j += LANES)
+            transpose(s->recurrent.w + (u * s->H + k) * PULLED + j % PULLED, PULLED,
+                      s->recurrent_t + (k / HEAD * s->U * PULLED + j) * HEAD + k % HEAD, HEAD);
+}
+
+/* The gates of some units of one sequence, from what the state gives them, and the state after them. */
+INLINE void pass_gates(const Space *s, int64_t u, int64_t t, int64_t b, vec candidate_h, vec update, vec reset) {
+    const float *gates = s->inputs + (u * s->B + b) * PULLED, *bias = s->bias.w + (u * 2 + 1) * PULLED;
+    float *kept = s->kept + (u * s->P + t * s->B + b) * KEPT;
+    candidate_h += load(bias);
+    update = logistic(load(gates) + update + load(bias + LANES));
+    reset = logistic(load(gates + LANES) + reset + load(bias + 2 * LANES));
+    vec candidate = hyperbolic_tangent(load(gates + 2 * LANES) + reset * candidate_h);
+    vec before = load(hidden_at(s, u, t * s->B + b));
+    store(hidden_at(s, u, (t + 1) * s->B + b), update * before + (1.0f - update) * candidate);
+    store(kept, update);
+    store(kept + LANES, reset);
+    store(kept + 2 * LANES, candidate);
+    store(kept + 3 * LANES, candidate_h);
+}
+
+/* From the state before time step t to the one after it. */
+static void advance(const Space *s, int64_t t) {
+    for (int64_t u = 0; u < s->U; u++)
+        for (int64_t b = 0; b < s->B; b += ROWS) {
+            vec pulled[ROWS * GATES];
+            Left left = {hidden_at(s, 0, t * s->B + b), LANES, 1, (s->B + s->P) * LANES, LANES, s->U};
+            multiply(GATES, left, s->recurrent.w + u * s->H * PULLED, PULLED, pulled);
+            for (int r = 0; r < ROWS; r++)
+                pass_gates(s, u, t, b + r, pulled[r * GATES], pulled[r * GATES + 1], pulled[r * GATES + 2]);
+        }
+}
+
+/* Through one time step of some units of one sequence: from d, the gradient by the state after it. */
+INLINE void pull_back(const Space *s, int64_t u, int64_t t, int64_t b, vec d) {
+    const int64_t p = t * s->B + b;
+    const float *kept = s->kept + (u * s->P + p) * KEPT;
+    float *back = s->back + (u * s->P + p) * KEPT;
+    vec update = load(kept), reset = load(kept + LANES);
+    vec candidate = load(kept + 2 * LANES), candidate_h = load(kept + 3 * LANES);
+    vec d_candidate = d * (1.0f - update) * (1.0f - candidate * candidate);
+    store(back, d_candidate * reset);
+    store(back + LANES, d * (load(hidden_at(s, u, p)) - candidate) * update * (1.0f - update));
+    store(back + 2 * LANES, d_candidate * candidate_h * reset * (1.0f - reset));
+    store(back + 3 * LANES, d_candidate);
+    store(s->carried + (u * s->B + b) * LANES, d * update);
+}
+
+/* Through time step t, from what comes back through the product of the step after it. */
+INLINE void pull_back_further(const Space *s, int64_t u, int64_t t, int64_t b, vec d) {
+    d += load(s->d_hidden + (u * s->P + t * s->B + b) * LANES);
+    d += load(s->carried + (u * s->B + b) * LANES);
+    pull_back(s, u, t, b, d);
+}
+
+/* Through the last time step: truncated backpropagation, nothing comes from later ones. */
+static void pull_back_last(const Space *s) {
+    const int64_t t = s->length - 1;
+    for (int64_t u = 0; t >= 0 && u < s->U; u++)
+        for (int64_t b = 0; b < s->B; b++)
+            pull_back(s, u, t, b, load(s->d_hidden + (u * s->P + t * s->B + b) * LANES));
+}
+
+/* Through time step t, one with a next. */
+static void go_back(const Space *s, int64_t t) {
+    for (int64_t k = 0; k < s->H; k += HEAD)
+        for (int64_t b = 0; b < s->B; b += ROWS) {
+            vec sums[ROWS * 2];
+            Left left = {s->back + ((t + 1) * s->B + b) * KEPT, KEPT, 1, s->P * KEPT, PULLED, s->U};
+            multiply(2, left, s->recurrent_t + k * s->U * PULLED, HEAD, sums);
+            for (int r = 0; r < ROWS; r++)
+                for (int j = 0; j < 2; j++) pull_back_further(s, k / LANES + j, t, b + r, sums[r * 2 + j]);
+        }
+}
+
+/* The recurrent kernel's gradient for a block of units, a sum over all positions, and the step by it. */
+static void adjust_recurrent(const Space *s, int64_t u) {
+    for (int64_t k = 0; k < s->H; k += ROWS) {
+        vec sums[ROWS * GATES];
+        Left left = {hidden_at(s, k / LANES, 0) + k % LANES, 1, LANES, 0, s->length * s->B, 1};
+        multiply(GATES, left, s->back + u * s->P * KEPT, KEPT, sums);
+        for (int i = 0; i < ROWS * GATES; i++)
+            adjust(s, s->recurrent, (u * s->H + k) * PULLED + i * LANES, sums[i], s->fresh);
+    }
+    lay_out_kernel(s, u);
+}
+
+#endif

@@ -1,0 +1,237 @@
+/* What a call works on: its arguments, and its arrays laid out in the memory it is given.
+ *
+ * Hidden units go in blocks of 16, one vector. All that belongs to a block lies together, its three gates
+ * side by side. Sizes are padded: hidden units and classes to a multiple of 32, the batch to one of ROWS, or
+ * of 16 for tiles. Padded units have zero weights and stay zero, padded classes have a bias of -1e30, so their
+ * probability is zero; neither has a gradient. Padded sequences have no targets.
+ */
+#ifndef FEDGRU_SPACE_H
+#define FEDGRU_SPACE_H
+
+#include <stdlib.h>
+
+#include "products.h"
+#include "tiles.h"
+
+#define GATES 3
+#define PULLED (GATES * LANES) /* what a block of units takes from the state: candidate, update, reset */
+#define KEPT (4 * LANES)
+#define HEAD 32 /* columns of a panel of the head's kernel */
+#define NO_CLASS -1e30f
+
+typedef struct {
+    float *rows, *numbers, *recurrent, *bias, *head_kernel, *head_bias, *prior_scale;
+} Weights;
+
+typedef struct {
+    int64_t batch, seq_len, num_ids, num_numbers, hidden_dim, num_classes;
+    int64_t num_table;                         /* rows of the table that dropout is drawn for */
+    int64_t num_own, steps_per_pass, num_steps;
+    int64_t adam;                              /* 1, or 0 for plain gradient descent */
+    float client_lr, dropout;
+    uint32_t key[2];
+    const int32_t *row_ids;                    /* [num_own], rows of weights.rows */
+    const int32_t *rows;                       /* [steps, seq_len, batch, num_ids], own rows or -1 */
+    const float *numbers;                      /* [steps, seq_len, batch, num_numbers] */
+    const int32_t *targets;                    /* [steps, seq_len, batch] */
+    const float *mask;                         /* [steps, seq_len, batch] */
+    const float *log_prior;                    /* [steps, seq_len, batch, num_classes], or null */
+    Weights weights, update;                   /* update.rows: [num_own, 3 * hidden_dim] */
+    float loss_sum, num_correct;
+} Job;
+
+typedef struct {
+    float *w, *m, *v;
+} Slots;
+
+typedef struct {
+    int32_t position;
+    float scale;
+} Use;
+
+/* A job's sizes, its arrays, and where it is. Shapes: U blocks of units, P = positions = seq_len * B. */
+typedef struct {
+    const Job *job;
+    int64_t U, H, B, P, C, N;  /* padded: blocks, hidden_dim, batch, positions, classes, numbers */
+    int64_t length;            /* time steps of this local step that are not all padding */
+    float rate, d_prior_scale;
+    int fresh;                 /* before the first local step: slots hold nothing yet */
+    int tiles;                 /* whether AMX multiplies; the batch then is padded to TILE_ROWS */
+    Slots recurrent;           /* [U, H, PULLED] */
+    Slots rows;                /* [U, num_own, PULLED], gates in order */
+    Slots numbers;             /* [U, num_numbers, PULLED] */
+    Slots bias;                /* [U, 2, PULLED]: of the inputs, gates in order; of the state, as pulled */
+    Slots head_kernel;         /* [C / HEAD, H, HEAD] */
+    Slots head_bias;           /* [C] */
+    Slots prior_scale;         /* [1] */
+    float *recurrent_t;        /* [H / HEAD, U * PULLED, HEAD], without tiles */
+    uint32_t *kernel_tiles;    /* [U, H / 32, GATES, PARTS]: the recurrent kernel, 32 of its rows a tile */
+    uint32_t *kernel_t_tiles;  /* [U / 2, K, 2, PARTS]: transposed, 32 of its columns; K = U * GATES / 2 */
+    uint32_t *left_tiles;      /* [B / 16, K, PARTS]: what it is multiplied by at one time step */
+    uint32_t *hidden_t_tiles;  /* [U, Q, PARTS]: states, 16 units by 32 positions; Q = P / 32, rounded up */
+    uint32_t *back_tiles;      /* [Q, GATES, PARTS]: of one block of units */
+    float *head_kernel_t;      /* [H / HEAD, C, HEAD] */
+    float *hidden;             /* [U, B + P, LANES]: the state before step t at t * B */
+    float *inputs;             /* [U, B, PULLED], of one time step */
+    float *kept;               /* [U, P, KEPT]: update, reset, candidate, the state's share of it */
+    float *back;               /* in their place: gradients by what is pulled, and by the candidate's input */
+    float *carried;            /* [U, B, LANES]: gradient by the state that comes not through a product */
+    float *scores;             /* [P, C], then their gradients */
+    float *d_hidden;           /* [U, P, LANES] */
+    float *scaled;             /* [P, N], numbers after dropout */
+    float *scale;              /* [batch, num_own + num_numbers], dropout's factors */
+    char *touched;             /* [num_own] */
+    int64_t *first_use;        /* [num_own + 1] */
+    Use *uses;                 /* [P * num_ids], by row */
+} Space;
+
+static int64_t up(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
+
+static void *carve(char **at, int64_t size_bytes) {
+    void *here = *at;
+    *at += up(size_bytes, 64) + 64; /* the odd line keeps equal places of arrays off the same cache sets */
+    return here;
+}
+
+static float *floats(char **at, int64_t size) { return carve(at, size * (int64_t)sizeof(float)); }
+
+static Slots slots(char **at, const Job *job, int64_t size) {
+    Slots s = {floats(at, size), NULL, NULL};
+    if (job->adam) s.m = floats(at, size), s.v = floats(at, size);
+    return s;
+}
+
+static uint32_t *tiles(char **at, int64_t count) { return carve(at, count * PARTS * (int64_t)sizeof(uint32_t)); }
+
+static int tiles_permitted; /* see fedgru_start */
+
+static int64_t lay_out(const Job *job, char *memory, Space *s) {
+    char *at = memory;
+    s->job = job;
+    s->H = up(job->hidden_dim, HEAD);
+    s->U = s->H / LANES;
+    s->tiles = tiles_permitted && 2 * job->batch >= TILE_ROWS; /* they multiply 16 rows, or some in vain */
+    s->B = up(job->batch, s->tiles ? TILE_ROWS : ROWS);
+    s->P = job->seq_len * s->B;
+    s->C = up(job->num_classes, HEAD);
+    s->N = up(job->num_numbers, ROWS);
+    s->recurrent = slots(&at, job, s->U * s->H * PULLED);
+    s->rows = slots(&at, job, s->U * job->num_own * PULLED);
+    s->numbers = slots(&at, job, s->U * job->num_numbers * PULLED);
+    s->bias = slots(&at, job, s->U * 2 * PULLED);
+    s->head_kernel = slots(&at, job, s->C * s->H);
+    s->head_bias = slots(&at, job, s->C);
+    s->prior_scale = slots(&at, job, LANES);
+    s->recurrent_t = s->tiles ? NULL : floats(&at, s->U * s->H * PULLED);
+    if (s->tiles) {
+        const int64_t Q = up(s->P, 2 * TILE_ROWS) / (2 * TILE_ROWS), K = s->U * GATES / 2;
+        s->kernel_tiles = tiles(&at, s->U * s->H / 32 * GATES);
+        s->kernel_t_tiles = tiles(&at, s->U * K);
+        s->left_tiles = tiles(&at, s->B / TILE_ROWS * K);
+        s->hidden_t_tiles = tiles(&at, s->U * Q);
+        s->back_tiles = tiles(&at, Q * GATES);
+    }
+    s->head_kernel_t = floats(&at, s->C * s->H);
+    s->hidden = floats(&at, s->U * (s->B + s->P) * LANES);
+    s->inputs = floats(&at, s->U * s->B * PULLED);
+    s->kept = floats(&at, s->U * s->P * KEPT);
+    s->back = s->kept;
+    s->carried = floats(&at, s->U * s->B * LANES);
+    s->scores = floats(&at, s->P * s->C);
+    s->d_hidden = floats(&at, s->U * s->P * LANES);
+    s->scaled = floats(&at, s->P * s->N);
+    s->scale = floats(&at, job->batch * (job->num_own + job->num_numbers));
+    s->touched = carve(&at, job->num_own);
+    s->first_use = carve(&at, (job->num_own + 1) * (int64_t)sizeof(int64_t));
+    s->uses = carve(&at, s->P * job->num_ids * (int64_t)sizeof(Use));
+    return at - memory;
+}
+
+static int64_t space_bytes(const Job *job) {
+    Space s;
+    return lay_out(job, NULL, &s) + 64;
+}
+
+/* ---- from the weights' own layout to blocks of units, and back ------------------------------------ */
+
+static const int AS_GATES[GATES] = {0, 1, 2}, AS_PULLED[GATES] = {2, 0, 1};
+
+/* Gates of the units of block u in one row of a kernel, [3 * hidden_dim] -> [PULLED]. */
+static void gather_block(const Job *job, const float *row, const int *order, int64_t u, float *to) {
+    int64_t left = job->hidden_dim - u * LANES;
+    for (int g = 0; g < GATES; g++) {
+        const float *from = row + order[g] * job->hidden_dim + u * LANES;
+        store(to + g * LANES, left > 0 ? load_some(from, left) : (vec){0});
+    }
+}
+
+/* What `gather_block` took, less the row as it was, into `to`. */
+static void scatter_block(const Job *job, const float *block, const float *row, const int *order, int64_t u,
+                          float *to) {
+    int64_t left = job->hidden_dim - u * LANES;
+    for (int g = 0; left > 0 && g < GATES; g++) {
+        int64_t at = order[g] * job->hidden_dim + u * LANES;
+        store_some(to + at, load(block + g * LANES) - load_some(row + at, left), left);
+    }
+}
+
+static void start(Space *s) {
+    const Job *job = s->job;
+    const int64_t width = GATES * job->hidden_dim, hidden = job->hidden_dim, classes = job->num_classes;
+    const Weights *w = &job->weights;
+    memset(s->recurrent.w, 0, (size_t)(s->U * s->H * PULLED) * sizeof(float));
+    for (int64_t u = 0; u < s->U; u++) {
+        for (int64_t k = 0; k < hidden; k++)
+            gather_block(job, w->recurrent + k * width, AS_PULLED, u, s->recurrent.w + (u * s->H + k) * PULLED);
+        for (int64_t row = 0; row < job->num_own; row++)
+            gather_block(job, w->rows + job->row_ids[row] * width, AS_GATES, u,
+                         s->rows.w + (u * job->num_own + row) * PULLED);
+        for (int64_t n = 0; n < job->num_numbers; n++)
+            gather_block(job, w->numbers + n * width, AS_GATES, u,
+                         s->numbers.w + (u * job->num_numbers + n) * PULLED);
+        gather_block(job, w->bias, AS_GATES, u, s->bias.w + u * 2 * PULLED);
+        gather_block(job, w->bias + width, AS_PULLED, u, s->bias.w + (u * 2 + 1) * PULLED);
+    }
+    memset(s->head_kernel.w, 0, (size_t)(s->C * s->H) * sizeof(float));
+    for (int64_t c = 0; c < classes; c += HEAD)
+        for (int64_t k = 0; k < hidden; k++) {
+            int64_t count = classes - c < HEAD ? classes - c : HEAD;
+            memcpy(s->head_kernel.w + c * s->H + k * HEAD, w->head_kernel + k * classes + c,
+                   (size_t)count * sizeof(float));
+        }
+    for (int64_t c = 0; c < s->C; c++) s->head_bias.w[c] = c < classes ? w->head_bias[c] : NO_CLASS;
+    s->prior_scale.w[0] = job->log_prior ? *w->prior_scale : 0.0f;
+    memset(s->touched, 0, (size_t)job->num_own);
+}
+
+static void finish(const Space *s) {
+    const Job *job = s->job;
+    const int64_t width = GATES * job->hidden_dim, hidden = job->hidden_dim, classes = job->num_classes;
+    const Weights *w = &job->weights, *to = &job->update;
+    for (int64_t u = 0; u < s->U; u++) {
+        for (int64_t k = 0; k < hidden; k++)
+            scatter_block(job, s->recurrent.w + (u * s->H + k) * PULLED, w->recurrent + k * width, AS_PULLED, u,
+                          to->recurrent + k * width);
+        for (int64_t row = 0; row < job->num_own; row++)
+            scatter_block(job, s->rows.w + (u * job->num_own + row) * PULLED,
+                          w->rows + job->row_ids[row] * width, AS_GATES, u, to->rows + row * width);
+        for (int64_t n = 0; n < job->num_numbers; n++)
+            scatter_block(job, s->numbers.w + (u * job->num_numbers + n) * PULLED, w->numbers + n * width,
+                          AS_GATES, u, to->numbers + n * width);
+        scatter_block(job, s->bias.w + u * 2 * PULLED, w->bias, AS_GATES, u, to->bias);
+        scatter_block(job, s->bias.w + (u * 2 + 1) * PULLED, w->bias + width, AS_PULLED, u, to->bias + width);
+    }
+    for (int64_t k = 0; k < hidden; k++)
+        for (int64_t c = 0; c < classes; c++) {
+            float now = s->head_kernel.w[c / HEAD * HEAD * s->H + k * HEAD + c % HEAD];
+            to->head_kernel[k * classes + c] = now - w->head_kernel[k * classes + c];
+        }
+    for (int64_t c = 0; c < classes; c++) to->head_bias[c] = s->head_bias.w[c] - w->head_bias[c];
+    if (job->log_prior) *to->prior_scale = s->prior_scale.w[0] - *w->prior_scale;
+}
+
+static float *hidden_at(const Space *s, int64_t u, int64_t row) {
+    return s->hidden + (u * (s->B + s->P) + row) * LANES;
+}
+
+#endif

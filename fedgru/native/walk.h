@@ -1,0 +1,88 @@
+/* The cell over many check-ins without a way back, for evaluation. */
+#ifndef FEDGRU_WALK_H
+#define FEDGRU_WALK_H
+
+#include "cell_tiles.h"
+
+typedef struct {
+    int64_t num_rows, length, num_ids, num_numbers, hidden_dim;
+    const int32_t *rows;     /* [length, num_rows, num_ids], rows of weights.rows or -1 */
+    const float *numbers;    /* [length, num_rows, num_numbers] */
+    const uint8_t *starts;   /* [length, num_rows], 1 where a new sequence begins: the state before is zero */
+    const int64_t *places;   /* [length, num_rows], where in `hidden` the state after goes; -1 is nowhere */
+    Weights weights;         /* the head is not read */
+    float *state;            /* [num_rows, hidden_dim], before the first step, then after the last */
+    float *hidden;           /* [..., hidden_dim] */
+} Walk;
+
+/* A walk is a local step of one time step, over and over, without a way back. */
+static Job job_of(const Walk *walk) {
+    return (Job){.batch = walk->num_rows, .seq_len = 1, .num_ids = walk->num_ids,
+                 .num_numbers = walk->num_numbers, .hidden_dim = walk->hidden_dim, .weights = walk->weights};
+}
+
+/* As `read_inputs`, from the whole table, in which a row lies together and its blocks do not. */
+static void read_inputs_of_walk(const Space *s, const Walk *walk, int64_t t) {
+    const int64_t count = walk->num_numbers, hidden = walk->hidden_dim;
+    for (int64_t u = 0; u < s->U; u++)
+        for (int64_t b = 0; b < walk->num_rows; b++) {
+            const float *numbers = walk->numbers + (t * walk->num_rows + b) * count;
+            for (int g = 0; g < GATES; g++) {
+                vec gate = load(s->bias.w + u * 2 * PULLED + g * LANES);
+                for (int64_t n = 0; n < count; n++)
+                    gate += numbers[n] * load(s->numbers.w + (u * count + n) * PULLED + g * LANES);
+                store(s->inputs + (u * s->B + b) * PULLED + g * LANES, gate);
+            }
+        }
+    for (int64_t b = 0; b < walk->num_rows; b++)
+        for (int64_t f = 0; f < walk->num_ids; f++) {
+            int32_t row = walk->rows[(t * walk->num_rows + b) * walk->num_ids + f];
+            for (int g = 0; row >= 0 && g < GATES; g++) {
+                const float *from = walk->weights.rows + (row * GATES + g) * hidden;
+                float *to = s->inputs + b * PULLED + g * LANES;
+                for (int64_t at = 0; at < hidden; at += LANES, to += s->B * PULLED)
+                    store(to, load(to) + load_some(from + at, hidden - at));
+            }
+        }
+}
+
+static void take_state(const Space *s, const float *from, int64_t row, int64_t b) {
+    const int64_t hidden = s->job->hidden_dim;
+    for (int64_t at = 0; at < hidden; at += LANES)
+        store(hidden_at(s, at / LANES, row), load_some(from + b * hidden + at, hidden - at));
+}
+
+static void give_state(const Space *s, float *to, int64_t row, int64_t b) {
+    const int64_t hidden = s->job->hidden_dim;
+    for (int64_t at = 0; at < hidden; at += LANES)
+        store_some(to + b * hidden + at, load(hidden_at(s, at / LANES, row)), hidden - at);
+}
+
+static void run_walk(const Walk *walk, char *memory) {
+    const Job job = job_of(walk);
+    Space space, *s = &space;
+    lay_out(&job, (char *)up((int64_t)memory, 64), s);
+    start(s);
+    const Products products = start_products(s);
+    for (int64_t u = 0; u < s->U; u++) products.lay_out_kernel(s, u);
+    memset(s->inputs, 0, (size_t)(s->U * s->B * PULLED) * sizeof(float)); /* of padded rows too */
+    memset(s->hidden, 0, (size_t)(s->U * 2 * s->B * LANES) * sizeof(float));
+    for (int64_t b = 0; b < walk->num_rows; b++) take_state(s, walk->state, b, b);
+    for (int64_t t = 0; t < walk->length; t++) {
+        for (int64_t b = 0; b < walk->num_rows; b++)
+            for (int64_t u = 0; walk->starts[t * walk->num_rows + b] && u < s->U; u++)
+                store(hidden_at(s, u, b), (vec){0});
+        read_inputs_of_walk(s, walk, t);
+        products.advance(s, 0);
+        for (int64_t b = 0; b < walk->num_rows; b++) {
+            int64_t place = walk->places[t * walk->num_rows + b];
+            if (place >= 0) give_state(s, walk->hidden, s->B + b, place);
+        }
+        for (int64_t u = 0; u < s->U; u++)
+            memcpy(hidden_at(s, u, 0), hidden_at(s, u, s->B), (size_t)(s->B * LANES) * sizeof(float));
+    }
+    for (int64_t b = 0; b < walk->num_rows; b++) give_state(s, walk->state, b, b);
+    products.end();
+}
+
+#endif
