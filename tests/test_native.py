@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import largest_gap, start
+from conftest import largest_gap, start, training_for_long
 
 from fedgru import seeding
 from fedgru.engines.jax import JaxEngine
@@ -144,6 +146,17 @@ def test_threads_share_it(make_task):
         np.testing.assert_array_equal(update.row_update, again.row_update)
         for name, array in update.dense.items():
             np.testing.assert_array_equal(array, again.dense[name])
+
+
+def test_ctrl_c_does_not_wait_for_a_round_of_hours(tmp_path):
+    with training_for_long(tmp_path, "--engine jax") as program:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("*/run.log")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(3)  # the C code is compiled, and round 1 is under way
+        program.send_signal(signal.SIGINT)
+        printed = program.communicate(timeout=30)
+    assert program.returncode == 130, printed
 
 
 def test_numbers_that_overflow_are_told(make_task):

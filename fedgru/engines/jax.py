@@ -107,8 +107,13 @@ class JaxEngine(Engine):
         """See Engine.local_updates."""
         cohort = [int(client) for client in cohort]
         if self._native is not None:
+            stop = np.zeros(1, np.int32)
+            train = partial(self._train_natively, weights, round_num, stop)
             with ThreadPoolExecutor(self.threads) as pool:
-                yield from pool.map(partial(self._train_natively, weights, round_num), cohort)
+                try:
+                    yield from pool.map(train, cohort)
+                finally:  # Ctrl-C does not wait for clients that nobody will add up
+                    stop[0] = 1
             return
         dense = {name: w for name, w in weights.items() if name != "rows"}
         one_by_one = self.clients_per_call == 1
@@ -133,9 +138,10 @@ class JaxEngine(Engine):
         places = np.argsort([index for group in groups for index in group])
         yield from (found[place] for place in places)
 
-    def _train_natively(self, weights, round_num, client):
+    def _train_natively(self, weights, round_num, stop, client):
         data = self._prepare(client)
-        update, sums = self._native.local_steps(weights, data, self.dropout_key(round_num, client))
+        key = self.dropout_key(round_num, client)
+        update, sums = self._native.local_steps(weights, data, key, stop)
         return _as_update(client, data, update, sums)
 
     def _train_client(self, dense, table, round_num, constants, client):

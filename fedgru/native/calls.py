@@ -38,6 +38,7 @@ class _Job(ctypes.Structure):
         *((name, c_void_p) for name in DATA),
         ("weights", _Weights),
         ("update", _Weights),
+        ("stop", c_void_p),
         *((name, c_float) for name in ("loss_sum", "num_correct")),
     ]
 
@@ -103,13 +104,15 @@ class NativeCode:
         self._memory = []  # to work in; what is not in use
         self.clients_trained = 0
 
-    def local_steps(self, weights, data, key):
+    def local_steps(self, weights, data, key, stop=None):
         """Train one client.
 
         Args:
             weights: name -> float32 array; `rows` is the whole table.
             data: the jax engine's form of a client.
             key: uint32 [2], words of the random key of its dropout.
+            stop: int32 [1], set to 1 by another thread to end the work, whose result then is of no
+                use.
 
         Returns:
             (update, sums): name -> float32 array, of `rows` the client's own alone, and float32 [5]
@@ -134,6 +137,7 @@ class NativeCode:
         job.steps_per_pass, job.num_steps = data.steps, data.steps * data.passes
         job.adam = self._client.client_optimizer == "adam"
         job.client_lr, job.dropout = self._client.client_lr, spec.dropout
+        kept.append(_point(job, "stop", np.zeros(1) if stop is None else stop, np.int32))
         job.key[:] = [int(word) for word in key]
         with self._space(self._library.fedgru_local_steps_bytes(job)) as space:
             self._library.fedgru_local_steps(job, space)  # Python's lock is released meanwhile

@@ -97,7 +97,7 @@ static void adjust_recurrent(const Space *s, int64_t u) {
         for (int i = 0; i < ROWS * GATES; i++)
             adjust(s, s->recurrent, (u * s->H + k) * PULLED + i * LANES, sums[i], s->fresh);
     }
-    lay_out_kernel(s, u);
+    if (!s->last) lay_out_kernel(s, u);
 }
 
 #endif

@@ -113,7 +113,7 @@ static void adjust_recurrent_by_tiles(const Space *s, int64_t u) {
                 adjust(s, s->recurrent, (u * s->H + k + row) * PULLED + g * LANES,
                        load(sums + g * TILE + row * LANES), s->fresh);
     }
-    lay_out_kernel_tiles(s, u);
+    if (!s->last) lay_out_kernel_tiles(s, u);
 }
 #endif
 

@@ -181,7 +181,7 @@ static void adjust_head(Space *s) {
             multiply(2, left, s->scores + c, s->C, sums);
             for (int i = 0; i < ROWS * 2; i++)
                 adjust(s, s->head_kernel, c * s->H + k * HEAD + i * LANES, sums[i], s->fresh);
-            if ((k + ROWS) % LANES == 0) transpose_head(s, c, k + ROWS - LANES);
+            if ((k + ROWS) % LANES == 0 && !s->last) transpose_head(s, c, k + ROWS - LANES);
         }
         for (int64_t j = c; j < c + HEAD; j += LANES) {
             vec d = {0};
@@ -211,7 +211,7 @@ static void run_local_steps(Job *job, char *memory) {
         for (int64_t k = 0; k < s->H; k += LANES) transpose_head(s, c, k);
     job->loss_sum = job->num_correct = 0;
     s->length = 0;
-    for (int64_t step = 0; step < job->num_steps; step++) {
+    for (int64_t step = 0; step < job->num_steps && !*job->stop; step++) {
         const int64_t at = step % job->steps_per_pass;
         for (int64_t u = 0; u < s->U; u++) { /* the state is carried on, but not into a new pass */
             size_t size = (size_t)(s->B * LANES) * sizeof(float);
@@ -222,6 +222,7 @@ static void run_local_steps(Job *job, char *memory) {
         }
         s->length = used_length(job, at);
         s->fresh = step == 0;
+        s->last = step == job->num_steps - 1;
         s->rate = job->client_lr * sqrtf(1.0f - powf(0.999f, (float)(step + 1))) /
                   (1.0f - powf(0.9f, (float)(step + 1)));
         prepare_inputs(s, at, step);

@@ -14,8 +14,7 @@ INLINE void adjust(const Space *s, Slots slots, int64_t at, vec gradient, int fr
     vec m = fresh ? (vec){0} : load(slots.m + at), v = fresh ? (vec){0} : load(slots.v + at);
     m += 0.1f * (gradient - m);
     v += 0.001f * (gradient * gradient - v);
-    store(slots.m + at, m);
-    store(slots.v + at, v);
+    if (!s->last) store(slots.m + at, m), store(slots.v + at, v);
     store(slots.w + at, w - s->rate * m * reciprocal(square_root(v) + 1e-7f));
 }
 

@@ -37,6 +37,7 @@ typedef struct {
     const float *mask;                         /* [steps, seq_len, batch] */
     const float *log_prior;                    /* [steps, seq_len, batch, num_classes], or null */
     Weights weights, update;                   /* update.rows: [num_own, 3 * hidden_dim] */
+    const volatile int32_t *stop;              /* looked at before each local step: not 0 ends the work */
     float loss_sum, num_correct;
 } Job;
 
@@ -55,7 +56,8 @@ typedef struct {
     int64_t U, H, B, P, C, N;  /* padded: blocks, hidden_dim, batch, positions, classes, numbers */
     int64_t length;            /* time steps of this local step that are not all padding */
     float rate, d_prior_scale;
-    int fresh;                 /* before the first local step: slots hold nothing yet */
+    int fresh;                 /* in the first local step: slots hold nothing yet */
+    int last;                  /* in the last one: nobody reads slots again, or the kernel laid out */
     int tiles;                 /* whether AMX multiplies; the batch then is padded to TILE_ROWS */
     Slots recurrent;           /* [U, H, PULLED] */
     Slots rows;                /* [U, num_own, PULLED], gates in order */
