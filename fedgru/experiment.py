@@ -208,6 +208,10 @@ def train_in(
 
     try:
         start = _restore(run, engine.task, algorithm) if resumes else None
+        began_with = run.facts().get("computes_with", engine.computes_with)
+        if began_with != engine.computes_with:
+            _warn_of_change(run, began_with, engine.computes_with)
+        run.write_facts({"computes_with": engine.computes_with})
         if engine.task.kernel is None:
             engine.task = learn_prior(engine.task, show_progress)
             if engine.task.kernel is not None:
@@ -284,13 +288,16 @@ def _warn_of_versions(run):
     now = installed_versions()
     for package, began_with in run.facts()["versions"].items():
         if package in COMPUTING and began_with != now.get(package):
-            logger.warning(
-                "%s began with %s %s, goes on with %s: what follows may differ in the last digits",
-                run.path,
-                package,
-                began_with,
-                now.get(package, "none"),
-            )
+            _warn_of_change(run, f"{package} {began_with}", now.get(package, "none"))
+
+
+def _warn_of_change(run, began_with, goes_on_with):
+    logger.warning(
+        "%s began with %s, goes on with %s: what follows may differ in the last digits",
+        run.path,
+        began_with,
+        goes_on_with,
+    )
 
 
 def _how_far(run):

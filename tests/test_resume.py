@@ -223,6 +223,19 @@ def test_another_jax_is_told(stopped, caplog):
     ]
 
 
+def test_other_code_for_local_steps_is_told(stopped, caplog):
+    now = stopped.facts()["computes_with"]
+    experiment.resume(stopped, "data")
+    assert not [message for message in caplog.messages if "goes on with" in message]
+    stopped.write_facts({"computes_with": "jax on cpu, local steps in C", "status": "interrupted"})
+    experiment.resume(stopped, "data")
+    (told,) = [message for message in caplog.messages if "goes on with" in message]
+    assert told == (
+        f"{stopped.path} began with jax on cpu, local steps in C, goes on with {now}: what "
+        "follows may differ in the last digits"
+    )
+
+
 def test_other_settings_and_other_data(stopped, monkeypatch, tiny_data_set):
     toml = stopped.path / "config.toml"
     whole = toml.read_text()

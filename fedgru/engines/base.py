@@ -88,6 +88,11 @@ class Engine:
     def __str__(self):
         return self.name
 
+    @property
+    def computes_with(self):
+        """What the last digits depend on, in words: a resumed run says if it has changed."""
+        return self.name
+
     def close(self):
         """Give back what the engine holds beside memory: processes. Used again, it starts anew."""
 

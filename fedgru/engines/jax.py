@@ -82,6 +82,11 @@ class JaxEngine(Engine):
         return f"{self.name} on {self.device.device_kind} ({where}; {self.local_loop})"
 
     @property
+    def computes_with(self):
+        """See Engine.computes_with."""
+        return f"{self.name} on {self.device.device_kind}, {self.local_loop}"
+
+    @property
     def local_loop(self):
         """What runs the local steps, in words; where it is not the C code, why not."""
         if self._native is not None:
