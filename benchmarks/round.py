@@ -66,7 +66,8 @@ def rows(args):
     tff, peers = args.tff_env / "bin/python", args.peer_envs
     ours = Path(sys.executable)
     return [
-        Row("fedgru jax", ours, ("run_fedgru.py", "--engine", "jax"), None, 3),
+        Row("fedgru jax", ours, ("run_fedgru.py", "--engine", "jax"), None, 9),
+        Row("fedgru by XLA", ours, ("run_fedgru.py", "--local-loop", "xla"), None, 3),
         Row("fedgru reference", ours, ("run_fedgru.py", "--engine", "reference"), 10, 1, False),
         Row("fedgru tff", tff, ("run_fedgru.py", "--engine", "tff"), 10, 1),
         Row("the notebook's pipeline (TFF)", tff, ("run_notebook.py",), 10, 1),
@@ -317,6 +318,10 @@ def print_table(settings, limits, found, missing, losses, load_before):
         print(f"| {name} ({runs[0]['version']}) | {' | '.join(cells)} |")
     for name in missing:
         print(f"| {name} | not installed: see benchmarks/peers/make_envs.sh |" + " |" * 8)
+    print()
+    for name, runs in found.items():
+        if "ran" in runs[0]:
+            print(f"* {name}: {runs[0]['ran']}")
     print(
         "\nRows that train fewer clients are scaled: training by local steps, evaluation by "
         "clients. fedgru's evaluation walks each client's whole past, the notebook's goes through "

@@ -79,7 +79,7 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
         "Model: gru of 8 units, 12 classes of category, prior backoff\n"
     )
     patterns = [
-        re.escape(f"log/{run_dir.name}, engine jax on ") + r".+ \(\d+ threads?\)",
+        re.escape(f"log/{run_dir.name}, engine jax on ") + r".+ \(\d+ threads?; local steps .+\)",
         r"round 1: loss \d\.\d{3}, val loss \d\.\d{3}, val acc \d\.\d{3}, \d+\.\d \+ \d+\.\d s, "
         "best so far",
         r"round 2: .*",

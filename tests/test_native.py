@@ -19,6 +19,8 @@ from fedgru.models import gru
 from fedgru.native import compiler
 from fedgru.native.calls import NativeCode, Unavailable
 
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)")
+
 
 @pytest.fixture
 def engines(make_task):

@@ -23,7 +23,7 @@ def _train(task, rounds=None):
 
 @pytest.mark.parametrize("method", ["reversal", "confusion", "bottleneck", "hsic", "leace"])
 def test_alpha_0_is_ordinary_training_to_the_bit(make_task, method):
-    common = {"rounds": 3, "dropout": 0.3}
+    common = {"rounds": 3, "dropout": 0.3, "local_loop": "xla"}
     ordinary, rows = _train(make_task(**common))
     agnostic, agnostic_rows = _train(
         make_task(**common, agnostic_to="weekend", alpha=0.0, method=method)

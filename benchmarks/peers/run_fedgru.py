@@ -12,11 +12,13 @@ from fedgru import algorithms, config, evaluation, experiment
 def main():
     parser = common.arguments(__doc__)
     parser.add_argument("--engine", default="jax")
+    parser.add_argument("--local-loop", default="auto")
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     args = parser.parse_args()
     work = common.load(args)
     overrides = work.settings["overrides"] | {"engine": args.engine}
     overrides["dropout"] = work.settings["dropout"]
+    overrides["local_loop"] = args.local_loop
     task, _ = experiment.open_task(
         config.load(overrides, preset=work.settings["preset"]), args.data_dir
     )
@@ -40,7 +42,7 @@ def main():
         return evaluation.evaluate(engine, state.weights, "val").summary()["val/loss/micro"]
 
     library = {"jax": "jax", "reference": "keras", "tff": "tensorflow_federated"}[args.engine]
-    facts = {"version": version(library), "eval_clients": len(task.clients)}
+    facts = {"version": version(library), "eval_clients": len(task.clients), "ran": str(engine)}
     common.measure(args, work, run_round, evaluate, **facts)
 
 
