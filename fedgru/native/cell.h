@@ -10,6 +10,20 @@
 #include "optimizer.h"
 #include "space.h"
 
+/* What the numbers of time step t give the gates, and the bias. */
+static void read_numbers(const Space *s, int64_t t) {
+    const int64_t count = s->job->num_numbers;
+    for (int64_t u = 0; u < s->U; u++)
+        for (int64_t b = 0; b < s->B; b += ROWS) {
+            vec sums[ROWS * GATES];
+            Left left = {s->scaled + (t * s->B + b) * s->N, s->N, 1, 0, count, 1};
+            multiply(GATES, left, s->numbers.w + u * count * PULLED, PULLED, sums);
+            for (int i = 0; i < ROWS * GATES; i++)
+                store(s->inputs + (u * s->B + b) * PULLED + i * LANES,
+                      sums[i] + load(s->bias.w + u * 2 * PULLED + i % GATES * LANES));
+        }
+}
+
 /* Lay the recurrent kernel's columns for a block of units out for `go_back`. */
 static void lay_out_kernel(const Space *s, int64_t u) {
     for (int64_t k = 0; k < s->H; k += LANES)

@@ -52,28 +52,25 @@ static void prepare_inputs(Space *s, int64_t at, int64_t step) {
     s->first_use[own] = total;
 }
 
-/* What the inputs give the gates at time step t: looked-up rows, numbers and the bias. */
+/* What the inputs give the gates at time step t: numbers, the bias, and looked-up rows. */
 static void read_inputs(const Space *s, int64_t at, int64_t t) {
     const Job *job = s->job;
-    const int64_t own = job->num_own, ids = job->num_ids, count = job->num_numbers, width = own + count;
+    const int64_t own = job->num_own, ids = job->num_ids, width = own + job->num_numbers;
     const int32_t *rows = job->rows + (at * job->seq_len + t) * job->batch * ids;
+    read_numbers(s, t);
     for (int64_t u = 0; u < s->U; u++) {
-        const float *bias = s->bias.w + u * 2 * PULLED, *table = s->rows.w + u * own * PULLED;
-        const float *kernel = s->numbers.w + u * count * PULLED;
-        for (int64_t b = 0; b < s->B; b++) {
+        const float *table = s->rows.w + u * own * PULLED;
+        for (int64_t b = 0; b < job->batch; b++) {
+            float *inputs = s->inputs + (u * s->B + b) * PULLED;
             vec gates[GATES];
-            for (int g = 0; g < GATES; g++) gates[g] = load(bias + g * LANES);
-            for (int64_t n = 0; b < job->batch && n < count; n++) {
-                float x = s->scaled[(t * s->B + b) * s->N + n];
-                for (int g = 0; g < GATES; g++) gates[g] += x * load(kernel + n * PULLED + g * LANES);
-            }
-            for (int64_t f = 0; b < job->batch && f < ids; f++) {
+            for (int g = 0; g < GATES; g++) gates[g] = load(inputs + g * LANES);
+            for (int64_t f = 0; f < ids; f++) {
                 int32_t row = rows[b * ids + f];
                 if (row < 0) continue;
                 float scale = s->scale[b * width + row];
                 for (int g = 0; g < GATES; g++) gates[g] += scale * load(table + row * PULLED + g * LANES);
             }
-            for (int g = 0; g < GATES; g++) store(s->inputs + (u * s->B + b) * PULLED + g * LANES, gates[g]);
+            for (int g = 0; g < GATES; g++) store(inputs + g * LANES, gates[g]);
         }
     }
 }

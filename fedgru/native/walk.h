@@ -24,16 +24,10 @@ static Job job_of(const Walk *walk) {
 /* As `read_inputs`, from the whole table, in which a row lies together and its blocks do not. */
 static void read_inputs_of_walk(const Space *s, const Walk *walk, int64_t t) {
     const int64_t count = walk->num_numbers, hidden = walk->hidden_dim;
-    for (int64_t u = 0; u < s->U; u++)
-        for (int64_t b = 0; b < walk->num_rows; b++) {
-            const float *numbers = walk->numbers + (t * walk->num_rows + b) * count;
-            for (int g = 0; g < GATES; g++) {
-                vec gate = load(s->bias.w + u * 2 * PULLED + g * LANES);
-                for (int64_t n = 0; n < count; n++)
-                    gate += numbers[n] * load(s->numbers.w + (u * count + n) * PULLED + g * LANES);
-                store(s->inputs + (u * s->B + b) * PULLED + g * LANES, gate);
-            }
-        }
+    for (int64_t b = 0; b < walk->num_rows; b++)
+        memcpy(s->scaled + b * s->N, walk->numbers + (t * walk->num_rows + b) * count,
+               (size_t)count * sizeof(float));
+    read_numbers(s, 0);
     for (int64_t b = 0; b < walk->num_rows; b++)
         for (int64_t f = 0; f < walk->num_ids; f++) {
             int32_t row = walk->rows[(t * walk->num_rows + b) * walk->num_ids + f];
@@ -65,7 +59,7 @@ static void run_walk(const Walk *walk, char *memory) {
     start(s);
     const Products products = start_products(s);
     for (int64_t u = 0; u < s->U; u++) products.lay_out_kernel(s, u);
-    memset(s->inputs, 0, (size_t)(s->U * s->B * PULLED) * sizeof(float)); /* of padded rows too */
+    memset(s->scaled, 0, (size_t)(s->B * s->N) * sizeof(float)); /* of padded rows too */
     memset(s->hidden, 0, (size_t)(s->U * 2 * s->B * LANES) * sizeof(float));
     for (int64_t b = 0; b < walk->num_rows; b++) take_state(s, walk->state, b, b);
     for (int64_t t = 0; t < walk->length; t++) {
