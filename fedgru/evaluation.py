@@ -9,6 +9,7 @@ from fedgru.models import gru
 
 RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
 INTERVAL_METRICS = ("acc@1", "acc@5", "loss")
+CELLS_AT_ONCE = 1 << 18  # scores, targets by classes, before another client's are added
 CLIENTS_AT_ONCE = 10_000  # whose hidden states are in memory at the same time
 _NOTHING = np.zeros((0, 1)), np.zeros(0, np.int32)  # log-probabilities and targets
 
@@ -263,21 +264,19 @@ def _gain(ours, theirs, name, seed):
 
 
 def _score_each_client(task, split, positions, log_probs, clients=None):
-    """Score client after client, so that memory holds one client's scores at a time."""
+    """Score some clients' scores at a time, so that memory holds no more than CELLS_AT_ONCE."""
     clients = np.arange(len(task.clients)) if clients is None else clients
     first, end = task.clients.target_bounds(split, clients)
     ends = np.cumsum(end - first)
-
-    def score(client, own):
-        scores = metrics.score_targets(log_probs(client, own), task.classes[positions[own]])
-        task.let_go()
-        return scores
-
-    parts = [
-        score(client, slice(*own))
-        for client, *own in zip(clients.tolist(), ends - (end - first), ends, strict=True)
-        if own[0] < own[1]
-    ]
+    parts, waiting, begin = [], [], 0
+    for client, start, stop in zip(clients.tolist(), ends - (end - first), ends, strict=True):
+        if start < stop:
+            waiting.append(log_probs(client, slice(start, stop)))
+            task.let_go()
+        if waiting and (stop == len(positions) or sum(w.size for w in waiting) > CELLS_AT_ONCE):
+            targets = task.classes[positions[begin:stop]]
+            parts.append(metrics.score_targets(np.concatenate(waiting), targets))
+            waiting, begin = [], stop
     return Evaluation(
         split,
         positions,

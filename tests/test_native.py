@@ -1,6 +1,7 @@
 """fedgru/native: local steps in C give XLA's numbers at every size, or say why they cannot run."""
 
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -131,9 +132,24 @@ def test_a_fault_in_the_c_code_is_seen(engines, tmp_path, fault, monkeypatch):
     assert not gaps(both) < 10
 
 
-def test_it_does_not_read_what_it_has_not_written(engines):
-    both = engines(client_lr=0.003, dropout=0.3)
+@pytest.mark.parametrize("size", ["dropout", "more rows than a tile"])  # without and with AMX's
+def test_it_does_not_read_what_it_has_not_written(engines, size):
+    both = engines(client_lr=0.003, **SIZES[size])
     both.native._native._memory.append(np.full(1 << 24, 0xFF, np.uint8))  # NaN everywhere
+    assert gaps(both) < 1
+    weights = gru.init_weights(both.xla.task.spec, seeding.rng(0, "weights"))
+    bounds = both.xla.task.clients.starts
+    both.native._native._memory.append(np.full(1 << 24, 0xFF, np.uint8))
+    walked = both.native.hidden_states(weights, bounds[:-1], bounds[1:], np.arange(bounds[-1]))
+    assert np.isfinite(walked).all()
+
+
+def test_a_step_without_a_target_moves_by_its_moments_alone(engines):
+    both = engines(client_lr=0.003, local_epochs=2)
+    for engine in (both.native, both.xla):
+        for client in (0, 2, 5):
+            data = engine._prepare(client)
+            data.arrays[3][1] = 0.0  # the mask of the second step
     assert gaps(both) < 1
 
 
@@ -251,6 +267,26 @@ def test_other_sources_are_another_library(fresh, tmp_path):
     assert len(list(folder.iterdir())) == 2
 
 
+def test_a_library_that_is_broken_is_made_anew(fresh, tmp_path, caplog):
+    fresh.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
+    compiler.load()
+    (kept,) = (tmp_path / "kept").glob("*/*.so")
+    kept.write_bytes(b"half a file")
+    compiler.first_try.cache_clear()
+    assert compiler.load().fedgru_walk_struct_bytes() > 0
+    assert caplog.messages[0].startswith(f"{kept} cannot be loaded and is made anew: ")
+    assert kept.stat().st_size > 10_000
+
+
+def test_a_compiler_whose_work_cannot_be_loaded(fresh, tmp_path):
+    path = tmp_path / "mycc"
+    path.write_text("#!/bin/sh\nfor last; do [ $a = -o ] && echo text > $last; a=$last; done\n")
+    path.chmod(0o755)
+    fresh.setenv("CC", str(path))
+    with pytest.raises(Unavailable, match=f"^what {path} made cannot be loaded: "):
+        compiler.load()
+
+
 def test_a_folder_that_cannot_be_written_is_told(fresh, tmp_path, caplog):
     (tmp_path / "kept").write_text("a file")
     fresh.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
@@ -259,10 +295,10 @@ def test_a_folder_that_cannot_be_written_is_told(fresh, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("flags", ["-mno-amx-bf16", "-mno-avx512f", "-mno-avx", "-O1"])
-def test_every_kind_of_processor(fresh, engines, flags):
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64")
+def test_every_kind_of_processor(monkeypatch, engines, flags):
     both = engines(client_lr=0.003, dropout=0.3, hidden_dim=33, batch_size=8, seq_len=3)
-    fresh.setenv("CC", f"cc {flags}")
-    fresh.setattr(compiler, "FLAGS", (*compiler.FLAGS, flags))
+    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, flags))
     task = both.native.task
     both.native._native = NativeCode(
         task.spec, task.settings.client, compiler.load_from(compiler.FOLDER)

@@ -263,7 +263,7 @@ class JaxEngine(Engine):
         spec = self.task.spec
         state = gru.zero_state(spec.cell, spec.hidden_dim, WALK_ROWS)
         with on_device(self.device):
-            for positions, starts, row_ids, numbers in self._parts(rows, WALK_SEQ_LEN):
+            for positions, starts, row_ids, numbers in self._parts(rows, WALK_SEQ_LEN, True):
                 states, state, _ = self._walk_step(weights, row_ids, numbers, state, starts)
                 asked = place(positions)
                 hidden[asked[asked >= 0]] = np.asarray(states)[asked >= 0][:, : hidden.shape[1]]
@@ -274,10 +274,15 @@ class JaxEngine(Engine):
         for positions, starts, row_ids, numbers in self._parts(rows, NATIVE_WALK_SEQ_LEN):
             self._native.walk(weights, row_ids, numbers, starts, place(positions), state, hidden)
 
-    def _parts(self, rows, seq_len):
-        """Yield positions [seq_len, rows], -1 behind a row; starts, row ids and numbers there."""
+    def _parts(self, rows, seq_len, whole=False):
+        """Yield positions [seq_len, rows], -1 behind a row; starts, row ids and numbers there.
+
+        The last part may be shorter, unless it is to be `whole`: XLA would compile it anew.
+        """
         inputs = self.task.inputs
-        length = -(-max(len(positions) for positions, _ in rows) // seq_len) * seq_len
+        length = max(len(positions) for positions, _ in rows)
+        if whole:
+            length = -(-length // seq_len) * seq_len
         positions = np.full((length, WALK_ROWS), -1)
         starts = np.zeros((length, WALK_ROWS), bool)
         for row, (row_positions, row_starts) in enumerate(rows):

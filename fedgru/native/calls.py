@@ -2,7 +2,7 @@
 
 import ctypes
 from contextlib import contextmanager
-from ctypes import POINTER, c_float, c_int64, c_uint32, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int64, c_uint32, c_void_p
 
 import numpy as np
 
@@ -20,26 +20,26 @@ DATA = {
 
 
 class _Weights(ctypes.Structure):
-    """`Weights` of cell.h."""
+    """`Weights` of space.h."""
 
     _fields_ = [(name, c_void_p) for name in WEIGHTS]
 
 
 class _Job(ctypes.Structure):
-    """`Job` of cell.h, field by field."""
+    """`Job` of space.h, field by field."""
 
     _fields_ = [
         *((name, c_int64) for name in ("batch", "seq_len", "num_ids", "num_numbers", "hidden_dim")),
         *((name, c_int64) for name in ("num_classes", "num_table", "num_own", "steps_per_pass")),
         *((name, c_int64) for name in ("num_steps", "adam")),
-        *((name, c_float) for name in ("client_lr", "dropout")),
+        *((name, c_float) for name in ("client_lr", "kept")),
         ("key", c_uint32 * 2),
         ("row_ids", c_void_p),
         *((name, c_void_p) for name in DATA),
         ("weights", _Weights),
         ("update", _Weights),
         ("stop", c_void_p),
-        *((name, c_float) for name in ("loss_sum", "num_correct")),
+        *((name, c_double) for name in ("loss_sum", "num_correct")),
     ]
 
 
@@ -100,7 +100,7 @@ class NativeCode:
             declared.restype = c_int64
             if declared() != ctypes.sizeof(struct):
                 raise AssertionError(f"{struct.__name__} is another one in C")
-        self.uses_tiles = bool(library.fedgru_start())
+        self.uses_tiles = bool(library.fedgru_uses_tiles())
         self._memory = []  # to work in; what is not in use
         self.clients_trained = 0
 
@@ -115,7 +115,7 @@ class NativeCode:
                 use.
 
         Returns:
-            (update, sums): name -> float32 array, of `rows` the client's own alone, and float32 [5]
+            (update, sums): name -> float32 array, of `rows` the client's own alone, and float64 [5]
             as from `run_steps`.
         """
         job, spec = _Job(), self._spec
@@ -136,14 +136,14 @@ class NativeCode:
         job.num_table, job.num_own = data.num_table, len(data.row_ids)
         job.steps_per_pass, job.num_steps = data.steps, data.steps * data.passes
         job.adam = self._client.client_optimizer == "adam"
-        job.client_lr, job.dropout = self._client.client_lr, spec.dropout
+        job.client_lr, job.kept = self._client.client_lr, 1.0 - spec.dropout
         kept.append(_point(job, "stop", np.zeros(1) if stop is None else stop, np.int32))
         job.key[:] = [int(word) for word in key]
         with self._space(self._library.fedgru_local_steps_bytes(job)) as space:
             self._library.fedgru_local_steps(job, space)  # Python's lock is released meanwhile
         del kept
         self.clients_trained += 1
-        return update, np.array([job.loss_sum, job.num_correct, 0, 0, 0], np.float32)
+        return update, np.array([job.loss_sum, job.num_correct, 0, 0, 0])
 
     def walk(self, weights, rows, numbers, starts, places, state, hidden):
         """Run the cell over rows in which one sequence follows another; keep states asked for.

@@ -13,6 +13,7 @@ from functools import cache as once
 from pathlib import Path
 
 from fedgru import cache
+from fedgru.storage import write_whole
 
 FOLDER = Path(__file__).parent
 SOURCE = "native.c"
@@ -60,13 +61,25 @@ def load_from(sources):
     name = f"native-{digest.hexdigest()[:16]}.so"
     folder = cache.compiled_folder()
     if folder is not None and (folder / name).exists():
-        return ctypes.CDLL(str(folder / name))
-    with tempfile.TemporaryDirectory() as scratch:
-        made = Path(scratch) / name
-        _compile(compiler, sources, made)
-        if folder is not None:
-            made = _keep(made, folder)
-        return ctypes.CDLL(str(made))  # once loaded, its file is not needed any more
+        try:
+            return _open(folder / name)
+        except OSError as error:
+            logger.warning("%s cannot be loaded and is made anew: %s", folder / name, error)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            made = Path(scratch) / name
+            _compile(compiler, sources, made)
+            if folder is not None:
+                _keep(made, folder)
+            return _open(made)  # once loaded, its file is not needed any more
+    except OSError as error:
+        raise Unavailable(f"what {compiler[0]} made cannot be loaded: {error}") from error
+
+
+def _open(path):
+    library = ctypes.CDLL(str(path))
+    library.fedgru_start()
+    return library
 
 
 def find_compiler():
@@ -86,7 +99,8 @@ def find_compiler():
 def _compile(compiler, sources, target):
     command = [*compiler, *FLAGS, str(sources / SOURCE), "-o", str(target), "-lm"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        plain = os.environ | {"LC_ALL": "C"}
+        done = subprocess.run(command, capture_output=True, text=True, env=plain)
     except OSError as error:
         raise Unavailable(f"{compiler[0]} cannot be run: {error.strerror}") from error
     if done.returncode:
@@ -96,13 +110,11 @@ def _compile(compiler, sources, target):
 
 
 def _keep(made, folder):
-    """Move a library into a folder, whole or not at all; return where it can be loaded from."""
+    """Put a library into a folder, whole or not at all; say so if it cannot be."""
+    beside = folder / f"{made.stem}-{os.getpid()}.so"  # another process may be at the same
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as beside:
-            beside.write(made.read_bytes())
-        os.replace(beside.name, folder / made.name)
+        write_whole(beside, lambda stream: stream.write(made.read_bytes()))
+        beside.replace(folder / made.name)
     except OSError as error:
         logger.warning("the compiled local steps are not kept: %s", error)
-        return made
-    return folder / made.name

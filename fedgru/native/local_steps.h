@@ -14,12 +14,12 @@
 static void prepare_inputs(Space *s, int64_t at, int64_t step) {
     const Job *job = s->job;
     const int64_t own = job->num_own, ids = job->num_ids, count = job->num_numbers, width = own + count;
-    if (job->dropout > 0) { /* one mask per sequence and local step, as Keras draws it */
+    if (job->kept < 1.0f) { /* one mask per sequence and local step, as Keras draws it */
         Key key = fold_in((Key){{job->key[0], job->key[1]}}, (uint32_t)step);
         for (int64_t b = 0; b < job->batch; b++) {
             uint32_t first = (uint32_t)(b * (job->num_table + count));
-            draw_kept(key, 1.0f - job->dropout, first, own, s->scale + b * width);
-            draw_kept(key, 1.0f - job->dropout, first + (uint32_t)job->num_table, count,
+            draw_kept(key, job->kept, first, own, s->scale + b * width);
+            draw_kept(key, job->kept, first + (uint32_t)job->num_table, count,
                       s->scale + b * width + own);
         }
     } else {
@@ -97,6 +97,7 @@ static void score(Space *s, Job *job, int64_t at) {
     float num_targets = 0;
     for (int64_t i = 0; i < s->length * job->batch; i++) num_targets += job->mask[from + i];
     const float mean = 1.0f / (num_targets > 1.0f ? num_targets : 1.0f);
+    float loss_sum = 0, num_correct = 0;
     vec d_prior_scale = {0};
     for (int64_t p = 0; p < s->length * s->B; p++) {
         int64_t t = p / s->B, b = p % s->B, i = from + t * job->batch + b;
@@ -114,19 +115,21 @@ static void score(Space *s, Job *job, int64_t at) {
         const float most = scores[first], at_target = scores[job->targets[i]];
         vec total = {0};
         for (int64_t c = 0; c < s->C; c += LANES) {
-            vec e = choose(load(scores + c) > NO_CLASS / 2, exponential(load(scores + c) - most), (vec){0});
+            vec e = choose(load(scores + c) <= NO_CLASS / 2, (vec){0}, exponential(load(scores + c) - most));
             store(scores + c, e);
             total += e;
         }
         const float denominator = sum(total), mask = job->mask[i];
-        job->loss_sum += mask * (logf(denominator) - (at_target - most));
-        job->num_correct += mask * (float)(first == job->targets[i]);
+        loss_sum += mask * (logf(denominator) - (at_target - most));
+        num_correct += mask * (float)(first == job->targets[i]);
         for (int64_t c = 0; c < s->C; c += LANES)
             store(scores + c, load(scores + c) * (mask * mean / denominator));
         scores[job->targets[i]] -= mask * mean;
         for (int64_t c = 0; log_prior && c < classes; c += LANES)
             d_prior_scale += load(scores + c) * load_some(log_prior + c, classes - c);
     }
+    job->loss_sum += loss_sum;
+    job->num_correct += num_correct;
     s->d_prior_scale = sum(d_prior_scale);
     for (int64_t k = 0; k < s->H; k += HEAD)
         for (int64_t p = 0; p < s->length * s->B; p += ROWS) {
@@ -139,7 +142,7 @@ static void score(Space *s, Job *job, int64_t at) {
         }
 }
 
-/* The same for all else that belongs to a block of units. */
+/* Gradients by the other weights of a block of units, each a sum over all positions; the step by them. */
 static void adjust_block(const Space *s, int64_t u) {
     const Job *job = s->job;
     const int64_t positions = s->length * s->B, own = job->num_own;

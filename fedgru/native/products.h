@@ -35,7 +35,11 @@ INLINE void multiply(const int width, Left a, const float *b, int64_t stride, ve
         for (int j = 0; j < width; j++) sums[r * width + j] = c[r][j];
 }
 
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#else
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#endif
 
 /* to[j][i] = from[i][j], 16 by 16: blocks of 8, 4, 2, 1 beside the diagonal change places. */
 static void transpose(const float *from, int64_t from_stride, float *to, int64_t to_stride) {

@@ -8,14 +8,12 @@
 #ifndef FEDGRU_SPACE_H
 #define FEDGRU_SPACE_H
 
-#include <stdlib.h>
-
 #include "products.h"
 #include "tiles.h"
 
 #define GATES 3
 #define PULLED (GATES * LANES) /* what a block of units takes from the state: candidate, update, reset */
-#define KEPT (4 * LANES)
+#define KEPT (4 * LANES) /* what a block keeps of a position for the way back, and what then comes of it */
 #define HEAD 32 /* columns of a panel of the head's kernel */
 #define NO_CLASS -1e30f
 
@@ -28,7 +26,7 @@ typedef struct {
     int64_t num_table;                         /* rows of the table that dropout is drawn for */
     int64_t num_own, steps_per_pass, num_steps;
     int64_t adam;                              /* 1, or 0 for plain gradient descent */
-    float client_lr, dropout;
+    float client_lr, kept;                     /* kept: the share of inputs that dropout keeps */
     uint32_t key[2];
     const int32_t *row_ids;                    /* [num_own], rows of weights.rows */
     const int32_t *rows;                       /* [steps, seq_len, batch, num_ids], own rows or -1 */
@@ -38,7 +36,7 @@ typedef struct {
     const float *log_prior;                    /* [steps, seq_len, batch, num_classes], or null */
     Weights weights, update;                   /* update.rows: [num_own, 3 * hidden_dim] */
     const volatile int32_t *stop;              /* looked at before each local step: not 0 ends the work */
-    float loss_sum, num_correct;
+    double loss_sum, num_correct;
 } Job;
 
 typedef struct {
@@ -89,30 +87,30 @@ typedef struct {
 
 static int64_t up(int64_t size, int64_t to) { return (size + to - 1) / to * to; }
 
-static void *carve(char **at, int64_t size_bytes) {
-    void *here = *at;
+static void *carve(intptr_t *at, int64_t size_bytes) {
+    void *here = (void *)*at;
     *at += up(size_bytes, 64) + 64; /* the odd line keeps equal places of arrays off the same cache sets */
     return here;
 }
 
-static float *floats(char **at, int64_t size) { return carve(at, size * (int64_t)sizeof(float)); }
+static float *floats(intptr_t *at, int64_t size) { return carve(at, size * (int64_t)sizeof(float)); }
 
-static Slots slots(char **at, const Job *job, int64_t size) {
+static Slots slots(intptr_t *at, const Job *job, int64_t size) {
     Slots s = {floats(at, size), NULL, NULL};
     if (job->adam) s.m = floats(at, size), s.v = floats(at, size);
     return s;
 }
 
-static uint32_t *tiles(char **at, int64_t count) { return carve(at, count * PARTS * (int64_t)sizeof(uint32_t)); }
+static uint32_t *tiles(intptr_t *at, int64_t count) { return carve(at, count * PARTS * (int64_t)sizeof(uint32_t)); }
 
 static int tiles_permitted; /* see fedgru_start */
 
 static int64_t lay_out(const Job *job, char *memory, Space *s) {
-    char *at = memory;
+    intptr_t at = (intptr_t)memory;
     s->job = job;
     s->H = up(job->hidden_dim, HEAD);
     s->U = s->H / LANES;
-    s->tiles = tiles_permitted && 2 * job->batch >= TILE_ROWS; /* they multiply 16 rows, or some in vain */
+    s->tiles = tiles_permitted && 2 * job->batch >= TILE_ROWS; /* with fewer rows vectors are faster */
     s->B = up(job->batch, s->tiles ? TILE_ROWS : ROWS);
     s->P = job->seq_len * s->B;
     s->C = up(job->num_classes, HEAD);
@@ -146,7 +144,7 @@ static int64_t lay_out(const Job *job, char *memory, Space *s) {
     s->touched = carve(&at, job->num_own);
     s->first_use = carve(&at, (job->num_own + 1) * (int64_t)sizeof(int64_t));
     s->uses = carve(&at, s->P * job->num_ids * (int64_t)sizeof(Use));
-    return at - memory;
+    return at - (intptr_t)memory;
 }
 
 static int64_t space_bytes(const Job *job) {

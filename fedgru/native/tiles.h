@@ -3,7 +3,7 @@
  * The tiles multiply numbers of 8 bits (bfloat16) and add in float32, 16 times as fast as vectors
  * multiply float32. A float32 is the sum of three such numbers exactly: its upper 8 bits of
  * mantissa, the next 8 and the last 8. Of the nine products of two such sums the six largest are
- * taken; what is left out is below 2^-22 of the product, as is the rounding of a float32. Six
+ * taken; each of the others is below 2^-22 of the product, and a float32 is rounded to 2^-24 of it. Six
  * products and the loading of tiles still take less than half the time of one in float32.
  * Source: Henry, Tang and Heinecke 2019 (arXiv:1904.06376), "bfloat16x3".
  *

@@ -43,7 +43,7 @@ INLINE vec choose(ivec where, vec yes, vec no) {
     return (vec)(((ivec)yes & where) | ((ivec)no & ~where));
 }
 
-/* 1 / x, to 2 units in the last place; infinite at 0. A division takes four times as long. */
+/* 1 / x, to 2 units in the last place; x is neither 0 nor infinite. A division takes four times as long. */
 INLINE vec reciprocal(vec x) {
 #ifdef __AVX512F__
     vec y = (vec)_mm512_rcp14_ps((__m512)x);
