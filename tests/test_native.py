@@ -132,7 +132,7 @@ def test_a_fault_in_the_c_code_is_seen(engines, tmp_path, fault, monkeypatch):
     assert not gaps(both) < 10
 
 
-@pytest.mark.parametrize("size", ["dropout", "more rows than a tile"])  # without and with AMX's
+@pytest.mark.parametrize("size", ["dropout", "more rows than a tile"])
 def test_it_does_not_read_what_it_has_not_written(engines, size):
     both = engines(client_lr=0.003, **SIZES[size])
     both.native._native._memory.append(np.full(1 << 24, 0xFF, np.uint8))  # NaN everywhere
@@ -294,7 +294,7 @@ def test_a_folder_that_cannot_be_written_is_told(fresh, tmp_path, caplog):
     assert caplog.messages[0].startswith("the compiled local steps are not kept: ")
 
 
-@pytest.mark.parametrize("flags", ["-mno-amx-bf16", "-mno-avx512f", "-mno-avx", "-O1"])
+@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx", "-O1"])
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64")
 def test_every_kind_of_processor(monkeypatch, engines, flags):
     both = engines(client_lr=0.003, dropout=0.3, hidden_dim=33, batch_size=8, seq_len=3)

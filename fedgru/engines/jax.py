@@ -90,7 +90,7 @@ class JaxEngine(Engine):
     def local_loop(self):
         """What runs the local steps, in words; where it is not the C code, why not."""
         if self._native is not None:
-            return f"local steps in C{' with AMX' if self._native.uses_tiles else ''}"
+            return "local steps in C"
         why = f": {self._why_not_native}" if self._why_not_native else ""
         return f"local steps by XLA{why}"
 

@@ -86,7 +86,6 @@ class NativeCode:
         library: from `compiler.load`.
 
     Attributes:
-        uses_tiles: bool, whether recurrent products run on the tile registers of AMX.
         clients_trained: int, a test reads it.
     """
 
@@ -100,7 +99,6 @@ class NativeCode:
             declared.restype = c_int64
             if declared() != ctypes.sizeof(struct):
                 raise AssertionError(f"{struct.__name__} is another one in C")
-        self.uses_tiles = bool(library.fedgru_uses_tiles())
         self._memory = []  # to work in; what is not in use
         self.clients_trained = 0
 

@@ -1,13 +1,10 @@
 /* The GRU forward and back through one time step, by blocks of units; products in float32 vectors.
  *
  * A tile of a product holds whole gates of some units, so that what is done element by element happens while
- * they are in registers. The recurrent kernel's gradient is never written to memory: a tile of it goes from
- * its sum into the optimizer.
- */
+ * they are in registers. */
 #ifndef FEDGRU_CELL_H
 #define FEDGRU_CELL_H
 
-#include "optimizer.h"
 #include "space.h"
 
 /* What the numbers of time step t give the gates, and the bias. */
@@ -100,18 +97,6 @@ static void go_back(const Space *s, int64_t t) {
             for (int r = 0; r < ROWS; r++)
                 for (int j = 0; j < 2; j++) pull_back_further(s, k / LANES + j, t, b + r, sums[r * 2 + j]);
         }
-}
-
-/* The recurrent kernel's gradient for a block of units, a sum over all positions, and the step by it. */
-static void adjust_recurrent(const Space *s, int64_t u) {
-    for (int64_t k = 0; k < s->H; k += ROWS) {
-        vec sums[ROWS * GATES];
-        Left left = {hidden_at(s, k / LANES, 0) + k % LANES, 1, LANES, 0, s->length * s->B, 1};
-        multiply(GATES, left, s->back + u * s->P * KEPT, KEPT, sums);
-        for (int i = 0; i < ROWS * GATES; i++)
-            adjust(s, s->recurrent, (u * s->H + k) * PULLED + i * LANES, sums[i], s->fresh);
-    }
-    if (!s->last) lay_out_kernel(s, u);
 }
 
 #endif

@@ -62,7 +62,7 @@ def load_from(sources):
     folder = cache.compiled_folder()
     if folder is not None and (folder / name).exists():
         try:
-            return _open(folder / name)
+            return ctypes.CDLL(str(folder / name))
         except OSError as error:
             logger.warning("%s cannot be loaded and is made anew: %s", folder / name, error)
     try:
@@ -71,15 +71,9 @@ def load_from(sources):
             _compile(compiler, sources, made)
             if folder is not None:
                 _keep(made, folder)
-            return _open(made)  # once loaded, its file is not needed any more
+            return ctypes.CDLL(str(made))  # once loaded, its file is not needed any more
     except OSError as error:
         raise Unavailable(f"what {compiler[0]} made cannot be loaded: {error}") from error
-
-
-def _open(path):
-    library = ctypes.CDLL(str(path))
-    library.fedgru_start()
-    return library
 
 
 def find_compiler():

@@ -1,13 +1,15 @@
 /* A client's local steps: forward, back, and the optimizer.
  *
  * The same numbers as fedgru/engines/local_steps.py, but for rounding; names and the order of the gates are
- * those of fedgru/models/gru.py. The optimizer's slots need no zeros before the first step, and a row of the
+ * those of fedgru/models/gru.py. No gradient of a kernel or a table is written to memory: a tile of it goes
+ * from its sum over all positions into the optimizer. The optimizer's slots need no zeros before the first step, and a row of the
  * table no step before the first that reads it, for its gradient and moments are zero till then.
  */
 #ifndef FEDGRU_LOCAL_STEPS_H
 #define FEDGRU_LOCAL_STEPS_H
 
-#include "cell_tiles.h"
+#include "cell.h"
+#include "optimizer.h"
 #include "threefry.h"
 
 /* Draw dropout, scale the numbers, and list for each own row where it is read. */
@@ -142,6 +144,17 @@ static void score(Space *s, Job *job, int64_t at) {
         }
 }
 
+/* The recurrent kernel's gradient for a block of units, a sum over all positions, and the step by it. */
+static void adjust_recurrent(const Space *s, int64_t u) {
+    for (int64_t k = 0; k < s->H; k += ROWS) {
+        vec sums[ROWS * GATES];
+        Left left = {hidden_at(s, k / LANES, 0) + k % LANES, 1, LANES, 0, s->length * s->B, 1};
+        multiply(GATES, left, s->back + u * s->P * KEPT, KEPT, sums);
+        for (int i = 0; i < ROWS * GATES; i++)
+            adjust(s, s->recurrent, (u * s->H + k) * PULLED + i * LANES, sums[i], s->fresh);
+    }
+}
+
 /* Gradients by the other weights of a block of units, each a sum over all positions; the step by them. */
 static void adjust_block(const Space *s, int64_t u) {
     const Job *job = s->job;
@@ -205,8 +218,7 @@ static void run_local_steps(Job *job, char *memory) {
     Space space, *s = &space;
     lay_out(job, (char *)up((int64_t)memory, 64), s);
     start(s);
-    const Products products = start_products(s);
-    for (int64_t u = 0; u < s->U; u++) products.lay_out_kernel(s, u);
+    for (int64_t u = 0; u < s->U; u++) lay_out_kernel(s, u);
     for (int64_t c = 0; c < s->C; c += HEAD)
         for (int64_t k = 0; k < s->H; k += LANES) transpose_head(s, c, k);
     job->loss_sum = job->num_correct = 0;
@@ -228,14 +240,14 @@ static void run_local_steps(Job *job, char *memory) {
         prepare_inputs(s, at, step);
         for (int64_t t = 0; t < s->length; t++) {
             read_inputs(s, at, t);
-            products.advance(s, t);
+            advance(s, t);
         }
         score(s, job, at);
         pull_back_last(s);
-        for (int64_t t = s->length - 2; t >= 0; t--) products.go_back(s, t);
-        products.lay_out_hidden(s);
+        for (int64_t t = s->length - 2; t >= 0; t--) go_back(s, t);
         for (int64_t u = 0; u < s->U; u++) {
-            products.adjust_recurrent(s, u);
+            adjust_recurrent(s, u);
+            if (!s->last) lay_out_kernel(s, u);
             adjust_block(s, u);
         }
         for (int64_t row = 0; row < job->num_own; row++)
@@ -243,7 +255,6 @@ static void run_local_steps(Job *job, char *memory) {
         adjust_head(s);
     }
     finish(s);
-    products.end();
 }
 
 #endif

@@ -2,12 +2,6 @@
 #include "local_steps.h"
 #include "walk.h"
 
-/* To be called once, by who loads the library, before anything else. */
-void fedgru_start(void) { tiles_permitted = permit_tiles(); }
-
-/* Whether recurrent products run on AMX's tiles. */
-int fedgru_uses_tiles(void) { return tiles_permitted; }
-
 /* Bytes of memory that a call works in. */
 int64_t fedgru_local_steps_bytes(const Job *job) { return space_bytes(job); }
 

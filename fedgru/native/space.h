@@ -1,15 +1,14 @@
 /* What a call works on: its arguments, and its arrays laid out in the memory it is given.
  *
  * Hidden units go in blocks of 16, one vector. All that belongs to a block lies together, its three gates
- * side by side. Sizes are padded: hidden units and classes to a multiple of 32, the batch to one of ROWS, or
- * of 16 for tiles. Padded units have zero weights and stay zero, padded classes have a bias of -1e30, so their
+ * side by side. Sizes are padded: hidden units and classes to a multiple of 32, the batch to one of
+ * ROWS. Padded units have zero weights and stay zero, padded classes have a bias of -1e30, so their
  * probability is zero; neither has a gradient. Padded sequences have no targets.
  */
 #ifndef FEDGRU_SPACE_H
 #define FEDGRU_SPACE_H
 
 #include "products.h"
-#include "tiles.h"
 
 #define GATES 3
 #define PULLED (GATES * LANES) /* what a block of units takes from the state: candidate, update, reset */
@@ -56,7 +55,6 @@ typedef struct {
     float rate, d_prior_scale;
     int fresh;                 /* in the first local step: slots hold nothing yet */
     int last;                  /* in the last one: nobody reads slots again, or the kernel laid out */
-    int tiles;                 /* whether AMX multiplies; the batch then is padded to TILE_ROWS */
     Slots recurrent;           /* [U, H, PULLED] */
     Slots rows;                /* [U, num_own, PULLED], gates in order */
     Slots numbers;             /* [U, num_numbers, PULLED] */
@@ -64,12 +62,7 @@ typedef struct {
     Slots head_kernel;         /* [C / HEAD, H, HEAD] */
     Slots head_bias;           /* [C] */
     Slots prior_scale;         /* [1] */
-    float *recurrent_t;        /* [H / HEAD, U * PULLED, HEAD], without tiles */
-    uint32_t *kernel_tiles;    /* [U, H / 32, GATES, PARTS]: the recurrent kernel, 32 of its rows a tile */
-    uint32_t *kernel_t_tiles;  /* [U / 2, K, 2, PARTS]: transposed, 32 of its columns; K = U * GATES / 2 */
-    uint32_t *left_tiles;      /* [B / 16, K, PARTS]: what it is multiplied by at one time step */
-    uint32_t *hidden_t_tiles;  /* [U, Q, PARTS]: states, 16 units by 32 positions; Q = P / 32, rounded up */
-    uint32_t *back_tiles;      /* [Q, GATES, PARTS]: of one block of units */
+    float *recurrent_t;        /* [H / HEAD, U * PULLED, HEAD] */
     float *head_kernel_t;      /* [H / HEAD, C, HEAD] */
     float *hidden;             /* [U, B + P, LANES]: the state before step t at t * B */
     float *inputs;             /* [U, B, PULLED], of one time step */
@@ -101,17 +94,12 @@ static Slots slots(intptr_t *at, const Job *job, int64_t size) {
     return s;
 }
 
-static uint32_t *tiles(intptr_t *at, int64_t count) { return carve(at, count * PARTS * (int64_t)sizeof(uint32_t)); }
-
-static int tiles_permitted; /* see fedgru_start */
-
 static int64_t lay_out(const Job *job, char *memory, Space *s) {
     intptr_t at = (intptr_t)memory;
     s->job = job;
     s->H = up(job->hidden_dim, HEAD);
     s->U = s->H / LANES;
-    s->tiles = tiles_permitted && 2 * job->batch >= TILE_ROWS; /* with fewer rows vectors are faster */
-    s->B = up(job->batch, s->tiles ? TILE_ROWS : ROWS);
+    s->B = up(job->batch, ROWS);
     s->P = job->seq_len * s->B;
     s->C = up(job->num_classes, HEAD);
     s->N = up(job->num_numbers, ROWS);
@@ -122,15 +110,7 @@ static int64_t lay_out(const Job *job, char *memory, Space *s) {
     s->head_kernel = slots(&at, job, s->C * s->H);
     s->head_bias = slots(&at, job, s->C);
     s->prior_scale = slots(&at, job, LANES);
-    s->recurrent_t = s->tiles ? NULL : floats(&at, s->U * s->H * PULLED);
-    if (s->tiles) {
-        const int64_t Q = up(s->P, 2 * TILE_ROWS) / (2 * TILE_ROWS), K = s->U * GATES / 2;
-        s->kernel_tiles = tiles(&at, s->U * s->H / 32 * GATES);
-        s->kernel_t_tiles = tiles(&at, s->U * K);
-        s->left_tiles = tiles(&at, s->B / TILE_ROWS * K);
-        s->hidden_t_tiles = tiles(&at, s->U * Q);
-        s->back_tiles = tiles(&at, Q * GATES);
-    }
+    s->recurrent_t = floats(&at, s->U * s->H * PULLED);
     s->head_kernel_t = floats(&at, s->C * s->H);
     s->hidden = floats(&at, s->U * (s->B + s->P) * LANES);
     s->inputs = floats(&at, s->U * s->B * PULLED);

@@ -2,7 +2,7 @@
 #ifndef FEDGRU_WALK_H
 #define FEDGRU_WALK_H
 
-#include "cell_tiles.h"
+#include "cell.h"
 
 typedef struct {
     int64_t num_rows, length, num_ids, num_numbers, hidden_dim;
@@ -57,8 +57,6 @@ static void run_walk(const Walk *walk, char *memory) {
     Space space, *s = &space;
     lay_out(&job, (char *)up((int64_t)memory, 64), s);
     start(s);
-    const Products products = start_products(s);
-    for (int64_t u = 0; u < s->U; u++) products.lay_out_kernel(s, u);
     memset(s->scaled, 0, (size_t)(s->B * s->N) * sizeof(float)); /* of padded rows too */
     memset(s->hidden, 0, (size_t)(s->U * 2 * s->B * LANES) * sizeof(float));
     for (int64_t b = 0; b < walk->num_rows; b++) take_state(s, walk->state, b, b);
@@ -67,7 +65,7 @@ static void run_walk(const Walk *walk, char *memory) {
             for (int64_t u = 0; walk->starts[t * walk->num_rows + b] && u < s->U; u++)
                 store(hidden_at(s, u, b), (vec){0});
         read_inputs_of_walk(s, walk, t);
-        products.advance(s, 0);
+        advance(s, 0);
         for (int64_t b = 0; b < walk->num_rows; b++) {
             int64_t place = walk->places[t * walk->num_rows + b];
             if (place >= 0) give_state(s, walk->hidden, s->B + b, place);
@@ -76,7 +74,6 @@ static void run_walk(const Walk *walk, char *memory) {
             memcpy(hidden_at(s, u, 0), hidden_at(s, u, s->B), (size_t)(s->B * LANES) * sizeof(float));
     }
     for (int64_t b = 0; b < walk->num_rows; b++) give_state(s, walk->state, b, b);
-    products.end();
 }
 
 #endif
