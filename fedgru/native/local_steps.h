@@ -2,8 +2,8 @@
  *
  * The same numbers as fedgru/engines/local_steps.py, but for rounding; names and the order of the gates are
  * those of fedgru/models/gru.py. No gradient of a kernel or a table is written to memory: a tile of it goes
- * from its sum over all positions into the optimizer. The optimizer's slots need no zeros before the first step, and a row of the
- * table no step before the first that reads it, for its gradient and moments are zero till then.
+ * from its sum over all positions into the optimizer, whose slots need no zeros before the first step. A row of
+ * the table needs no step before the first that reads it: its gradient and moments are zero till then.
  */
 #ifndef FEDGRU_LOCAL_STEPS_H
 #define FEDGRU_LOCAL_STEPS_H
