@@ -15,6 +15,7 @@ from fedgru.models.gru import ModelSpec
 from fedgru.protection import Protection, make_protection
 
 KEPT_SHARE = 0.25  # of the clients in a cohort: with fewer, what is kept is seldom used again
+LET_GO_EVERY = 8  # clients, about: each time takes processor time of its own
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,8 @@ class Task:
             passes=batches.passes,
             num_examples=int((targets >= 0).sum()) * batches.passes,
         )
-        self.let_go()  # of a client's pages, as the system maps many around each that is read
+        if client % LET_GO_EVERY == 0:  # of pages: the system maps many around each that is read
+            self.let_go()
         return data
 
     def _protected(self, inputs_at, padded):
