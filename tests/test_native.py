@@ -280,7 +280,7 @@ def test_a_library_that_is_broken_is_made_anew(fresh, tmp_path, caplog):
 
 def test_a_compiler_whose_work_cannot_be_loaded(fresh, tmp_path):
     path = tmp_path / "mycc"
-    path.write_text("#!/bin/sh\nfor last; do [ $a = -o ] && echo text > $last; a=$last; done\n")
+    path.write_text("#!/bin/sh\nfor last; do [ \"$a\" = -o ] && echo text > \"$last\"; a=$last; done\n")
     path.chmod(0o755)
     fresh.setenv("CC", str(path))
     with pytest.raises(Unavailable, match=f"^what {path} made cannot be loaded: "):

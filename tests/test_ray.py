@@ -463,7 +463,7 @@ def test_no_process_outlives_a_signal_in_the_middle_of_a_round(tmp_path, name):
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
-    "--users 8 --hidden-dim 8 --prior backoff --rounds 4 --local-epochs 150 --ray-item 1 --no-eval"
+    "--users 8 --hidden-dim 8 --prior backoff --rounds 4 --local-epochs 3000 --ray-item 1 --no-eval"
 )
 
 
