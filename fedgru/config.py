@@ -449,10 +449,9 @@ def _check_together(settings):
         and settings.inputs.prior != "kernel"
     ):
         raise ConfigError("--threads has no effect with --engine reference: one after the other.")
-    for name in ("device", "local_loop", "clients_per_call"):
-        if loop.engine == "ray" and name == "local_loop":
-            continue  # its actors are jax engines
-        if loop.engine != "jax" and getattr(loop, name) != _default("loop", name):
+    heeded_by = {"device": ("jax",), "local_loop": ("jax", "ray"), "clients_per_call": ("jax",)}
+    for name, engines in heeded_by.items():
+        if loop.engine not in engines and getattr(loop, name) != _default("loop", name):
             raise ConfigError(
                 f"{option(name)} has no effect with --engine {loop.engine}. Use --engine jax, or "
                 "leave it out."

@@ -264,7 +264,7 @@ def _gain(ours, theirs, name, seed):
 
 
 def _score_each_client(task, split, positions, log_probs, clients=None):
-    """Score some clients' scores at a time, so that memory holds no more than CELLS_AT_ONCE."""
+    """Score some clients at a time: memory holds CELLS_AT_ONCE scores, and one client's more."""
     clients = np.arange(len(task.clients)) if clients is None else clients
     first, end = task.clients.target_bounds(split, clients)
     ends = np.cumsum(end - first)

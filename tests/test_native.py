@@ -193,7 +193,7 @@ def test_numbers_that_overflow_are_told(make_task):
     ],
 )
 def test_what_it_does_not_know_is_done_by_xla_and_said(make_task, given, why):
-    assert JaxEngine(make_task(device="cpu", **given)).local_loop == (
+    assert JaxEngine(make_task(device="cpu", **given)).what_runs_steps == (
         f"local steps by XLA: the C code cannot be used, {why}"
     )
     with pytest.raises(ConfigError) as error:
@@ -216,7 +216,9 @@ def test_no_compiler(fresh, make_task, tmp_path):
     fresh.delenv("CC", raising=False)
     fresh.setenv("PATH", str(tmp_path))
     engine = JaxEngine(make_task())
-    assert engine.local_loop.endswith("by XLA: the C code cannot be used, no C compiler was found")
+    assert engine.what_runs_steps == (
+        "local steps by XLA: the C code cannot be used, no C compiler was found"
+    )
     weights = gru.init_weights(engine.task.spec, seeding.rng(0, "weights"))
     assert len(list(engine.local_updates(weights, [0, 1], 1))) == 2
     assert engine.local_loops_compiled == 1
@@ -280,7 +282,8 @@ def test_a_library_that_is_broken_is_made_anew(fresh, tmp_path, caplog):
 
 def test_a_compiler_whose_work_cannot_be_loaded(fresh, tmp_path):
     path = tmp_path / "mycc"
-    path.write_text("#!/bin/sh\nfor last; do [ \"$a\" = -o ] && echo text > \"$last\"; a=$last; done\n")
+    script = 'for last; do [ "$before" = -o ] && echo text > "$last"; before=$last; done'
+    path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     fresh.setenv("CC", str(path))
     with pytest.raises(Unavailable, match=f"^what {path} made cannot be loaded: "):

@@ -79,16 +79,16 @@ class JaxEngine(Engine):
         where = f"{self.threads} threads" if self.threads > 1 else "1 thread"
         if self.clients_per_call > 1:
             where += f", up to {self.clients_per_call} clients in a call"
-        return f"{self.name} on {self.device.device_kind} ({where}; {self.local_loop})"
+        return f"{self.name} on {self.device.device_kind} ({where}; {self.what_runs_steps})"
 
     @property
     def computes_with(self):
         """See Engine.computes_with."""
-        return f"{self.name} on {self.device.device_kind}, {self.local_loop}"
+        return f"{self.name} on {self.device.device_kind}, {self.what_runs_steps}"
 
     @property
-    def local_loop(self):
-        """What runs the local steps, in words; where it is not the C code, why not."""
+    def what_runs_steps(self):
+        """In words; where it is not the C code, why not."""
         if self._native is not None:
             return "local steps in C"
         why = f": {self._why_not_native}" if self._why_not_native else ""
