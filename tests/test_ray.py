@@ -462,9 +462,9 @@ def test_no_process_outlives_a_signal_in_the_middle_of_a_round(tmp_path, name):
 
 
 ROOT = Path(__file__).parents[1]
-SMALL = (
-    "--users 8 --hidden-dim 8 --prior backoff --rounds 4 --local-epochs 3000 --ray-item 1 --no-eval"
-)
+LONG = 3000  # local epochs: a node that dies in a round must be missed before the last one
+SMALL = "--users 8 --hidden-dim 8 --prior backoff --rounds 4 --ray-item 1 --no-eval"
+SMALL += f" --local-epochs {LONG}"
 
 
 def documented(start):
@@ -547,7 +547,7 @@ def test_two_nodes_as_documented_one_of_which_dies(cluster, ray_in_place, tmp_pa
     settings = config.load(
         {
             **{"engine": "ray", "users": 8, "hidden_dim": 8, "prior": "backoff", "rounds": 4},
-            **{"local_epochs": 150, "ray_item": 1},
+            **{"local_epochs": LONG, "ray_item": 1},
         }
     )
     here, *_ = experiment.train(*experiment.open_task(settings, tmp_path), tmp_path / "here")
