@@ -35,7 +35,7 @@ WALK_SEQ_LEN = 64
 NATIVE_WALK_SEQ_LEN = 512  # each call lays its weights out anew
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # NativeCode knows it again
 class _Prepared:
     """A client's LocalData as the compiled loop takes it: time-major, own rows, padded.
 
@@ -113,10 +113,11 @@ class JaxEngine(Engine):
         cohort = [int(client) for client in cohort]
         if self._native is not None:
             stop = np.zeros(1, np.int32)
-            train = partial(self._train_natively, weights, round_num, stop)
+            train = partial(self._train_natively, self._native.weights(weights), stop)
+            keys = [self.dropout_key(round_num, client) for client in cohort]
             with ThreadPoolExecutor(self.threads) as pool:
                 try:
-                    yield from pool.map(train, cohort)
+                    yield from pool.map(train, cohort, keys)
                 finally:  # Ctrl-C does not wait for clients that nobody will add up
                     stop[0] = 1
             return
@@ -143,9 +144,8 @@ class JaxEngine(Engine):
         places = np.argsort([index for group in groups for index in group])
         yield from (found[place] for place in places)
 
-    def _train_natively(self, weights, round_num, stop, client):
+    def _train_natively(self, weights, stop, client, key):
         data = self._prepare(client)
-        key = self.dropout_key(round_num, client)
         update, sums = self._native.local_steps(weights, data, key, stop)
         return _as_update(client, data, update, sums)
 
@@ -249,7 +249,9 @@ class JaxEngine(Engine):
         dim = spec.hidden_dim * (gru.NUM_GATES[spec.cell] - 2 if carried else 1)
         hidden = np.empty((len(wanted), dim), np.float32)
         walk = self._walk if self._native is None else self._walk_natively
-        if self._native is None:
+        if self._native is not None:
+            weights = self._native.weights(weights)
+        else:
             with on_device(self.device):
                 weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
         walk = partial(walk, weights, _places_among(wanted), hidden)

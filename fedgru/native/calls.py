@@ -1,8 +1,12 @@
 """The calls of the C code: a client's local steps, and a walk through check-ins for evaluation."""
 
 import ctypes
+import itertools
+import math
 from contextlib import contextmanager
 from ctypes import POINTER, c_double, c_float, c_int64, c_uint32, c_void_p
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -17,6 +21,8 @@ DATA = {
     "mask": np.float32,
     "log_prior": np.float32,
 }
+WALKED = {"rows": np.int32, "numbers": np.float32, "starts": np.uint8, "places": np.int64}
+LINE = 16  # floats in a cache line
 
 
 class _Weights(ctypes.Structure):
@@ -77,20 +83,31 @@ def load(task, device, clients_per_call):
     return NativeCode(spec, task.settings.client, compiler.load())
 
 
+class Pointed(NamedTuple):
+    """A structure of the C code, and the arrays that it points to, which must live as long."""
+
+    struct: ctypes.Structure
+    arrays: dict
+
+
 class NativeCode:
     """The C code for one model; may be called from many threads at the same time.
 
+    What a call is given is pointed to once, weights in a round (`weights`), a client's data while
+    they live: between two calls of the C code a thread needs Python's lock, for which others wait
+    as well.
+
     Args:
         spec: ModelSpec.
-        client: ClientSettings.
+        settings: ClientSettings.
         library: from `compiler.load`.
 
     Attributes:
         clients_trained: int, a test reads it.
     """
 
-    def __init__(self, spec, client, library):
-        self._spec, self._client, self._library = spec, client, library
+    def __init__(self, spec, settings, library):
+        self._spec, self._settings, self._library = spec, settings, library
         for struct, name in ((_Job, "local_steps"), (_Walk, "walk")):
             size, run = (getattr(library, f"fedgru_{name}{end}") for end in ("_bytes", ""))
             size.argtypes, size.restype = [POINTER(struct)], c_int64
@@ -99,15 +116,37 @@ class NativeCode:
             declared.restype = c_int64
             if declared() != ctypes.sizeof(struct):
                 raise AssertionError(f"{struct.__name__} is another one in C")
+        self._clients = WeakKeyDictionary()  # data -> Pointed
         self._memory = []  # to work in; what is not in use
         self.clients_trained = 0
 
-    def local_steps(self, weights, data, key, stop=None):
+    def weights(self, weights):
+        """Return the Pointed of weights, name -> float32 array; `rows` is the whole table."""
+        return _point(_Weights(), weights, dict.fromkeys(weights, np.float32))
+
+    def _client(self, data):
+        """Return the Pointed of a client's data."""
+        if data in self._clients:
+            return self._clients[data]
+        arrays = dict(zip(DATA, data.arrays, strict=False)) | {"row_ids": data.row_ids}
+        pointed = _point(_Job(), arrays, DATA | {"row_ids": np.int32})
+        job, spec = pointed.struct, self._spec
+        _, job.seq_len, job.batch, job.num_ids = arrays["rows"].shape
+        job.num_numbers = spec.num_numbers
+        job.hidden_dim, job.num_classes = spec.hidden_dim, spec.num_classes
+        job.num_table, job.num_own = data.num_table, len(data.row_ids)
+        job.steps_per_pass, job.num_steps = data.steps, data.steps * data.passes
+        job.adam = self._settings.client_optimizer == "adam"
+        job.client_lr, job.kept = self._settings.client_lr, 1.0 - spec.dropout
+        self._clients[data] = pointed
+        return pointed
+
+    def local_steps(self, weights, data, key, stop):
         """Train one client.
 
         Args:
-            weights: name -> float32 array; `rows` is the whole table.
-            data: the jax engine's form of a client.
+            weights: Pointed, from `weights`.
+            data: the jax engine's form of a client; the same object has the same contents.
             key: uint32 [2], words of the random key of its dropout.
             stop: int32 [1], set to 1 by another thread to end the work, whose result then is of no
                 use.
@@ -116,30 +155,12 @@ class NativeCode:
             (update, sums): name -> float32 array, of `rows` the client's own alone, and float64 [5]
             as from `run_steps`.
         """
-        job, spec = _Job(), self._spec
-        arrays = dict(zip(DATA, data.arrays, strict=False))
-        kept = [_point(job, n, a, DATA[n]) for n, a in arrays.items() if a is not None]
-        kept.append(_point(job, "row_ids", data.row_ids, np.int32))
-        kept += [_point(job.weights, name, array, np.float32) for name, array in weights.items()]
-        update = {
-            name: np.empty(
-                (len(data.row_ids), array.shape[1]) if name == "rows" else array.shape, np.float32
-            )
-            for name, array in weights.items()
-        }
-        kept += [_point(job.update, name, array, np.float32) for name, array in update.items()]
-        _, job.seq_len, job.batch, job.num_ids = arrays["rows"].shape
-        job.num_numbers = spec.num_numbers
-        job.hidden_dim, job.num_classes = spec.hidden_dim, spec.num_classes
-        job.num_table, job.num_own = data.num_table, len(data.row_ids)
-        job.steps_per_pass, job.num_steps = data.steps, data.steps * data.passes
-        job.adam = self._client.client_optimizer == "adam"
-        job.client_lr, job.kept = self._client.client_lr, 1.0 - spec.dropout
-        kept.append(_point(job, "stop", np.zeros(1) if stop is None else stop, np.int32))
-        job.key[:] = [int(word) for word in key]
+        job = _Job.from_buffer_copy(self._client(data).struct)
+        job.weights, job.stop = weights.struct, stop.ctypes.data
+        job.key[:] = key.tolist()
+        update, job.update = _new_update(weights.arrays, job.num_own)
         with self._space(self._library.fedgru_local_steps_bytes(job)) as space:
             self._library.fedgru_local_steps(job, space)  # Python's lock is released meanwhile
-        del kept
         self.clients_trained += 1
         return update, np.array([job.loss_sum, job.num_correct, 0, 0, 0])
 
@@ -147,7 +168,7 @@ class NativeCode:
         """Run the cell over rows in which one sequence follows another; keep states asked for.
 
         Args:
-            weights: name -> float32 array.
+            weights: Pointed, from `weights`.
             rows: int32 [length, num_rows, num_id_features]; -1 is unknown and adds nothing.
             numbers: float32 [length, num_rows, num_numbers].
             starts: bool [length, num_rows], where a new sequence starts: the state before it is
@@ -157,20 +178,15 @@ class NativeCode:
             state: float32 [num_rows, hidden_dim], changed to what it is after the last step.
             hidden: float32 [num_places, hidden_dim], written to.
         """
-        walk = _Walk()
-        kept = [
-            _point(walk, "rows", rows, np.int32),
-            _point(walk, "numbers", numbers, np.float32),
-            _point(walk, "starts", starts, np.uint8),
-            _point(walk, "places", places, np.int64),
-        ]
-        kept += [_point(walk.weights, name, array, np.float32) for name, array in weights.items()]
+        arrays = {"rows": rows, "numbers": numbers, "starts": starts, "places": places}
+        walk, _ = pointed = _point(_Walk(), arrays, WALKED)
+        walk.weights = weights.struct
         walk.state, walk.hidden = state.ctypes.data, hidden.ctypes.data  # never copies of them
         walk.length, walk.num_rows, walk.num_ids = rows.shape
         walk.num_numbers, walk.hidden_dim = self._spec.num_numbers, self._spec.hidden_dim
         with self._space(self._library.fedgru_walk_bytes(walk)) as space:
             self._library.fedgru_walk(walk, space)
-        del kept
+        del pointed  # not before
 
     @contextmanager
     def _space(self, size_bytes):
@@ -185,8 +201,31 @@ class NativeCode:
         self._memory.append(memory)
 
 
-def _point(struct, name, array, dtype):
-    """Let a field point to an array; return it, as it must live as long as the pointer is used."""
-    array = np.ascontiguousarray(array, dtype)
-    setattr(struct, name, array.ctypes.data)
-    return array
+def _point(struct, arrays, dtypes):
+    """Let fields point to arrays, or to copies in the type and order of C; return the Pointed."""
+    kept = {
+        name: np.asarray(array, dtypes[name], order="C")
+        for name, array in arrays.items()
+        if array is not None
+    }
+    for name, array in kept.items():
+        setattr(struct, name, array.ctypes.data)
+    return Pointed(struct, kept)
+
+
+def _new_update(weights, num_own):
+    """Return arrays for an update, all parts of one, name -> array, and the _Weights of them."""
+    shapes = {
+        name: (num_own, w.shape[1]) if name == "rows" else w.shape for name, w in weights.items()
+    }
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    ends = list(itertools.accumulate(-(-size // LINE) * LINE for size in sizes))
+    memory = np.empty(ends[-1] + LINE, np.float32)
+    address = memory.ctypes.data
+    first = -address // 4 % LINE  # in whole cache lines, and each array from a new one
+    update, struct = {}, _Weights()
+    for (name, shape), size, begin in zip(shapes.items(), sizes, [0, *ends[:-1]], strict=True):
+        begin += first
+        update[name] = memory[begin : begin + size].reshape(shape)
+        setattr(struct, name, address + 4 * begin)
+    return update, struct

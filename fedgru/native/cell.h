@@ -7,18 +7,17 @@
 
 #include "space.h"
 
-/* What the numbers of time step t give the gates, and the bias. */
-static void read_numbers(const Space *s, int64_t t) {
+/* What the numbers at some positions give the gates of a block of units, and the bias. */
+static void read_numbers(const Space *s, int64_t u, int64_t num_positions) {
     const int64_t count = s->job->num_numbers;
-    for (int64_t u = 0; u < s->U; u++)
-        for (int64_t b = 0; b < s->B; b += ROWS) {
-            vec sums[ROWS * GATES];
-            Left left = {s->scaled + (t * s->B + b) * s->N, s->N, 1, 0, count, 1};
-            multiply(GATES, left, s->numbers.w + u * count * PULLED, PULLED, sums);
-            for (int i = 0; i < ROWS * GATES; i++)
-                store(s->inputs + (u * s->B + b) * PULLED + i * LANES,
-                      sums[i] + load(s->bias.w + u * 2 * PULLED + i % GATES * LANES));
-        }
+    for (int64_t p = 0; p < num_positions; p += ROWS) {
+        vec sums[ROWS * GATES];
+        Left left = {s->scaled + p * s->N, s->N, 1, 0, count, 1};
+        multiply(GATES, left, s->numbers.w + u * count * PULLED, PULLED, sums);
+        for (int i = 0; i < ROWS * GATES; i++)
+            store(s->inputs + (u * s->P + p + i / GATES) * KEPT + i % GATES * LANES,
+                  sums[i] + load(s->bias.w + u * 2 * PULLED + i % GATES * LANES));
+    }
 }
 
 /* Lay the recurrent kernel's columns for a block of units out for `go_back`. */
@@ -31,12 +30,12 @@ static void lay_out_kernel(const Space *s, int64_t u) {
 
 /* The gates of some units of one sequence, from what the state gives them, and the state after them. */
 INLINE void pass_gates(const Space *s, int64_t u, int64_t t, int64_t b, vec candidate_h, vec update, vec reset) {
-    const float *gates = s->inputs + (u * s->B + b) * PULLED, *bias = s->bias.w + (u * 2 + 1) * PULLED;
-    float *kept = s->kept + (u * s->P + t * s->B + b) * KEPT;
+    const float *bias = s->bias.w + (u * 2 + 1) * PULLED;
+    float *kept = s->kept + (u * s->P + t * s->B + b) * KEPT; /* where the inputs are till now */
     candidate_h += load(bias);
-    update = logistic(load(gates) + update + load(bias + LANES));
-    reset = logistic(load(gates + LANES) + reset + load(bias + 2 * LANES));
-    vec candidate = hyperbolic_tangent(load(gates + 2 * LANES) + reset * candidate_h);
+    update = logistic(load(kept) + update + load(bias + LANES));
+    reset = logistic(load(kept + LANES) + reset + load(bias + 2 * LANES));
+    vec candidate = hyperbolic_tangent(load(kept + 2 * LANES) + reset * candidate_h);
     vec before = load(hidden_at(s, u, t * s->B + b));
     store(hidden_at(s, u, (t + 1) * s->B + b), update * before + (1.0f - update) * candidate);
     store(kept, update);
@@ -47,10 +46,11 @@ INLINE void pass_gates(const Space *s, int64_t u, int64_t t, int64_t b, vec cand
 
 /* From the state before time step t to the one after it. */
 static void advance(const Space *s, int64_t t) {
+    const int64_t blocks = t * s->B < s->zero ? 0 : s->U;
     for (int64_t u = 0; u < s->U; u++)
         for (int64_t b = 0; b < s->B; b += ROWS) {
             vec pulled[ROWS * GATES];
-            Left left = {hidden_at(s, 0, t * s->B + b), LANES, 1, (s->B + s->P) * LANES, LANES, s->U};
+            Left left = {hidden_at(s, 0, t * s->B + b), LANES, 1, (s->B + s->P) * LANES, LANES, blocks};
             multiply(GATES, left, s->recurrent.w + u * s->H * PULLED, PULLED, pulled);
             for (int r = 0; r < ROWS; r++)
                 pass_gates(s, u, t, b + r, pulled[r * GATES], pulled[r * GATES + 1], pulled[r * GATES + 2]);

@@ -54,27 +54,26 @@ static void prepare_inputs(Space *s, int64_t at, int64_t step) {
     s->first_use[own] = total;
 }
 
-/* What the inputs give the gates at time step t: numbers, the bias, and looked-up rows. */
-static void read_inputs(const Space *s, int64_t at, int64_t t) {
+/* What the inputs give the gates of a block of units: numbers, the bias, and looked-up rows. */
+static void read_inputs(const Space *s, int64_t at, int64_t u) {
     const Job *job = s->job;
     const int64_t own = job->num_own, ids = job->num_ids, width = own + job->num_numbers;
-    const int32_t *rows = job->rows + (at * job->seq_len + t) * job->batch * ids;
-    read_numbers(s, t);
-    for (int64_t u = 0; u < s->U; u++) {
-        const float *table = s->rows.w + u * own * PULLED;
+    const int32_t *rows = job->rows + at * job->seq_len * job->batch * ids;
+    const float *table = s->rows.w + u * own * PULLED;
+    read_numbers(s, u, s->length * s->B);
+    for (int64_t t = 0; t < s->length; t++)
         for (int64_t b = 0; b < job->batch; b++) {
-            float *inputs = s->inputs + (u * s->B + b) * PULLED;
+            float *inputs = s->inputs + (u * s->P + t * s->B + b) * KEPT;
             vec gates[GATES];
             for (int g = 0; g < GATES; g++) gates[g] = load(inputs + g * LANES);
             for (int64_t f = 0; f < ids; f++) {
-                int32_t row = rows[b * ids + f];
+                int32_t row = *rows++;
                 if (row < 0) continue;
                 float scale = s->scale[b * width + row];
                 for (int g = 0; g < GATES; g++) gates[g] += scale * load(table + row * PULLED + g * LANES);
             }
             for (int g = 0; g < GATES; g++) store(inputs + g * LANES, gates[g]);
         }
-    }
 }
 
 static void transpose_head(const Space *s, int64_t c, int64_t k) {
@@ -144,12 +143,13 @@ static void score(Space *s, Job *job, int64_t at) {
         }
 }
 
-/* The recurrent kernel's gradient for a block of units, a sum over all positions, and the step by it. */
+/* The recurrent kernel's gradient for a block of units, a sum over positions, and the step by it. */
 static void adjust_recurrent(const Space *s, int64_t u) {
+    const int64_t count = s->length * s->B - s->zero;
     for (int64_t k = 0; k < s->H; k += ROWS) {
         vec sums[ROWS * GATES];
-        Left left = {hidden_at(s, k / LANES, 0) + k % LANES, 1, LANES, 0, s->length * s->B, 1};
-        multiply(GATES, left, s->back + u * s->P * KEPT, KEPT, sums);
+        Left left = {hidden_at(s, k / LANES, s->zero) + k % LANES, 1, LANES, 0, count, 1};
+        multiply(GATES, left, s->back + (u * s->P + s->zero) * KEPT, KEPT, sums);
         for (int i = 0; i < ROWS * GATES; i++)
             adjust(s, s->recurrent, (u * s->H + k) * PULLED + i * LANES, sums[i], s->fresh);
     }
@@ -233,15 +233,14 @@ static void run_local_steps(Job *job, char *memory) {
                 memmove(hidden_at(s, u, 0), hidden_at(s, u, s->length * s->B), size);
         }
         s->length = used_length(job, at);
+        s->zero = at == 0 && s->length > 0 ? s->B : 0;
         s->fresh = step == 0;
         s->last = step == job->num_steps - 1;
         s->rate = job->client_lr * sqrtf(1.0f - powf(0.999f, (float)(step + 1))) /
                   (1.0f - powf(0.9f, (float)(step + 1)));
         prepare_inputs(s, at, step);
-        for (int64_t t = 0; t < s->length; t++) {
-            read_inputs(s, at, t);
-            advance(s, t);
-        }
+        for (int64_t u = 0; u < s->U; u++) read_inputs(s, at, u);
+        for (int64_t t = 0; t < s->length; t++) advance(s, t);
         score(s, job, at);
         pull_back_last(s);
         for (int64_t t = s->length - 2; t >= 0; t--) go_back(s, t);

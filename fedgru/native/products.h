@@ -10,6 +10,8 @@
 #define ROWS 2 /* 12 sums, of 16 registers of eight floats */
 #endif
 
+#define AHEAD 16 /* rows of b: a panel of it just does not fit into the nearest cache beside what else is there */
+
 /* Where the rows of a product's left side lie, a[r][k]: k runs through `blocks` of `depth`. */
 typedef struct {
     const float *at;
@@ -26,6 +28,7 @@ INLINE void multiply(const int width, Left a, const float *b, int64_t stride, ve
         const float *left = a.at + block * a.block;
         for (int64_t k = 0; k < a.depth; k++, left += a.k, b += stride) {
             vec right[3];
+            for (int j = 0; j < width; j++) __builtin_prefetch(b + AHEAD * stride + j * LANES);
             for (int j = 0; j < width; j++) right[j] = load(b + j * LANES);
             for (int r = 0; r < ROWS; r++)
                 for (int j = 0; j < width; j++) c[r][j] += left[r * a.row] * right[j];

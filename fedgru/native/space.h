@@ -52,6 +52,7 @@ typedef struct {
     const Job *job;
     int64_t U, H, B, P, C, N;  /* padded: blocks, hidden_dim, batch, positions, classes, numbers */
     int64_t length;            /* time steps of this local step that are not all padding */
+    int64_t zero;              /* positions, the first ones, before which the state is zero */
     float rate, d_prior_scale;
     int fresh;                 /* in the first local step: slots hold nothing yet */
     int last;                  /* in the last one: nobody reads slots again, or the kernel laid out */
@@ -65,9 +66,9 @@ typedef struct {
     float *recurrent_t;        /* [H / HEAD, U * PULLED, HEAD] */
     float *head_kernel_t;      /* [H / HEAD, C, HEAD] */
     float *hidden;             /* [U, B + P, LANES]: the state before step t at t * B */
-    float *inputs;             /* [U, B, PULLED], of one time step */
-    float *kept;               /* [U, P, KEPT]: update, reset, candidate, the state's share of it */
-    float *back;               /* in their place: gradients by what is pulled, and by the candidate's input */
+    float *inputs;             /* [U, P, KEPT]: what they give update, reset, candidate */
+    float *kept;               /* in their place: update, reset, candidate, the state's share of it */
+    float *back;               /* in theirs: gradients by what is pulled, and by the candidate's input */
     float *carried;            /* [U, B, LANES]: gradient by the state that comes not through a product */
     float *scores;             /* [P, C], then their gradients */
     float *d_hidden;           /* [U, P, LANES] */
@@ -94,6 +95,7 @@ static Slots slots(intptr_t *at, const Job *job, int64_t size) {
     return s;
 }
 
+/* Share `memory` out among the arrays of s; return the bytes it takes. */
 static int64_t lay_out(const Job *job, char *memory, Space *s) {
     intptr_t at = (intptr_t)memory;
     s->job = job;
@@ -113,9 +115,7 @@ static int64_t lay_out(const Job *job, char *memory, Space *s) {
     s->recurrent_t = floats(&at, s->U * s->H * PULLED);
     s->head_kernel_t = floats(&at, s->C * s->H);
     s->hidden = floats(&at, s->U * (s->B + s->P) * LANES);
-    s->inputs = floats(&at, s->U * s->B * PULLED);
-    s->kept = floats(&at, s->U * s->P * KEPT);
-    s->back = s->kept;
+    s->inputs = s->kept = s->back = floats(&at, s->U * s->P * KEPT);
     s->carried = floats(&at, s->U * s->B * LANES);
     s->scores = floats(&at, s->P * s->C);
     s->d_hidden = floats(&at, s->U * s->P * LANES);
@@ -155,17 +155,20 @@ static void scatter_block(const Job *job, const float *block, const float *row, 
     }
 }
 
+/* Take the weights that the client is given. */
 static void start(Space *s) {
     const Job *job = s->job;
     const int64_t width = GATES * job->hidden_dim, hidden = job->hidden_dim, classes = job->num_classes;
     const Weights *w = &job->weights;
     memset(s->recurrent.w, 0, (size_t)(s->U * s->H * PULLED) * sizeof(float));
-    for (int64_t u = 0; u < s->U; u++) {
-        for (int64_t k = 0; k < hidden; k++)
-            gather_block(job, w->recurrent + k * width, AS_PULLED, u, s->recurrent.w + (u * s->H + k) * PULLED);
-        for (int64_t row = 0; row < job->num_own; row++)
+    for (int64_t row = 0; row < job->num_own; row++)
+        for (int64_t u = 0; u < s->U; u++)
             gather_block(job, w->rows + job->row_ids[row] * width, AS_GATES, u,
                          s->rows.w + (u * job->num_own + row) * PULLED);
+    for (int64_t k = 0; k < hidden; k++)
+        for (int64_t u = 0; u < s->U; u++)
+            gather_block(job, w->recurrent + k * width, AS_PULLED, u, s->recurrent.w + (u * s->H + k) * PULLED);
+    for (int64_t u = 0; u < s->U; u++) {
         for (int64_t n = 0; n < job->num_numbers; n++)
             gather_block(job, w->numbers + n * width, AS_GATES, u,
                          s->numbers.w + (u * job->num_numbers + n) * PULLED);
@@ -184,17 +187,20 @@ static void start(Space *s) {
     memset(s->touched, 0, (size_t)job->num_own);
 }
 
+/* Write by how much they have changed. */
 static void finish(const Space *s) {
     const Job *job = s->job;
     const int64_t width = GATES * job->hidden_dim, hidden = job->hidden_dim, classes = job->num_classes;
     const Weights *w = &job->weights, *to = &job->update;
-    for (int64_t u = 0; u < s->U; u++) {
-        for (int64_t k = 0; k < hidden; k++)
+    for (int64_t k = 0; k < hidden; k++)
+        for (int64_t u = 0; u < s->U; u++)
             scatter_block(job, s->recurrent.w + (u * s->H + k) * PULLED, w->recurrent + k * width, AS_PULLED, u,
                           to->recurrent + k * width);
-        for (int64_t row = 0; row < job->num_own; row++)
+    for (int64_t row = 0; row < job->num_own; row++)
+        for (int64_t u = 0; u < s->U; u++)
             scatter_block(job, s->rows.w + (u * job->num_own + row) * PULLED,
                           w->rows + job->row_ids[row] * width, AS_GATES, u, to->rows + row * width);
+    for (int64_t u = 0; u < s->U; u++) {
         for (int64_t n = 0; n < job->num_numbers; n++)
             scatter_block(job, s->numbers.w + (u * job->num_numbers + n) * PULLED, w->numbers + n * width,
                           AS_GATES, u, to->numbers + n * width);

@@ -2,6 +2,7 @@
 #ifndef FEDGRU_VECTORS_H
 #define FEDGRU_VECTORS_H
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -64,6 +65,23 @@ INLINE vec choose(ivec where, vec yes, vec no) {
     return (vec)(((ivec)yes & where) | ((ivec)no & ~where));
 }
 
+/* The larger and the smaller of each pair; b where one is NaN. */
+INLINE vec larger(vec a, vec b) {
+#ifdef __AVX512F__
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+INLINE vec smaller(vec a, vec b) {
+#ifdef __AVX512F__
+    return (vec)_mm512_min_ps((__m512)a, (__m512)b);
+#else
+    return choose(a < b, a, b);
+#endif
+}
+
 /* 1 / x, to 2 units in the last place; x is neither 0 nor infinite. A division takes four times as long. */
 INLINE vec reciprocal(vec x) {
 #ifdef __AVX512F__
@@ -77,9 +95,9 @@ INLINE vec reciprocal(vec x) {
 /* The square root of x >= 0, as precise. */
 INLINE vec square_root(vec x) {
 #if defined(__AVX512F__)
-    vec y = (vec)_mm512_rsqrt14_ps((__m512)x), root = x * y;
-    root += 0.5f * y * (x - root * root);
-    return choose(x > 0.0f, root, x); /* 0 times infinity; NaN stays */
+    vec y = (vec)_mm512_rsqrt14_ps((__m512)larger(x, all(FLT_MIN))); /* not infinite at 0 */
+    vec root = x * y;
+    return root + 0.5f * y * (x - root * root);
 #elif defined(__AVX__)
     __m256 half[2];
     memcpy(half, &x, sizeof x);
@@ -103,8 +121,7 @@ INLINE float sum(vec x) {
    x = n ln 2 + r, |r| <= ln(2) / 2, and a polynomial in r.
    Source: S. Moshier's Cephes library, expf. */
 INLINE vec exponential(vec x) {
-    x = choose(x < -87.0f, all(-87.0f), x);
-    x = choose(x > 88.0f, all(88.0f), x);
+    x = smaller(all(88.0f), larger(all(-87.0f), x));
     const vec rounder = all(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
     vec shifted = x * 1.44269504088896341f + rounder;
     vec n = shifted - rounder;
@@ -123,8 +140,7 @@ INLINE vec exponential(vec x) {
    Source: the rational approximation of Eigen and XLA (generic_fast_tanh_float). */
 INLINE vec hyperbolic_tangent(vec x) {
     const float most = 7.90531110763549805f;
-    x = choose(x < -most, all(-most), x);
-    x = choose(x > most, all(most), x);
+    x = smaller(all(most), larger(all(-most), x));
     vec s = x * x;
     vec p = all(-2.76076847742355e-16f);
     p = p * s + 2.00018790482477e-13f;

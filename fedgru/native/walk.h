@@ -27,14 +27,14 @@ static void read_inputs_of_walk(const Space *s, const Walk *walk, int64_t t) {
     for (int64_t b = 0; b < walk->num_rows; b++)
         memcpy(s->scaled + b * s->N, walk->numbers + (t * walk->num_rows + b) * count,
                (size_t)count * sizeof(float));
-    read_numbers(s, 0);
+    for (int64_t u = 0; u < s->U; u++) read_numbers(s, u, s->B);
     for (int64_t b = 0; b < walk->num_rows; b++)
         for (int64_t f = 0; f < walk->num_ids; f++) {
             int32_t row = walk->rows[(t * walk->num_rows + b) * walk->num_ids + f];
             for (int g = 0; row >= 0 && g < GATES; g++) {
                 const float *from = walk->weights.rows + (row * GATES + g) * hidden;
-                float *to = s->inputs + b * PULLED + g * LANES;
-                for (int64_t at = 0; at < hidden; at += LANES, to += s->B * PULLED)
+                float *to = s->inputs + b * KEPT + g * LANES;
+                for (int64_t at = 0; at < hidden; at += LANES, to += s->P * KEPT)
                     store(to, load(to) + load_some(from + at, hidden - at));
             }
         }
@@ -57,6 +57,7 @@ static void run_walk(const Walk *walk, char *memory) {
     Space space, *s = &space;
     lay_out(&job, (char *)up((int64_t)memory, 64), s);
     start(s);
+    s->zero = 0;
     memset(s->scaled, 0, (size_t)(s->B * s->N) * sizeof(float)); /* of padded rows too */
     memset(s->hidden, 0, (size_t)(s->U * 2 * s->B * LANES) * sizeof(float));
     for (int64_t b = 0; b < walk->num_rows; b++) take_state(s, walk->state, b, b);
