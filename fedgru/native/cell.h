@@ -44,17 +44,16 @@ INLINE void pass_gates(const Space *s, int64_t u, int64_t t, int64_t b, vec cand
     store(kept + 3 * LANES, candidate_h);
 }
 
-/* From the state before time step t to the one after it. */
-static void advance(const Space *s, int64_t t) {
+/* A block of units from the state before time step t to the one after it. */
+static void advance(const Space *s, int64_t u, int64_t t) {
     const int64_t blocks = t * s->B < s->zero ? 0 : s->U;
-    for (int64_t u = 0; u < s->U; u++)
-        for (int64_t b = 0; b < s->B; b += ROWS) {
-            vec pulled[ROWS * GATES];
-            Left left = {hidden_at(s, 0, t * s->B + b), LANES, 1, (s->B + s->P) * LANES, LANES, blocks};
-            multiply(GATES, left, s->recurrent.w + u * s->H * PULLED, PULLED, pulled);
-            for (int r = 0; r < ROWS; r++)
-                pass_gates(s, u, t, b + r, pulled[r * GATES], pulled[r * GATES + 1], pulled[r * GATES + 2]);
-        }
+    for (int64_t b = 0; b < s->B; b += ROWS) {
+        vec pulled[ROWS * GATES];
+        Left left = {hidden_at(s, 0, t * s->B + b), LANES, 1, (s->B + s->P) * LANES, LANES, blocks};
+        multiply(GATES, left, s->recurrent.w + u * s->H * PULLED, PULLED, pulled);
+        for (int r = 0; r < ROWS; r++)
+            pass_gates(s, u, t, b + r, pulled[r * GATES], pulled[r * GATES + 1], pulled[r * GATES + 2]);
+    }
 }
 
 /* Through one time step of some units of one sequence: from d, the gradient by the state after it. */

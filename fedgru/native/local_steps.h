@@ -240,7 +240,8 @@ static void run_local_steps(Job *job, char *memory) {
                   (1.0f - powf(0.9f, (float)(step + 1)));
         prepare_inputs(s, at, step);
         for (int64_t u = 0; u < s->U; u++) read_inputs(s, at, u);
-        for (int64_t t = 0; t < s->length; t++) advance(s, t);
+        for (int64_t t = 0; t < s->length; t++)
+            for (int64_t u = 0; u < s->U; u++) advance(s, u, t);
         score(s, job, at);
         pull_back_last(s);
         for (int64_t t = s->length - 2; t >= 0; t--) go_back(s, t);

@@ -21,23 +21,22 @@ static Job job_of(const Walk *walk) {
                  .num_numbers = walk->num_numbers, .hidden_dim = walk->hidden_dim, .weights = walk->weights};
 }
 
-/* As `read_inputs`, from the whole table, in which a row lies together and its blocks do not. */
-static void read_inputs_of_walk(const Space *s, const Walk *walk, int64_t t) {
-    const int64_t count = walk->num_numbers, hidden = walk->hidden_dim;
-    for (int64_t b = 0; b < walk->num_rows; b++)
-        memcpy(s->scaled + b * s->N, walk->numbers + (t * walk->num_rows + b) * count,
-               (size_t)count * sizeof(float));
-    for (int64_t u = 0; u < s->U; u++) read_numbers(s, u, s->B);
-    for (int64_t b = 0; b < walk->num_rows; b++)
+/* As `read_inputs`, at one time step, from the whole table, in which a row lies together. */
+static void read_inputs_of_walk(const Space *s, const Walk *walk, int64_t t, int64_t u) {
+    const int64_t hidden = walk->hidden_dim, left = hidden - u * LANES;
+    const int32_t *rows = walk->rows + t * walk->num_rows * walk->num_ids;
+    read_numbers(s, u, s->B);
+    for (int64_t b = 0; left > 0 && b < walk->num_rows; b++) {
+        float *inputs = s->inputs + (u * s->P + b) * KEPT;
+        vec gates[GATES];
+        for (int g = 0; g < GATES; g++) gates[g] = load(inputs + g * LANES);
         for (int64_t f = 0; f < walk->num_ids; f++) {
-            int32_t row = walk->rows[(t * walk->num_rows + b) * walk->num_ids + f];
-            for (int g = 0; row >= 0 && g < GATES; g++) {
-                const float *from = walk->weights.rows + (row * GATES + g) * hidden;
-                float *to = s->inputs + b * KEPT + g * LANES;
-                for (int64_t at = 0; at < hidden; at += LANES, to += s->P * KEPT)
-                    store(to, load(to) + load_some(from + at, hidden - at));
-            }
+            int32_t row = *rows++;
+            for (int g = 0; row >= 0 && g < GATES; g++)
+                gates[g] += load_some(walk->weights.rows + (row * GATES + g) * hidden + u * LANES, left);
         }
+        for (int g = 0; g < GATES; g++) store(inputs + g * LANES, gates[g]);
+    }
 }
 
 static void take_state(const Space *s, const float *from, int64_t row, int64_t b) {
@@ -65,8 +64,13 @@ static void run_walk(const Walk *walk, char *memory) {
         for (int64_t b = 0; b < walk->num_rows; b++)
             for (int64_t u = 0; walk->starts[t * walk->num_rows + b] && u < s->U; u++)
                 store(hidden_at(s, u, b), (vec){0});
-        read_inputs_of_walk(s, walk, t);
-        advance(s, 0);
+        for (int64_t b = 0; b < walk->num_rows; b++)
+            memcpy(s->scaled + b * s->N, walk->numbers + (t * walk->num_rows + b) * walk->num_numbers,
+                   (size_t)walk->num_numbers * sizeof(float));
+        for (int64_t u = 0; u < s->U; u++) {
+            read_inputs_of_walk(s, walk, t, u);
+            advance(s, u, 0);
+        }
         for (int64_t b = 0; b < walk->num_rows; b++) {
             int64_t place = walk->places[t * walk->num_rows + b];
             if (place >= 0) give_state(s, walk->hidden, s->B + b, place);
