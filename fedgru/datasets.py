@@ -35,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MAX_NAME_CHARACTERS = 100  # file systems take 255 bytes, also with what is put around it
 _YEARS_S = (-62135596800, 253402300799)  # years 1 to 9999, what a passport can name
 MAX_PASSPORT_BYTES = 1 << 20
-MAPPED_FROM = 100_000  # check-ins; from here on a data set is opened through memory maps
+MAPPED_FROM = 10_000  # check-ins; from here on a data set is opened through memory maps
 
 logger = logging.getLogger(__name__)
 

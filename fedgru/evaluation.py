@@ -272,9 +272,9 @@ def _score_each_client(task, split, positions, log_probs, clients=None):
     for client, start, stop in zip(clients.tolist(), ends - (end - first), ends, strict=True):
         if start < stop:
             waiting.append(log_probs(client, slice(start, stop)))
-            task.let_go()
+            task.done_with(client)
         if waiting and (stop == len(positions) or sum(w.size for w in waiting) > CELLS_AT_ONCE):
-            targets = task.classes[positions[begin:stop]]
+            (targets,) = task.read(["classes"], positions[begin:stop])
             parts.append(metrics.score_targets(np.concatenate(waiting), targets))
             waiting, begin = [], stop
     return Evaluation(

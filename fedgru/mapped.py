@@ -1,8 +1,9 @@
 """Arrays and texts in a folder, read through memory maps: opened in constant time and memory.
 
-Each array is a .npy file; a column of texts is two, its bytes and where each text ends. What the
-folder was made from stands in `manifest.json`, with the size and the CRC-32 of every file; whoever
-opens it compares the former and the sizes, and `check` compares the rest.
+Each array is a .npy file, or a field of one of records; a column of texts is two, its bytes and
+where each text ends. What the folder was made from stands in `manifest.json`, with the size and
+the CRC-32 of every file; whoever opens it compares the former and the sizes, and `check` compares
+the rest.
 """
 
 import json
@@ -11,6 +12,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import weakref
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +25,10 @@ from numpy.lib import format as npy
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 KEPT_BYTES = 1 << 25  # of a folder's files, that stay in memory once they were read
+RECORDS = "records.npy"
 _AT_ONCE = 1 << 24  # bytes that a checksum reads in one go
+_RECORDS_AT_ONCE = 1 << 18
+_MAX_GAP = 1 << 10  # records between two places that are still read in one go
 
 
 class Texts(Sequence):
@@ -71,6 +76,56 @@ def text_arrays(texts):
     return ends, np.frombuffer(b"".join(encoded), np.uint8)
 
 
+class Records:
+    """Arrays that lie side by side in a file, read from it and not through a memory map.
+
+    A page that was read through a map stays resident until it is given back, with up to 2 MiB that
+    the system maps around it, and both take longer than to read the few entries of one client.
+
+    Args:
+        path: of the .npy file.
+        dtype, length, begin: of its records; begin is where the first lies, in bytes.
+        field_of: name of an array -> its field.
+    """
+
+    def __init__(self, path, dtype, length, begin, field_of):
+        self._path, self._dtype, self._length, self._begin = path, dtype, length, begin
+        self._field_of = field_of
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def read(self, names, places):
+        """Return some arrays at some places: a slice of step 1, or int of any shape, not negative.
+
+        Raises:
+            OSError: if the file has become shorter.
+        """
+        if isinstance(places, slice):
+            found = self._range(*places.indices(self._length)[:2])
+        else:
+            found = self._at(np.asarray(places))
+        return [found[self._field_of[name]] for name in names]
+
+    def _range(self, begin, end):
+        size = max(end - begin, 0) * self._dtype.itemsize
+        content = os.pread(self._file, size, self._begin + begin * self._dtype.itemsize)
+        if len(content) < size:
+            raise OSError(f"{self._path} has become shorter")
+        return np.frombuffer(content, self._dtype)
+
+    def _at(self, places):
+        distinct, inverse = np.unique(places, return_inverse=True)
+        if len(distinct) and not 0 <= distinct[0] <= distinct[-1] < self._length:
+            raise IndexError(f"places {distinct[0]} to {distinct[-1]} of {self._length}")
+        found = np.empty(len(distinct), self._dtype)
+        cuts = np.flatnonzero(np.diff(distinct) > _MAX_GAP) + 1
+        for part in np.split(np.arange(len(distinct)), cuts):
+            if len(part):
+                first, last = distinct[part[0]], distinct[part[-1]]
+                found[part] = self._range(first, last + 1)[distinct[part] - first]
+        return found[inverse.reshape(places.shape)]
+
+
 @dataclass(frozen=True)
 class Mapped:
     """A folder, open.
@@ -79,18 +134,21 @@ class Mapped:
         arrays: name -> array, read-only.
         facts: dict, as it was saved.
         maps: the memory maps behind the arrays.
+        records: Records of those arrays that lie in one file, if there are any.
     """
 
     arrays: dict[str, np.ndarray]
     facts: dict
     maps: tuple[mmap.mmap, ...]
+    records: Records | None = None
 
     def texts(self, name):
         """Return the Texts that `save_texts` named."""
         return Texts(self.arrays[f"{name}.ends"], self.arrays[f"{name}.content"])
 
     @cached_property
-    def _is_small(self):
+    def is_small(self):
+        """Whether all of it may stay in memory."""
         return sum(map(len, self.maps)) <= KEPT_BYTES
 
     def let_go(self):
@@ -98,7 +156,7 @@ class Mapped:
 
         Where all of them are few it keeps them: to be read anew they would cost more than they are.
         """
-        if not self._is_small:
+        if not self.is_small:
             for pages in self.maps:
                 pages.madvise(mmap.MADV_DONTNEED)
 
@@ -109,7 +167,7 @@ def named_texts(name, texts):
     return {f"{name}.ends": ends, f"{name}.content": content}
 
 
-def save(folder, arrays, facts, made_from):
+def save(folder, arrays, facts, made_from, records=()):
     """Write a folder whole or not at all, in place of one that is there.
 
     Args:
@@ -118,6 +176,8 @@ def save(folder, arrays, facts, made_from):
         facts: dict that JSON can hold.
         made_from: dict that JSON can hold, `load` wants the same one; or a function that gives
             it, called when the arrays are written.
+        records: names of arrays as long as each other, whose entries are to lie side by side: to
+            read some of each then takes the pages of one file.
 
     Raises:
         OSError: if it cannot be written.
@@ -127,12 +187,14 @@ def save(folder, arrays, facts, made_from):
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         new = Path(scratch, "new")
         new.mkdir()
-        files, file_of, names = {}, {}, {}
+        place_of = {id(arrays[name]): [RECORDS, name] for name in records}
+        fields = {field: arrays[field] for _, field in place_of.values()}
+        files = {RECORDS: _write_records(new / RECORDS, fields)} if records else {}
         for name, array in arrays.items():
-            if id(array) not in file_of:
-                file_of[id(array)] = f"{name}.npy"
+            if id(array) not in place_of:
+                place_of[id(array)] = f"{name}.npy"
                 files[f"{name}.npy"] = _write(new / f"{name}.npy", array)
-            names[name] = file_of[id(array)]
+        names = {name: place_of[id(array)] for name, array in arrays.items()}
         made_from = made_from() if callable(made_from) else made_from
         manifest = {"made_from": made_from, "arrays": names, "files": files, "facts": facts}
         (new / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
@@ -143,6 +205,27 @@ def save(folder, arrays, facts, made_from):
 
 def _write(path, array):
     np.save(path, array, allow_pickle=False)
+    return _facts(path)
+
+
+def _write_records(path, fields):
+    """Write arrays, name -> array, as the fields of one of records, some records at a time."""
+    (length,) = {len(array) for array in fields.values()}
+    kinds = [(name, array.dtype, array.shape[1:]) for name, array in fields.items()]
+    dtype = np.dtype(kinds, align=True)
+    header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+    with open(path, "wb") as stream:
+        npy.write_array_header_1_0(stream, header)
+        for begin in range(0, length, _RECORDS_AT_ONCE):
+            part = slice(begin, begin + _RECORDS_AT_ONCE)
+            block = np.zeros(min(length - begin, _RECORDS_AT_ONCE), dtype)
+            for name, array in fields.items():
+                block[name] = array[part]
+            stream.write(block)
+    return _facts(path)
+
+
+def _facts(path):
     return {"size_bytes": path.stat().st_size, "crc32": _crc32(path)}
 
 
@@ -169,9 +252,21 @@ def load(folder, made_from):
             file: _open(Path(folder, file), facts["size_bytes"])
             for file, facts in manifest["files"].items()
         }
-        arrays = {name: opened[file][0] for name, file in manifest["arrays"].items()}
+        arrays, field_of = {}, {}
+        for name, place in manifest["arrays"].items():
+            if isinstance(place, str):
+                arrays[name] = opened[place][0]
+            else:
+                file, field_of[name] = place
+                arrays[name] = opened[file][0][field_of[name]]
         maps = tuple(pages for _, pages in opened.values())
-        return Mapped(arrays, manifest["facts"], maps)
+        records = None
+        if field_of:
+            whole, pages = opened[RECORDS]
+            begin = len(pages) - whole.nbytes
+            path = Path(folder, RECORDS)
+            records = Records(path, whole.dtype, len(whole), begin, field_of)
+        return Mapped(arrays, manifest["facts"], maps, records)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -193,7 +288,8 @@ def _open(path, size_bytes):
         size = os.fstat(stream.fileno()).st_size
         if size != size_bytes or size != begin + math.prod(shape) * dtype.itemsize:
             raise ValueError("its size is another one")
-        if fortran_order or dtype.kind not in "fiub":
+        kinds = [dtype[name].base for name in dtype.names] if dtype.names else [dtype]
+        if fortran_order or any(kind.kind not in "fiub" for kind in kinds):
             raise ValueError("it holds something else")
         pages = mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ)
     if not math.prod(shape):

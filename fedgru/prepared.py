@@ -20,6 +20,10 @@ from fedgru.features import Inputs, Scale
 from fedgru.vocabulary import Vocabulary
 
 FOLDER = "prepared"
+_HISTORY = fields(priors.History)
+HISTORY = tuple(f"history.{field.name}" for field in _HISTORY)
+LEARNT_FROM = ("classes", "inputs.rows", "inputs.numbers")
+OF_A_CLIENT = LEARNT_FROM + HISTORY  # what lies side by side in the file of a large data set
 FEW_VALUES = 10_000  # so many texts are read at once; more stay on the disk
 
 logger = logging.getLogger(__name__)
@@ -68,7 +72,8 @@ def open_or_make(data_set, settings, make):
         logger.info("the first run with these settings: %s is being laid out", folder)
         parts = make()
         try:
-            mapped.save(folder, *_to_arrays(parts, data_set.check_ins), made_from)
+            arrays, facts = _to_arrays(parts, data_set.check_ins)
+            mapped.save(folder, arrays, facts, made_from, OF_A_CLIENT)
         except OSError as error:
             logger.warning(
                 "%s cannot be written (%s): all check-ins are held in memory",
@@ -95,9 +100,7 @@ def _made_from(data_set, settings):
 def _to_arrays(parts, check_ins):
     """Return (arrays, facts) for `mapped.save`."""
     clients, inputs = parts.clients, parts.inputs
-    history = {f"history.{field.name}": getattr(parts.history, field.name) for field in _HISTORY}
     arrays = {
-        "classes": parts.classes,
         "target_codes": parts.target_codes,
         "training_clients": parts.training_clients,
         "clients.rows": clients.rows,
@@ -105,10 +108,8 @@ def _to_arrays(parts, check_ins):
         "clients.train_ends": clients.train_ends,
         "clients.val_ends": clients.val_ends,
         "clients.users": check_ins.user.codes[clients.rows[clients.starts[:-1]]],
-        "inputs.rows": inputs.rows,
-        "inputs.numbers": inputs.numbers,
+        **arrays_of_a_client(parts),
         **_vocabulary_arrays("target", parts.target_vocabulary),
-        **history,
     }
     for name, vocabulary in inputs.vocabularies.items():
         arrays |= _vocabulary_arrays(f"input.{name}", vocabulary)
@@ -127,15 +128,19 @@ def _to_arrays(parts, check_ins):
     return arrays, facts
 
 
+def arrays_of_a_client(parts):
+    """Return {name out of OF_A_CLIENT: array} of a Prepared or a Task."""
+    learnt_from = parts.classes, parts.inputs.rows, parts.inputs.numbers
+    history = (getattr(parts.history, field.name) for field in _HISTORY)
+    return dict(zip(OF_A_CLIENT, (*learnt_from, *history), strict=True))
+
+
 def num_known(classes, clients):
     """Return {split: how many of its targets are of a known class}."""
     return {
         split: int((classes[clients.target_positions(split)] >= 0).sum())
         for split in ("train", "val", "test")
     }
-
-
-_HISTORY = fields(priors.History)
 
 
 def _vocabulary_arrays(name, vocabulary):

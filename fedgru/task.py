@@ -15,7 +15,7 @@ from fedgru.models.gru import ModelSpec
 from fedgru.protection import Protection, make_protection
 
 KEPT_SHARE = 0.25  # of the clients in a cohort: with fewer, what is kept is seldom used again
-LET_GO_EVERY = 8  # clients, about: each time takes processor time of its own
+LET_GO_EVERY = 32  # clients, about: each time takes processor time of its own
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,29 @@ class Task:
         """Give back the memory of what was read of a large data set; it can be read again."""
         for folder in self.maps:
             folder.let_go()
+
+    def done_with(self, client):
+        """Let go after some clients: the system maps more than what is read of each."""
+        if client % LET_GO_EVERY == 0:
+            self.let_go()
+
+    def read(self, names, positions):
+        """Return some arrays at some positions, a slice or int of any shape, as a list.
+
+        Of a large data set they are read from its file, see `mapped.Records`.
+
+        Args:
+            names: out of `prepared.OF_A_CLIENT`.
+            positions: not negative.
+        """
+        for folder in self.maps:
+            if folder.records is not None and not folder.is_small:
+                return folder.records.read(names, positions)
+        return [self._own_arrays[name][positions] for name in names]
+
+    @cached_property
+    def _own_arrays(self):
+        return prepared.arrays_of_a_client(self)
 
     @property
     def num_classes(self):
@@ -176,12 +199,13 @@ class Task:
         """Return the ClientPrior of a client, computed once if it comes up again."""
         if (client, kind) in self._client_priors:
             return self._client_priors[client, kind]
-        own = self.history[slice(*self.clients.starts[client : client + 2])]
+        whole = slice(*self.clients.starts[client : client + 2].tolist())
+        own = priors.History(*self.read(prepared.HISTORY, whole))
         if kind == "kernel":
             prior = kernel_prior(self.kernel, own, self.shared)
         else:
             prior = priors.count_prior(kind, own, self.shared)
-        self.let_go()
+        self.done_with(client)
         if self._recurs(client):
             self._client_priors[client, kind] = prior
         return prior
@@ -211,27 +235,26 @@ class Task:
         """Return the LocalData of one client."""
         batches = self.batches(client)
         pairs = np.maximum(batches.pairs, 0)
-        inputs_at = self.clients.starts[client] + pairs
+        start, end = int(self.clients.starts[client]), int(self.clients.train_ends[client])
+        classes, rows, numbers = self.read(prepared.LEARNT_FROM, slice(start, end))
         padded = batches.pairs < 0
-        targets = np.where(padded, -1, self.classes[inputs_at + 1])
+        targets = np.where(padded, -1, classes[pairs + 1])
         if client in self.attackers and self.settings.faults.attack == "label-flip":
             targets = faults.flip_labels(targets, self.num_classes)
         log_prior = None
         if self.spec.has_prior:
-            num_pairs = int(self.clients.train_ends[client] - self.clients.starts[client]) - 1
-            log_prior = self.log_prior(client, np.arange(num_pairs))[pairs]
+            log_prior = self.log_prior(client, np.arange(end - start - 1))[pairs]
         data = LocalData(
-            rows=np.where(padded[..., None], -1, self.inputs.rows[inputs_at]),
-            numbers=self.inputs.numbers[inputs_at],
+            rows=np.where(padded[..., None], -1, rows[pairs]),
+            numbers=numbers[pairs],
             targets=np.maximum(targets, 0),
             mask=(targets >= 0).astype(np.float32),
             log_prior=log_prior,
-            protected=self._protected(inputs_at, padded),
+            protected=self._protected(start + pairs, padded),
             passes=batches.passes,
             num_examples=int((targets >= 0).sum()) * batches.passes,
         )
-        if client % LET_GO_EVERY == 0:  # of pages: the system maps many around each that is read
-            self.let_go()
+        self.done_with(client)
         return data
 
     def _protected(self, inputs_at, padded):

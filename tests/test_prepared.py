@@ -30,6 +30,13 @@ def all_large(monkeypatch):
     monkeypatch.setattr(prepared, "FEW_VALUES", 3)  # so that texts stay on the disk, too
 
 
+def count_calls(monkeypatch, kind, name):
+    """Return a list that gets longer with each call of a method of a class."""
+    calls, method = [], getattr(kind, name)
+    monkeypatch.setattr(kind, name, lambda *args: calls.append(args) or method(*args))
+    return calls
+
+
 def open_task(data_dir, **overrides):
     return experiment.open_task(config.load(SMALL | {"data": "town"} | overrides), data_dir)
 
@@ -59,8 +66,11 @@ def assert_same(found, expected):
         {"vocabulary": "range", "scaling": "none", "eval_clients": 4, "clients_per_round": 2},
     ],
 )
-def test_a_large_task_is_the_task(city, monkeypatch, overrides):
+@pytest.mark.parametrize("kept_bytes", [mapped.KEPT_BYTES, 0], ids=["in memory", "from the file"])
+def test_a_large_task_is_the_task(city, monkeypatch, overrides, kept_bytes):
     small, small_facts = open_task(city, **overrides)
+    monkeypatch.setattr(mapped, "KEPT_BYTES", kept_bytes)
+    times_read = count_calls(monkeypatch, mapped.Records, "read")
     monkeypatch.setattr(datasets, "MAPPED_FROM", 1)
     monkeypatch.setattr(prepared, "FEW_VALUES", 3)
     made, _ = open_task(city, **overrides)
@@ -77,6 +87,7 @@ def test_a_large_task_is_the_task(city, monkeypatch, overrides):
         training.train(JaxEngine(task), from_settings(task.settings.server), lambda *_: None, id)
         for task in (small, opened)
     ]
+    assert bool(times_read) == (kept_bytes == 0)
     assert_same(*(result.last.weights for result in trained))
     assert trained[0].best_value == trained[1].best_value
 
@@ -227,10 +238,72 @@ def test_what_is_let_go_is_not_resident(tmp_path):
     assert abs(mapped_mib() - before) < 5
 
 
-def test_training_lets_go_after_each_client(city, all_large, monkeypatch):
-    task, _ = open_task(city)
-    calls = []
-    monkeypatch.setattr(mapped.Mapped, "let_go", lambda self: calls.append(self))
+@pytest.mark.parametrize("every", [1, 4])
+def test_training_lets_go_after_some_clients(city, all_large, monkeypatch, every):
+    task, _ = open_task(city, prior="none", rounds=1)
+    monkeypatch.setattr("fedgru.task.LET_GO_EVERY", every)
+    calls = count_calls(monkeypatch, mapped.Mapped, "let_go")
     training.train(JaxEngine(task), from_settings(task.settings.server), lambda *_: None, id)
-    assert len(calls) > 2 * len(task.clients)  # after each client and each validation
-    assert set(map(id, calls)) == set(map(id, task.maps))
+    # of 9 clients after each, or after 0, 4 and 8: trained in a round, and scored before and after
+    # it; and once for each of the two validations and for the round
+    assert len(calls) == 3 * {1: 9, 4: 3}[every] + 3
+    assert {id(folder) for (folder,) in calls} == set(map(id, task.maps))
+
+
+@pytest.fixture
+def records(tmp_path):
+    """100 records of three kinds, one array under two names; and another array beside them."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a": rng.integers(0, 99, 100, np.int32),
+        "b": rng.random((100, 3)),
+        "c": rng.random(100) < 0.5,
+        "other": np.arange(7),
+    }
+    arrays["same"] = arrays["b"]
+    mapped.save(tmp_path / "a", arrays, {}, 1, ["a", "b", "same", "c"])
+    return arrays, mapped.load(tmp_path / "a", 1), tmp_path / "a"
+
+
+@pytest.mark.parametrize("at_once", [7, 1 << 18])
+def test_records_hold_the_arrays(tmp_path, monkeypatch, at_once, request):
+    monkeypatch.setattr(mapped, "_RECORDS_AT_ONCE", at_once)
+    arrays, found, folder = request.getfixturevalue("records")
+    assert_same(found.arrays, arrays)
+    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "other.npy", "records.npy"]
+    assert mapped.check(folder) == []
+    assert found.arrays["a"].strides == (40,)  # 4, 24 and 1 bytes; each 8 from a multiple of 8 on
+    assert found.arrays["a"].base is found.arrays["c"].base
+
+
+@pytest.mark.parametrize("gap", [0, 5, 1000])
+@pytest.mark.parametrize(
+    "places",
+    [
+        slice(3, 9),
+        slice(98, 200),
+        slice(5, 5),
+        np.array([], int),
+        np.array([99, 0, 0, 50, 51, 57]),
+        np.array([[7, 8], [90, 7]]),
+        np.array(12),
+    ],
+)
+def test_records_are_read_at_any_places(records, monkeypatch, places, gap):
+    monkeypatch.setattr(mapped, "_MAX_GAP", gap)
+    arrays, found, _ = records
+    names = ["b", "c", "a", "same"]
+    for name, array in zip(names, found.records.read(names, places), strict=True):
+        np.testing.assert_array_equal(array, arrays[name][places], strict=True)
+
+
+def test_places_and_files_that_are_not_there(records):
+    _, found, folder = records
+    for place in (-1, 100):
+        with pytest.raises(IndexError, match="of 100"):
+            found.records.read(["a"], np.array([3, place]))
+    with open(folder / "records.npy", "r+b") as stream:
+        stream.truncate(1000)
+    assert mapped.load(folder, 1) is None
+    with pytest.raises(OSError, match=r"records\.npy has become shorter"):
+        found.records.read(["a"], np.array([99]))

@@ -281,7 +281,6 @@ class JaxEngine(Engine):
 
         The last part may be shorter, unless it is to be `whole`: XLA would compile it anew.
         """
-        inputs = self.task.inputs
         length = max(len(positions) for positions, _ in rows)
         if whole:
             length = -(-length // seq_len) * seq_len
@@ -293,8 +292,7 @@ class JaxEngine(Engine):
         for begin in range(0, length, seq_len):
             part = slice(begin, begin + seq_len)
             read = np.maximum(positions[part], 0)
-            rows_read, numbers_read = inputs.rows[read], inputs.numbers[read]
-            self.task.let_go()
+            rows_read, numbers_read = self.task.read(["inputs.rows", "inputs.numbers"], read)
             yield positions[part], starts[part], rows_read, numbers_read
 
     @cached_property
