@@ -163,7 +163,7 @@ def describe(name, as_json, data_dir):
 def check(name, data_dir):
     """Verify every byte of a data set, by default of each in the folder.
 
-    A data set of 100,000 check-ins or more is verified when its columns are laid out for reading
+    A data set of 10,000 check-ins or more is verified when its columns are laid out for reading
     through memory maps; opened later, only sizes and the time of change are compared. This reads
     all of it again, and all that is laid out.
     """

@@ -22,13 +22,15 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
+from fedgru.errors import DataError
+
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 KEPT_BYTES = 1 << 25  # of a folder's files, that stay in memory once they were read
 RECORDS = "records.npy"
 _AT_ONCE = 1 << 24  # bytes that a checksum reads in one go
 _RECORDS_AT_ONCE = 1 << 18
-_MAX_GAP = 1 << 10  # records between two places that are still read in one go
+_MAX_GAP_BYTES = 1 << 13  # between two records that are still read in one go
 
 
 class Texts(Sequence):
@@ -94,11 +96,14 @@ class Records:
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
+    def __reduce__(self):
+        raise TypeError("an open file cannot be given to another process")
+
     def read(self, names, places):
         """Return some arrays at some places: a slice of step 1, or int of any shape, not negative.
 
         Raises:
-            OSError: if the file has become shorter.
+            DataError: if the file has become shorter.
         """
         if isinstance(places, slice):
             found = self._range(*places.indices(self._length)[:2])
@@ -107,10 +112,16 @@ class Records:
         return [found[self._field_of[name]] for name in names]
 
     def _range(self, begin, end):
-        size = max(end - begin, 0) * self._dtype.itemsize
-        content = os.pread(self._file, size, self._begin + begin * self._dtype.itemsize)
-        if len(content) < size:
-            raise OSError(f"{self._path} has become shorter")
+        size, at = (n * self._dtype.itemsize for n in (max(end - begin, 0), begin))
+        content = os.pread(self._file, size, self._begin + at)
+        while len(content) < size:  # one call may give less than is asked for
+            more = os.pread(self._file, size - len(content), self._begin + at + len(content))
+            if not more:
+                raise DataError(
+                    f"{self._path} has become shorter while it was in use. Start again: it is then "
+                    "laid out anew."
+                )
+            content += more
         return np.frombuffer(content, self._dtype)
 
     def _at(self, places):
@@ -118,7 +129,7 @@ class Records:
         if len(distinct) and not 0 <= distinct[0] <= distinct[-1] < self._length:
             raise IndexError(f"places {distinct[0]} to {distinct[-1]} of {self._length}")
         found = np.empty(len(distinct), self._dtype)
-        cuts = np.flatnonzero(np.diff(distinct) > _MAX_GAP) + 1
+        cuts = np.flatnonzero(np.diff(distinct) * self._dtype.itemsize > _MAX_GAP_BYTES) + 1
         for part in np.split(np.arange(len(distinct)), cuts):
             if len(part):
                 first, last = distinct[part[0]], distinct[part[-1]]
@@ -252,23 +263,28 @@ def load(folder, made_from):
             file: _open(Path(folder, file), facts["size_bytes"])
             for file, facts in manifest["files"].items()
         }
-        arrays, field_of = {}, {}
-        for name, place in manifest["arrays"].items():
-            if isinstance(place, str):
-                arrays[name] = opened[place][0]
-            else:
-                file, field_of[name] = place
-                arrays[name] = opened[file][0][field_of[name]]
         maps = tuple(pages for _, pages in opened.values())
-        records = None
-        if field_of:
-            whole, pages = opened[RECORDS]
-            begin = len(pages) - whole.nbytes
-            path = Path(folder, RECORDS)
-            records = Records(path, whole.dtype, len(whole), begin, field_of)
+        places = manifest["arrays"].items()
+        arrays = {name: opened[place][0] for name, place in places if isinstance(place, str)}
+        field_of = {name: _field(place) for name, place in places if not isinstance(place, str)}
+        if not field_of:
+            return Mapped(arrays, manifest["facts"], maps)
+        whole, pages = opened[RECORDS]
+        (length,), begin = whole.shape, len(pages) - whole.nbytes
+        fields = {field: whole[field] for field in field_of.values()}  # the same for two names
+        arrays |= {name: fields[field] for name, field in field_of.items()}
+        records = Records(Path(folder, RECORDS), whole.dtype, length, begin, field_of)
         return Mapped(arrays, manifest["facts"], maps, records)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _field(place):
+    """Return the field of the records that a manifest names."""
+    file, field = place
+    if file != RECORDS or not isinstance(field, str):
+        raise ValueError(f"{place} is no field of the records")
+    return field
 
 
 def _read_manifest(folder):
@@ -283,7 +299,10 @@ def _open(path, size_bytes):
     with open(path, "rb") as stream:
         if npy.read_magic(stream) != (1, 0):
             raise ValueError("its header is another one")
-        shape, fortran_order, dtype = npy.read_array_header_1_0(stream)
+        try:
+            shape, fortran_order, dtype = npy.read_array_header_1_0(stream)
+        except Exception as error:  # what numpy raises depends on the damaged byte
+            raise ValueError("its header is damaged") from error
         begin = stream.tell()
         size = os.fstat(stream.fileno()).st_size
         if size != size_bytes or size != begin + math.prod(shape) * dtype.itemsize:

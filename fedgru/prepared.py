@@ -68,7 +68,7 @@ def open_or_make(data_set, settings, make):
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(data_set.folder, FOLDER, key)
     found = mapped.load(folder, made_from)
-    if found is None:
+    if found is None or found.records is None:  # an earlier fedgru laid it out array by array
         logger.info("the first run with these settings: %s is being laid out", folder)
         parts = make()
         try:

@@ -106,14 +106,23 @@ class Task:
             names: out of `prepared.OF_A_CLIENT`.
             positions: not negative.
         """
-        for folder in self.maps:
-            if folder.records is not None and not folder.is_small:
-                return folder.records.read(names, positions)
+        if self._records is not None:
+            return self._records.read(names, positions)
         return [self._own_arrays[name][positions] for name in names]
 
     @cached_property
     def _own_arrays(self):
         return prepared.arrays_of_a_client(self)
+
+    @cached_property
+    def _records(self):
+        """The Records of exactly these arrays: a task made of another one may have only a part."""
+        for folder in self.maps:
+            if folder.records is not None and not folder.is_small:
+                arrays = self._own_arrays.items()
+                if all(folder.arrays.get(name) is array for name, array in arrays):
+                    return folder.records
+        return None
 
     @property
     def num_classes(self):

@@ -99,6 +99,7 @@ FAULTS = {
     "the state is not carried on": ("if (at == 0)", "if (1)"),
     "the state is carried into the next pass": ("if (at == 0)", "if (step == 0)"),
     "the state carried on is taken for zero": ("s->zero = at == 0 &&", "s->zero ="),
+    "states and gradients are out of step": ("(u * s->P + s->zero) * KEPT", "u * s->P * KEPT"),
     "the gradient stops at a time step": ("d += load(s->d_hidden", "d = load(s->d_hidden"),
     "the state's own path is forgotten": ("d += load(s->carried", "d += 0 * load(s->carried"),
     "the reset gate has no gradient": ("d_candidate * candidate_h", "0 * candidate_h"),

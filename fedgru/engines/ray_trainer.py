@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedgru import prepared
 from fedgru.engines.base import Gathered
 from fedgru.engines.jax import JaxEngine
+from fedgru.priors import History
 from fedgru.runs import installed_versions
 from fedgru.xla import kept_between_runs, limit_threads
 
@@ -56,8 +58,17 @@ def for_training(task):
     # what `Trainer` is: a client at a time on a CPU, a work item at a time on a GPU
     device = "auto" if task.settings.ray.ray_gpus else "cpu"
     loop = task.settings.loop.model_copy(update={"threads": 1, "device": device})
+    # fields of records would be copied for each actor; whole arrays lie in memory that they share
+    whole = {}
+    for array in prepared.arrays_of_a_client(task).values():
+        whole.setdefault(id(array), np.ascontiguousarray(array))
     lean = replace(
         task,
+        inputs=replace(
+            task.inputs, rows=whole[id(task.inputs.rows)], numbers=whole[id(task.inputs.numbers)]
+        ),
+        classes=whole[id(task.classes)],
+        history=History(*(whole[id(array)] for array in vars(task.history).values())),
         settings=task.settings.model_copy(update={"loop": loop}),
         check_ins=None,
         target_codes=None,

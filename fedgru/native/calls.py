@@ -155,12 +155,14 @@ class NativeCode:
             (update, sums): name -> float32 array, of `rows` the client's own alone, and float64 [5]
             as from `run_steps`.
         """
-        job = _Job.from_buffer_copy(self._client(data).struct)
+        pointed = self._client(data)
+        job = _Job.from_buffer_copy(pointed.struct)
         job.weights, job.stop = weights.struct, stop.ctypes.data
         job.key[:] = key.tolist()
         update, job.update = _new_update(weights.arrays, job.num_own)
         with self._space(self._library.fedgru_local_steps_bytes(job)) as space:
             self._library.fedgru_local_steps(job, space)  # Python's lock is released meanwhile
+        del pointed  # not before
         self.clients_trained += 1
         return update, np.array([job.loss_sum, job.num_correct, 0, 0, 0])
 
