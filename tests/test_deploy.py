@@ -29,7 +29,7 @@ from fedgru import datasets, experiment, protection
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.checkins import CheckIns, Coded
 from fedgru.cli import main
-from fedgru.deploy import client, flower, keys, records, secure, server
+from fedgru.deploy import client, flower, keys, processes, records, secure, server
 from fedgru.deploy.app import PACKAGE, read_app, write_app
 from fedgru.deploy.privacy import Privacy, protect
 from fedgru.deploy.scores import read_scores
@@ -769,3 +769,17 @@ def test_an_update_that_does_not_fit_the_protocol_stays_with_its_client(deploy, 
     run = run_deployed(app, grid, tmp_path)
     assert (run.path / "faults.csv").read_text().splitlines()[1:] == [f"1,{name},dropped out"]
     assert grid.errors == ["the update is kept here: a coordinate is beyond 3."]
+
+
+def test_a_log_is_followed_from_the_call_on(tmp_path):
+    log = tmp_path / "server.log"
+    for before in ("", "old\n"):
+        log.write_text(before)
+        lines = processes.follow(log)
+        with open(log, "a") as stream:
+            stream.write("resumed\nann jo")
+        assert next(lines) == ["resumed"]  # written before anybody looked
+        with open(log, "a") as stream:
+            stream.write("ined\n")
+        assert [next(lines), next(lines)] == [["ann joined"], []]
+    assert next(processes.follow(tmp_path / "none.log")) == []

@@ -103,7 +103,6 @@ class Client:
             self._wait_for_server(tell)
             log_file = self.folder / "supernode.log"
             lines = processes.follow(log_file)
-            next(lines)
             with processes.running(
                 "flower-supernode", self._arguments(), self._environment(), log_file
             ) as supernode:

@@ -104,9 +104,16 @@ def tail(log_file, lines=5):
 
 
 def follow(file):
-    """Yield, again and again, the list of lines that were added to a file since the last time."""
+    """Return an iterator without end: the list of lines that were added to a file since the last.
+
+    The first list begins with what is added after this call, so follow before what writes starts.
+    """
     file = Path(file)
-    place, rest = (file.stat().st_size if file.exists() else 0), ""
+    return _added(file, file.stat().st_size if file.exists() else 0)
+
+
+def _added(file, place):
+    rest = ""
     while True:
         added = ""
         if file.exists():

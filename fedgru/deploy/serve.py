@@ -87,8 +87,9 @@ class Server:
                 self._wait_until_up(superlink, log_file)
                 names = self._sync_keys()
                 self._say_where(tell, names)
+                lines = processes.follow(self.folder / LOG)
                 run_id = self._start_run()
-                outcome = self._wait_for_end(superlink, log_file, run_id, tell)
+                outcome = self._wait_for_end(superlink, log_file, run_id, lines, tell)
         except KeyboardInterrupt as error:
             raise Interrupted(". Go on with the same command.", error) from error
         finally:
@@ -220,9 +221,8 @@ class Server:
             raise RunError(f"Flower refused `flwr {' '.join(map(str, arguments))}`: {why}")
         return said
 
-    def _wait_for_end(self, superlink, log_file, run_id, tell):
-        """Relay the run's log until it has ended; return its outcome, a dict."""
-        lines = processes.follow(self.folder / LOG)
+    def _wait_for_end(self, superlink, log_file, run_id, lines, tell):
+        """Relay the lines of the run's log until it has ended; return its outcome, a dict."""
         synced = asked = time.monotonic()
         while True:
             for line in next(lines):
