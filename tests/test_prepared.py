@@ -349,18 +349,16 @@ def test_a_manifest_with_another_place_is_none(records, place):
 def test_a_damaged_header_is_none_or_harmless(records):
     arrays, _, folder = records
     whole = (folder / "records.npy").read_bytes()
-    outcomes = set()
     for at in range(len(whole) - 4000):
         for flip in (1, 2, 8, 64):
             (folder / "records.npy").write_bytes(
                 whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :]
             )
             found = mapped.load(folder, 1)
-            outcomes.add(found is None)
+            assert found is None or at >= 8  # before that stand what it is and its version
             if found is not None:
                 assert found.arrays["b"].shape == arrays["b"].shape
                 found.records.read(["a", "b"], slice(0, 100))
-    assert True in outcomes
     (folder / "records.npy").write_bytes(whole)
     assert mapped.load(folder, 1) is not None
 
