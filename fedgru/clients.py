@@ -1,6 +1,7 @@
 """Check-ins -> clients: who takes part, in what order, and where each one's splits end."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,39 @@ from fedgru.errors import ConfigError, DataError
 SPLITS = ("train", "val", "test")
 TEST_SHARE = 0.2
 VAL_SHARE = 0.2  # of what is left beside test: 64/16/20 in all
+
+
+class Ends(NamedTuple):
+    """Where the check-ins of some clients begin, and where each split and all of them end.
+
+    Each is a position per client, int64 [num_chosen], or an int for one client.
+    """
+
+    start: np.ndarray
+    train_end: np.ndarray
+    val_end: np.ndarray
+    end: np.ndarray
+
+    def bounds(self, split):
+        """Return first and end positions of a split's check-ins, as Ends are."""
+        return {
+            "train": (self.start, self.train_end),
+            "val": (self.train_end, self.val_end),
+            "test": (self.val_end, self.end),
+        }[split]
+
+    def target_bounds(self, split):
+        """Return int64 first and end positions [num_chosen] of a split's targets.
+
+        The first check-in of a client has nothing before it and is no target.
+        """
+        first, end = self.bounds(split)
+        first = np.maximum(first, self.start + 1)
+        return first, np.maximum(first, end)
+
+    def target_positions(self, split):
+        """Return int64 [num_targets], the split's targets, client after client."""
+        return _concatenate_ranges(*self.target_bounds(split))
 
 
 @dataclass(frozen=True)
@@ -45,31 +79,22 @@ class Clients:
         """int32 [num_positions], index of the client that owns each position."""
         return np.repeat(np.arange(len(self), dtype=np.int32), self.lengths)
 
+    def ends(self, chosen=slice(None)):
+        """Return the Ends of some clients, by a slice or an array of indices; all by default."""
+        every = self.starts[:-1], self.train_ends, self.val_ends, self.starts[1:]
+        return Ends(*(positions[chosen] for positions in every))
+
     def bounds(self, split):
-        """Return int64 first and end positions [num_clients] of a split's check-ins."""
-        starts, ends = self.starts[:-1], self.starts[1:]
-        return {
-            "train": (starts, self.train_ends),
-            "val": (self.train_ends, self.val_ends),
-            "test": (self.val_ends, ends),
-        }[split]
+        """See `Ends.bounds`."""
+        return self.ends().bounds(split)
 
-    def target_bounds(self, split, chosen=slice(None)):
-        """Return int64 first and end positions [num_chosen] of a split's targets.
+    def target_bounds(self, split):
+        """See `Ends.target_bounds`."""
+        return self.ends().target_bounds(split)
 
-        The first check-in of a client has nothing before it and is no target.
-
-        Args:
-            split: "train", "val" or "test".
-            chosen: indices of clients; all by default.
-        """
-        first, end = (bounds[chosen] for bounds in self.bounds(split))
-        first = np.maximum(first, self.starts[:-1][chosen] + 1)
-        return first, np.maximum(first, end)
-
-    def target_positions(self, split, chosen=slice(None)):
-        """Return int64 [num_targets], the split's targets, client after client."""
-        return _concatenate_ranges(*self.target_bounds(split, chosen))
+    def target_positions(self, split):
+        """See `Ends.target_positions`."""
+        return self.ends().target_positions(split)
 
     def in_split(self, split):
         """Return bool [num_positions], whether each position lies in the split."""

@@ -87,10 +87,10 @@ def model_log_probs(engine, weights, split, warm=True, clients=None):
     """
     task = engine.task
     chosen = slice(None) if clients is None else clients
-    positions = task.clients.target_positions(split, chosen)
-    first, end = (bounds[chosen] for bounds in task.clients.bounds(split))
-    starts = task.clients.starts[:-1][chosen]
-    first = starts if warm else np.maximum(first - 1, starts)
+    ends = task.ends(chosen)
+    positions = ends.target_positions(split)
+    first, end = ends.bounds(split)
+    first = ends.start if warm else np.maximum(first - 1, ends.start)
     hidden = engine.hidden_states(weights, first, end, positions - 1)
     task.let_go()
     seen = protection.represent(task, weights, hidden, split)
@@ -98,7 +98,7 @@ def model_log_probs(engine, weights, split, warm=True, clients=None):
     def log_probs(client, own):
         log_prior = None
         if task.spec.has_prior:
-            log_prior = task.log_prior(client, positions[own] - 1 - task.clients.starts[client])
+            log_prior = task.log_prior(client, positions[own] - 1 - task.ends(client).start)
         return log_softmax(gru.logits(weights, seen[own], log_prior, np.matmul))
 
     return positions, log_probs
@@ -266,13 +266,12 @@ def _gain(ours, theirs, name, seed):
 def _score_each_client(task, split, positions, log_probs, clients=None):
     """Score some clients at a time: memory holds CELLS_AT_ONCE scores, and one client's more."""
     clients = np.arange(len(task.clients)) if clients is None else clients
-    first, end = task.clients.target_bounds(split, clients)
+    first, end = task.ends(clients).target_bounds(split)
     ends = np.cumsum(end - first)
     parts, waiting, begin = [], [], 0
     for client, start, stop in zip(clients.tolist(), ends - (end - first), ends, strict=True):
         if start < stop:
             waiting.append(log_probs(client, slice(start, stop)))
-            task.done_with(client)
         if waiting and (stop == len(positions) or sum(w.size for w in waiting) > CELLS_AT_ONCE):
             (targets,) = task.read(["classes"], positions[begin:stop])
             parts.append(metrics.score_targets(np.concatenate(waiting), targets))

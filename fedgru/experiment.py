@@ -4,7 +4,6 @@ import hashlib
 import logging
 import math
 from contextlib import closing, nullcontext, suppress
-from functools import partial
 
 from tqdm import tqdm
 
@@ -62,13 +61,14 @@ def _check_scorable(task):
         ("val", "validation", task.validation_clients),
         ("test", "test", None),
     ):
-        positions = partial(task.clients.target_positions, split)
         if drawn is None:
-            num_known = task.num_known[split]
+            num_known, ends = task.num_known[split], task.clients.ends()
         else:
-            num_known = int((task.classes[positions(drawn)] >= 0).sum())
+            ends = task.ends(drawn)
+            (classes,) = task.read(["classes"], ends.target_positions(split))
+            num_known = int((classes >= 0).sum())
         if not num_known:
-            num_targets = len(positions(slice(None) if drawn is None else drawn))
+            num_targets = len(ends.target_positions(split))
             raise DataError(
                 f"nothing to score: none of the {num_targets} {name} targets has a "
                 f"{task.settings.inputs.target} that occurs in train. Take more users or more "

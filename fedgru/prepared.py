@@ -9,13 +9,14 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 import fedgru
 from fedgru import features, mapped, priors
-from fedgru.clients import Clients, CoverageLine
+from fedgru.clients import Clients, CoverageLine, Ends
 from fedgru.features import Inputs, Scale
 from fedgru.vocabulary import Vocabulary
 
@@ -23,7 +24,13 @@ FOLDER = "prepared"
 _HISTORY = fields(priors.History)
 HISTORY = tuple(f"history.{field.name}" for field in _HISTORY)
 LEARNT_FROM = ("classes", "inputs.rows", "inputs.numbers")
-OF_A_CLIENT = LEARNT_FROM + HISTORY  # what lies side by side in the file of a large data set
+OF_A_CLIENT = LEARNT_FROM + HISTORY  # one for each position
+ENDS = tuple(f"clients.{name}" for name in Ends._fields)
+READ = {  # what of a large data set is read for some clients at a time, from which file
+    "records.npy": OF_A_CLIENT,
+    "clients.npy": ENDS,
+    "training_clients.npy": ("training_clients",),
+}
 FEW_VALUES = 10_000  # so many texts are read at once; more stay on the disk
 
 logger = logging.getLogger(__name__)
@@ -38,7 +45,7 @@ class Prepared:
             training_clients: as in Task.
         coverage: tuple of CoverageLine, as in Task without what depends on --eval-clients.
         known: {name of a property of Task: its value} for those that were computed already.
-        maps: the Mapped that the arrays lie in, if they do.
+        folder: the Mapped that the arrays lie in, if they do.
     """
 
     clients: Clients
@@ -51,7 +58,7 @@ class Prepared:
     training_clients: np.ndarray
     coverage: tuple[CoverageLine, ...]
     known: dict
-    maps: tuple[mapped.Mapped, ...] = ()
+    folder: mapped.Mapped | None = None
 
 
 def open_or_make(data_set, settings, make):
@@ -68,12 +75,13 @@ def open_or_make(data_set, settings, make):
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(data_set.folder, FOLDER, key)
     found = mapped.load(folder, made_from)
-    if found is None or found.records is None:  # an earlier fedgru laid it out array by array
+    if found is None or not all(name in found.records for name in chain(*READ.values())):
+        # there is none, or an earlier fedgru laid it out in another way
         logger.info("the first run with these settings: %s is being laid out", folder)
         parts = make()
         try:
             arrays, facts = _to_arrays(parts, data_set.check_ins)
-            mapped.save(folder, arrays, facts, made_from, OF_A_CLIENT)
+            mapped.save(folder, arrays, facts, made_from, READ)
         except OSError as error:
             logger.warning(
                 "%s cannot be written (%s): all check-ins are held in memory",
@@ -102,13 +110,10 @@ def _to_arrays(parts, check_ins):
     clients, inputs = parts.clients, parts.inputs
     arrays = {
         "target_codes": parts.target_codes,
-        "training_clients": parts.training_clients,
         "clients.rows": clients.rows,
         "clients.starts": clients.starts,
-        "clients.train_ends": clients.train_ends,
-        "clients.val_ends": clients.val_ends,
         "clients.users": check_ins.user.codes[clients.rows[clients.starts[:-1]]],
-        **arrays_of_a_client(parts),
+        **arrays_read(parts),
         **_vocabulary_arrays("target", parts.target_vocabulary),
     }
     for name, vocabulary in inputs.vocabularies.items():
@@ -128,11 +133,13 @@ def _to_arrays(parts, check_ins):
     return arrays, facts
 
 
-def arrays_of_a_client(parts):
-    """Return {name out of OF_A_CLIENT: array} of a Prepared or a Task."""
+def arrays_read(parts):
+    """Return {name: array} of a Prepared or a Task, for all that READ names."""
     learnt_from = parts.classes, parts.inputs.rows, parts.inputs.numbers
     history = (getattr(parts.history, field.name) for field in _HISTORY)
-    return dict(zip(OF_A_CLIENT, (*learnt_from, *history), strict=True))
+    found = dict(zip(OF_A_CLIENT, (*learnt_from, *history), strict=True))
+    found |= zip(ENDS, parts.clients.ends(), strict=True)
+    return found | {"training_clients": parts.training_clients}
 
 
 def num_known(classes, clients):
@@ -160,8 +167,8 @@ def _from_arrays(found, check_ins):
         client_ids=check_ins.user.values.chosen(arrays["clients.users"]),
         rows=arrays["clients.rows"],
         starts=arrays["clients.starts"],
-        train_ends=arrays["clients.train_ends"],
-        val_ends=arrays["clients.val_ends"],
+        train_ends=arrays["clients.train_end"],
+        val_ends=arrays["clients.val_end"],
     )
     inputs = Inputs(
         rows=arrays["inputs.rows"],
@@ -186,5 +193,5 @@ def _from_arrays(found, check_ins):
             "unknown_rates": facts["unknown_rates"],
             "num_known": facts["num_known"],
         },
-        maps=(found,),
+        folder=found,
     )

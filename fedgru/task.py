@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 
-from fedgru import faults, features, mapped, prepared, priors, seeding, streams, vocabulary
+from fedgru import faults, features, prepared, priors, seeding, streams, vocabulary
 from fedgru.checkins import CheckIns
-from fedgru.clients import SPLITS, Clients, CoverageLine, choose_clients
+from fedgru.clients import SPLITS, Clients, CoverageLine, Ends, choose_clients
 from fedgru.config import Settings
 from fedgru.errors import ConfigError, DataError
 from fedgru.kernel_prior import Kernel, fit_kernel, kernel_prior
@@ -15,7 +16,6 @@ from fedgru.models.gru import ModelSpec
 from fedgru.protection import Protection, make_protection
 
 KEPT_SHARE = 0.25  # of the clients in a cohort: with fewer, what is kept is seldom used again
-LET_GO_EVERY = 32  # clients, about: each time takes processor time of its own
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Task:
         protection: Protection, with --agnostic-to; else None.
         training_clients: int64, the clients with at least one local step; cohorts are drawn
             from these.
-        maps: tuple of the Mapped that arrays of a large data set lie in.
+        laid_out: the Prepared of a large data set, which these parts were taken from; else None.
         fitted: Fitted, where it was given instead of fitted on these clients; else None.
     """
 
@@ -84,45 +84,46 @@ class Task:
     coverage: list[CoverageLine]
     protection: Protection | None
     training_clients: np.ndarray
-    maps: tuple[mapped.Mapped, ...] = ()
+    laid_out: prepared.Prepared | None = None
     fitted: features.Fitted | None = None
 
     def let_go(self):
         """Give back the memory of what was read of a large data set; it can be read again."""
-        for folder in self.maps:
-            folder.let_go()
+        if self.laid_out is not None:
+            self.laid_out.folder.let_go()
 
-    def done_with(self, client):
-        """Let go after some clients: the system maps more than what is read of each."""
-        if client % LET_GO_EVERY == 0:
-            self.let_go()
+    def read(self, names, places):
+        """Return some arrays at some places, a slice, an int or an array of ints, as a list.
 
-    def read(self, names, positions):
-        """Return some arrays at some positions, a slice or int of any shape, as a list.
-
-        Of a large data set they are read from its file, see `mapped.Records`.
+        Of a large data set they are read from its files, see `mapped.Records`.
 
         Args:
-            names: out of `prepared.OF_A_CLIENT`.
-            positions: not negative.
+            names: out of one of the lists in `prepared.READ`.
+            places: positions, clients, or places among the training clients; not negative.
         """
-        if self._records is not None:
-            return self._records.read(names, positions)
-        return [self._own_arrays[name][positions] for name in names]
+        if self._file is not None:
+            return self._file.read(names, places)
+        return [self._own_arrays[name][places] for name in names]
 
     @cached_property
     def _own_arrays(self):
-        return prepared.arrays_of_a_client(self)
+        return prepared.arrays_read(self)
 
     @cached_property
-    def _records(self):
-        """The Records of exactly these arrays: a task made of another one may have only a part."""
-        for folder in self.maps:
-            if folder.records is not None and not folder.is_small:
-                arrays = self._own_arrays.items()
-                if all(folder.arrays.get(name) is array for name, array in arrays):
-                    return folder.records
-        return None
+    def _file(self):
+        """The Mapped of exactly these parts: a task made of another one may have only some."""
+        whole = self.laid_out
+        if whole is None or whole.folder.is_small:
+            return None
+        names = ("clients", "inputs", "classes", "history", "training_clients")
+        is_whole = all(getattr(self, name) is getattr(whole, name) for name in names)
+        return whole.folder if is_whole else None
+
+    def ends(self, chosen):
+        """Return the Ends of some clients: of one, an int, or of a slice or an array of them."""
+        if isinstance(chosen, Integral):
+            return Ends(*map(int, self.read(prepared.ENDS, int(chosen))))
+        return Ends(*self.read(prepared.ENDS, chosen))
 
     @property
     def num_classes(self):
@@ -196,64 +197,77 @@ class Task:
 
     def _recurs(self, client):
         """Whether a client comes up again soon, in a round or in validation."""
-        validated = self.validation_clients
-        return self.cohorts_recur or validated is None or client in validated
+        return self.cohorts_recur or self._validated is None or client in self._validated
+
+    @cached_property
+    def _validated(self):
+        drawn = self.validation_clients
+        return None if drawn is None else frozenset(drawn.tolist())
 
     @cached_property
     def attackers(self):
         """Indices of the clients that lie, with --attack; else empty."""
         return faults.draw_attackers(self.settings, self.training_clients)
 
-    def client_prior(self, client, kind):
-        """Return the ClientPrior of a client, computed once if it comes up again."""
+    def client_prior(self, client, kind, own=None):
+        """Return the ClientPrior of a client, computed once if it comes up again.
+
+        Args:
+            client: index of the client.
+            kind: of running counts, or "kernel".
+            own: History of the client; None reads it.
+        """
         if (client, kind) in self._client_priors:
             return self._client_priors[client, kind]
-        whole = slice(*self.clients.starts[client : client + 2].tolist())
-        own = priors.History(*self.read(prepared.HISTORY, whole))
+        if own is None:
+            start, *_, end = self.ends(client)
+            own = priors.History(*self.read(prepared.HISTORY, slice(start, end)))
         if kind == "kernel":
             prior = kernel_prior(self.kernel, own, self.shared)
         else:
             prior = priors.count_prior(kind, own, self.shared)
-        self.done_with(client)
         if self._recurs(client):
             self._client_priors[client, kind] = prior
         return prior
 
-    def log_prior(self, client, pairs, kind=None):
+    def log_prior(self, client, pairs, kind=None, own=None):
         """Return float32 [num_pairs, num_classes], log p(next) by running counts.
 
         Args:
-            client: index of the client.
+            client, own: as for `client_prior`.
             pairs: int [num_pairs]; pair j predicts the client's check-in j + 1.
             kind: which running counts; the run's own prior by default.
         """
         kind = kind or self.settings.inputs.prior
-        return self.client_prior(client, kind).log_probs(self.shared, pairs)
+        return self.client_prior(client, kind, own).log_probs(self.shared, pairs)
 
     def batches(self, client):
         """Return the Batches of a client's train pairs in the run's layout."""
-        layout, starts = self.settings.layout, self.clients.starts
-        return streams.LAYOUTS[layout.layout](
-            max(int(self.clients.train_ends[client] - starts[client]) - 1, 0),
-            layout.batch_size,
-            layout.seq_len,
-            self.settings.client.local_epochs,
-        )
+        start, train_end, *_ = self.ends(client)
+        return self._lay_out(max(train_end - start - 1, 0))
+
+    def _lay_out(self, num_pairs):
+        layout, epochs = self.settings.layout, self.settings.client.local_epochs
+        lay_out = streams.LAYOUTS[layout.layout]
+        return lay_out(num_pairs, layout.batch_size, layout.seq_len, epochs)
 
     def local_data(self, client):
         """Return the LocalData of one client."""
-        batches = self.batches(client)
+        start, train_end, _, end = self.ends(client)
+        num_pairs = max(train_end - start - 1, 0)
+        batches = self._lay_out(num_pairs)
         pairs = np.maximum(batches.pairs, 0)
-        start, end = int(self.clients.starts[client]), int(self.clients.train_ends[client])
-        classes, rows, numbers = self.read(prepared.LEARNT_FROM, slice(start, end))
+        names = prepared.OF_A_CLIENT if self.spec.has_prior else prepared.LEARNT_FROM
+        classes, rows, numbers, *history = self.read(names, slice(start, end))
         padded = batches.pairs < 0
         targets = np.where(padded, -1, classes[pairs + 1])
         if client in self.attackers and self.settings.faults.attack == "label-flip":
             targets = faults.flip_labels(targets, self.num_classes)
         log_prior = None
         if self.spec.has_prior:
-            log_prior = self.log_prior(client, np.arange(end - start - 1))[pairs]
-        data = LocalData(
+            own = priors.History(*history)
+            log_prior = self.log_prior(client, slice(num_pairs), own=own)[pairs]
+        return LocalData(
             rows=np.where(padded[..., None], -1, rows[pairs]),
             numbers=numbers[pairs],
             targets=np.maximum(targets, 0),
@@ -263,8 +277,6 @@ class Task:
             passes=batches.passes,
             num_examples=int((targets >= 0).sum()) * batches.passes,
         )
-        self.done_with(client)
-        return data
 
     def _protected(self, inputs_at, padded):
         if self.protection is None:
@@ -328,7 +340,7 @@ def build_task(data_set, settings, kernel=None, fitted=None):
         coverage=_with_validated(parts.coverage, settings, clients),
         protection=make_protection(settings, check_ins, clients),
         training_clients=training_clients,
-        maps=parts.maps,
+        laid_out=None if parts.folder is None else parts,
         fitted=fitted,
     )
     vars(task).update(parts.known)  # cached properties, computed when the parts were made
@@ -341,7 +353,7 @@ def _with_validated(coverage, settings, clients):
     for line in coverage:
         lines.append(line)
         if line.step == "val targets" and drawn is not None:
-            targets = len(clients.target_positions("val", drawn))
+            targets = len(clients.ends(drawn).target_positions("val"))
             lines.append(CoverageLine("  of which in each round", len(drawn), targets))
     return lines
 

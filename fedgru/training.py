@@ -230,7 +230,9 @@ def draw_cohort(task, round_num):
     if size is None:
         return task.training_clients
     generator = seeding.rng(task.settings.loop.seed, "cohort", round_num)
-    return np.sort(generator.choice(task.training_clients, size, replace=False))
+    drawn = generator.choice(len(task.training_clients), size, replace=False)
+    (cohort,) = task.read(["training_clients"], np.sort(drawn))
+    return cohort
 
 
 def _report(round_num, row, seconds, improved, progress):

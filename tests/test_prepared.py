@@ -57,7 +57,7 @@ def assert_same(found, expected):
     """Whether two values hold the same arrays and texts, however they are held."""
     if hasattr(expected, "__dataclass_fields__"):
         for field in fields(expected):
-            if field.name not in ("maps", "folder"):
+            if field.name not in ("maps", "folder", "laid_out"):
                 assert_same(getattr(found, field.name), getattr(expected, field.name))
     elif isinstance(expected, np.ndarray):
         assert found.dtype == expected.dtype
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_does_without(
     monkeypatch.setattr(mapped, "save", full)
     task, _ = open_task(city)
     assert_same(task.inputs, small.inputs)
-    assert task.maps == ()
+    assert task.laid_out is None
     told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert told == [
         f"the columns of {city / 'town'} cannot be laid out (No space left on device): all "
@@ -250,16 +250,31 @@ def test_what_is_let_go_is_not_resident(tmp_path):
     assert abs(mapped_mib() - before) < 5
 
 
-@pytest.mark.parametrize("every", [1, 4])
-def test_training_lets_go_after_some_clients(city, all_large, monkeypatch, every):
-    task, _ = open_task(city, prior="none", rounds=1)
-    monkeypatch.setattr("fedgru.task.LET_GO_EVERY", every)
-    calls = count_calls(monkeypatch, mapped.Mapped, "let_go")
+def resident_kib(folder):
+    """How much of a folder's files this process has mapped and in memory."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:  # addresses, and what lies there
+            inside = line.endswith(".npy") and str(folder) in line
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
+def test_rounds_of_a_large_data_set_read_no_map(city, all_large, monkeypatch):
+    monkeypatch.setattr(mapped, "KEPT_BYTES", 0)
+    task, _ = open_task(city, clients_per_round=4, eval_clients=3)
+    task.let_go()
+    task.clients.starts.sum()
+    assert resident_kib(city) == 4  # the page of that file
+    resident, let_go = [], mapped.Mapped.let_go
+    monkeypatch.setattr(
+        mapped.Mapped, "let_go", lambda found: resident.append(resident_kib(city)) or let_go(found)
+    )
     training.train(JaxEngine(task), from_settings(task.settings.server), lambda *_: None, id)
-    # of 9 clients after each, or after 0, 4 and 8: trained in a round, and scored before and after
-    # it; and once for each of the two validations and for the round
-    assert len(calls) == 3 * {1: 9, 4: 3}[every] + 3
-    assert {id(folder) for (folder,) in calls} == set(map(id, task.maps))
+    # in each of three validations, and at the end of each of two rounds
+    assert resident == [4, 0, 0, 0, 0]
 
 
 @pytest.fixture
@@ -273,7 +288,7 @@ def records(tmp_path):
         "other": np.arange(7),
     }
     arrays["same"] = arrays["b"]
-    mapped.save(tmp_path / "a", arrays, {}, 1, ["a", "b", "same", "c"])
+    mapped.save(tmp_path / "a", arrays, {}, 1, {"records.npy": ["a", "b", "same", "c"]})
     return arrays, mapped.load(tmp_path / "a", 1), tmp_path / "a"
 
 
@@ -305,7 +320,7 @@ def test_records_are_read_at_any_places(records, monkeypatch, places, gap):
     monkeypatch.setattr(mapped, "_MAX_GAP_BYTES", gap)
     arrays, found, _ = records
     names = ["b", "c", "a", "same"]
-    for name, array in zip(names, found.records.read(names, places), strict=True):
+    for name, array in zip(names, found.read(names, places), strict=True):
         np.testing.assert_array_equal(array, arrays[name][places], strict=True)
 
 
@@ -313,12 +328,12 @@ def test_places_and_files_that_are_not_there(records):
     _, found, folder = records
     for place in (-1, 100):
         with pytest.raises(IndexError, match="of 100"):
-            found.records.read(["a"], np.array([3, place]))
+            found.read(["a"], np.array([3, place]))
     with open(folder / "records.npy", "r+b") as stream:
         stream.truncate(1000)
     assert mapped.load(folder, 1) is None
     with pytest.raises(DataError, match=r"records\.npy has become shorter"):
-        found.records.read(["a"], np.array([99]))
+        found.read(["a"], np.array([99]))
 
 
 @pytest.mark.parametrize(
@@ -358,21 +373,21 @@ def test_a_damaged_header_is_none_or_harmless(records):
             assert found is None or at >= 8  # before that stand what it is and its version
             if found is not None:
                 assert found.arrays["b"].shape == arrays["b"].shape
-                found.records.read(["a", "b"], slice(0, 100))
+                found.read(["a", "b"], slice(0, 100))
     (folder / "records.npy").write_bytes(whole)
     assert mapped.load(folder, 1) is not None
 
 
-def test_a_folder_of_an_earlier_fedgru_is_laid_out_anew(city, all_large, monkeypatch):
-    save = mapped.save
-    monkeypatch.setattr(mapped, "save", lambda *args: save(*args[:4]))  # array by array
-    open_task(city)
+@pytest.mark.parametrize("files", [[], ["records.npy"]], ids=["array by array", "clients apart"])
+def test_a_folder_of_an_earlier_fedgru_is_laid_out_anew(city, all_large, monkeypatch, files):
+    with monkeypatch.context() as patch:
+        save, records = mapped.save, {file: prepared.READ[file] for file in files}
+        patch.setattr(mapped, "save", lambda *args: save(*args[:4], records if args[4:] else {}))
+        open_task(city)
     (folder,) = (city / "town/prepared").iterdir()
-    assert not (folder / mapped.RECORDS).exists()
-    monkeypatch.undo()
-    monkeypatch.setattr(datasets, "MAPPED_FROM", 1)
+    assert not (folder / "clients.npy").exists()
     open_task(city)
-    assert (folder / mapped.RECORDS).exists() and not (folder / "classes.npy").exists()
+    assert (folder / "clients.npy").exists() and not (folder / "classes.npy").exists()
 
 
 def test_a_task_of_one_client_reads_its_own(city, all_large, monkeypatch):
@@ -380,7 +395,7 @@ def test_a_task_of_one_client_reads_its_own(city, all_large, monkeypatch):
     opened, _ = open_task(city)
     monkeypatch.setattr(datasets, "MAPPED_FROM", 1 << 40)
     small, _ = open_task(city)
-    assert opened._records is not None and small._records is None
+    assert opened._file is not None and small._file is None
     for client in (0, 4, 8):
         one, expected = (local_models.alone(task, client) for task in (opened, small))
         assert_same(one.local_data(0), expected.local_data(0))
@@ -393,10 +408,10 @@ def test_what_goes_to_other_processes_goes_as_whole_arrays(city, all_large):
     buffers = []
     sent = pickle.dumps(for_training(task), protocol=5, buffer_callback=buffers.append)
     raw = sum(len(buffer.raw()) for buffer in buffers)
-    arrays = {id(a): a for a in prepared.arrays_of_a_client(task).values()}
+    arrays = {id(a): a for a in prepared.arrays_read(task).values()}
     assert raw >= sum(a.nbytes for a in arrays.values()) > 5000
     assert len(sent) < 20_000
     received = pickle.loads(sent, buffers=buffers)
     assert_same(received.local_data(3), task.local_data(3))
     with pytest.raises(TypeError, match="open file"):
-        pickle.dumps(task.maps[0].records)
+        pickle.dumps(task.laid_out.folder.records)

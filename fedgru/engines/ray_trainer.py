@@ -7,10 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedgru import prepared
 from fedgru.engines.base import Gathered
 from fedgru.engines.jax import JaxEngine
-from fedgru.priors import History
 from fedgru.runs import installed_versions
 from fedgru.xla import kept_between_runs, limit_threads
 
@@ -60,21 +58,25 @@ def for_training(task):
     loop = task.settings.loop.model_copy(update={"threads": 1, "device": device})
     # fields of records would be copied for each actor; whole arrays lie in memory that they share
     whole = {}
-    for array in prepared.arrays_of_a_client(task).values():
-        whole.setdefault(id(array), np.ascontiguousarray(array))
+
+    def made_whole(value, *names):
+        arrays = {name: getattr(value, name) for name in names}
+        for array in arrays.values():
+            whole.setdefault(id(array), np.ascontiguousarray(array))
+        return {name: whole[id(array)] for name, array in arrays.items()}
+
     lean = replace(
         task,
-        inputs=replace(
-            task.inputs, rows=whole[id(task.inputs.rows)], numbers=whole[id(task.inputs.numbers)]
-        ),
-        classes=whole[id(task.classes)],
-        history=History(*(whole[id(array)] for array in vars(task.history).values())),
+        **made_whole(task, "classes", "training_clients"),
+        clients=replace(task.clients, **made_whole(task.clients, "train_ends", "val_ends")),
+        inputs=replace(task.inputs, **made_whole(task.inputs, "rows", "numbers")),
+        history=replace(task.history, **made_whole(task.history, *vars(task.history))),
         settings=task.settings.model_copy(update={"loop": loop}),
         check_ins=None,
         target_codes=None,
         best_prob=None,
         coverage=[],
-        maps=(),
+        laid_out=None,
     )
     vars(lean)["shared"] = task.shared  # to be computed over all clients once
     return lean
