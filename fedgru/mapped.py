@@ -27,6 +27,7 @@ from fedgru.errors import DataError
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 KEPT_BYTES = 1 << 25  # of a folder's files, that stay in memory once they were read
+RECORDS = "records.npy"
 _AT_ONCE = 1 << 24  # bytes that a checksum reads in one go
 _RECORDS_AT_ONCE = 1 << 18
 _MAX_GAP_BYTES = 1 << 13  # between two records that are still read in one go
@@ -107,18 +108,28 @@ class Records:
         """
         if isinstance(places, slice):
             found = self._range(*places.indices(self._length)[:2])
-        elif isinstance(places, int):
-            self._check(places, places)
-            found = self._range(places, places + 1)[0]
         else:
             found = self._at(np.asarray(places))
         return [found[self._field_of[name]] for name in names]
 
-    def _check(self, first, last):
-        if not 0 <= first <= last < self._length:
-            raise IndexError(f"places {first} to {last} of {self._length}")
+    def read_ranges(self, names, begins, ends):
+        """Return some arrays at ranges of places, lists of int, one range after the other.
+
+        The disk is asked for all of them before the first is waited for.
+        """
+        size = self._dtype.itemsize
+        if hasattr(os, "posix_fadvise"):
+            for begin, end in zip(begins, ends, strict=True):
+                at, length = self._begin + begin * size, (end - begin) * size
+                os.posix_fadvise(self._file, at, length, os.POSIX_FADV_WILLNEED)
+        content = b"".join(map(self._bytes, begins, ends))
+        found = np.frombuffer(content, self._dtype)
+        return [np.ascontiguousarray(found[self._field_of[name]]) for name in names]
 
     def _range(self, begin, end):
+        return np.frombuffer(self._bytes(begin, end), self._dtype)
+
+    def _bytes(self, begin, end):
         size, at = (n * self._dtype.itemsize for n in (max(end - begin, 0), begin))
         content = os.pread(self._file, size, self._begin + at)
         while len(content) < size:  # one call may give less than is asked for
@@ -129,19 +140,25 @@ class Records:
                     "laid out anew."
                 )
             content += more
-        return np.frombuffer(content, self._dtype)
+        return content
 
     def _at(self, places):
+        if not places.size:
+            return np.empty(places.shape, self._dtype)
         distinct, inverse = np.unique(places, return_inverse=True)
-        if len(distinct):
-            self._check(distinct[0], distinct[-1])
-        found = np.empty(len(distinct), self._dtype)
-        cuts = np.flatnonzero(np.diff(distinct) * self._dtype.itemsize > _MAX_GAP_BYTES) + 1
-        for part in np.split(np.arange(len(distinct)), cuts):
-            if len(part):
-                first, last = distinct[part[0]], distinct[part[-1]]
-                found[part] = self._range(first, last + 1)[distinct[part] - first]
-        return found[inverse.reshape(places.shape)]
+        if not 0 <= distinct[0] <= distinct[-1] < self._length:
+            raise IndexError(f"places {distinct[0]} to {distinct[-1]} of {self._length}")
+        raw = np.dtype((np.void, self._dtype.itemsize))  # copied whole, not field by field
+        found = np.empty(len(distinct), raw)
+        far = np.diff(distinct) * raw.itemsize > _MAX_GAP_BYTES
+        begins = np.flatnonzero(np.r_[True, far])
+        ends = np.r_[begins[1:], len(distinct)]
+        parts = (begins, ends, distinct[begins], distinct[ends - 1] + 1)
+        for begin, end, first, last in zip(*(part.tolist() for part in parts), strict=True):
+            content = np.frombuffer(self._bytes(first, last), raw)
+            has_gaps = len(content) > end - begin
+            found[begin:end] = content[distinct[begin:end] - first] if has_gaps else content
+        return found[inverse.reshape(places.shape)].view(self._dtype)
 
 
 @dataclass(frozen=True)
@@ -152,17 +169,13 @@ class Mapped:
         arrays: name -> array, read-only.
         facts: dict, as it was saved.
         maps: the memory maps behind the arrays.
-        records: name -> Records, of those arrays that `save` was told to lay out so.
+        records: Records of those arrays that lie in one file, if there are any.
     """
 
     arrays: dict[str, np.ndarray]
     facts: dict
     maps: tuple[mmap.mmap, ...]
-    records: dict[str, Records]
-
-    def read(self, names, places):
-        """Return some arrays of the same records at some places, see `Records.read`."""
-        return self.records[names[0]].read(names, places)
+    records: Records | None = None
 
     def texts(self, name):
         """Return the Texts that `save_texts` named."""
@@ -189,7 +202,7 @@ def named_texts(name, texts):
     return {f"{name}.ends": ends, f"{name}.content": content}
 
 
-def save(folder, arrays, facts, made_from, records=None):
+def save(folder, arrays, facts, made_from, records=()):
     """Write a folder whole or not at all, in place of one that is there.
 
     Args:
@@ -198,8 +211,8 @@ def save(folder, arrays, facts, made_from, records=None):
         facts: dict that JSON can hold.
         made_from: dict that JSON can hold, `load` wants the same one; or a function that gives
             it, called when the arrays are written.
-        records: name of a .npy file -> names of arrays as long as each other, whose entries are
-            to lie side by side in it: some of each are then read with one call.
+        records: names of arrays as long as each other, whose entries are to lie side by side: to
+            read some of each then takes the pages of one file.
 
     Raises:
         OSError: if it cannot be written.
@@ -209,12 +222,9 @@ def save(folder, arrays, facts, made_from, records=None):
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         new = Path(scratch, "new")
         new.mkdir()
-        place_of, files = {}, {}
-        for file, names in (records or {}).items():
-            field_of = {id(arrays[name]): name for name in names}
-            place_of |= {array: [file, field] for array, field in field_of.items()}
-            fields = {field: arrays[field] for field in field_of.values()}
-            files[file] = _write_records(new / file, fields)
+        place_of = {id(arrays[name]): [RECORDS, name] for name in records}
+        fields = {field: arrays[field] for _, field in place_of.values()}
+        files = {RECORDS: _write_records(new / RECORDS, fields)} if records else {}
         for name, array in arrays.items():
             if id(array) not in place_of:
                 place_of[id(array)] = f"{name}.npy"
@@ -278,31 +288,27 @@ def load(folder, made_from):
             for file, facts in manifest["files"].items()
         }
         maps = tuple(pages for _, pages in opened.values())
-        arrays, field_of = {}, {}
-        for name, place in manifest["arrays"].items():
-            if isinstance(place, str):
-                arrays[name] = opened[place][0]
-            else:
-                file, field = place
-                field_of.setdefault(file, {})[name] = field
-        records = {}
-        for file, names in field_of.items():
-            whole, pages = opened[file]
-            fields = {field: _field(whole, field) for field in names.values()}
-            arrays |= {name: fields[field] for name, field in names.items()}
-            begin = len(pages) - whole.nbytes
-            found = Records(Path(folder, file), whole.dtype, len(whole), begin, names)
-            records |= dict.fromkeys(names, found)
+        places = manifest["arrays"].items()
+        arrays = {name: opened[place][0] for name, place in places if isinstance(place, str)}
+        field_of = {name: _field(place) for name, place in places if not isinstance(place, str)}
+        if not field_of:
+            return Mapped(arrays, manifest["facts"], maps)
+        whole, pages = opened[RECORDS]
+        (length,), begin = whole.shape, len(pages) - whole.nbytes
+        fields = {field: whole[field] for field in field_of.values()}  # the same for two names
+        arrays |= {name: fields[field] for name, field in field_of.items()}
+        records = Records(Path(folder, RECORDS), whole.dtype, length, begin, field_of)
         return Mapped(arrays, manifest["facts"], maps, records)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _field(records, name):
-    """Return a field of records of one dimension; what a manifest says may be anything."""
-    if records.ndim != 1 or records.dtype.names is None or not isinstance(name, str):
-        raise ValueError(f"there is no field {name!r}")
-    return records[name]
+def _field(place):
+    """Return the field of the records that a manifest names."""
+    file, field = place
+    if file != RECORDS or not isinstance(field, str):
+        raise ValueError(f"{place} is no field of the records")
+    return field
 
 
 def _read_manifest(folder):

@@ -9,29 +9,24 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass, fields
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 import fedgru
 from fedgru import features, mapped, priors
-from fedgru.clients import Clients, CoverageLine, Ends
+from fedgru.clients import Clients, CoverageLine
 from fedgru.features import Inputs, Scale
+from fedgru.linear_pieces import LinearPieces, compress
 from fedgru.vocabulary import Vocabulary
 
 FOLDER = "prepared"
 _HISTORY = fields(priors.History)
 HISTORY = tuple(f"history.{field.name}" for field in _HISTORY)
 LEARNT_FROM = ("classes", "inputs.rows", "inputs.numbers")
-OF_A_CLIENT = LEARNT_FROM + HISTORY  # one for each position
-ENDS = tuple(f"clients.{name}" for name in Ends._fields)
-READ = {  # what of a large data set is read for some clients at a time, from which file
-    "records.npy": OF_A_CLIENT,
-    "clients.npy": ENDS,
-    "training_clients.npy": ("training_clients",),
-}
-FEW_VALUES = 10_000  # so many texts are read at once; more stay on the disk
+OF_A_CLIENT = LEARNT_FROM + HISTORY  # what lies side by side in the file of a large data set
+ENDS, DRAWN_FROM = "clients.pieces", "training_clients.pieces"
+FEW_VALUES = 10_000  # so many texts, or pieces, are read at once; more stay on the disk
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +40,9 @@ class Prepared:
             training_clients: as in Task.
         coverage: tuple of CoverageLine, as in Task without what depends on --eval-clients.
         known: {name of a property of Task: its value} for those that were computed already.
-        folder: the Mapped that the arrays lie in, if they do.
+        folder: the Mapped that the arrays lie in, if they do; then without reading it
+        ends: LinearPieces, the Ends of each client, and
+        drawn_from: LinearPieces, the training clients.
     """
 
     clients: Clients
@@ -59,6 +56,8 @@ class Prepared:
     coverage: tuple[CoverageLine, ...]
     known: dict
     folder: mapped.Mapped | None = None
+    ends: LinearPieces | None = None
+    drawn_from: LinearPieces | None = None
 
 
 def open_or_make(data_set, settings, make):
@@ -75,13 +74,12 @@ def open_or_make(data_set, settings, make):
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(data_set.folder, FOLDER, key)
     found = mapped.load(folder, made_from)
-    if found is None or not all(name in found.records for name in chain(*READ.values())):
-        # there is none, or an earlier fedgru laid it out in another way
+    if found is None or ENDS not in found.arrays:  # an earlier fedgru laid it out in another way
         logger.info("the first run with these settings: %s is being laid out", folder)
         parts = make()
         try:
             arrays, facts = _to_arrays(parts, data_set.check_ins)
-            mapped.save(folder, arrays, facts, made_from, READ)
+            mapped.save(folder, arrays, facts, made_from, OF_A_CLIENT)
         except OSError as error:
             logger.warning(
                 "%s cannot be written (%s): all check-ins are held in memory",
@@ -110,10 +108,15 @@ def _to_arrays(parts, check_ins):
     clients, inputs = parts.clients, parts.inputs
     arrays = {
         "target_codes": parts.target_codes,
+        "training_clients": parts.training_clients,
+        DRAWN_FROM: compress([parts.training_clients]),
         "clients.rows": clients.rows,
         "clients.starts": clients.starts,
+        "clients.train_ends": clients.train_ends,
+        "clients.val_ends": clients.val_ends,
+        ENDS: compress(clients.ends()),
         "clients.users": check_ins.user.codes[clients.rows[clients.starts[:-1]]],
-        **arrays_read(parts),
+        **arrays_of_a_client(parts),
         **_vocabulary_arrays("target", parts.target_vocabulary),
     }
     for name, vocabulary in inputs.vocabularies.items():
@@ -133,13 +136,11 @@ def _to_arrays(parts, check_ins):
     return arrays, facts
 
 
-def arrays_read(parts):
-    """Return {name: array} of a Prepared or a Task, for all that READ names."""
+def arrays_of_a_client(parts):
+    """Return {name out of OF_A_CLIENT: array} of a Prepared or a Task."""
     learnt_from = parts.classes, parts.inputs.rows, parts.inputs.numbers
     history = (getattr(parts.history, field.name) for field in _HISTORY)
-    found = dict(zip(OF_A_CLIENT, (*learnt_from, *history), strict=True))
-    found |= zip(ENDS, parts.clients.ends(), strict=True)
-    return found | {"training_clients": parts.training_clients}
+    return dict(zip(OF_A_CLIENT, (*learnt_from, *history), strict=True))
 
 
 def num_known(classes, clients):
@@ -163,12 +164,16 @@ def _from_arrays(found, check_ins):
         values = tuple(values) if len(values) <= FEW_VALUES else values
         return Vocabulary(values, arrays[f"{name}.id_of_code"])
 
+    def pieces(name):  # nearly always a few, as clients stand in order of their check-ins
+        table = arrays[name]
+        return LinearPieces(np.array(table) if len(table) <= FEW_VALUES else table)
+
     clients = Clients(
         client_ids=check_ins.user.values.chosen(arrays["clients.users"]),
         rows=arrays["clients.rows"],
         starts=arrays["clients.starts"],
-        train_ends=arrays["clients.train_end"],
-        val_ends=arrays["clients.val_end"],
+        train_ends=arrays["clients.train_ends"],
+        val_ends=arrays["clients.val_ends"],
     )
     inputs = Inputs(
         rows=arrays["inputs.rows"],
@@ -194,4 +199,6 @@ def _from_arrays(found, check_ins):
             "num_known": facts["num_known"],
         },
         folder=found,
+        ends=pieces(ENDS),
+        drawn_from=pieces(DRAWN_FROM),
     )

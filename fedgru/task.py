@@ -92,38 +92,65 @@ class Task:
         if self.laid_out is not None:
             self.laid_out.folder.let_go()
 
-    def read(self, names, places):
-        """Return some arrays at some places, a slice, an int or an array of ints, as a list.
+    def read(self, names, positions):
+        """Return some arrays at some positions, a slice or int of any shape, as a list.
 
-        Of a large data set they are read from its files, see `mapped.Records`.
+        Of a large data set they are read from its file, see `mapped.Records`.
 
         Args:
-            names: out of one of the lists in `prepared.READ`.
-            places: positions, clients, or places among the training clients; not negative.
+            names: out of `prepared.OF_A_CLIENT`.
+            positions: not negative.
         """
-        if self._file is not None:
-            return self._file.read(names, places)
-        return [self._own_arrays[name][places] for name in names]
+        if self._large is not None:
+            return self._large.folder.records.read(names, positions)
+        return [self._own_arrays[name][positions] for name in names]
+
+    def read_clients(self, clients):
+        """Return {client: what it is trained on} of a list of clients, for `local_data`.
+
+        Those of a large data set are read all at once, which takes less time than one by one; of
+        another the dict is empty.
+        """
+        if self._large is None or not clients:
+            return {}
+        begins, *_, ends = self.ends(np.array(clients))
+        records, names = self._large.folder.records, self._learnt_from
+        arrays = records.read_ranges(names, begins.tolist(), ends.tolist())
+        until = np.cumsum(ends - begins)
+        bounds = zip((until - ends + begins).tolist(), until.tolist(), strict=True)
+        own = ([array[begin:end] for array in arrays] for begin, end in bounds)
+        return dict(zip(clients, own, strict=True))
+
+    @cached_property
+    def _learnt_from(self):
+        return prepared.OF_A_CLIENT if self.spec.has_prior else prepared.LEARNT_FROM
+
+    def ends(self, chosen):
+        """Return the Ends of some clients: of one, an int, or of a slice or an array of them."""
+        if self._large is not None and not isinstance(chosen, slice):
+            return Ends(*self._large.ends.at(chosen))
+        found = self.clients.ends(chosen)
+        return Ends(*map(int, found)) if isinstance(chosen, Integral) else found
+
+    def draw(self, generator, number):
+        """Return int64 [number], ascending: different training clients, drawn at random."""
+        places = np.sort(generator.choice(len(self.training_clients), number, replace=False))
+        if self._large is not None:
+            return self._large.drawn_from.at(places)[0]
+        return self.training_clients[places]
 
     @cached_property
     def _own_arrays(self):
-        return prepared.arrays_read(self)
+        return prepared.arrays_of_a_client(self)
 
     @cached_property
-    def _file(self):
-        """The Mapped of exactly these parts: a task made of another one may have only some."""
+    def _large(self):
+        """The Prepared of exactly these parts: a task made of another one may have only some."""
         whole = self.laid_out
         if whole is None or whole.folder.is_small:
             return None
         names = ("clients", "inputs", "classes", "history", "training_clients")
-        is_whole = all(getattr(self, name) is getattr(whole, name) for name in names)
-        return whole.folder if is_whole else None
-
-    def ends(self, chosen):
-        """Return the Ends of some clients: of one, an int, or of a slice or an array of them."""
-        if isinstance(chosen, Integral):
-            return Ends(*map(int, self.read(prepared.ENDS, int(chosen))))
-        return Ends(*self.read(prepared.ENDS, chosen))
+        return whole if all(getattr(self, n) is getattr(whole, n) for n in names) else None
 
     @property
     def num_classes(self):
@@ -251,22 +278,28 @@ class Task:
         lay_out = streams.LAYOUTS[layout.layout]
         return lay_out(num_pairs, layout.batch_size, layout.seq_len, epochs)
 
-    def local_data(self, client):
-        """Return the LocalData of one client."""
+    def local_data(self, client, own=None):
+        """Return the LocalData of one client.
+
+        Args:
+            client: its index.
+            own: what `read_clients` has for it; None reads it now.
+        """
         start, train_end, _, end = self.ends(client)
         num_pairs = max(train_end - start - 1, 0)
         batches = self._lay_out(num_pairs)
         pairs = np.maximum(batches.pairs, 0)
-        names = prepared.OF_A_CLIENT if self.spec.has_prior else prepared.LEARNT_FROM
-        classes, rows, numbers, *history = self.read(names, slice(start, end))
+        if own is None:
+            own = self.read(self._learnt_from, slice(start, end))
+        classes, rows, numbers, *history = own
         padded = batches.pairs < 0
         targets = np.where(padded, -1, classes[pairs + 1])
         if client in self.attackers and self.settings.faults.attack == "label-flip":
             targets = faults.flip_labels(targets, self.num_classes)
         log_prior = None
         if self.spec.has_prior:
-            own = priors.History(*history)
-            log_prior = self.log_prior(client, slice(num_pairs), own=own)[pairs]
+            history = priors.History(*history)
+            log_prior = self.log_prior(client, slice(num_pairs), own=history)[pairs]
         return LocalData(
             rows=np.where(padded[..., None], -1, rows[pairs]),
             numbers=numbers[pairs],

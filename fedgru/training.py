@@ -230,9 +230,7 @@ def draw_cohort(task, round_num):
     if size is None:
         return task.training_clients
     generator = seeding.rng(task.settings.loop.seed, "cohort", round_num)
-    drawn = generator.choice(len(task.training_clients), size, replace=False)
-    (cohort,) = task.read(["training_clients"], np.sort(drawn))
-    return cohort
+    return task.draw(generator, size)
 
 
 def _report(round_num, row, seconds, improved, progress):

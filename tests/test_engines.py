@@ -14,6 +14,7 @@ from fedgru.engines.jax import JaxEngine
 from fedgru.engines.ray import RayEngine
 from fedgru.engines.reference import ReferenceEngine
 from fedgru.engines.tff import TffEngine
+from fedgru.engines.walks import Form
 from fedgru.errors import ConfigError, TrainingError
 from fedgru.models import gru
 from fedgru.task import build_task
@@ -214,8 +215,8 @@ class ForgetsTheState(XlaEngine):
 
 
 class CountsPadding(JaxEngine):
-    def _prepare(self, client):
-        data = super()._prepare(client)
+    def _prepare(self, *args):
+        data = super()._prepare(*args)
         rows, numbers, targets, mask, *others = data.arrays
         padded = np.ones_like(mask)
         return replace(data, arrays=(rows, numbers, targets, padded, *others))
@@ -228,15 +229,15 @@ class WeighsClientsEqually(JaxEngine):
 
 
 class CarriesTheStateIntoTheNextEpoch(JaxEngine):
-    def _prepare(self, client):
-        data = super()._prepare(client)
+    def _prepare(self, *args):
+        data = super()._prepare(*args)
         twice = (None if a is None else np.concatenate([a[: data.steps]] * 2) for a in data.arrays)
         return replace(data, arrays=tuple(twice), steps=2 * data.steps, passes=1)
 
 
 class RestartsAdamAtEachEpoch(JaxEngine):
-    def _prepare(self, client):
-        return replace(super()._prepare(client), passes=1)
+    def _prepare(self, *args):
+        return replace(super()._prepare(*args), passes=1)
 
     def local_updates(self, weights, cohort, round_num, constants=None):
         for client in cohort:
@@ -405,11 +406,14 @@ def test_dropout_is_drawn_anew_for_each_round_and_client(make_task):
     assert first == again != second
 
 
-def test_packed_walk_equals_one_client_at_a_time(make_task, monkeypatch):
-    # clients share rows, and rows take several chunks of time
+@pytest.mark.parametrize("num_rows", [1, 2])
+@pytest.mark.parametrize("loop", ["native", "xla"])
+def test_packed_walk_equals_one_client_at_a_time(make_task, monkeypatch, loop, num_rows):
+    # clients share rows, and rows take several parts
     monkeypatch.setattr(jax_engine, "WALK_SEQ_LEN", 16)
-    monkeypatch.setattr(jax_engine, "WALK_ROWS", 2)
-    task = make_task(threads=2)
+    monkeypatch.setattr(jax_engine, "WALK_ROWS", num_rows)
+    monkeypatch.setattr("fedgru.native.calls.WALK", Form(num_rows, num_rows, 16, False))
+    task = make_task(threads=2, local_loop=loop)
     clients = task.clients
     weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
     first = clients.starts[:-1] + np.arange(len(clients)) * 3

@@ -16,6 +16,7 @@ from fedgru import (
     local_models,
     mapped,
     prepared,
+    seeding,
     synthetic,
     training,
 )
@@ -262,7 +263,8 @@ def resident_kib(folder):
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
-def test_rounds_of_a_large_data_set_read_no_map(city, all_large, monkeypatch):
+def test_rounds_of_a_large_data_set_read_no_map(city, monkeypatch):
+    monkeypatch.setattr(datasets, "MAPPED_FROM", 1)
     monkeypatch.setattr(mapped, "KEPT_BYTES", 0)
     task, _ = open_task(city, clients_per_round=4, eval_clients=3)
     task.let_go()
@@ -288,7 +290,7 @@ def records(tmp_path):
         "other": np.arange(7),
     }
     arrays["same"] = arrays["b"]
-    mapped.save(tmp_path / "a", arrays, {}, 1, {"records.npy": ["a", "b", "same", "c"]})
+    mapped.save(tmp_path / "a", arrays, {}, 1, ["a", "b", "same", "c"])
     return arrays, mapped.load(tmp_path / "a", 1), tmp_path / "a"
 
 
@@ -320,7 +322,7 @@ def test_records_are_read_at_any_places(records, monkeypatch, places, gap):
     monkeypatch.setattr(mapped, "_MAX_GAP_BYTES", gap)
     arrays, found, _ = records
     names = ["b", "c", "a", "same"]
-    for name, array in zip(names, found.read(names, places), strict=True):
+    for name, array in zip(names, found.records.read(names, places), strict=True):
         np.testing.assert_array_equal(array, arrays[name][places], strict=True)
 
 
@@ -328,12 +330,12 @@ def test_places_and_files_that_are_not_there(records):
     _, found, folder = records
     for place in (-1, 100):
         with pytest.raises(IndexError, match="of 100"):
-            found.read(["a"], np.array([3, place]))
+            found.records.read(["a"], np.array([3, place]))
     with open(folder / "records.npy", "r+b") as stream:
         stream.truncate(1000)
     assert mapped.load(folder, 1) is None
     with pytest.raises(DataError, match=r"records\.npy has become shorter"):
-        found.read(["a"], np.array([99]))
+        found.records.read(["a"], np.array([99]))
 
 
 @pytest.mark.parametrize(
@@ -373,21 +375,23 @@ def test_a_damaged_header_is_none_or_harmless(records):
             assert found is None or at >= 8  # before that stand what it is and its version
             if found is not None:
                 assert found.arrays["b"].shape == arrays["b"].shape
-                found.read(["a", "b"], slice(0, 100))
+                found.records.read(["a", "b"], slice(0, 100))
     (folder / "records.npy").write_bytes(whole)
     assert mapped.load(folder, 1) is not None
 
 
-@pytest.mark.parametrize("files", [[], ["records.npy"]], ids=["array by array", "clients apart"])
-def test_a_folder_of_an_earlier_fedgru_is_laid_out_anew(city, all_large, monkeypatch, files):
-    with monkeypatch.context() as patch:
-        save, records = mapped.save, {file: prepared.READ[file] for file in files}
-        patch.setattr(mapped, "save", lambda *args: save(*args[:4], records if args[4:] else {}))
-        open_task(city)
+def test_a_folder_of_an_earlier_fedgru_is_laid_out_anew(city, all_large):
+    task, _ = open_task(city)
     (folder,) = (city / "town/prepared").iterdir()
-    assert not (folder / "clients.npy").exists()
-    open_task(city)
-    assert (folder / "clients.npy").exists() and not (folder / "classes.npy").exists()
+    found = task.laid_out.folder
+    newer = {prepared.ENDS, prepared.DRAWN_FROM}
+    arrays = {name: np.array(a) for name, a in found.arrays.items() if name not in newer}
+    made_from = json.loads((folder / mapped.MANIFEST).read_text())["made_from"]
+    mapped.save(folder, arrays, found.facts, made_from)
+    assert mapped.load(folder, made_from) is not None
+    again, _ = open_task(city)
+    assert newer <= again.laid_out.folder.arrays.keys()
+    assert_same(again, task)
 
 
 def test_a_task_of_one_client_reads_its_own(city, all_large, monkeypatch):
@@ -395,11 +399,36 @@ def test_a_task_of_one_client_reads_its_own(city, all_large, monkeypatch):
     opened, _ = open_task(city)
     monkeypatch.setattr(datasets, "MAPPED_FROM", 1 << 40)
     small, _ = open_task(city)
-    assert opened._file is not None and small._file is None
+    assert opened._large is not None and small._large is None
     for client in (0, 4, 8):
         one, expected = (local_models.alone(task, client) for task in (opened, small))
         assert_same(one.local_data(0), expected.local_data(0))
         assert_same(one.client_prior(0, "backoff"), expected.client_prior(0, "backoff"))
+
+
+@pytest.mark.parametrize("prior", ["none", "backoff"])
+def test_clients_are_read_together_as_one_by_one(city, all_large, monkeypatch, prior):
+    small_enough, _ = open_task(city, prior=prior)
+    assert small_enough.read_clients([0, 1]) == {}
+    monkeypatch.setattr(mapped, "KEPT_BYTES", 0)
+    task, _ = open_task(city, prior=prior)
+    assert task.read_clients([]) == {}
+    own_of = task.read_clients([7, 0, 3, 7])
+    assert own_of.keys() == {7, 0, 3}
+    for client, own in own_of.items():
+        expected = small_enough.local_data(client)
+        assert_same(task.local_data(client, own), expected)
+        assert_same(task.local_data(client), expected)
+        assert all(array.flags.c_contiguous for array in own)
+
+
+def test_cohorts_are_drawn_as_from_an_array(city, all_large, monkeypatch):
+    monkeypatch.setattr(mapped, "KEPT_BYTES", 0)
+    task, _ = open_task(city, clients_per_round=4)
+    for round_num in range(5):
+        generator = seeding.rng(0, "cohort", round_num)
+        expected = np.sort(generator.choice(task.training_clients, 4, replace=False))
+        np.testing.assert_array_equal(training.draw_cohort(task, round_num), expected)
 
 
 def test_what_goes_to_other_processes_goes_as_whole_arrays(city, all_large):
@@ -408,7 +437,7 @@ def test_what_goes_to_other_processes_goes_as_whole_arrays(city, all_large):
     buffers = []
     sent = pickle.dumps(for_training(task), protocol=5, buffer_callback=buffers.append)
     raw = sum(len(buffer.raw()) for buffer in buffers)
-    arrays = {id(a): a for a in prepared.arrays_read(task).values()}
+    arrays = {id(a): a for a in prepared.arrays_of_a_client(task).values()}
     assert raw >= sum(a.nbytes for a in arrays.values()) > 5000
     assert len(sent) < 20_000
     received = pickle.loads(sent, buffers=buffers)

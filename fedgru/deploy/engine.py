@@ -40,9 +40,9 @@ class RemoteTask:
     def let_go(self):
         """Nothing of a data set is held here."""
 
-    def read(self, names, places):
-        """See `Task.read`."""
-        return [getattr(self, name)[places] for name in names]
+    def draw(self, generator, number):
+        """See `Task.draw`."""
+        return np.sort(generator.choice(self.training_clients, number, replace=False))
 
     @property
     def clients(self):

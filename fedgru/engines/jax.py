@@ -8,7 +8,7 @@ number of steps is an argument, so that clients of all lengths share a few compi
 clients are stacked, and one call trains many.
 """
 
-import heapq
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,6 +20,7 @@ from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.engines import stacked
 from fedgru.engines.base import Engine
 from fedgru.engines.local_steps import run_steps
+from fedgru.engines.walks import Form, Walks, places_among
 from fedgru.errors import ConfigError
 from fedgru.local_optimizers import init_slots
 from fedgru.models import gru
@@ -30,9 +31,9 @@ from fedgru.xla import import_jax, num_threads, on_device, pick_device
 ROW_SIZES = (128, 256, 512, 1024, 2048, 4096)
 MIN_STEPS = 8
 KEPT_BYTES = 1 << 29  # training data laid out once and kept; what is beyond is laid out each round
-WALK_ROWS = 16
+READ_AT_ONCE = 128  # clients
+WALK_ROWS = 16  # of each thread
 WALK_SEQ_LEN = 64
-NATIVE_WALK_SEQ_LEN = 512  # each call lays its weights out anew
 
 
 @dataclass(frozen=True, eq=False)  # NativeCode knows it again
@@ -73,6 +74,10 @@ class JaxEngine(Engine):
         )
         self._native, self._why_not_native = self._load_native(loop.local_loop)
         self._prepared, self._kept_bytes = {}, 0
+        form = (
+            Form(WALK_ROWS, WALK_ROWS, WALK_SEQ_LEN, True) if self._native is None else native.WALK
+        )
+        self._walks = Walks(task, self.threads, form)
         self.local_loops_compiled = 0  # counted at each tracing; a test reads it
 
     def __str__(self):
@@ -112,14 +117,7 @@ class JaxEngine(Engine):
         """See Engine.local_updates."""
         cohort = [int(client) for client in cohort]
         if self._native is not None:
-            stop = np.zeros(1, np.int32)
-            train = partial(self._train_natively, self._native.weights(weights), stop)
-            keys = [self.dropout_key(round_num, client) for client in cohort]
-            with ThreadPoolExecutor(self.threads) as pool:
-                try:
-                    yield from pool.map(train, cohort, keys)
-                finally:  # Ctrl-C does not wait for clients that nobody will add up
-                    stop[0] = 1
+            yield from self._train_natively(weights, cohort, round_num)
             return
         dense = {name: w for name, w in weights.items() if name != "rows"}
         one_by_one = self.clients_per_call == 1
@@ -144,10 +142,21 @@ class JaxEngine(Engine):
         places = np.argsort([index for group in groups for index in group])
         yield from (found[place] for place in places)
 
-    def _train_natively(self, weights, stop, client, key):
-        data = self._prepare(client)
-        update, sums = self._native.local_steps(weights, data, key, stop)
-        return _as_update(client, data, update, sums)
+    def _train_natively(self, weights, cohort, round_num):
+        weights, waiting = self._native.weights(weights), deque()
+        with native.Cohort(self._native, weights, self.threads, len(cohort)) as training:
+
+            def next_update():
+                client, data, trained = waiting.popleft()
+                return _as_update(client, data, trained.update, trained.sums)
+
+            for client, data in self._prepare_all(cohort):
+                trained = training.train(data, self.dropout_key(round_num, client))
+                waiting.append((client, data, trained))
+                while waiting and training.is_done(waiting[0][-1]):
+                    yield next_update()
+            while waiting and training.is_done(waiting[0][-1], wait=True):
+                yield next_update()
 
     def _train_client(self, dense, table, round_num, constants, client):
         data = self._prepare(client)
@@ -190,10 +199,19 @@ class JaxEngine(Engine):
         """Return uint32 [2], from which a client draws its dropout in a round."""
         return seeding.key_words(self.task.settings.loop.seed, "dropout", round_num, client)
 
-    def _prepare(self, client):
+    def _prepare_all(self, cohort):
+        """Yield each client and its _Prepared; many are read from the disk at once."""
+        for first in range(0, len(cohort), READ_AT_ONCE):
+            clients = cohort[first : first + READ_AT_ONCE]
+            own_of = self.task.read_clients([c for c in clients if c not in self._prepared])
+            for client in clients:
+                yield client, self._prepare(client, own_of.get(client))
+
+    def _prepare(self, client, own=None):
+        """Return a client's _Prepared; `own` as for `Task.local_data`."""
         if client in self._prepared:
             return self._prepared[client]
-        data = _prepare(self.task.local_data(client))
+        data = _prepare(self.task.local_data(client, own))
         size_bytes = sum(array.nbytes for array in data.arrays if array is not None)
         if self.task.cohorts_recur and self._kept_bytes + size_bytes <= KEPT_BYTES:
             self._prepared[client] = data
@@ -254,46 +272,28 @@ class JaxEngine(Engine):
         else:
             with on_device(self.device):
                 weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
-        walk = partial(walk, weights, _places_among(wanted), hidden)
-        rows = _pack(first_positions, end_positions, WALK_ROWS * self.threads)
+        walk = partial(walk, weights, places_among(wanted), hidden)
         with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(walk, [rows[i :: self.threads] for i in range(self.threads)]))
+            list(pool.map(walk, self._walks.lay_out(first_positions, end_positions)))
         return hidden
 
-    def _walk(self, weights, place, hidden, rows):
+    def _walk(self, weights, place, hidden, parts):
         """Write the states at positions that have a place, hidden first, to `hidden`."""
         spec = self.task.spec
         state = gru.zero_state(spec.cell, spec.hidden_dim, WALK_ROWS)
         with on_device(self.device):
-            for positions, starts, row_ids, numbers in self._parts(rows, WALK_SEQ_LEN, True):
+            for positions, starts, row_ids, numbers in parts:
                 states, state, _ = self._walk_step(weights, row_ids, numbers, state, starts)
                 asked = place(positions)
                 hidden[asked[asked >= 0]] = np.asarray(states)[asked >= 0][:, : hidden.shape[1]]
 
-    def _walk_natively(self, weights, place, hidden, rows):
+    def _walk_natively(self, weights, place, hidden, parts):
         """As `_walk`."""
-        state = np.zeros((WALK_ROWS, self.task.spec.hidden_dim), np.float32)
-        for positions, starts, row_ids, numbers in self._parts(rows, NATIVE_WALK_SEQ_LEN):
+        state = None
+        for positions, starts, row_ids, numbers in parts:
+            if state is None:
+                state = np.zeros((positions.shape[1], self.task.spec.hidden_dim), np.float32)
             self._native.walk(weights, row_ids, numbers, starts, place(positions), state, hidden)
-
-    def _parts(self, rows, seq_len, whole=False):
-        """Yield positions [seq_len, rows], -1 behind a row; starts, row ids and numbers there.
-
-        The last part may be shorter, unless it is to be `whole`: XLA would compile it anew.
-        """
-        length = max(len(positions) for positions, _ in rows)
-        if whole:
-            length = -(-length // seq_len) * seq_len
-        positions = np.full((length, WALK_ROWS), -1)
-        starts = np.zeros((length, WALK_ROWS), bool)
-        for row, (row_positions, row_starts) in enumerate(rows):
-            positions[: len(row_positions), row] = row_positions
-            starts[: len(row_starts), row] = row_starts
-        for begin in range(0, length, seq_len):
-            part = slice(begin, begin + seq_len)
-            read = np.maximum(positions[part], 0)
-            rows_read, numbers_read = self.task.read(["inputs.rows", "inputs.numbers"], read)
-            yield positions[part], starts[part], rows_read, numbers_read
 
     @cached_property
     def _walk_step(self):
@@ -319,49 +319,6 @@ def _as_update(client, data, update, sums):
         num_correct=float(sums[1]),
         protected=sums[2:],
     )
-
-
-def _places_among(wanted):
-    """Return a function: positions -> their places in `wanted`, -1 for those that are not there.
-
-    >>> _places_among([4, 2])(np.array([[1, 2], [4, -1]])).tolist()
-    [[-1, 1], [0, -1]]
-    """
-    order = np.argsort(wanted, kind="stable")
-    ascending = np.asarray(wanted, np.int64)[order]
-
-    def places(positions):
-        if not len(order):
-            return np.full(positions.shape, -1)
-        at = np.minimum(np.searchsorted(ascending, positions), len(order) - 1)
-        return np.where(ascending[at] == positions, order[at], -1)
-
-    return places
-
-
-def _pack(first_positions, end_positions, num_rows):
-    """Lay ranges of positions end to end in rows, longest first, each into the shortest row.
-
-    Returns:
-        list of (positions, starts) per row, int64 and bool [row length]; starts marks where a
-        range begins.
-
-    >>> [positions.tolist() for positions, _ in _pack([0, 10, 20], [2, 13, 21], 2)]
-    [[0, 1, 20], [10, 11, 12]]
-    """
-    lengths = np.subtract(end_positions, first_positions)
-    rows = [(0, row, []) for row in range(num_rows)]
-    for client in np.argsort(-lengths, kind="stable"):
-        if lengths[client] > 0:
-            length, row, ranges = heapq.heappop(rows)
-            ranges.append(np.arange(first_positions[client], end_positions[client]))
-            heapq.heappush(rows, (length + int(lengths[client]), row, ranges))
-    packed = []
-    for _, _, ranges in sorted(rows, key=lambda row: row[:2]):
-        starts = [np.arange(len(positions)) == 0 for positions in ranges]
-        none = np.zeros(0, np.int64)
-        packed.append((np.concatenate([none, *ranges]), np.concatenate([none > 0, *starts])))
-    return packed[::-1]
 
 
 def _prepare(local):

@@ -67,8 +67,7 @@ def for_training(task):
 
     lean = replace(
         task,
-        **made_whole(task, "classes", "training_clients"),
-        clients=replace(task.clients, **made_whole(task.clients, "train_ends", "val_ends")),
+        **made_whole(task, "classes"),
         inputs=replace(task.inputs, **made_whole(task.inputs, "rows", "numbers")),
         history=replace(task.history, **made_whole(task.history, *vars(task.history))),
         settings=task.settings.model_copy(update={"loop": loop}),

@@ -4,12 +4,14 @@ import ctypes
 import itertools
 import math
 from contextlib import contextmanager
-from ctypes import POINTER, c_double, c_float, c_int64, c_uint32, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
+from threading import Thread
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from fedgru.engines.walks import Form
 from fedgru.native import compiler
 from fedgru.native.compiler import Unavailable
 
@@ -23,6 +25,8 @@ DATA = {
 }
 WALKED = {"rows": np.int32, "numbers": np.float32, "starts": np.uint8, "places": np.int64}
 LINE = 16  # floats in a cache line
+WALK = Form(16, fewest_rows=8, seq_len=512, whole=False)  # each part lays its weights out anew
+WAIT_MS = 100  # for a client, before a look at whether Ctrl-C was pressed
 
 
 class _Weights(ctypes.Structure):
@@ -46,6 +50,7 @@ class _Job(ctypes.Structure):
         ("update", _Weights),
         ("stop", c_void_p),
         *((name, c_double) for name in ("loss_sum", "num_correct")),
+        ("done", c_int32),
     ]
 
 
@@ -59,6 +64,21 @@ class _Walk(ctypes.Structure):
         ("weights", _Weights),
         *((name, c_void_p) for name in ("state", "hidden")),
     ]
+
+
+_QUEUE = c_void_p
+_FUNCTIONS = {  # fedgru_NAME of native.c: its result, and its arguments
+    "job_struct_bytes": (c_int64,),
+    "new_queue": (_QUEUE, c_int64),
+    "add_job": (None, _QUEUE, POINTER(_Job)),
+    "wait_for": (c_int32, _QUEUE, POINTER(_Job), c_int64),
+    "work": (c_int64, _QUEUE, c_void_p, c_int64),
+    "close_queue": (None, _QUEUE),
+    "free_queue": (None, _QUEUE),
+    "walk_struct_bytes": (c_int64,),
+    "walk_bytes": (c_int64, POINTER(_Walk)),
+    "walk": (None, POINTER(_Walk), c_void_p),
+}
 
 
 def load(task, device, clients_per_call):
@@ -94,8 +114,7 @@ class NativeCode:
     """The C code for one model; may be called from many threads at the same time.
 
     What a call is given is pointed to once, weights in a round (`weights`), a client's data while
-    they live: between two calls of the C code a thread needs Python's lock, for which others wait
-    as well.
+    they live: calls are many and short.
 
     Args:
         spec: ModelSpec.
@@ -107,14 +126,12 @@ class NativeCode:
     """
 
     def __init__(self, spec, settings, library):
-        self._spec, self._settings, self._library = spec, settings, library
-        for struct, name in ((_Job, "local_steps"), (_Walk, "walk")):
-            size, run = (getattr(library, f"fedgru_{name}{end}") for end in ("_bytes", ""))
-            size.argtypes, size.restype = [POINTER(struct)], c_int64
-            run.argtypes, run.restype = [POINTER(struct), c_void_p], None
-            declared = getattr(library, f"fedgru_{name}_struct_bytes")
-            declared.restype = c_int64
-            if declared() != ctypes.sizeof(struct):
+        self._spec, self._settings, self.library = spec, settings, library
+        for name, (result, *arguments) in _FUNCTIONS.items():
+            function = getattr(library, f"fedgru_{name}")
+            function.restype, function.argtypes = result, arguments
+        for struct, name in ((_Job, "job"), (_Walk, "walk")):
+            if getattr(library, f"fedgru_{name}_struct_bytes")() != ctypes.sizeof(struct):
                 raise AssertionError(f"{struct.__name__} is another one in C")
         self._clients = WeakKeyDictionary()  # data -> Pointed
         self._memory = []  # to work in; what is not in use
@@ -141,30 +158,19 @@ class NativeCode:
         self._clients[data] = pointed
         return pointed
 
-    def local_steps(self, weights, data, key, stop):
-        """Train one client.
+    def job(self, weights, data, key, stop):
+        """Return the Training of a client, not yet begun.
 
-        Args:
-            weights: Pointed, from `weights`.
-            data: the jax engine's form of a client; the same object has the same contents.
-            key: uint32 [2], words of the random key of its dropout.
+        Args: as for `Cohort`, and
             stop: int32 [1], set to 1 by another thread to end the work, whose result then is of no
                 use.
-
-        Returns:
-            (update, sums): name -> float32 array, of `rows` the client's own alone, and float64 [5]
-            as from `run_steps`.
         """
         pointed = self._client(data)
         job = _Job.from_buffer_copy(pointed.struct)
         job.weights, job.stop = weights.struct, stop.ctypes.data
         job.key[:] = key.tolist()
         update, job.update = _new_update(weights.arrays, job.num_own)
-        with self._space(self._library.fedgru_local_steps_bytes(job)) as space:
-            self._library.fedgru_local_steps(job, space)  # Python's lock is released meanwhile
-        del pointed  # not before
-        self.clients_trained += 1
-        return update, np.array([job.loss_sum, job.num_correct, 0, 0, 0])
+        return Training(job, update, pointed)
 
     def walk(self, weights, rows, numbers, starts, places, state, hidden):
         """Run the cell over rows in which one sequence follows another; keep states asked for.
@@ -186,21 +192,112 @@ class NativeCode:
         walk.state, walk.hidden = state.ctypes.data, hidden.ctypes.data  # never copies of them
         walk.length, walk.num_rows, walk.num_ids = rows.shape
         walk.num_numbers, walk.hidden_dim = self._spec.num_numbers, self._spec.hidden_dim
-        with self._space(self._library.fedgru_walk_bytes(walk)) as space:
-            self._library.fedgru_walk(walk, space)
+        with self.space(self.library.fedgru_walk_bytes(walk)) as space:
+            self.library.fedgru_walk(walk, space.ctypes.data)
         del pointed  # not before
 
     @contextmanager
-    def _space(self, size_bytes):
-        """Lend the address of some memory to work in, and take it back."""
+    def space(self, size_bytes):
+        """Lend some memory to work in, uint8 of at least that many bytes, and take it back."""
         try:
             memory = self._memory.pop()
         except IndexError:
             memory = np.empty(0, np.uint8)
         if len(memory) < size_bytes:
             memory = np.empty(size_bytes, np.uint8)
-        yield memory.ctypes.data
+        yield memory
         self._memory.append(memory)
+
+
+class Training(NamedTuple):
+    """A client that is trained, or to be: what the C code is given, and what it writes to.
+
+    Attributes:
+        job: _Job.
+        update: name -> float32 array, of `rows` the client's own alone.
+        pointed: Pointed of its data.
+    """
+
+    job: _Job
+    update: dict
+    pointed: Pointed
+
+    @property
+    def sums(self):
+        """float64 [5], as from `run_steps`."""
+        return np.array([self.job.loss_sum, self.job.num_correct, 0, 0, 0])
+
+
+class Cohort:
+    """Clients that threads train while the next ones are being prepared.
+
+    The threads are Python's, but each stays in C from client to client. While they are at work
+    they need Python's lock for nothing, and nobody who holds it waits for them.
+
+    Used as a context: at its end threads stop at their next local step.
+
+    Args:
+        native: NativeCode.
+        weights: Pointed, from `NativeCode.weights`.
+        threads: how many.
+        room: how many clients there will be at most.
+    """
+
+    def __init__(self, native, weights, threads, room):
+        self._native, self._library, self._weights = native, native.library, weights
+        self._stop = np.zeros(1, np.int32)
+        self._queue = self._library.fedgru_new_queue(room)
+        if not self._queue:
+            raise MemoryError(f"for a queue of {room} clients")
+        self._threads = [Thread(target=self._work) for _ in range(threads)]
+
+    def __enter__(self):
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._stop[0] = 1
+        self._library.fedgru_close_queue(self._queue)
+        interrupted = None
+        for thread in self._threads:
+            while thread.is_alive():  # no array may go while somebody writes to it
+                try:
+                    thread.join()
+                except KeyboardInterrupt as error:
+                    interrupted = error
+        self._library.fedgru_free_queue(self._queue)
+        if interrupted is not None:
+            raise interrupted
+
+    def _work(self):
+        wanted = 1
+        while wanted:
+            with self._native.space(wanted) as space:
+                wanted = self._library.fedgru_work(self._queue, space.ctypes.data, len(space))
+
+    def train(self, data, key):
+        """Hand a client over, and return its Training, which is of use once it `is_done`.
+
+        Args:
+            data: the jax engine's form of a client; the same object has the same contents.
+            key: uint32 [2], words of the random key of its dropout.
+        """
+        training = self._native.job(self._weights, data, key, self._stop)
+        self._library.fedgru_add_job(self._queue, training.job)
+        self._native.clients_trained += 1
+        return training
+
+    def is_done(self, training, wait=False):
+        """Whether a client is trained; with `wait` it is."""
+        while not self._library.fedgru_wait_for(self._queue, training.job, WAIT_MS * wait):
+            if not wait:
+                return False
+        return True
 
 
 def _point(struct, arrays, dtypes):

@@ -17,7 +17,7 @@ from fedgru.storage import write_whole
 
 FOLDER = Path(__file__).parent
 SOURCE = "native.c"
-FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
 FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 FLAGS += ("-Werror=implicit-function-declaration",)
 if platform.machine() in ("x86_64", "AMD64"):

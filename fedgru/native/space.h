@@ -36,6 +36,7 @@ typedef struct {
     Weights weights, update;                   /* update.rows: [num_own, 3 * hidden_dim] */
     const volatile int32_t *stop;              /* looked at before each local step: not 0 ends the work */
     double loss_sum, num_correct;
+    int32_t done;                              /* for the queue of queue.h */
 } Job;
 
 typedef struct {

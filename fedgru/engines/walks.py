@@ -1,0 +1,131 @@
+"""Evaluation: the check-ins of many clients, laid end to end in rows that are walked through."""
+
+import heapq
+from typing import NamedTuple
+
+import numpy as np
+
+KEPT_CHECK_INS = 1 << 18  # of a walk that is kept, some 15 MiB
+
+
+class Form(NamedTuple):
+    """How a walk is cut.
+
+    Attributes:
+        num_rows: how many rows each thread has.
+        fewest_rows: how many where one client is longer than its share of all rows: of more rows
+            all but its own would end in padding.
+        seq_len: check-ins in each row of a part.
+        whole: whether the last part is as long as the others: XLA would compile it anew.
+    """
+
+    num_rows: int
+    fewest_rows: int
+    seq_len: int
+    whole: bool
+
+
+class Part(NamedTuple):
+    """Some steps of a walk through the rows of a thread.
+
+    Attributes:
+        positions: int64 [length, num_rows], -1 behind the end of a row.
+        starts: bool [length, num_rows], where a client's first check-in is.
+        rows: int32 [length, num_rows, num_id_features], table rows, -1 unknown.
+        numbers: float32 [length, num_rows, num_numbers].
+    """
+
+    positions: np.ndarray
+    starts: np.ndarray
+    rows: np.ndarray
+    numbers: np.ndarray
+
+
+class Walks:
+    """Lays walks out, and keeps the last one: every round is validated on the same clients.
+
+    Args:
+        task: Task.
+        threads: by how many threads a walk is shared.
+        form: Form.
+    """
+
+    def __init__(self, task, threads, form):
+        self._task, self._threads, self._form = task, threads, form
+        self._last = None, None  # bounds, and what they gave
+
+    def lay_out(self, first_positions, end_positions):
+        """Return for each thread an iterable of Part, for ranges of positions, int64 [num_ranges].
+
+        Every range lies in one row, each row is of one thread, and so are its parts in order.
+        """
+        bounds = np.stack([first_positions, end_positions])
+        if np.array_equal(bounds, self._last[0]):
+            return self._last[1]
+        lengths = bounds[1] - bounds[0]
+        is_uneven = lengths.max(initial=0) * self._form.num_rows * self._threads > lengths.sum()
+        num_rows = self._form.fewest_rows if is_uneven else self._form.num_rows
+        rows = pack(first_positions, end_positions, num_rows * self._threads)
+        walk = [self._parts(rows[number :: self._threads]) for number in range(self._threads)]
+        if lengths.sum() <= KEPT_CHECK_INS:
+            walk = [list(parts) for parts in walk]
+            self._last = bounds, walk
+        return walk
+
+    def _parts(self, rows):
+        length, seq_len = max(len(positions) for positions, _ in rows), self._form.seq_len
+        if self._form.whole:
+            length = -(-length // seq_len) * seq_len
+        positions = np.full((length, len(rows)), -1)
+        starts = np.zeros(positions.shape, bool)
+        for row, (row_positions, row_starts) in enumerate(rows):
+            positions[: len(row_positions), row] = row_positions
+            starts[: len(row_starts), row] = row_starts
+        for begin in range(0, length, seq_len):
+            part = slice(begin, begin + seq_len)
+            read = np.maximum(positions[part], 0)
+            inputs = self._task.read(["inputs.rows", "inputs.numbers"], read)
+            yield Part(positions[part], starts[part], *inputs)
+
+
+def places_among(wanted):
+    """Return a function: positions -> their places in `wanted`, -1 for those that are not there.
+
+    >>> places_among([4, 2])(np.array([[1, 2], [4, -1]])).tolist()
+    [[-1, 1], [0, -1]]
+    """
+    order = np.argsort(wanted, kind="stable")
+    ascending = np.asarray(wanted, np.int64)[order]
+
+    def places(positions):
+        if not len(order):
+            return np.full(positions.shape, -1)
+        at = np.minimum(np.searchsorted(ascending, positions), len(order) - 1)
+        return np.where(ascending[at] == positions, order[at], -1)
+
+    return places
+
+
+def pack(first_positions, end_positions, num_rows):
+    """Lay ranges of positions end to end in rows, longest first, each into the shortest row.
+
+    Returns:
+        list of (positions, starts) per row, int64 and bool [row length]; starts marks where a
+        range begins.
+
+    >>> [positions.tolist() for positions, _ in pack([0, 10, 20], [2, 13, 21], 2)]
+    [[0, 1, 20], [10, 11, 12]]
+    """
+    lengths = np.subtract(end_positions, first_positions)
+    rows = [(0, row, []) for row in range(num_rows)]
+    for client in np.argsort(-lengths, kind="stable"):
+        if lengths[client] > 0:
+            length, row, ranges = heapq.heappop(rows)
+            ranges.append(np.arange(first_positions[client], end_positions[client]))
+            heapq.heappush(rows, (length + int(lengths[client]), row, ranges))
+    packed = []
+    for _, _, ranges in sorted(rows, key=lambda row: row[:2]):
+        starts = [np.arange(len(positions)) == 0 for positions in ranges]
+        none = np.zeros(0, np.int64)
+        packed.append((np.concatenate([none, *ranges]), np.concatenate([none > 0, *starts])))
+    return packed[::-1]

@@ -1,0 +1,93 @@
+/* Clients of a cohort, handed to threads that train them one after another.
+ *
+ * A Python thread that calls `work` stays in C until there is nothing left to do. Were each client a call of its
+ * own, threads would wait for Python's lock at the end of each, and with short clients for little else.
+ */
+#ifndef FEDGRU_QUEUE_H
+#define FEDGRU_QUEUE_H
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "local_steps.h"
+
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* there is a job more, one is done, or no more will come */
+    int64_t added, taken;
+    int closed;
+    Job *jobs[];
+} Queue;
+
+/* Return a queue for so many jobs in all, or null if there is no memory for it. */
+static Queue *new_queue(int64_t room) {
+    Queue *q = calloc(1, sizeof(Queue) + (size_t)room * sizeof(Job *));
+    if (!q) return NULL;
+    pthread_mutex_init(&q->lock, NULL);
+    pthread_cond_init(&q->changed, NULL);
+    return q;
+}
+
+/* Only when no thread is at work on it any more. */
+static void free_queue(Queue *q) {
+    pthread_mutex_destroy(&q->lock);
+    pthread_cond_destroy(&q->changed);
+    free(q);
+}
+
+static void add_job(Queue *q, Job *job) {
+    job->done = 0;
+    pthread_mutex_lock(&q->lock);
+    q->jobs[q->added++] = job;
+    pthread_cond_signal(&q->changed); /* for one thread: it is who adds jobs that waits for them to be done */
+    pthread_mutex_unlock(&q->lock);
+}
+
+/* No more jobs will come; those that no thread has taken yet are left undone. */
+static void close_queue(Queue *q) {
+    pthread_mutex_lock(&q->lock);
+    q->closed = 1;
+    pthread_cond_broadcast(&q->changed);
+    pthread_mutex_unlock(&q->lock);
+}
+
+/* Do jobs until the queue is closed, and return 0; or the bytes that the next one needs, if it needs more. */
+static int64_t work(Queue *q, char *memory, int64_t size_bytes) {
+    int64_t wanted = 0;
+    pthread_mutex_lock(&q->lock);
+    while (!q->closed) {
+        if (q->taken == q->added) {
+            pthread_cond_wait(&q->changed, &q->lock);
+            continue;
+        }
+        Job *job = q->jobs[q->taken];
+        wanted = space_bytes(job);
+        if (wanted > size_bytes) break; /* and leave it to whoever comes next */
+        q->taken++;
+        pthread_mutex_unlock(&q->lock);
+        run_local_steps(job, memory);
+        pthread_mutex_lock(&q->lock);
+        job->done = 1;
+        pthread_cond_broadcast(&q->changed);
+    }
+    if (q->closed) wanted = 0;
+    pthread_mutex_unlock(&q->lock);
+    return wanted;
+}
+
+/* Wait for a job, at most so long; return whether it is done. */
+static int32_t wait_for(Queue *q, const Job *job, int64_t milliseconds) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += milliseconds / 1000;
+    until.tv_nsec += milliseconds % 1000 * 1000000;
+    if (until.tv_nsec >= 1000000000) until.tv_nsec -= 1000000000, until.tv_sec++;
+    pthread_mutex_lock(&q->lock);
+    while (!job->done && milliseconds && !pthread_cond_timedwait(&q->changed, &q->lock, &until)) {}
+    int32_t done = job->done;
+    pthread_mutex_unlock(&q->lock);
+    return done;
+}
+
+#endif
