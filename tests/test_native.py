@@ -365,7 +365,7 @@ for hidden, batch, length, classes, prior in ((33, 3, 4, 35, True), (64, 16, 8, 
     native = NativeCode(spec, client, compiler.load())
     with Cohort(native, native.weights(init_weights(spec, rng)), 2, 3) as cohort:
         trained = [cohort.train(data, np.array([1, 2], np.uint32)) for _ in range(3)]
-        assert all(cohort.is_done(one, wait=True) for one in trained)
+        assert all(cohort.is_done(one) for one in trained)
     for one in trained:
         assert one.sums[0] == trained[0].sums[0] > 0
         assert all(np.isfinite(u).all() for u in one.update.values())

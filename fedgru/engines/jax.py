@@ -1,11 +1,11 @@
-"""The fast engine: each client on its own rows, one call for all local steps, threads over clients.
+"""The fast engine: each client on its own rows, all local steps in one go, threads over clients.
 
 A client only ever changes the table rows of values it has itself: all others have gradient zero,
 and under Adam moments zero. So each client is given its own rows and sends back those alone,
-which is exact and much less work. The loop over local steps runs inside one call: of the C code of
-`fedgru/native`, or where that cannot be, of what XLA compiles from `local_steps.run_steps`, whose
-number of steps is an argument, so that clients of all lengths share a few compilations. On a GPU
-clients are stacked, and one call trains many.
+which is exact and much less work. Its local steps are run by the C code of `fedgru/native`, to
+which clients are handed over as they are prepared; or where that cannot be, by what XLA compiles
+from `local_steps.run_steps`, whose number of steps is an argument, so that clients of all lengths
+share a few compilations. On a GPU clients are stacked, and one call trains many.
 """
 
 from collections import deque
@@ -151,11 +151,11 @@ class JaxEngine(Engine):
                 return _as_update(client, data, trained.update, trained.sums)
 
             for client, data in self._prepare_all(cohort):
+                while waiting and training.is_done(waiting[0][-1], or_room=True):
+                    yield next_update()
                 trained = training.train(data, self.dropout_key(round_num, client))
                 waiting.append((client, data, trained))
-                while waiting and training.is_done(waiting[0][-1]):
-                    yield next_update()
-            while waiting and training.is_done(waiting[0][-1], wait=True):
+            while waiting and training.is_done(waiting[0][-1]):
                 yield next_update()
 
     def _train_client(self, dense, table, round_num, constants, client):

@@ -26,7 +26,9 @@ DATA = {
 WALKED = {"rows": np.int32, "numbers": np.float32, "starts": np.uint8, "places": np.int64}
 LINE = 16  # floats in a cache line
 WALK = Form(16, fewest_rows=8, seq_len=512, whole=False)  # each part lays its weights out anew
+HANDED_OVER = 2  # clients for each thread beside the one that it trains
 WAIT_MS = 100  # for a client, before a look at whether Ctrl-C was pressed
+_DONE = 1  # of `wait_for` in queue.h
 
 
 class _Weights(ctypes.Structure):
@@ -71,7 +73,7 @@ _FUNCTIONS = {  # fedgru_NAME of native.c: its result, and its arguments
     "job_struct_bytes": (c_int64,),
     "new_queue": (_QUEUE, c_int64),
     "add_job": (None, _QUEUE, POINTER(_Job)),
-    "wait_for": (c_int32, _QUEUE, POINTER(_Job), c_int64),
+    "wait_for": (c_int32, _QUEUE, POINTER(_Job), c_int64, c_int64),
     "work": (c_int64, _QUEUE, c_void_p, c_int64),
     "close_queue": (None, _QUEUE),
     "free_queue": (None, _QUEUE),
@@ -281,7 +283,7 @@ class Cohort:
                 wanted = self._library.fedgru_work(self._queue, space.ctypes.data, len(space))
 
     def train(self, data, key):
-        """Hand a client over, and return its Training, which is of use once it `is_done`.
+        """Hand a client over; return its Training, which is of use once it `is_done`.
 
         Args:
             data: the jax engine's form of a client; the same object has the same contents.
@@ -292,12 +294,17 @@ class Cohort:
         self._native.clients_trained += 1
         return training
 
-    def is_done(self, training, wait=False):
-        """Whether a client is trained; with `wait` it is."""
-        while not self._library.fedgru_wait_for(self._queue, training.job, WAIT_MS * wait):
-            if not wait:
-                return False
-        return True
+    def is_done(self, training, or_room=False):
+        """Wait until a client is trained, and return True.
+
+        With `or_room` return False instead, as soon as threads are about to run out of clients: so
+        no more are handed over, each with memory for its update, than is of use.
+        """
+        most = HANDED_OVER * len(self._threads) if or_room else 0
+        found = 0
+        while not found:
+            found = self._library.fedgru_wait_for(self._queue, training.job, most, WAIT_MS)
+        return bool(found & _DONE)
 
 
 def _point(struct, arrays, dtypes):

@@ -22,7 +22,9 @@ void fedgru_close_queue(Queue *q) { close_queue(q); }
 
 void fedgru_free_queue(Queue *q) { free_queue(q); }
 
-int32_t fedgru_wait_for(Queue *q, const Job *job, int64_t milliseconds) { return wait_for(q, job, milliseconds); }
+int32_t fedgru_wait_for(Queue *q, const Job *job, int64_t most, int64_t milliseconds) {
+    return wait_for(q, job, most, milliseconds);
+}
 
 /* Train clients, each from the weights it is given to its update, until the queue is closed. */
 int64_t fedgru_work(Queue *q, char *memory, int64_t size_bytes) {

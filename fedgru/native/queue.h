@@ -14,7 +14,7 @@
 
 typedef struct {
     pthread_mutex_t lock;
-    pthread_cond_t changed; /* there is a job more, one is done, or no more will come */
+    pthread_cond_t changed; /* a job was added, taken or done, or no more will come */
     int64_t added, taken;
     int closed;
     Job *jobs[];
@@ -40,7 +40,7 @@ static void add_job(Queue *q, Job *job) {
     job->done = 0;
     pthread_mutex_lock(&q->lock);
     q->jobs[q->added++] = job;
-    pthread_cond_signal(&q->changed); /* for one thread: it is who adds jobs that waits for them to be done */
+    pthread_cond_signal(&q->changed); /* for one thread: it is who adds jobs that waits for anything else */
     pthread_mutex_unlock(&q->lock);
 }
 
@@ -65,6 +65,7 @@ static int64_t work(Queue *q, char *memory, int64_t size_bytes) {
         wanted = space_bytes(job);
         if (wanted > size_bytes) break; /* and leave it to whoever comes next */
         q->taken++;
+        pthread_cond_broadcast(&q->changed);
         pthread_mutex_unlock(&q->lock);
         run_local_steps(job, memory);
         pthread_mutex_lock(&q->lock);
@@ -76,18 +77,22 @@ static int64_t work(Queue *q, char *memory, int64_t size_bytes) {
     return wanted;
 }
 
-/* Wait for a job, at most so long; return whether it is done. */
-static int32_t wait_for(Queue *q, const Job *job, int64_t milliseconds) {
+enum { DONE = 1, ROOM = 2 };
+
+/* Wait at most so long until a job is done or fewer than `most` have not been taken; return which holds. */
+static int32_t wait_for(Queue *q, const Job *job, int64_t most, int64_t milliseconds) {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += milliseconds / 1000;
     until.tv_nsec += milliseconds % 1000 * 1000000;
     if (until.tv_nsec >= 1000000000) until.tv_nsec -= 1000000000, until.tv_sec++;
+    int32_t found;
     pthread_mutex_lock(&q->lock);
-    while (!job->done && milliseconds && !pthread_cond_timedwait(&q->changed, &q->lock, &until)) {}
-    int32_t done = job->done;
+    do {
+        found = (job->done ? DONE : 0) | (q->added - q->taken < most ? ROOM : 0);
+    } while (!found && !pthread_cond_timedwait(&q->changed, &q->lock, &until));
     pthread_mutex_unlock(&q->lock);
-    return done;
+    return found;
 }
 
 #endif
