@@ -121,7 +121,8 @@ class Records:
         if hasattr(os, "posix_fadvise"):
             for begin, end in zip(begins, ends, strict=True):
                 at, length = self._begin + begin * size, (end - begin) * size
-                os.posix_fadvise(self._file, at, length, os.POSIX_FADV_WILLNEED)
+                if length:  # 0 would be all that follows
+                    os.posix_fadvise(self._file, at, length, os.POSIX_FADV_WILLNEED)
         content = b"".join(map(self._bytes, begins, ends))
         found = np.frombuffer(content, self._dtype)
         return [np.ascontiguousarray(found[self._field_of[name]]) for name in names]

@@ -26,7 +26,7 @@ HISTORY = tuple(f"history.{field.name}" for field in _HISTORY)
 LEARNT_FROM = ("classes", "inputs.rows", "inputs.numbers")
 OF_A_CLIENT = LEARNT_FROM + HISTORY  # what lies side by side in the file of a large data set
 ENDS, DRAWN_FROM = "clients.pieces", "training_clients.pieces"
-FEW_VALUES = 10_000  # so many texts, or pieces, are read at once; more stay on the disk
+FEW_VALUES = 10_000  # so many texts are read at once; more stay on the disk
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ class Prepared:
             training_clients: as in Task.
         coverage: tuple of CoverageLine, as in Task without what depends on --eval-clients.
         known: {name of a property of Task: its value} for those that were computed already.
-        folder: the Mapped that the arrays lie in, if they do; then without reading it
-        ends: LinearPieces, the Ends of each client, and
-        drawn_from: LinearPieces, the training clients.
+        folder: the Mapped that the arrays lie in, if they do; then there are also
+        ends: LinearPieces of the clients' Ends, and
+        drawn_from: LinearPieces of the training clients, both known without reading a file.
     """
 
     clients: Clients
@@ -164,10 +164,6 @@ def _from_arrays(found, check_ins):
         values = tuple(values) if len(values) <= FEW_VALUES else values
         return Vocabulary(values, arrays[f"{name}.id_of_code"])
 
-    def pieces(name):  # nearly always a few, as clients stand in order of their check-ins
-        table = arrays[name]
-        return LinearPieces(np.array(table) if len(table) <= FEW_VALUES else table)
-
     clients = Clients(
         client_ids=check_ins.user.values.chosen(arrays["clients.users"]),
         rows=arrays["clients.rows"],
@@ -199,6 +195,6 @@ def _from_arrays(found, check_ins):
             "num_known": facts["num_known"],
         },
         folder=found,
-        ends=pieces(ENDS),
-        drawn_from=pieces(DRAWN_FROM),
+        ends=LinearPieces(np.array(arrays[ENDS])),
+        drawn_from=LinearPieces(np.array(arrays[DRAWN_FROM])),
     )

@@ -108,8 +108,9 @@ class Task:
     def read_clients(self, clients):
         """Return {client: what it is trained on} of a list of clients, for `local_data`.
 
-        Those of a large data set are read all at once, which takes less time than one by one; of
-        another the dict is empty.
+        That is a list of arrays over all of its check-ins: `prepared.LEARNT_FROM`, and with a prior
+        `prepared.HISTORY`. Clients of a large data set are read all at once, which takes less time
+        than one by one; of another the dict is empty.
         """
         if self._large is None or not clients:
             return {}
@@ -126,7 +127,7 @@ class Task:
         return prepared.OF_A_CLIENT if self.spec.has_prior else prepared.LEARNT_FROM
 
     def ends(self, chosen):
-        """Return the Ends of some clients: of one, an int, or of a slice or an array of them."""
+        """Return the Ends of one client, an int, or of several: a slice or array, not negative."""
         if self._large is not None and not isinstance(chosen, slice):
             return Ends(*self._large.ends.at(chosen))
         found = self.clients.ends(chosen)
@@ -258,12 +259,12 @@ class Task:
         return prior
 
     def log_prior(self, client, pairs, kind=None, own=None):
-        """Return float32 [num_pairs, num_classes], log p(next) by running counts.
+        """Return float32 [num_pairs, num_classes], log p(next) by the personal prior.
 
         Args:
             client, own: as for `client_prior`.
-            pairs: int [num_pairs]; pair j predicts the client's check-in j + 1.
-            kind: which running counts; the run's own prior by default.
+            pairs: int [num_pairs] or a slice; pair j predicts the client's check-in j + 1.
+            kind: which prior; the run's own by default.
         """
         kind = kind or self.settings.inputs.prior
         return self.client_prior(client, kind, own).log_probs(self.shared, pairs)

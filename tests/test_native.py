@@ -197,6 +197,74 @@ def test_an_error_while_a_client_is_prepared_is_raised(make_task, monkeypatch):
     assert threading.active_count() == before
 
 
+def test_a_thread_that_cannot_go_on_is_told(make_task, monkeypatch):
+    task = make_task(threads=1, local_loop="native")
+    weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
+    engine, before = JaxEngine(task), threading.active_count()
+    space = NativeCode.space
+
+    def too_little(native, size_bytes):
+        if size_bytes > 1:
+            raise MemoryError("none is left")
+        return space(native, size_bytes)
+
+    monkeypatch.setattr(NativeCode, "space", too_little)
+    with pytest.raises(MemoryError, match="none is left"):
+        list(engine.local_updates(weights, [0, 1], 1))
+    assert threading.active_count() == before
+
+
+def test_an_interrupt_while_threads_end_waits_for_them(make_task, monkeypatch):
+    task = make_task(threads=2, local_loop="native")
+    weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
+    ended = []
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout=None):
+            ended.append(self.is_set())
+            if len(ended) % 2:
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr("fedgru.native.calls.Event", Interrupted)
+    before = threading.active_count()
+    updates = JaxEngine(task).local_updates(weights, [0, 1, 2] * 20, 1)
+    next(updates)
+    with pytest.raises(KeyboardInterrupt):
+        updates.close()
+    assert ended[0] is False and len(ended) >= 2
+    while threading.active_count() > before:  # the last lines of a thread that has ended
+        time.sleep(0.01)
+
+
+LEFT_OPEN = """
+import sys
+from pathlib import Path
+from fedgru import config, protection, synthetic
+from fedgru.datasets import open_data_set, save_city
+from fedgru.engines.jax import JaxEngine
+from fedgru.task import build_task
+
+folder = Path(sys.argv[1])
+city = synthetic.make_city(synthetic.CityConfig(num_users=4, checkins_per_user=30))
+save_city("town", folder, city)
+given = {"data": "town", "prior": "none", "hidden_dim": 8, "local_loop": "native", "threads": 2}
+task = build_task(open_data_set("town", folder), config.load(given))
+updates = JaxEngine(task).local_updates(protection.init_weights(task), [0, 1, 2, 3], 1)
+print(next(updates).client)
+"""
+
+
+def test_a_program_may_end_in_the_midst_of_a_round(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr[-3000:]
+
+
 def test_ctrl_c_does_not_wait_for_a_round_of_hours(tmp_path):
     with training_for_long(tmp_path, "--engine jax") as program:
         deadline = time.monotonic() + 120

@@ -67,7 +67,7 @@ def test_nothing_to_walk_through(task):
 
 @pytest.mark.parametrize("most", [4, 3])
 def test_the_last_walk_is_kept_unless_it_is_large(task, monkeypatch, most):
-    monkeypatch.setattr(walks, "KEPT_CHECK_INS", most)
+    monkeypatch.setattr(walks, "KEPT_PLACES", most)
     both = walks.Walks(task, 1, walks.Form(2, 1, 3, False))
     for first, end in [([0, 8], [2, 10])] * 2 + [([0, 8], [1, 10])] + [([0, 8], [2, 10])]:
         (parts,) = both.lay_out(np.array(first), np.array(end))

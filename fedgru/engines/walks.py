@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-KEPT_CHECK_INS = 1 << 18  # of a walk that is kept, some 15 MiB
+KEPT_PLACES = 1 << 18  # check-ins and padding of a walk that is kept, some 15 MiB
 
 
 class Form(NamedTuple):
@@ -60,22 +60,26 @@ class Walks:
         Every range lies in one row, each row is of one thread, and so are its parts in order.
         """
         bounds = np.stack([first_positions, end_positions])
-        if np.array_equal(bounds, self._last[0]):
-            return self._last[1]
+        last_bounds, walk = self._last
+        if np.array_equal(bounds, last_bounds):
+            return walk
         lengths = bounds[1] - bounds[0]
         is_uneven = lengths.max(initial=0) * self._form.num_rows * self._threads > lengths.sum()
         num_rows = self._form.fewest_rows if is_uneven else self._form.num_rows
         rows = pack(first_positions, end_positions, num_rows * self._threads)
-        walk = [self._parts(rows[number :: self._threads]) for number in range(self._threads)]
-        if lengths.sum() <= KEPT_CHECK_INS:
+        shares = [rows[number :: self._threads] for number in range(self._threads)]
+        walk = [self._parts(share) for share in shares]
+        if num_rows * sum(map(self._length, shares)) <= KEPT_PLACES:
             walk = [list(parts) for parts in walk]
             self._last = bounds, walk
         return walk
 
+    def _length(self, rows):
+        longest, seq_len = max(len(positions) for positions, _ in rows), self._form.seq_len
+        return -(-longest // seq_len) * seq_len if self._form.whole else longest
+
     def _parts(self, rows):
-        length, seq_len = max(len(positions) for positions, _ in rows), self._form.seq_len
-        if self._form.whole:
-            length = -(-length // seq_len) * seq_len
+        length, seq_len = self._length(rows), self._form.seq_len
         positions = np.full((length, len(rows)), -1)
         starts = np.zeros(positions.shape, bool)
         for row, (row_positions, row_starts) in enumerate(rows):
@@ -85,7 +89,7 @@ class Walks:
             part = slice(begin, begin + seq_len)
             read = np.maximum(positions[part], 0)
             inputs = self._task.read(["inputs.rows", "inputs.numbers"], read)
-            yield Part(positions[part], starts[part], *inputs)
+            yield Part(positions[part], starts[part], *map(np.ascontiguousarray, inputs))
 
 
 def places_among(wanted):

@@ -5,7 +5,7 @@ import itertools
 import math
 from contextlib import contextmanager
 from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
-from threading import Thread
+from threading import Event, Thread, main_thread
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -27,7 +27,8 @@ WALKED = {"rows": np.int32, "numbers": np.float32, "starts": np.uint8, "places":
 LINE = 16  # floats in a cache line
 WALK = Form(16, fewest_rows=8, seq_len=512, whole=False)  # each part lays its weights out anew
 HANDED_OVER = 2  # clients for each thread beside the one that it trains
-WAIT_MS = 100  # for a client, before a look at whether Ctrl-C was pressed
+WAIT_MS = 100  # for a client to be trained, before a look at whether Ctrl-C was pressed
+IDLE_MS = 1000  # for a client to train, before a look at whether the program has ended
 _DONE = 1  # of `wait_for` in queue.h
 
 
@@ -74,7 +75,7 @@ _FUNCTIONS = {  # fedgru_NAME of native.c: its result, and its arguments
     "new_queue": (_QUEUE, c_int64),
     "add_job": (None, _QUEUE, POINTER(_Job)),
     "wait_for": (c_int32, _QUEUE, POINTER(_Job), c_int64, c_int64),
-    "work": (c_int64, _QUEUE, c_void_p, c_int64),
+    "work": (c_int64, _QUEUE, c_void_p, c_int64, c_int64),
     "close_queue": (None, _QUEUE),
     "free_queue": (None, _QUEUE),
     "walk_struct_bytes": (c_int64,),
@@ -115,8 +116,8 @@ class Pointed(NamedTuple):
 class NativeCode:
     """The C code for one model; may be called from many threads at the same time.
 
-    What a call is given is pointed to once, weights in a round (`weights`), a client's data while
-    they live: calls are many and short.
+    What it is given is pointed to once, weights in a round (`weights`), a client's data while
+    they live: clients are many, and most are trained in a moment.
 
     Args:
         spec: ModelSpec.
@@ -163,7 +164,9 @@ class NativeCode:
     def job(self, weights, data, key, stop):
         """Return the Training of a client, not yet begun.
 
-        Args: as for `Cohort`, and
+        Args:
+            weights: Pointed, from `weights`.
+            data, key: as for `Cohort.train`.
             stop: int32 [1], set to 1 by another thread to end the work, whose result then is of no
                 use.
         """
@@ -251,7 +254,9 @@ class Cohort:
         self._queue = self._library.fedgru_new_queue(room)
         if not self._queue:
             raise MemoryError(f"for a queue of {room} clients")
-        self._threads = [Thread(target=self._work) for _ in range(threads)]
+        self._error = None  # of a thread, which nobody else would raise
+        self._ended = [Event() for _ in range(threads)]
+        self._threads = [Thread(target=self._work, args=(ended,)) for ended in self._ended]
 
     def __enter__(self):
         try:
@@ -264,23 +269,35 @@ class Cohort:
 
     def __exit__(self, *_):
         self._stop[0] = 1
-        self._library.fedgru_close_queue(self._queue)
         interrupted = None
-        for thread in self._threads:
-            while thread.is_alive():  # no array may go while somebody writes to it
+        for thread, ended in zip(self._threads, self._ended, strict=True):
+            # No array may go while a thread writes to it. Thread.join is no proof that it does not:
+            # interrupted once, it takes the thread for ended.
+            while thread.ident is not None and not ended.is_set():
                 try:
-                    thread.join()
+                    self._library.fedgru_close_queue(self._queue)
+                    ended.wait()
                 except KeyboardInterrupt as error:
                     interrupted = error
         self._library.fedgru_free_queue(self._queue)
         if interrupted is not None:
             raise interrupted
 
-    def _work(self):
-        wanted = 1
-        while wanted:
-            with self._native.space(wanted) as space:
-                wanted = self._library.fedgru_work(self._queue, space.ctypes.data, len(space))
+    def _work(self, ended):
+        try:
+            wanted = 1
+            while wanted:
+                with self._native.space(max(wanted, 1)) as space:
+                    wanted = self._library.fedgru_work(
+                        self._queue, space.ctypes.data, len(space), IDLE_MS
+                    )
+                if wanted < 0 and not main_thread().is_alive():
+                    return  # who was to close the queue is not there any more
+        except BaseException as error:
+            self._error = error
+            self._library.fedgru_close_queue(self._queue)
+        finally:
+            ended.set()
 
     def train(self, data, key):
         """Hand a client over; return its Training, which is of use once it `is_done`.
@@ -303,6 +320,8 @@ class Cohort:
         most = HANDED_OVER * len(self._threads) if or_room else 0
         found = 0
         while not found:
+            if self._error is not None:
+                raise self._error
             found = self._library.fedgru_wait_for(self._queue, training.job, most, WAIT_MS)
         return bool(found & _DONE)
 

@@ -27,9 +27,9 @@ int32_t fedgru_wait_for(Queue *q, const Job *job, int64_t most, int64_t millisec
 }
 
 /* Train clients, each from the weights it is given to its update, until the queue is closed. */
-int64_t fedgru_work(Queue *q, char *memory, int64_t size_bytes) {
+int64_t fedgru_work(Queue *q, char *memory, int64_t size_bytes, int64_t milliseconds) {
     unsigned before = flush_denormals();
-    int64_t wanted = work(q, memory, size_bytes);
+    int64_t wanted = work(q, memory, size_bytes, milliseconds);
     restore_denormals(before);
     return wanted;
 }

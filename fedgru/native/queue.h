@@ -52,14 +52,29 @@ static void close_queue(Queue *q) {
     pthread_mutex_unlock(&q->lock);
 }
 
-/* Do jobs until the queue is closed, and return 0; or the bytes that the next one needs, if it needs more. */
-static int64_t work(Queue *q, char *memory, int64_t size_bytes) {
+static struct timespec in_ms(int64_t milliseconds) {
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time);
+    time.tv_sec += milliseconds / 1000;
+    time.tv_nsec += milliseconds % 1000 * 1000000;
+    if (time.tv_nsec >= 1000000000) time.tv_nsec -= 1000000000, time.tv_sec++;
+    return time;
+}
+
+/* Do jobs until the queue is closed, and return 0; or the bytes that the next one needs, if it needs more; or -1
+ * after so long without a job, for who called to see whether one may still come. */
+static int64_t work(Queue *q, char *memory, int64_t size_bytes, int64_t milliseconds) {
     int64_t wanted = 0;
     pthread_mutex_lock(&q->lock);
     while (!q->closed) {
         if (q->taken == q->added) {
-            pthread_cond_wait(&q->changed, &q->lock);
-            continue;
+            struct timespec until = in_ms(milliseconds);
+            int late = 0;
+            while (!late && !q->closed && q->taken == q->added)
+                late = pthread_cond_timedwait(&q->changed, &q->lock, &until);
+            if (!late) continue;
+            wanted = -1;
+            break;
         }
         Job *job = q->jobs[q->taken];
         wanted = space_bytes(job);
@@ -81,11 +96,7 @@ enum { DONE = 1, ROOM = 2 };
 
 /* Wait at most so long until a job is done or fewer than `most` have not been taken; return which holds. */
 static int32_t wait_for(Queue *q, const Job *job, int64_t most, int64_t milliseconds) {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += milliseconds / 1000;
-    until.tv_nsec += milliseconds % 1000 * 1000000;
-    if (until.tv_nsec >= 1000000000) until.tv_nsec -= 1000000000, until.tv_sec++;
+    struct timespec until = in_ms(milliseconds);
     int32_t found;
     pthread_mutex_lock(&q->lock);
     do {
