@@ -217,24 +217,33 @@ def test_a_thread_that_cannot_go_on_is_told(make_task, monkeypatch):
 def test_an_interrupt_while_threads_end_waits_for_them(make_task, monkeypatch):
     task = make_task(threads=2, local_loop="native")
     weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
-    ended = []
+    made = []
 
     class Interrupted(threading.Event):
+        """Set late, so that it is waited for; who waits is interrupted the first time."""
+
+        def __init__(self):
+            super().__init__()
+            self.times_waited = 0
+            made.append(self)
+
+        def set(self):
+            time.sleep(0.3)
+            super().set()
+
         def wait(self, timeout=None):
-            ended.append(self.is_set())
-            if len(ended) % 2:
+            self.times_waited += 1
+            if self.times_waited == 1:
                 raise KeyboardInterrupt
             return super().wait(timeout)
 
     monkeypatch.setattr("fedgru.native.calls.Event", Interrupted)
-    before = threading.active_count()
     updates = JaxEngine(task).local_updates(weights, [0, 1, 2] * 20, 1)
     next(updates)
     with pytest.raises(KeyboardInterrupt):
         updates.close()
-    assert ended[0] is False and len(ended) >= 2
-    while threading.active_count() > before:  # the last lines of a thread that has ended
-        time.sleep(0.01)
+    assert [event.is_set() for event in made] == [True, True]
+    assert made[0].times_waited == 2
 
 
 LEFT_OPEN = """
@@ -433,7 +442,7 @@ for hidden, batch, length, classes, prior in ((33, 3, 4, 35, True), (64, 16, 8, 
     native = NativeCode(spec, client, compiler.load())
     with Cohort(native, native.weights(init_weights(spec, rng)), 2, 3) as cohort:
         trained = [cohort.train(data, np.array([1, 2], np.uint32)) for _ in range(3)]
-        assert all(cohort.is_done(one) for one in trained)
+        assert all(cohort.wait_for(one) for one in trained)
     for one in trained:
         assert one.sums[0] == trained[0].sums[0] > 0
         assert all(np.isfinite(u).all() for u in one.update.values())

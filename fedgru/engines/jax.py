@@ -151,11 +151,12 @@ class JaxEngine(Engine):
                 return _as_update(client, data, trained.update, trained.sums)
 
             for client, data in self._prepare_all(cohort):
-                while waiting and training.is_done(waiting[0][-1], or_room=True):
+                while waiting and training.wait_for(waiting[0][-1], or_room=True):
                     yield next_update()
                 trained = training.train(data, self.dropout_key(round_num, client))
                 waiting.append((client, data, trained))
-            while waiting and training.is_done(waiting[0][-1]):
+            while waiting:
+                training.wait_for(waiting[0][-1])
                 yield next_update()
 
     def _train_client(self, dense, table, round_num, constants, client):

@@ -300,7 +300,7 @@ class Cohort:
             ended.set()
 
     def train(self, data, key):
-        """Hand a client over; return its Training, which is of use once it `is_done`.
+        """Hand a client over; return its Training, which is of use after `wait_for`.
 
         Args:
             data: the jax engine's form of a client; the same object has the same contents.
@@ -311,7 +311,7 @@ class Cohort:
         self._native.clients_trained += 1
         return training
 
-    def is_done(self, training, or_room=False):
+    def wait_for(self, training, or_room=False):
         """Wait until a client is trained, and return True.
 
         With `or_room` return False instead, as soon as threads are about to run out of clients: so
