@@ -1,10 +1,19 @@
 """How JAX is set up in this process. Import JAX through here, before anything else does."""
 
+import glob
+import logging
 import os
-from contextlib import contextmanager, nullcontext
+import re
+import warnings
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 from fedgru import cache
 from fedgru.errors import ConfigError
+
+TROUBLE = re.compile("Error (reading|writing) persistent compilation cache entry for '(.*?)'")
+
+logger = logging.getLogger(__name__)
 
 
 def import_jax():
@@ -57,18 +66,46 @@ def compiled_in(folder):
         jax.config.update(name, value)
     compilation_cache.reset_cache()  # which looks at its settings only once
     try:
-        yield
+        with _trouble_told_once(folder):
+            yield
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
 
 
+@contextmanager
+def _trouble_told_once(folder):
+    """Log the first entry of JAX's that cannot be read or written, instead of a warning for each.
+
+    Such an entry is half a file, after a full disk for example. JAX compiles anew, but would leave
+    the entry as it is, and stumble over it in every run: so it is removed.
+    """
+    show, told = warnings.showwarning, []
+
+    def show_once(message, *others, **more):
+        found = TROUBLE.match(str(message))
+        if found is None:
+            return show(message, *others, **more)
+        with suppress(OSError):
+            for entry in Path(folder).glob(f"{glob.escape(found[2])}-*"):
+                entry.unlink()
+        if not told:
+            told.append(message)
+            logger.warning("not all that JAX compiles is kept in %s: %s", folder, message)
+
+    warnings.showwarning = show_once
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
 def kept_between_runs():
     """Return a context in which what JAX compiles is kept for the next run of the program.
 
     In `cache.compiled_folder()`. JAX looks up an entry by the program, its own version and its
-    settings, and writes it whole or not at all.
+    settings.
     """
     folder = cache.compiled_folder()
     return nullcontext() if folder is None else compiled_in(folder)

@@ -1,15 +1,19 @@
 """fedgru/native: local steps in C give XLA's numbers at every size, or say why they cannot run."""
 
+import functools
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
+import emulated
 import numpy as np
 import pytest
 from conftest import largest_gap, start, training_for_long
@@ -19,13 +23,13 @@ from fedgru.engines.jax import JaxEngine
 from fedgru.errors import ConfigError, TrainingError
 from fedgru.models import gru
 from fedgru.native import compiler
-from fedgru.native.calls import NativeCode, Unavailable
+from fedgru.native.calls import NativeCode
 from fedgru.task import Task
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def engines(make_task):
     """Two engines of one task: the C code, and XLA."""
 
@@ -37,22 +41,31 @@ def engines(make_task):
 
 
 def gaps(engines, cohort=(0, 2, 5), seed=0):
-    """How far the updates of the two engines are apart: largest gap, and of loss and hits."""
+    """How far the updates of the two engines are apart: weights, loss and hits; or NaN."""
     weights = gru.init_weights(engines.xla.task.spec, seeding.rng(seed, "weights"))
     found = list(engines.native.local_updates(weights, cohort, 1))
     expected = list(engines.xla.local_updates(weights, cohort, 1))
-    gap = 0.0
+    found_gaps = []
     for update, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(update.row_ids, other.row_ids)
         assert update.num_examples == other.num_examples
         assert np.abs(other.dense["recurrent"]).max() > 0
-        gap = max(
-            gap,
+        found_gaps += [
             largest_gap(changes(update), changes(other)),
             abs(update.loss_sum - other.loss_sum) / (1e-5 * other.loss_sum),
             abs(update.num_correct - other.num_correct),
-        )
-    return gap
+        ]
+    return np.max(found_gaps)
+
+
+def test_a_gap_that_is_no_number_is_seen(engines_for_faults, tmp_path):
+    use(
+        engines_for_faults,
+        compiler.load_from(plant("moments of a fresh row are not zero", tmp_path)),
+    )
+    memory = engines_for_faults.native._native._memory
+    memory.append(np.full(1 << 24, 0xFF, np.uint8))  # NaN everywhere
+    assert np.isnan(gaps(engines_for_faults))
 
 
 def changes(update):
@@ -72,6 +85,12 @@ SIZES = {
     "numbers alone": {"features": "gap,clock"},
     "client sgd": {"client_optimizer": "sgd", "client_lr": 0.1},
 }
+
+
+@pytest.fixture(scope="session")
+def engines_of_size(engines):
+    """The engines of one of SIZES; XLA compiles it once for all tests."""
+    return functools.cache(lambda size: engines(**({"client_lr": 0.003} | SIZES[size])))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -118,21 +137,125 @@ FAULTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def engines_for_faults(engines):
+    return engines(client_lr=0.003, dropout=0.3, hidden_dim=17, local_epochs=2)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_the_c_code_is_seen(engines, tmp_path, fault, monkeypatch):
+def test_a_fault_in_the_c_code_is_seen(engines_for_faults, tmp_path, fault, monkeypatch):
     monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-O1"))  # compiles in half the time
-    both = engines(client_lr=0.003, dropout=0.3, hidden_dim=17, local_epochs=2)
+    both = engines_for_faults
+    use(both, compiler.load())
     assert gaps(both) < 1
-    planted = tmp_path / "native"
+    use(both, compiler.load_from(plant(fault, tmp_path)))
+    dirty = np.full(1 << 24, 0x3F, np.uint8)  # what lies in memory is no zero
+    both.native._native._memory.append(dirty)
+    assert not gaps(both) < 10
+
+
+def plant(fault, folder):
+    """Return a copy of the C code's folder with a fault in it."""
+    planted = folder / "native"
     shutil.copytree(compiler.FOLDER, planted)
     right, wrong = FAULTS[fault]
     (file,) = (file for file in planted.glob("*.h") if right in file.read_text())
     assert file.read_text().count(right) == 1
     file.write_text(file.read_text().replace(right, wrong))
-    task = both.native.task
-    both.native._native = NativeCode(task.spec, task.settings.client, compiler.load_from(planted))
-    dirty = np.full(1 << 24, 0x3F, np.uint8)  # what lies in memory is no zero
-    both.native._native._memory.append(dirty)
+    return planted
+
+
+def use(engines, library):
+    """Let the C engine call another library."""
+    task = engines.native.task
+    engines.native._native = NativeCode(task.spec, task.settings.client, library)
+
+
+# Instruction sets, and how many floats one register of theirs holds.
+LANES = {"x86-64-v2": 4, "x86-64-v3": 8, "x86-64-v4": 16}
+
+
+@pytest.fixture(params=["gcc", "clang"])
+def c_compiler(request, monkeypatch):
+    """Each of the two compilers as CC."""
+    if shutil.which(request.param) is None:
+        pytest.skip(f"needs {request.param}")
+    monkeypatch.setenv("CC", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("instruction_set", LANES)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64")
+def test_every_instruction_set(engines_of_size, monkeypatch, c_compiler, instruction_set):
+    if not runs(instruction_set):
+        pytest.skip(f"this processor does not run {instruction_set}")
+    flags = (*compiler.FLAGS, f"-march={instruction_set}")
+    assert lanes(c_compiler, flags) == LANES[instruction_set]
+    monkeypatch.setattr(compiler, "FLAGS", flags)
+    library = compiler.load_from(compiler.FOLDER)
+    for size in SIZES:
+        both = engines_of_size(size)
+        use(both, library)
+        both.native._native._memory.append(np.full(1 << 24, 0xFF, np.uint8))  # NaN everywhere
+        assert gaps(both) < 1, size
+        assert both.native._native.clients_trained == 3
+        assert forward_gap(both) < 2e-6, size
+
+
+def runs(instruction_set):
+    """Whether this processor knows all that `instruction_set` asks for."""
+    needed = {"x86-64-v2": {"sse4_2"}, "x86-64-v3": {"avx2", "fma", "bmi2"}}
+    needed["x86-64-v4"] = {"avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd"}
+    facts = Path("/proc/cpuinfo")
+    return facts.exists() and needed[instruction_set] <= set(facts.read_text().split())
+
+
+def lanes(c_compiler, flags):
+    """How many floats the C code takes at a time, as the compiler is told."""
+    header = str(compiler.FOLDER / "vectors.h")
+    flags = [flag for flag in flags if flag != "-shared"]
+    asked = [c_compiler, *flags, "-E", "-dM", "-x", "c", header]
+    found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"#define LANES (\d+)", found)[1])
+
+
+def forward_gap(engines):
+    """How far the states of the two engines are apart."""
+    weights = gru.init_weights(engines.xla.task.spec, seeding.rng(0, "weights"))
+    bounds = engines.xla.task.clients.starts
+    wanted = np.arange(bounds[-1])[::3]
+    found = engines.native.hidden_states(weights, bounds[:-1], bounds[1:], wanted)
+    return np.abs(found - engines.xla.hidden_states(weights, bounds[:-1], bounds[1:], wanted)).max()
+
+
+needs_emulator = pytest.mark.skipif(
+    bool(emulated.MISSING),
+    reason=f"needs {' and '.join(emulated.MISSING)} (Debian: gcc-aarch64-linux-gnu, qemu-user)",
+)
+
+
+@pytest.fixture(scope="module")
+def aarch64(tmp_path_factory):
+    return emulated.Aarch64Library(compiler.FOLDER, tmp_path_factory.mktemp("aarch64"))
+
+
+@needs_emulator
+@pytest.mark.parametrize("size", SIZES)
+def test_on_aarch64(engines_of_size, aarch64, size):
+    both = engines_of_size(size)
+    use(both, aarch64)
+    before = aarch64.calls
+    assert gaps(both) < 1
+    assert aarch64.calls == before + 3
+    assert forward_gap(both) < 2e-6
+    assert aarch64.calls > before + 3
+
+
+@needs_emulator
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_seen_on_aarch64(engines_for_faults, tmp_path, fault):
+    both = engines_for_faults
+    use(both, emulated.Aarch64Library(plant(fault, tmp_path), tmp_path))
     assert not gaps(both) < 10
 
 
@@ -310,111 +433,6 @@ def test_what_it_does_not_know_is_done_by_xla_and_said(make_task, given, why):
         f"--local-loop native: the C code cannot be used: {why}. Use --local-loop auto, which then "
         "takes XLA's."
     )
-
-
-@pytest.fixture
-def fresh(monkeypatch):
-    """Let the compiler be looked for anew in this test, and once more after it."""
-    compiler.first_try.cache_clear()
-    yield monkeypatch
-    compiler.first_try.cache_clear()
-
-
-def test_no_compiler(fresh, make_task, tmp_path):
-    fresh.delenv("CC", raising=False)
-    fresh.setenv("PATH", str(tmp_path))
-    engine = JaxEngine(make_task())
-    assert engine.what_runs_steps == (
-        "local steps by XLA: the C code cannot be used, no C compiler was found"
-    )
-    weights = gru.init_weights(engine.task.spec, seeding.rng(0, "weights"))
-    assert len(list(engine.local_updates(weights, [0, 1], 1))) == 2
-    assert engine.local_loops_compiled == 1
-
-
-@pytest.mark.parametrize(
-    ("script", "why"),
-    [
-        ("echo 'x.c:1: error: bad' >&2; exit 1", "CC could not compile it: x.c:1: error: bad"),
-        ("exit 3", "CC could not compile it: no reason"),
-        (None, "CC cannot be run: No such file or directory"),
-    ],
-)  # fmt: skip
-def test_a_compiler_that_fails(fresh, tmp_path, script, why):
-    path = tmp_path / "mycc"
-    if script is not None:
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-    fresh.setenv("CC", str(path))
-    with pytest.raises(Unavailable) as error:
-        compiler.load()
-    assert str(error.value) == why.replace("CC", str(path))
-
-
-def test_the_library_is_kept_for_the_next_run(fresh, tmp_path):
-    fresh.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
-    counting = tmp_path / "cc"
-    counting.write_text(f'#!/bin/sh\necho >> {tmp_path / "calls"}\nexec cc "$@"\n')
-    counting.chmod(0o755)
-    fresh.setenv("CC", str(counting))
-    for _ in range(2):
-        compiler.first_try.cache_clear()
-        assert compiler.load().fedgru_job_struct_bytes() > 0
-    assert (tmp_path / "calls").read_text() == "\n"
-    (folder,) = (tmp_path / "kept").iterdir()
-    assert [file.suffix for file in folder.iterdir()] == [".so"]
-
-
-def test_other_sources_are_another_library(fresh, tmp_path):
-    fresh.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
-    planted = tmp_path / "native"
-    shutil.copytree(compiler.FOLDER, planted)
-    compiler.load_from(planted)
-    header = planted / "vectors.h"
-    header.write_text(header.read_text() + "/* more */\n")
-    compiler.load_from(planted)
-    (folder,) = (tmp_path / "kept").iterdir()
-    assert len(list(folder.iterdir())) == 2
-
-
-def test_a_library_that_is_broken_is_made_anew(fresh, tmp_path, caplog):
-    fresh.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
-    compiler.load()
-    (kept,) = (tmp_path / "kept").glob("*/*.so")
-    kept.write_bytes(b"half a file")
-    compiler.first_try.cache_clear()
-    assert compiler.load().fedgru_walk_struct_bytes() > 0
-    assert caplog.messages[0].startswith(f"{kept} cannot be loaded and is made anew: ")
-    assert kept.stat().st_size > 10_000
-
-
-def test_a_compiler_whose_work_cannot_be_loaded(fresh, tmp_path):
-    path = tmp_path / "mycc"
-    script = 'for last; do [ "$before" = -o ] && echo text > "$last"; before=$last; done'
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    fresh.setenv("CC", str(path))
-    with pytest.raises(Unavailable, match=f"^what {path} made cannot be loaded: "):
-        compiler.load()
-
-
-def test_a_folder_that_cannot_be_written_is_told(fresh, tmp_path, caplog):
-    (tmp_path / "kept").write_text("a file")
-    fresh.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
-    assert compiler.load().fedgru_job_struct_bytes() > 0
-    assert caplog.messages[0].startswith("the compiled local steps are not kept: ")
-
-
-@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx", "-O1"])
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64")
-def test_every_kind_of_processor(monkeypatch, engines, flags):
-    both = engines(client_lr=0.003, dropout=0.3, hidden_dim=33, batch_size=8, seq_len=3)
-    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, flags))
-    task = both.native.task
-    both.native._native = NativeCode(
-        task.spec, task.settings.client, compiler.load_from(compiler.FOLDER)
-    )
-    assert gaps(both) < 1
 
 
 # A client of odd sizes, of random numbers, twice over: without JAX, which would be slow there.

@@ -4,7 +4,7 @@ import ctypes
 import itertools
 import math
 from contextlib import contextmanager
-from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
 from threading import Event, Thread, main_thread
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -79,6 +79,7 @@ _FUNCTIONS = {  # fedgru_NAME of native.c: its result, and its arguments
     "close_queue": (None, _QUEUE),
     "free_queue": (None, _QUEUE),
     "walk_struct_bytes": (c_int64,),
+    "offset": (c_int64, c_char_p),
     "walk_bytes": (c_int64, POINTER(_Walk)),
     "walk": (None, POINTER(_Walk), c_void_p),
 }
@@ -133,9 +134,7 @@ class NativeCode:
         for name, (result, *arguments) in _FUNCTIONS.items():
             function = getattr(library, f"fedgru_{name}")
             function.restype, function.argtypes = result, arguments
-        for struct, name in ((_Job, "job"), (_Walk, "walk")):
-            if getattr(library, f"fedgru_{name}_struct_bytes")() != ctypes.sizeof(struct):
-                raise AssertionError(f"{struct.__name__} is another one in C")
+        _check_structures(library)
         self._clients = WeakKeyDictionary()  # data -> Pointed
         self._memory = []  # to work in; what is not in use
         self.clients_trained = 0
@@ -212,6 +211,24 @@ class NativeCode:
             memory = np.empty(size_bytes, np.uint8)
         yield memory
         self._memory.append(memory)
+
+
+def _check_structures(library):
+    """Raise an AssertionError unless each field here is where the C code has it."""
+    sizes = {"Job": library.fedgru_job_struct_bytes(), "Walk": library.fedgru_walk_struct_bytes()}
+    for name, struct in {"Weights": _Weights, "Job": _Job, "Walk": _Walk}.items():
+        for field, _ in struct._fields_:
+            in_c, here = library.fedgru_offset(f"{name}.{field}".encode()), getattr(struct, field)
+            if in_c != here.offset:
+                raise AssertionError(
+                    f"{name}.{field} is at byte {in_c} in the C code, but at byte {here.offset} in "
+                    "calls.py"
+                )
+        size = ctypes.sizeof(struct)
+        if sizes.get(name, size) != size:
+            raise AssertionError(
+                f"{name} has {sizes[name]} bytes in the C code, but {size} in calls.py"
+            )
 
 
 class Training(NamedTuple):

@@ -13,7 +13,7 @@ static void read_numbers(const Space *s, int64_t u, int64_t num_positions) {
     for (int64_t p = 0; p < num_positions; p += ROWS) {
         vec sums[ROWS * GATES];
         Left left = {s->scaled + p * s->N, s->N, 1, 0, count, 1};
-        multiply(GATES, left, s->numbers.w + u * count * PULLED, PULLED, sums);
+        multiply(ROWS, GATES, left, s->numbers.w + u * count * PULLED, PULLED, sums);
         for (int i = 0; i < ROWS * GATES; i++)
             store(s->inputs + (u * s->P + p + i / GATES) * KEPT + i % GATES * LANES,
                   sums[i] + load(s->bias.w + u * 2 * PULLED + i % GATES * LANES));
@@ -50,7 +50,7 @@ static void advance(const Space *s, int64_t u, int64_t t) {
     for (int64_t b = 0; b < s->B; b += ROWS) {
         vec pulled[ROWS * GATES];
         Left left = {hidden_at(s, 0, t * s->B + b), LANES, 1, (s->B + s->P) * LANES, LANES, blocks};
-        multiply(GATES, left, s->recurrent.w + u * s->H * PULLED, PULLED, pulled);
+        multiply(ROWS, GATES, left, s->recurrent.w + u * s->H * PULLED, PULLED, pulled);
         for (int r = 0; r < ROWS; r++)
             pass_gates(s, u, t, b + r, pulled[r * GATES], pulled[r * GATES + 1], pulled[r * GATES + 2]);
     }
@@ -92,7 +92,7 @@ static void go_back(const Space *s, int64_t t) {
         for (int64_t b = 0; b < s->B; b += ROWS) {
             vec sums[ROWS * 2];
             Left left = {s->back + ((t + 1) * s->B + b) * KEPT, KEPT, 1, s->P * KEPT, PULLED, s->U};
-            multiply(2, left, s->recurrent_t + k * s->U * PULLED, HEAD, sums);
+            multiply(ROWS, 2, left, s->recurrent_t + k * s->U * PULLED, HEAD, sums);
             for (int r = 0; r < ROWS; r++)
                 for (int j = 0; j < 2; j++) pull_back_further(s, k / LANES + j, t, b + r, sums[r * 2 + j]);
         }

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import platform
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -17,12 +18,15 @@ from fedgru.storage import write_whole
 
 FOLDER = Path(__file__).parent
 SOURCE = "native.c"
-FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
+X86 = platform.machine() in ("x86_64", "AMD64")
+FLAGS = ("-std=gnu11", "-O3", "-march=native" if X86 else "-mcpu=native")
+FLAGS += ("-shared", "-fPIC", "-pthread")
 FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 FLAGS += ("-Werror=implicit-function-declaration",)
-if platform.machine() in ("x86_64", "AMD64"):
+if X86:
     FLAGS += ("-mprefer-vector-width=512",)  # compilers shy away from the widest ones
 COMPILERS = ("cc", "gcc", "clang")
+SUM = ".sha256"  # behind a library's name: the file of its sum, as `sha256sum` writes it
 
 logger = logging.getLogger(__name__)
 
@@ -60,30 +64,32 @@ def load_from(sources):
         digest.update(file.read_bytes())
     name = f"native-{digest.hexdigest()[:16]}.so"
     folder = cache.compiled_folder()
-    if folder is not None and (folder / name).exists():
-        try:
-            return ctypes.CDLL(str(folder / name))
-        except OSError as error:
-            logger.warning("%s cannot be loaded and is made anew: %s", folder / name, error)
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            made = Path(scratch) / name
-            _compile(compiler, sources, made)
-            if folder is not None:
-                _keep(made, folder)
-            return ctypes.CDLL(str(made))  # once loaded, its file is not needed any more
+        with tempfile.TemporaryDirectory(prefix="fedgru-") as scratch:
+            made = Path(scratch) / name  # once loaded, the file is not needed any more
+            library = None if folder is None else _load_kept(folder / name, made)
+            if library is None:
+                _compile(compiler, sources, made)
+                library = _load_made(compiler, made)
+                if folder is not None:
+                    _keep(made, folder)
+            return library
     except OSError as error:
-        raise Unavailable(f"what {compiler[0]} made cannot be loaded: {error}") from error
+        raise Unavailable(f"there is no room to compile it: {error}") from error
 
 
 def find_compiler():
     """Return the command of the C compiler, a tuple: that of the variable CC, or one on the path.
 
     Raises:
-        Unavailable: if there is none.
+        Unavailable: if there is none, or CC cannot be read.
     """
-    if given := os.environ.get("CC"):
-        return tuple(shlex.split(given))
+    given = os.environ.get("CC", "")
+    try:
+        if words := shlex.split(given):
+            return tuple(words)
+    except ValueError as error:
+        raise Unavailable(f"CC={given} cannot be read: {error}") from error
     for name in COMPILERS:
         if found := shutil.which(name):
             return (found,)
@@ -94,21 +100,78 @@ def _compile(compiler, sources, target):
     command = [*compiler, *FLAGS, str(sources / SOURCE), "-o", str(target), "-lm"]
     try:
         plain = os.environ | {"LC_ALL": "C"}
-        done = subprocess.run(command, capture_output=True, text=True, env=plain)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=plain)
     except OSError as error:
         raise Unavailable(f"{compiler[0]} cannot be run: {error.strerror}") from error
     if done.returncode:
         logger.debug("%s\n%s", shlex.join(command), done.stderr)
-        said = [line.strip() for line in done.stderr.splitlines() if "error" in line]
-        raise Unavailable(f"{compiler[0]} could not compile it: {said[0] if said else 'no reason'}")
+        raise Unavailable(f"{compiler[0]} could not compile it: {_why(done)}")
+
+
+def _why(done):
+    """The first line that tells of an error; of a compiler that has none, how it ended."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if errors := [line for line in lines if "error" in line]:
+        return errors[0]
+    status = done.returncode
+    how = f"ended with status {status}" if status > 0 else f"was ended by signal {-status}"
+    return f"it {how}: {lines[-1]}" if lines else f"it {how} and said nothing"
+
+
+def _load_made(compiler, made):
+    try:
+        return ctypes.CDLL(str(made))
+    except OSError as error:
+        raise Unavailable(f"what {compiler[0]} made cannot be loaded: {error}") from error
+
+
+def _load_kept(kept, scratch):
+    """Load a library from an earlier run; None if there is none, or none that can be trusted.
+
+    The bytes that were checked are loaded, from a file of their own: the one that is kept may be
+    changed, or cut off, which would end a program that has loaded it (SIGBUS).
+
+    Args:
+        kept: path of the library.
+        scratch: path to load it from.
+    """
+    if not os.path.lexists(kept):
+        return None
+    try:
+        content, sums = kept.read_bytes(), _sum_file(kept)
+        if sums.read_bytes() != _sum_line(content, kept.name):
+            raise ValueError(f"its SHA-256 is not the one in {sums.name}")
+        scratch.write_bytes(content)
+        return ctypes.CDLL(str(scratch))
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be used and is made anew: %s", kept, error)
+        return None
 
 
 def _keep(made, folder):
-    """Put a library into a folder, whole or not at all; say so if it cannot be."""
-    beside = folder / f"{made.stem}-{os.getpid()}.so"  # another process may be at the same
+    """Put a library and its sum into a folder, each whole or not at all; say so if it cannot be."""
+    target = folder / made.name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(beside, lambda stream: stream.write(made.read_bytes()))
-        beside.replace(folder / made.name)
+        content = made.read_bytes()
+        # the library last: one without its sum is never seen
+        _put(_sum_file(target), _sum_line(content, target.name))
+        _put(target, content)
     except OSError as error:
         logger.warning("the compiled local steps are not kept: %s", error)
+
+
+def _put(file, content):
+    beside = file.with_name(f"{file.name}-{secrets.token_hex(4)}")  # others may be at the same
+    try:
+        write_whole(beside, lambda stream: stream.write(content))
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _sum_file(library):
+    return library.with_name(library.name + SUM)
+
+
+def _sum_line(content, name):
+    return f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()

@@ -89,7 +89,7 @@ static void score(Space *s, Job *job, int64_t at) {
         for (int64_t p = 0; p < s->length * s->B; p += ROWS) {
             vec sums[ROWS * 2];
             Left left = {hidden_at(s, 0, s->B + p), LANES, 1, (s->B + s->P) * LANES, LANES, s->U};
-            multiply(2, left, s->head_kernel.w + c * s->H, HEAD, sums);
+            multiply(ROWS, 2, left, s->head_kernel.w + c * s->H, HEAD, sums);
             for (int r = 0; r < ROWS; r++)
                 for (int j = 0; j < 2; j++)
                     store(s->scores + (p + r) * s->C + c + j * LANES,
@@ -136,7 +136,7 @@ static void score(Space *s, Job *job, int64_t at) {
         for (int64_t p = 0; p < s->length * s->B; p += ROWS) {
             vec sums[ROWS * 2];
             Left left = {s->scores + p * s->C, s->C, 1, 0, s->C, 1};
-            multiply(2, left, s->head_kernel_t + k * s->C, HEAD, sums);
+            multiply(ROWS, 2, left, s->head_kernel_t + k * s->C, HEAD, sums);
             for (int r = 0; r < ROWS; r++)
                 for (int j = 0; j < 2; j++)
                     store(s->d_hidden + ((k / LANES + j) * s->P + p + r) * LANES, sums[r * 2 + j]);
@@ -146,11 +146,11 @@ static void score(Space *s, Job *job, int64_t at) {
 /* The recurrent kernel's gradient for a block of units, a sum over positions, and the step by it. */
 static void adjust_recurrent(const Space *s, int64_t u) {
     const int64_t count = s->length * s->B - s->zero;
-    for (int64_t k = 0; k < s->H; k += ROWS) {
-        vec sums[ROWS * GATES];
+    for (int64_t k = 0; k < s->H; k += UNITS) {
+        vec sums[UNITS * GATES];
         Left left = {hidden_at(s, k / LANES, s->zero) + k % LANES, 1, LANES, 0, count, 1};
-        multiply(GATES, left, s->back + (u * s->P + s->zero) * KEPT, KEPT, sums);
-        for (int i = 0; i < ROWS * GATES; i++)
+        multiply(UNITS, GATES, left, s->back + (u * s->P + s->zero) * KEPT, KEPT, sums);
+        for (int i = 0; i < UNITS * GATES; i++)
             adjust(s, s->recurrent, (u * s->H + k) * PULLED + i * LANES, sums[i], s->fresh);
     }
 }
@@ -163,7 +163,7 @@ static void adjust_block(const Space *s, int64_t u) {
     vec sums[ROWS * GATES];
     for (int64_t n = 0; n < job->num_numbers; n += ROWS) {
         Left left = {s->scaled + n, 1, s->N, 0, positions, 1};
-        multiply(GATES, left, by_inputs, KEPT, sums);
+        multiply(ROWS, GATES, left, by_inputs, KEPT, sums);
         for (int i = 0; i < ROWS * GATES && n + i / GATES < job->num_numbers; i++)
             adjust(s, s->numbers, (u * job->num_numbers + n) * PULLED + i * LANES, sums[i], s->fresh);
     }
@@ -188,13 +188,13 @@ static void adjust_block(const Space *s, int64_t u) {
 static void adjust_head(Space *s) {
     const int64_t positions = s->length * s->B;
     for (int64_t c = 0; c < s->C; c += HEAD) {
-        for (int64_t k = 0; k < s->H; k += ROWS) {
-            vec sums[ROWS * 2];
+        for (int64_t k = 0; k < s->H; k += UNITS) {
+            vec sums[UNITS * 2];
             Left left = {hidden_at(s, k / LANES, s->B) + k % LANES, 1, LANES, 0, positions, 1};
-            multiply(2, left, s->scores + c, s->C, sums);
-            for (int i = 0; i < ROWS * 2; i++)
+            multiply(UNITS, 2, left, s->scores + c, s->C, sums);
+            for (int i = 0; i < UNITS * 2; i++)
                 adjust(s, s->head_kernel, c * s->H + k * HEAD + i * LANES, sums[i], s->fresh);
-            if ((k + ROWS) % LANES == 0 && !s->last) transpose_head(s, c, k + ROWS - LANES);
+            if ((k + UNITS) % LANES == 0 && !s->last) transpose_head(s, c, k + UNITS - LANES);
         }
         for (int64_t j = c; j < c + HEAD; j += LANES) {
             vec d = {0};

@@ -4,7 +4,7 @@
 
 #include "space.h"
 
-/* The optimizer's step of sixteen weights. Source: as fedgru/local_optimizers.py. */
+/* The optimizer's step of a vector of weights. Source: as fedgru/local_optimizers.py. */
 INLINE void adjust(const Space *s, Slots slots, int64_t at, vec gradient, int fresh) {
     vec w = load(slots.w + at);
     if (!s->job->adam) {

@@ -1,7 +1,7 @@
 /* What a call works on: its arguments, and its arrays laid out in the memory it is given.
  *
- * Hidden units go in blocks of 16, one vector. All that belongs to a block lies together, its three gates
- * side by side. Sizes are padded: hidden units and classes to a multiple of 32, the batch to one of
+ * Hidden units go in blocks of one vector. All that belongs to a block lies together, its three gates
+ * side by side. Sizes are padded: hidden units and classes to a multiple of two vectors, the batch to one of
  * ROWS. Padded units have zero weights and stay zero, padded classes have a bias of -1e30, so their
  * probability is zero; neither has a gradient. Padded sequences have no targets.
  */
@@ -13,7 +13,7 @@
 #define GATES 3
 #define PULLED (GATES * LANES) /* what a block of units takes from the state: candidate, update, reset */
 #define KEPT (4 * LANES) /* what a block keeps of a position for the way back, and what then comes of it */
-#define HEAD 32 /* columns of a panel of the head's kernel */
+#define HEAD (2 * LANES) /* columns of a panel of the head's kernel */
 #define NO_CLASS -1e30f
 
 typedef struct {

@@ -9,7 +9,7 @@ typedef struct {
     uint32_t word[2];
 } Key;
 
-/* Sixteen counters at once: (high, low) of each to two words of bits. */
+/* A vector of counters at once: (high, low) of each to two words of bits. */
 INLINE void threefry(Key key, uvec high, uvec low, uvec *first, uvec *second) {
     static const int rotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
     const uint32_t words[3] = {key.word[0], key.word[1], key.word[0] ^ key.word[1] ^ 0x1BD11BDAu};
@@ -36,7 +36,9 @@ static Key fold_in(Key key, uint32_t data) {
 
 /* out[i] = 1 / kept if jax.random.bernoulli(key, kept, ...) is true at flat index `from + i`, else 0. */
 static void draw_kept(Key key, float kept, uint32_t from, int64_t count, float *out) {
-    uvec counter = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    static const uint32_t from_zero[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    uvec counter;
+    memcpy(&counter, from_zero, sizeof counter);
     for (int64_t i = 0; i < count; i += LANES) {
         uvec first, second;
         threefry(key, (uvec){0}, counter + from + (uint32_t)i, &first, &second);

@@ -1,4 +1,4 @@
-/* Sixteen floats at a time, as GCC and Clang spell it: one register of AVX-512, two of AVX2, four of NEON. */
+/* Vectors as wide as a register of the processor, as GCC and Clang spell them. */
 #ifndef FEDGRU_VECTORS_H
 #define FEDGRU_VECTORS_H
 
@@ -10,34 +10,53 @@
 #ifdef __SSE__
 #include <immintrin.h>
 #endif
+#ifdef __aarch64__
+#include <arm_neon.h>
+#endif
+
+/* Floats in a register. Wider vectors would compile as well, but GCC sends them through memory, at a tenth
+ * of the speed. Tiles of products, transposition and the layout of blocks follow from this number. */
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4 /* SSE, NEON */
+#endif
 
 /* Numbers too small for full precision (denormals) become zero in this thread, as in XLA's: moments of what has no
  * gradient any more shrink to there, and each such number costs a hundred others. Returns what to restore.
  */
-static inline unsigned flush_denormals(void) {
-#ifdef __SSE__
+static inline uint64_t flush_denormals(void) {
+#if defined(__SSE__)
     unsigned before = _mm_getcsr();
     _mm_setcsr(before | 0x8040); /* flush to zero, denormals are zero */
+    return before;
+#elif defined(__aarch64__)
+    uint64_t before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | 1 << 24)); /* flush to zero, inputs too */
     return before;
 #else
     return 0;
 #endif
 }
 
-static inline void restore_denormals(unsigned before) {
-#ifdef __SSE__
-    _mm_setcsr(before);
+static inline void restore_denormals(uint64_t before) {
+#if defined(__SSE__)
+    _mm_setcsr((unsigned)before);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(before));
 #else
     (void)before;
 #endif
 }
 
-#define LANES 16
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float vec __attribute__((vector_size(64)));
-typedef int32_t ivec __attribute__((vector_size(64)));
-typedef uint32_t uvec __attribute__((vector_size(64)));
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
 
 INLINE vec load(const float *from) {
     vec x;
@@ -45,9 +64,20 @@ INLINE vec load(const float *from) {
     return x;
 }
 
+/* x, held in a register: GCC would rather load it again for each product that it is part of, and where there are two
+ * FMA units and two loads a cycle, loads are what it then waits for. AVX-512 has registers enough for GCC's taste. */
+INLINE vec in_register(vec x) {
+#if defined(__SSE__) && !defined(__AVX512F__)
+    __asm__("" : "+x"(x));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(x));
+#endif
+    return x;
+}
+
 INLINE void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
 
-/* The first `count` of sixteen, zeros behind them. */
+/* The first `count` floats of a vector, zeros behind them. */
 INLINE vec load_some(const float *from, int64_t count) {
     if (count >= LANES) return load(from);
     vec x = {0};
@@ -69,6 +99,10 @@ INLINE vec choose(ivec where, vec yes, vec no) {
 INLINE vec larger(vec a, vec b) {
 #ifdef __AVX512F__
     return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE__)
+    return (vec)_mm_max_ps((__m128)a, (__m128)b);
 #else
     return choose(a > b, a, b);
 #endif
@@ -77,6 +111,10 @@ INLINE vec larger(vec a, vec b) {
 INLINE vec smaller(vec a, vec b) {
 #ifdef __AVX512F__
     return (vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (vec)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__SSE__)
+    return (vec)_mm_min_ps((__m128)a, (__m128)b);
 #else
     return choose(a < b, a, b);
 #endif
@@ -99,12 +137,11 @@ INLINE vec square_root(vec x) {
     vec root = x * y;
     return root + 0.5f * y * (x - root * root);
 #elif defined(__AVX__)
-    __m256 half[2];
-    memcpy(half, &x, sizeof x);
-    half[0] = _mm256_sqrt_ps(half[0]);
-    half[1] = _mm256_sqrt_ps(half[1]);
-    memcpy(&x, half, sizeof x);
-    return x;
+    return (vec)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE__)
+    return (vec)_mm_sqrt_ps((__m128)x);
+#elif defined(__aarch64__)
+    return (vec)vsqrtq_f32((float32x4_t)x);
 #else
     for (int i = 0; i < LANES; i++) x[i] = sqrtf(x[i]);
     return x;
