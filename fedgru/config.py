@@ -173,7 +173,8 @@ class LoopSettings(_Section):
     local_loop: Literal["auto", "native", "xla"] = Field(
         "auto",
         description="What runs the local steps of the jax engine: C code compiled for this "
-        "processor (native) or what XLA compiles; auto takes the C code where it can.",
+        "processor (native) or what XLA compiles (xla); auto takes the faster of the two on this "
+        "machine.",
     )
     clients_per_call: Count | None = Field(
         None,

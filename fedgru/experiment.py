@@ -142,6 +142,7 @@ def train(task, facts, log_dir, show_progress=False, kind="federated", on_round=
     engine, algorithm = _who_trains(task, kind)
     create = RunFolder.create(log_dir, task.settings, facts | {"kind": kind})
     with closing(engine), _keeping_compiled(engine), create as run:
+        engine.choose_local_loop()
         logger.info("run folder %s, engine %s", run.path, engine)
         return train_in(run, engine, algorithm, show_progress, on_round=on_round)
 
@@ -179,6 +180,7 @@ def resume(run, data_dir, show_progress=False):
     check_resumable(run)
     engine, algorithm = _who_trains(_rebuild_task(run, data_dir), run.kind)
     with closing(engine), _keeping_compiled(engine), run:
+        engine.choose_local_loop(run.facts().get("computes_with"))
         return train_in(run, engine, algorithm, show_progress, resumes=True)
 
 

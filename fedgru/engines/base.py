@@ -93,6 +93,13 @@ class Engine:
         """What the last digits depend on, in words: a resumed run says if it has changed."""
         return self.name
 
+    def choose_local_loop(self, began_with=None):
+        """Find out what trains a client fastest on this machine, where there is a choice.
+
+        Args:
+            began_with: `computes_with` of the run that is resumed; None for a new one.
+        """
+
     def close(self):
         """Give back what the engine holds beside memory: processes. Used again, it starts anew."""
 

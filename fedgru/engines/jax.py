@@ -17,7 +17,7 @@ import numpy as np
 
 from fedgru import seeding
 from fedgru.algorithms.fed_avg import ClientUpdate
-from fedgru.engines import stacked
+from fedgru.engines import loop_speed, stacked
 from fedgru.engines.base import Engine
 from fedgru.engines.local_steps import run_steps
 from fedgru.engines.walks import Form, Walks, places_among
@@ -58,11 +58,17 @@ class _Prepared:
 
 
 class JaxEngine(Engine):
-    """See the module's docstring."""
+    """See the module's docstring.
+
+    Args:
+        task: Task.
+        heeds_speeds: whether `--local-loop auto` takes what was found to be faster on this machine,
+            in place of the C code wherever that can be used.
+    """
 
     name = "jax"
 
-    def __init__(self, task):
+    def __init__(self, task, heeds_speeds=True):
         super().__init__(task)
         self._jax = import_jax()
         loop = task.settings.loop
@@ -72,19 +78,20 @@ class JaxEngine(Engine):
         self.clients_per_call = loop.clients_per_call or (
             1 if self.device.platform == "cpu" else whole_cohort
         )
-        self._native, self._why_not_native = self._load_native(loop.local_loop)
         self._prepared, self._kept_bytes = {}, 0
-        form = (
-            Form(WALK_ROWS, WALK_ROWS, WALK_SEQ_LEN, True) if self._native is None else native.WALK
-        )
-        self._walks = Walks(task, self.threads, form)
+        self._speeds = None  # LoopSpeeds, once they are known
+        self._loaded, self._why_not_native = self._load_native(loop.local_loop)
+        self._use(self._loaded)
+        if heeds_speeds and self._may_choose:
+            self._take_faster(loop_speed.find_kept(*self._measured_for))
         self.local_loops_compiled = 0  # counted at each tracing; a test reads it
 
     def __str__(self):
         where = f"{self.threads} threads" if self.threads > 1 else "1 thread"
         if self.clients_per_call > 1:
             where += f", up to {self.clients_per_call} clients in a call"
-        return f"{self.name} on {self.device.device_kind} ({where}; {self.what_runs_steps})"
+        found = f", {self._speeds}" if self._speeds is not None else ""
+        return f"{self.name} on {self.device.device_kind} ({where}; {self.what_runs_steps}{found})"
 
     @property
     def computes_with(self):
@@ -98,6 +105,63 @@ class JaxEngine(Engine):
             return "local steps in C"
         why = f": {self._why_not_native}" if self._why_not_native else ""
         return f"local steps by XLA{why}"
+
+    @property
+    def prefers_xla(self):
+        """Whether XLA runs local steps although the C code could."""
+        return self._native is None and self._loaded is not None
+
+    @property
+    def _may_choose(self):
+        return self.task.settings.loop.local_loop == "auto" and self._loaded is not None
+
+    @property
+    def _measured_for(self):
+        """What `loop_speed.find_kept` asks for."""
+        return self._loaded.library.digest, loop_speed.sizes(self.task, self.threads)
+
+    def choose_local_loop(self, began_with=None):
+        """See Engine.choose_local_loop."""
+        if not self._may_choose:
+            return
+        if began_with is not None:  # or its last digits would be others
+            self._use(None if began_with.endswith("local steps by XLA") else self._loaded)
+            return
+        if self._speeds is not None:
+            return
+        speeds = self._measure()
+        if speeds is not None:
+            loop_speed.keep(*self._measured_for, speeds)
+            self._take_faster(speeds)
+
+    def _measure(self):
+        """Return LoopSpeeds; None where training is over before XLA's code would have paid."""
+        rng = seeding.rng(0, "loop speed")
+        own_rows = min(self.task.spec.num_rows, loop_speed.OWN_ROWS)
+        clients = [
+            _prepare(loop_speed.make_up_client(self.task, own_rows, rng))
+            for _ in range(self.threads)
+        ]
+        keys = [self.dropout_key(0, client) for client in range(self.threads)]
+        weights = loop_speed.start_weights(self.task, own_rows)
+        in_c = loop_speed.seconds_in_c(self._loaded, weights, clients, keys)
+        if loop_speed.run_seconds(self.task, self.threads, in_c) < loop_speed.WORTH_S:
+            return None
+        train = partial(self._train_by_xla, weights, weights["rows"], None)
+        return loop_speed.LoopSpeeds(in_c, loop_speed.seconds_by_xla(train, clients, keys))
+
+    def _take_faster(self, speeds):
+        self._speeds = speeds
+        if speeds is not None and not speeds.native_is_faster:
+            self._use(None)
+
+    def _use(self, native_code):
+        """Run local steps and forward passes by a NativeCode from now on; None: by XLA."""
+        self._native = native_code
+        form = (
+            Form(WALK_ROWS, WALK_ROWS, WALK_SEQ_LEN, True) if native_code is None else native.WALK
+        )
+        self._walks = Walks(self.task, self.threads, form)
 
     def _load_native(self, wanted):
         """Return (NativeCode or None, why it is None though it was not asked to be)."""
@@ -160,20 +224,24 @@ class JaxEngine(Engine):
                 yield next_update()
 
     def _train_client(self, dense, table, round_num, constants, client):
-        data = self._prepare(client)
+        data, key = self._prepare(client), self.dropout_key(round_num, client)
+        update, sums = self._train_by_xla(dense, table, constants, data, key)
+        return _as_update(client, data, update, sums)
+
+    def _train_by_xla(self, dense, table, constants, data, key):
+        """Return the update of a client, name -> array, and its five sums."""
         own = np.zeros((data.num_table, table.shape[1]), np.float32)
         own[: len(data.row_ids)] = table[data.row_ids]
         with on_device(self.device):
             update, sums = self._local_loop(
-                {"rows": own, **dense},
+                {**dense, "rows": own},
                 data.arrays,
-                self.dropout_key(round_num, client),
+                key,
                 data.steps,
                 data.steps * data.passes,
                 constants,
             )
-        update = {name: np.asarray(u) for name, u in update.items()}
-        return _as_update(client, data, update, np.asarray(sums))
+        return {name: np.asarray(u) for name, u in update.items()}, np.asarray(sums)
 
     def _train_stack(self, dense, table, round_num, constants, clients):
         prepared = [self._prepare(client) for client in clients]

@@ -8,6 +8,7 @@ or which dies: the result is the same to the byte. Evaluation runs here, as in t
 
 import heapq
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class RayEngine(JaxEngine):
         from fedgru.engines.ray_actors import Actors
 
         if self._actors is None:
-            self._actors = Actors(self.task)
+            self._actors = Actors(self._task_of_actors())
         clients = self.task.clients
         items = cut_cohort(
             np.asarray(cohort),
@@ -58,6 +59,13 @@ class RayEngine(JaxEngine):
             self.close()  # what is still worked on is of no use
             raise
         return gathered
+
+    def _task_of_actors(self):
+        """The task; where XLA was found to be faster here, it runs local steps on all machines."""
+        if not self.prefers_xla:
+            return self.task
+        loop = self.task.settings.loop.model_copy(update={"local_loop": "xla"})
+        return replace(self.task, settings=self.task.settings.model_copy(update={"loop": loop}))
 
     def close(self):
         """See Engine.close."""

@@ -24,7 +24,7 @@ class Trainer:
         limit_threads(task.settings.ray.ray_cpus)
         self._kept = ExitStack()
         self._kept.enter_context(kept_between_runs())
-        self._engine = JaxEngine(task)
+        self._engine = JaxEngine(task, heeds_speeds=False)  # as all other actors, wherever they are
 
     def about(self):
         """Return dict: host and process, versions of packages, and the kind of device it has."""

@@ -57,12 +57,17 @@ def first_try():
 
 
 def load_from(sources):
-    """As `load`, of the sources in another folder; each call looks again."""
+    """As `load`, of the sources in another folder; each call looks again.
+
+    The library's attribute `digest` is a text that tells it from those of other sources, compilers
+    and flags.
+    """
     compiler = find_compiler()
-    digest = hashlib.sha256(repr((compiler, FLAGS)).encode())
+    digest = hashlib.sha256(repr((compiler, _which_one(compiler[0]), FLAGS)).encode())
     for file in sorted([sources / SOURCE, *sources.glob("*.h")]):
         digest.update(file.read_bytes())
-    name = f"native-{digest.hexdigest()[:16]}.so"
+    digest = digest.hexdigest()[:16]
+    name = f"native-{digest}.so"
     folder = cache.compiled_folder()
     try:
         with tempfile.TemporaryDirectory(prefix="fedgru-") as scratch:
@@ -73,6 +78,7 @@ def load_from(sources):
                 library = _load_made(compiler, made)
                 if folder is not None:
                     _keep(made, folder)
+            library.digest = digest
             return library
     except OSError as error:
         raise Unavailable(f"there is no room to compile it: {error}") from error
@@ -94,6 +100,15 @@ def find_compiler():
         if found := shutil.which(name):
             return (found,)
     raise Unavailable("no C compiler was found")
+
+
+def _which_one(command):
+    """What changes when a compiler is upgraded: size and time of its program."""
+    found = shutil.which(command)
+    if found is None:
+        return None
+    facts = os.stat(found)
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _compile(compiler, sources, target):
