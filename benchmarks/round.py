@@ -14,15 +14,14 @@ Slow rows train some of the clients, spread evenly by size, and are scaled by lo
 
 First a check: with dropout off, each row trains the same few clients for a round; their mean loss
 over all local steps must be fedgru's to 1e-3, which it is only with the same steps in the same
-order. Rows whose environment is not there are listed as missing.
+order. Rows whose environment is not there are listed as missing. However the program is ended, no
+process of a row stays behind: see peers/keeper.py.
 """
 
 import argparse
-import contextlib
 import datetime
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from pathlib import Path
 
 import bench
 import numpy as np
+from peers import keeper
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -65,15 +65,19 @@ class Row:
 def rows(args):
     tff, peers = args.tff_env / "bin/python", args.peer_envs
     ours = Path(sys.executable)
+    blazefl, pfl = (peers / name / "bin/python" for name in ("blazefl", "pfl"))
     return [
-        Row("fedgru jax", ours, ("run_fedgru.py", "--engine", "jax"), None, 9),
+        Row("fedgru jax", ours, ("run_fedgru.py", "--local-loop", "native"), None, 9),
         Row("fedgru by XLA", ours, ("run_fedgru.py", "--local-loop", "xla"), None, 3),
         Row("fedgru reference", ours, ("run_fedgru.py", "--engine", "reference"), 10, 1, False),
         Row("fedgru tff", tff, ("run_fedgru.py", "--engine", "tff"), 10, 1),
         Row("the notebook's pipeline (TFF)", tff, ("run_notebook.py",), 10, 1),
         Row("FedJAX", peers / "fedjax/bin/python", ("run_fedjax.py",), 20, 2),
         Row("Flower simulation", peers / "flower/bin/python", ("run_flower.py",), 20, 2),
-        Row("pfl-research", peers / "pfl/bin/python", ("run_pfl.py",), 20, 2),
+        Row("pfl-research (one process)", pfl, ("run_pfl.py",), 20, 2),
+        Row("pfl-research (processes)", pfl, ("run_pfl.py", "--processes"), 20, 2),
+        Row("BlazeFL (processes)", blazefl, ("run_blazefl.py", "--pool", "processes"), 20, 2),
+        Row("BlazeFL (threads)", blazefl, ("run_blazefl.py", "--pool", "threads"), 20, 2),
     ]
 
 
@@ -88,11 +92,13 @@ def main():
     parser.add_argument("--peer-envs", type=Path, default=ROOT / ".venv-peers")
     parser.add_argument("--json", type=Path, help="write everything that was measured here too")
     args = parser.parse_args()
-    os.environ.pop("OPENBLAS_CORETYPE", None)  # a kernel forced on NumPy may be a slow one
+    keeper.exit_on_signals()
+    for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # what is forced on NumPy may be slow
+        os.environ.pop(name, None)
 
     chosen = [row for row in rows(args) if not args.only or named(row, args.only)]
-    here = [row for row in chosen if row.python.exists()]
-    missing = [row.name for row in chosen if not row.python.exists()]
+    here = [row for row in chosen if installed(row)]
+    missing = [row.name for row in chosen if not installed(row)]
     load_before = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -112,6 +118,11 @@ def main():
 
 def named(row, only):
     return any(part.strip() in row.name for part in only.split(","))
+
+
+def installed(row):
+    """Whether the row's environment is there, and whole."""
+    return row.python == Path(sys.executable) or (row.python.parents[1] / ".ready").exists()
 
 
 def say(text):
@@ -211,63 +222,45 @@ def start(args, row, work, extra):
     python_path = f"{ROOT}:{HERE / 'peers'}"
     environment = os.environ | {"PYTHONPATH": python_path, "PYTHONWARNINGS": "ignore"}
     load = os.getloadavg()[0]
-    with tempfile.TemporaryFile("w+") as printed:
-        with subprocess.Popen(
-            [str(part) for part in [*command, *options, *extra]],
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        ) as program:
-            try:
-                peak = watch(program)
-            finally:  # TensorFlow Federated's workers, of 3 GB each, stay behind
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(program.pid, signal.SIGKILL)
-        if program.returncode or not out.exists():
-            printed.seek(0)
-            raise SystemExit(f"{row.name} failed:\n{printed.read()[-4000:]}")
+    peak = finish(row.name, [*command, *options, *extra], environment)
+    if not out.exists():
+        raise SystemExit(f"{row.name} ended without an error and without a result")
     return json.loads(out.read_text()) | {"peak_mib": peak, "load": load}
 
 
+def finish(name, command, environment=None):
+    """Run a program to its end; return the peak of its memory and its children's, MiB."""
+    with tempfile.TemporaryFile("w+") as printed:
+        streams = {"stdout": printed, "stderr": subprocess.STDOUT}
+        with keeper.started(command, env=environment, **streams) as program:
+            peak = watch(program)
+        if program.returncode:
+            printed.seek(0)
+            raise SystemExit(f"{name} failed:\n{printed.read()[-4000:]}")
+    return peak
+
+
 def watch(program):
-    """Wait for a program; return the peak of its memory and its children's, MiB.
+    """Wait for a program; return the peak of the memory of what is below its keeper, MiB.
 
     Proportional set sizes, so that what processes share counts once.
     """
     peak = 0.0
     while program.poll() is None:
-        peak = max(peak, sum(map(resident_mib, tree(program.pid))))
+        peak = max(peak, sum(map(resident_mib, keeper.below(program.pid))))
         time.sleep(0.5)
     return peak
 
 
-def tree(pid):
-    found = [pid]
-    for parent in found:
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += [int(child) for child in read(children).split()]
-    return found
-
-
 def resident_mib(pid):
-    lines = read(Path(f"/proc/{pid}/smaps_rollup")).splitlines()
+    lines = keeper.read(Path(f"/proc/{pid}/smaps_rollup")).splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-
-
-def read(path):
-    """The text of a file under /proc; empty if the process has gone."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
 
 
 def limit(work):
     """Measure the machine's rate of float32 matrix products, GFLOP/s."""
     out = work / "limit.json"
-    command = [sys.executable, HERE / "peers/run_limit.py", "--out", out]
-    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    finish("the limit", [sys.executable, HERE / "peers/run_limit.py", "--out", out])
     return json.loads(out.read_text())
 
 
@@ -287,7 +280,8 @@ def print_table(settings, limits, found, missing, losses, load_before):
         f"A round: {settings['num_clients']} clients, {steps} local steps, "
         f"{step_gflop(settings):.3f} GFLOP of matrix products in each. Limit: "
         f"{middle(best, '.0f')} GFLOP/s (BLAS {middle([x['blas'] for x in limits], '.0f')} with "
-        f"kernel {limits[0]['kernel']}, XLA {middle([x['xla'] for x in limits], '.0f')}).\n"
+        f"{bench.kernel_instruction_set(limits[0]['kernel'])}, kernel {limits[0]['kernel']}; "
+        f"XLA {middle([x['xla'] for x in limits], '.0f')}).\n"
     )
     print(
         "| | s a round | ms a local step | local steps/s | share of limit | times fedgru | "

@@ -7,10 +7,13 @@ algorithm below is that one with the recurrent state carried from step to step.
 from importlib.metadata import version
 
 import common
-import fedjax
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+jax.tree_map = jax.tree.map  # FedJAX calls it by the name that it had before JAX 0.10
+
+import fedjax  # noqa: E402
 
 
 def main():
@@ -108,16 +111,16 @@ def main():
         nonlocal params, key
         key, *keys = jax.random.split(key, len(batches) + 1)
         clients = list(zip(range(len(batches)), batches, keys, strict=True))
-        total, weight, sums = None, 0.0, np.zeros(2)
-        for _, (update, client_sums) in train(params, clients):
-            count = float(client_sums[1])
-            scaled = jax.tree.map(lambda u, c=count: u * c, update)
-            total = scaled if total is None else jax.tree.map(jnp.add, total, scaled)
-            weight += count
-            sums += np.asarray(client_sums)
-        # as fedjax.tree_util does it, which calls what JAX 0.10 no longer has
-        params = jax.block_until_ready(jax.tree.map(lambda p, u: p + u / weight, params, total))
-        assert weight == work.num_examples
+        sums = np.zeros(2)
+
+        def weighted_updates():
+            for _, (update, client_sums) in train(params, clients):
+                sums[:] += np.asarray(client_sums)
+                yield update, float(client_sums[1])
+
+        update = fedjax.tree_util.tree_mean(weighted_updates())
+        params = jax.block_until_ready(jax.tree.map(jnp.add, params, update))
+        assert sums[1] == work.num_examples
         return sums[0] / sums[1]
 
     def evaluate():
