@@ -22,13 +22,12 @@ pool of both estimates.
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
-from functools import cache
 
 import numpy as np
 
 from fedgru import seeding
 from fedgru.priors import ClientPrior, one_hot_classes
-from fedgru.xla import import_jax, num_threads
+from fedgru.xla import num_threads
 
 HALF_LIFE_S = 15 * 86400.0
 MONTH_S = 30 * 86400.0
@@ -42,8 +41,8 @@ SHRINKAGE = (
     10.0  # pull to the start values; as strong as 10 pairs' losses, so that few teach little
 )
 FIT_LR = 0.1  # falls to zero over the rounds
-BLOCK = 64  # check-ins predicted in one compiled call
-MIN_PADDED = 128
+BLOCK = 64  # check-ins predicted at once
+CELLS_AT_ONCE = 1 << 16  # pairs of check-ins compared at once: as much as a core's cache holds
 
 
 @dataclass(frozen=True)
@@ -73,30 +72,93 @@ class Kernel:
         return cls(**values)
 
 
+# What two check-ins are compared by, in the order of the arrays: first what is equal or not.
+EQUAL = ("same_venue", "same_category", "weekend", "same_category_before", "same_venue_before")
+COMPARED = (*EQUAL, "near", "hour", "log_forgetting")
+PLACES = [list(Kernel().to_dict()).index(name) for name in COMPARED]
+FAR = 40.0  # exp(-40) is nothing beside 1; below exp(-87) float32 loses digits, and time
+TINY = 1e-30
+
+
 @dataclass(frozen=True)
-class _Past:
-    """A client's check-ins as the compiled functions take them.
+class _Pasts:
+    """Check-ins of some clients, on the first axis, padded to the longest.
+
+    What is called earlier are those check-ins of which it is known what class followed, in the
+    order of that class: what adds up to one count stands side by side.
 
     Attributes:
-        points: name -> [padded n], what is compared.
-        followed: float32 [padded n, padded num_own], one-hot class of the check-in after each.
-        log_base: float32 [n - 1, padded num_own], log base on the support, -inf in padding.
-        log_base_rest: float32 [n - 1], what log shared is added to elsewhere.
-        support: int32 [num_own].
-        is_own: bool [num_classes], whether a class is in the support.
-        log_shared: float32 [num_classes].
+        lengths: pairs of each client, n - 1.
+        supports: int32 [num_own] of each client.
+        num_followed: int [num_own] of each client, how often each class followed.
+        codes: int32 [clients, 5, n], what is compared for equality, see EQUAL; missing ones
+            equal none.
+        points: float32 [clients, 6, n], what else is compared: north, east at the equator, by how
+            much east is narrower here, cosine and sine of the hour, months.
+        located: bool [clients, n], whether there are coordinates.
+        earlier_codes, earlier_points, earlier_located: the same [clients, ..., 1, num_earlier].
+        earlier: int32 [clients, 1, num_earlier], the places of these check-ins; n in padding.
+        targets: float32 [clients, n, num_own], one-hot class of the check-in after each.
+        log_base: float32 [clients, n, num_own], log base on the support, 0 in padding.
+        log_base_rest: float32 [clients, n], what log shared is added to elsewhere.
+        exists: float32 [clients, 1, num_own], 1 on the support, 0 in padding.
+        log_others: float32 [clients, most], log shared of the classes that a client has not.
+        is_other: float32 [clients, most], 1 there, 0 in padding.
     """
 
-    points: dict[str, np.ndarray]
-    followed: np.ndarray
+    lengths: list[int]
+    supports: list[np.ndarray]
+    num_followed: list[np.ndarray]
+    codes: np.ndarray
+    points: np.ndarray
+    located: np.ndarray
+    earlier_codes: np.ndarray
+    earlier_points: np.ndarray
+    earlier_located: np.ndarray
+    earlier: np.ndarray
+    targets: np.ndarray
     log_base: np.ndarray
     log_base_rest: np.ndarray
-    support: np.ndarray
-    is_own: np.ndarray
-    log_shared: np.ndarray
+    exists: np.ndarray
+    log_others: np.ndarray
+    is_other: np.ndarray
 
-    def __len__(self):
-        return len(self.log_base)
+
+@dataclass(frozen=True)
+class _Predictions:
+    """Predictions of some pairs of each client, float32, and what their gradient needs.
+
+    Attributes:
+        own: [clients, pairs, num_own], log of what the classes of the support get, not yet
+            normalised; of no meaning in padding.
+        rest: [clients, pairs], the same for what is added to base_power * log shared elsewhere.
+        normaliser: [clients, pairs], to be subtracted from both.
+        share_own: [clients, pairs, num_own], probabilities of the support; 0 in padding.
+        share_others: [clients, pairs], probability of all other classes together.
+        others_mean: [clients, 1], mean of log shared over the other classes, by their
+            probabilities.
+        compared: [clients, 8, pairs, num_earlier], see COMPARED.
+        weights: [clients, pairs, num_earlier].
+        base_counts: [clients, pairs, num_own], k base.
+        all_counts: the same, with the counts.
+        gain: the same: log pooled - log base.
+        total: [clients, pairs], sum(counts) + k.
+        rest_gain: [clients, pairs], log k - log total.
+    """
+
+    own: np.ndarray
+    rest: np.ndarray
+    normaliser: np.ndarray
+    share_own: np.ndarray
+    share_others: np.ndarray
+    others_mean: np.ndarray
+    compared: np.ndarray
+    weights: np.ndarray
+    base_counts: np.ndarray
+    all_counts: np.ndarray
+    gain: np.ndarray
+    total: np.ndarray
+    rest_gain: np.ndarray
 
 
 def kernel_prior(kernel, history, shared, first=0):
@@ -111,18 +173,17 @@ def kernel_prior(kernel, history, shared, first=0):
     Returns:
         ClientPrior with n - 1 - first rows; row j is the prediction of check-in first + j + 1.
     """
-    past = _lay_out(history, shared)
-    num_pairs, num_own = len(past) - first, len(past.support)
-    log_own = np.empty((num_pairs, num_own), np.float32)
-    log_rest = np.empty(num_pairs, np.float32)
+    pasts = _lay_out([history], shared)
+    (length,), (support,) = pasts.lengths, pasts.supports
+    log_own = np.empty((length - first, len(support)), np.float32)
+    log_rest = np.empty(length - first, np.float32)
     numbers = np.array(astuple(kernel), np.float32)
-    for start in range(0, num_pairs, BLOCK):
-        rows = np.minimum(first + np.arange(start, start + BLOCK), len(past) - 1)
-        block, rest = _compiled()[0](numbers, rows, *_arguments(past, rows))
-        stop = min(start + BLOCK, num_pairs)
-        log_own[start:stop] = np.asarray(block)[: stop - start, :num_own]
-        log_rest[start:stop] = np.asarray(rest)[: stop - start]
-    return ClientPrior(past.support, log_own, log_rest, kernel.base_power)
+    for start in range(first, length, BLOCK):
+        rows = np.arange(start, min(start + BLOCK, length))
+        found = _predict(numbers, pasts, rows[None])
+        log_own[rows - first] = (found.own - found.normaliser[..., None])[0]
+        log_rest[rows - first] = (found.rest - found.normaliser)[0]
+    return ClientPrior(support, log_own, log_rest, kernel.base_power)
 
 
 def fit_kernel(histories, shared, seed, threads=None, on_round=None, rounds=FIT_ROUNDS):
@@ -132,32 +193,33 @@ def fit_kernel(histories, shared, seed, threads=None, on_round=None, rounds=FIT_
         histories: one History per client, of its train split alone.
         shared: float64 [num_classes].
         seed: int; each client draws its pairs by it, by round and by client.
-        threads: clients at the same time; all cores if None. The result is the same.
+        threads: how many compute at the same time; all cores if None. The result is the same.
         on_round: called as on_round(round_num, mean loss in nats), or None.
         rounds: int.
 
     Returns:
         Kernel; the start values if no client has more than MIN_PAST pairs.
     """
-    pasts = [
-        (client, _lay_out(history, shared))
-        for client, history in enumerate(histories)
-        if len(history) - 1 > MIN_PAST
+    able = [client for client, h in enumerate(histories) if len(h) - 1 > MIN_PAST]
+    counts = np.array([len(histories[client]) - 1 - MIN_PAST for client in able], np.float64)
+    groups = [
+        (group, _lay_out([histories[client] for client in group], shared))
+        for group in _groups(able, [len(histories[client]) for client in able])
     ]
-    counts = np.array([len(past) - MIN_PAST for _, past in pasts], np.float64)
     numbers = start = np.array(astuple(Kernel()))
     first, second = np.zeros_like(numbers), np.zeros_like(numbers)
 
-    def loss_and_gradient(client, past, round_num):
-        draw = seeding.rng(seed, "kernel", round_num, client)
-        rows = draw.integers(MIN_PAST, len(past), FIT_PAIRS)
-        loss, gradient = _compiled()[1](numbers.astype(np.float32), rows, *_arguments(past, rows))
-        return np.append(np.asarray(gradient, np.float64), float(loss))
+    def gradients(group, pasts, round_num):
+        rows = [
+            seeding.rng(seed, "kernel", round_num, client).integers(MIN_PAST, length, FIT_PAIRS)
+            for client, length in zip(group, pasts.lengths, strict=True)
+        ]
+        return _gradients(numbers.astype(np.float32), pasts, np.stack(rows))
 
     with ThreadPoolExecutor(num_threads(threads)) as pool:
-        for round_num in range(1, rounds + 1) if pasts else ():
-            sent = list(pool.map(lambda c: loss_and_gradient(*c, round_num), pasts))  # noqa: B023
-            *gradient, loss = np.average(sent, axis=0, weights=counts)
+        for round_num in range(1, rounds + 1) if able else ():
+            sent = list(pool.map(lambda g: gradients(*g, round_num), groups))  # noqa: B023
+            *gradient, loss = np.average(np.concatenate(sent), axis=0, weights=counts)
             gradient = np.array(gradient) + SHRINKAGE / counts.sum() * (numbers - start)
             first = 0.9 * first + 0.1 * gradient
             second = 0.98 * second + 0.02 * gradient**2
@@ -168,8 +230,46 @@ def fit_kernel(histories, shared, seed, threads=None, on_round=None, rounds=FIT_
     return Kernel(*numbers.tolist())
 
 
-def _lay_out(history, shared):
-    """Bring a History into the form of `_Past`."""
+def _groups(clients, lengths):
+    """Cut a list of clients into groups that are computed at once."""
+    groups, longest = [], 0
+    for client, length in zip(clients, lengths, strict=True):
+        longest = max(longest, length)
+        if not groups or (len(groups[-1]) + 1) * longest * FIT_PAIRS > CELLS_AT_ONCE:
+            groups.append([])
+            longest = length
+        groups[-1].append(client)
+    return groups
+
+
+def _lay_out(histories, shared):
+    """Bring the Histories of some clients into the form of `_Pasts`."""
+    clients = [_lay_out_client(history, shared) for history in histories]
+    names = ("codes", "points", "earlier_codes", "earlier_points", "targets", "log_base")
+    names += ("log_base_rest", "exists", "log_others", "is_other")
+    lengths = [len(history) - 1 for history in histories]
+    return _Pasts(
+        lengths=lengths,
+        supports=[client["support"] for client in clients],
+        num_followed=[client["num_followed"] for client in clients],
+        earlier=_stack([client["earlier"] for client in clients], max(lengths) + 1),
+        located=_stack([client["located"] for client in clients], True),
+        earlier_located=_stack([client["earlier_located"] for client in clients], True),
+        **{name: _stack([client[name] for client in clients]) for name in names},
+    )
+
+
+def _stack(arrays, padding=0):
+    """Put arrays behind one another on a new first axis, padded to the largest of each axis."""
+    shape = np.max([array.shape for array in arrays], axis=0)
+    stacked = np.full((len(arrays), *shape), padding, arrays[0].dtype)
+    for place, array in zip(stacked, arrays, strict=True):
+        place[tuple(slice(size) for size in array.shape)] = array
+    return stacked
+
+
+def _lay_out_client(history, shared):
+    """Return {name: array} of one client, named and shaped as in `_Pasts`."""
     support, one_hot = one_hot_classes(history)
     n, num_own = one_hot.shape
     frequencies = np.empty((n - 1, num_own))
@@ -180,117 +280,187 @@ def _lay_out(history, shared):
         frequencies[i] = running
     total = frequencies.sum(axis=1) + SHARED_WEIGHT
     rest = SHARED_WEIGHT / total
-    log_base = np.full((n - 1, _padded(num_own, 8)), -np.inf, np.float32)
-    log_base[:, :num_own] = np.log(frequencies / total[:, None] + rest[:, None] * shared[support])
+    targets = np.zeros((n, num_own), np.float32)
+    targets[: n - 1] = one_hot[1:]
+    known, followed_by = np.nonzero(targets)
+    earlier = known[np.argsort(followed_by, kind="stable")]
 
     located = np.isfinite(history.lat_deg) & np.isfinite(history.lon_deg)
     lat_deg, lon_deg = (
         np.where(located, values, 0.0) for values in (history.lat_deg, history.lon_deg)
     )
     first = np.argmax(located)
-    points = {
-        "venue": history.venues,
-        "category": history.categories,
-        "venue_before": np.concatenate([[-1], history.venues[:-1]]),
-        "category_before": np.concatenate([[-1], history.categories[:-1]]),
-        "weekend": history.weekend.astype(np.int32),
-        "located": located.astype(np.int32),
+    unit = KM_PER_DEG / np.sqrt(2)  # nearness is exp(-distance^2) then
+    hour_turn = 2 * np.pi * history.local_hour / 24
+    points = (
         # from the first check-in: small numbers keep float32 precise
-        "north_km": KM_PER_DEG * (lat_deg - lat_deg[first]),
-        "east_at_equator_km": KM_PER_DEG * (lon_deg - lon_deg[first]),
-        "narrowing": np.cos(np.radians(lat_deg)),
-        "hour_turn": 2 * np.pi * history.local_hour / 24,
-        "months": (history.time_s - history.time_s[0]) / MONTH_S,
+        unit * (lat_deg - lat_deg[first]),
+        unit * (lon_deg - lon_deg[first]),
+        np.cos(np.radians(lat_deg)),
+        np.cos(hour_turn),
+        np.sin(hour_turn),
+        (history.time_s - history.time_s[0]) / MONTH_S,
+    )
+    points = np.stack(points).astype(np.float32)
+    codes = (history.venues, history.categories, history.weekend)
+    codes += tuple(np.append(-1, values[:-1]) for values in (history.categories, history.venues))
+    codes = np.stack(codes).astype(np.int32)
+    log_others = np.log(np.delete(shared, support)).astype(np.float32)
+    log_base = np.log(frequencies / total[:, None] + rest[:, None] * shared[support])
+    return {
+        "support": support,
+        "num_followed": np.bincount(followed_by, minlength=num_own),
+        "codes": np.where(codes < 0, -2, codes),
+        "points": points,
+        "located": located,
+        "earlier_codes": codes[:, None, earlier],
+        "earlier_points": points[:, None, earlier],
+        "earlier_located": located[None, earlier],
+        "earlier": earlier[None].astype(np.int32),
+        "targets": targets,
+        "log_base": log_base.astype(np.float32),
+        "log_base_rest": np.log(rest).astype(np.float32),
+        "exists": np.ones((1, num_own), np.float32),
+        "log_others": log_others,
+        "is_other": np.ones_like(log_others),
     }
-    followed = np.zeros((_padded(n), _padded(num_own, 8)), np.float32)
-    followed[: n - 1, :num_own] = one_hot[1:]
-    return _Past(
-        points={
-            name: np.pad(
-                values.astype(np.float32 if values.dtype.kind == "f" else np.int32),
-                (0, _padded(n) - n),
-            )
-            for name, values in points.items()
-        },
-        followed=followed,
-        log_base=log_base,
-        log_base_rest=np.log(rest).astype(np.float32),
-        support=support,
-        is_own=np.isin(np.arange(len(shared)), support),
-        log_shared=np.log(shared).astype(np.float32),
+
+
+def _predict(numbers, pasts, rows):
+    """Return the _Predictions of some pairs of each client.
+
+    Args:
+        numbers: float32 [11], those of a Kernel.
+        pasts: _Pasts.
+        rows: int [clients, pairs]; pair i predicts check-in i + 1.
+    """
+    kernel = Kernel(*numbers)
+    k = np.exp(kernel.log_k)
+    at = np.arange(len(rows))[:, None], rows
+    compared = _compare(pasts, rows)
+    exponent = np.einsum("m,cmij->cij", _coefficients(kernel), compared)
+    exponent -= numbers[:7].sum()
+    is_later = pasts.earlier >= rows[..., None].astype(np.int32)
+    np.copyto(exponent, -np.inf, where=is_later)
+    weights = np.exp(exponent, out=exponent)
+
+    counts = np.zeros((*rows.shape, pasts.targets.shape[2]), np.float32)
+    for to, num, values in zip(counts, pasts.num_followed, weights, strict=True):
+        (occurs,) = np.nonzero(num)
+        starts = (np.cumsum(num) - num)[occurs]
+        to[:, occurs] = np.add.reduceat(values[:, : num.sum()], starts, axis=1)
+    total = counts.sum(axis=2) + k
+    log_base, log_base_rest = pasts.log_base[at], pasts.log_base_rest[at]
+    base_counts = k * np.exp(log_base)
+    all_counts = counts + base_counts
+    gain = np.log(all_counts) - np.log(total)[..., None] - log_base
+    own = kernel.base_power * log_base + kernel.trust * gain
+    rest_gain = kernel.log_k - np.log(total)
+    rest = kernel.base_power * log_base_rest + kernel.trust * rest_gain
+
+    others = np.exp(kernel.base_power * pasts.log_others) * pasts.is_other
+    # the client may own all classes
+    sum_others = np.maximum(others.sum(axis=1, keepdims=True), TINY)
+    others_mean = (others * pasts.log_others).sum(axis=1, keepdims=True) / sum_others
+    log_others = rest + np.log(sum_others)
+    top = np.maximum(own.max(axis=2, initial=-np.inf), log_others)
+    share_own = np.exp(own - top[..., None]) * pasts.exists
+    share_others = np.exp(log_others - top)
+    scale = share_own.sum(axis=2) + share_others
+    return _Predictions(
+        own=own,
+        rest=rest,
+        normaliser=top + np.log(scale),
+        share_own=share_own / scale[..., None],
+        share_others=share_others / scale,
+        others_mean=others_mean,
+        compared=compared,
+        weights=weights,
+        base_counts=base_counts,
+        all_counts=all_counts,
+        gain=gain,
+        total=total,
+        rest_gain=rest_gain,
     )
 
 
-def _padded(size, smallest=MIN_PADDED):
-    """The next power of two, so that few shapes are compiled."""
-    return max(smallest, 1 << (size - 1).bit_length())
-
-
-def _arguments(past, rows):
-    """The other arguments of the compiled functions for some pairs of a client."""
-    return (
-        past.points,
-        past.followed,
-        past.log_base[rows],
-        past.log_base_rest[rows],
-        past.log_shared,
-        past.is_own,
-        past.followed[rows],  # the targets
+def _compare(pasts, rows):
+    """Return float32 [clients, 8, pairs, num_earlier], in the order of COMPARED."""
+    at = np.arange(len(rows))[:, None], slice(None), rows
+    shape = len(rows), len(COMPARED), rows.shape[1], pasts.earlier.shape[2]
+    compared = np.empty(shape, np.float32)
+    equal, (near, hour, months) = compared[:, :5], np.moveaxis(compared[:, 5:], 1, 0)
+    codes = np.swapaxes(pasts.codes[at], 1, 2)
+    equal[...] = codes[..., None] == pasts.earlier_codes
+    now = np.moveaxis(pasts.points[at], 2, 0)[..., None]
+    north, east, narrowing, cos, sin, time = zip(
+        now, np.moveaxis(pasts.earlier_points, 1, 0), strict=True
     )
 
+    np.subtract(*north, out=near)
+    near *= near
+    other = np.subtract(*east)
+    other *= narrowing[0]
+    other *= other
+    near += other
+    np.minimum(near, FAR, out=near)
+    np.negative(near, out=near)
+    np.exp(near, out=near)
+    if not pasts.located.all():
+        both = pasts.located[at[0], rows][..., None] & pasts.earlier_located
+        near[...] = np.where(both, near, equal[:, 0])
+    np.multiply(*cos, out=hour)
+    hour += np.multiply(*sin, out=other)
+    np.subtract(*time, out=months)
+    return compared
 
-@cache
-def _compiled():
-    """Compile the prediction, and the mean loss with its gradient."""
-    jax = import_jax()
-    jnp = jax.numpy
 
-    def predict(numbers, rows, points, followed, log_base, log_base_rest, log_shared, is_own, _):
-        *likeness, log_forgetting, log_k, trust, base_power = numbers
-        now = {name: values[rows][:, None] for name, values in points.items()}
-        then = {name: values[None, :] for name, values in points.items()}
+def _coefficients(kernel):
+    """Return float32 [8], what each of COMPARED counts for in the exponent."""
+    likeness = [getattr(kernel, name) for name in COMPARED[:7]]
+    return np.array([*likeness, -np.exp(kernel.log_forgetting)], np.float32)
 
-        def same(name):
-            return ((now[name] == then[name]) & (now[name] >= 0)).astype(jnp.float32)
 
-        north_km = now["north_km"] - then["north_km"]
-        east_km = now["east_at_equator_km"] - then["east_at_equator_km"]
-        east_km *= now["narrowing"]
-        near = jnp.exp(-(north_km**2 + east_km**2) / 2)
-        near = jnp.where((now["located"] & then["located"]) > 0, near, same("venue"))
-        alike = (
-            same("venue"),
-            same("category"),
-            near,
-            jnp.cos(now["hour_turn"] - then["hour_turn"]),
-            same("weekend"),
-            same("category_before"),
-            same("venue_before"),
-        )
-        exponent = -jnp.exp(log_forgetting) * (now["months"] - then["months"])
-        for weight, x in zip(likeness, alike, strict=True):
-            exponent += weight * (x - 1.0)
-        earlier = jnp.arange(then["venue"].shape[1])[None, :] < rows[:, None]
-        weights = jnp.where(earlier, jnp.exp(jnp.where(earlier, exponent, 0.0)), 0.0)
-        counts = weights @ followed
-        total, k = counts.sum(axis=1), jnp.exp(log_k)
+def _gradients(numbers, pasts, rows):
+    """Return float64 [clients, 12], the gradient of each client's mean loss, and the loss.
 
-        exists = jnp.isfinite(log_base)
-        safe_base = jnp.where(exists, log_base, 0.0)
-        pooled = jnp.log(counts + k * jnp.exp(safe_base)) - jnp.log(total + k)[:, None]
-        own = base_power * safe_base + trust * (pooled - safe_base)
-        own = jnp.where(exists, own, -jnp.inf)
-        rest = base_power * log_base_rest + trust * (log_k - jnp.log(total + k))
-        others = jnp.where(is_own, 0.0, jnp.exp(base_power * log_shared)).sum()
-        log_others = jnp.log(jnp.maximum(others, 1e-30))  # the client may own all classes
-        normaliser = jnp.logaddexp(jax.nn.logsumexp(own, axis=1), rest + log_others)
-        return own - normaliser[:, None], rest - normaliser
+    Args: as for `_predict`. A pair whose class is unknown does not count.
+    """
+    kernel = Kernel(*numbers)
+    at = np.arange(len(rows))[:, None], rows
+    targets, log_base = pasts.targets[at], pasts.log_base[at]
+    found = _predict(numbers, pasts, rows)
+    known = targets.sum(axis=2)
+    num_known = np.maximum(known.sum(axis=1, keepdims=True), 1)
+    log_prob = np.where(targets > 0, found.own - found.normaliser[..., None], 0)
 
-    def mean_loss(numbers, rows, *arguments):
-        own, _ = predict(numbers, rows, *arguments)
-        targets = arguments[-1]
-        known = targets.sum(axis=1)
-        losses = -jnp.where(targets > 0, own, 0.0).sum(axis=1)
-        return losses.sum() / jnp.maximum(known.sum(), 1.0)
+    # the derivative of the loss by each of these
+    share = known / num_known
+    by_own = found.share_own * share[..., None] - targets / num_known[..., None]
+    by_rest = found.share_others * share
+    by_log = kernel.trust * by_own
+    by_count = by_log / found.all_counts
+    by_total = -(by_log.sum(axis=2) + kernel.trust * by_rest) / found.total
+    by_class = by_count + by_total[..., None]
+    by_exponent = np.zeros_like(found.weights)
+    for to, num, values in zip(by_exponent, pasts.num_followed, by_class, strict=True):
+        to[:, : num.sum()] = np.repeat(values[:, : len(num)], num, axis=1)
+    by_exponent *= found.weights
+    of_rows = np.einsum("cmij,cij->cmi", found.compared, by_exponent)
+    by_coefficient = of_rows.sum(axis=2, dtype=np.float64)
 
-    return jax.jit(predict), jax.jit(jax.value_and_grad(mean_loss))
+    gradients = np.empty((len(rows), len(numbers) + 1))
+    gradients[:, PLACES] = by_coefficient
+    gradients[:, :7] -= by_exponent.sum(axis=(1, 2))[:, None]
+    gradients[:, 7] *= -np.exp(kernel.log_forgetting)
+    gradients[:, 8] = (
+        (by_count * found.base_counts).sum(axis=(1, 2))
+        + np.exp(kernel.log_k) * by_total.sum(axis=1)
+        + kernel.trust * by_rest.sum(axis=1)
+    )
+    gradients[:, 9] = (by_own * found.gain).sum(axis=(1, 2))
+    gradients[:, 9] += (by_rest * found.rest_gain).sum(axis=1)
+    gradients[:, 10] = (by_own * log_base).sum(axis=(1, 2))
+    gradients[:, 10] += (by_rest * (pasts.log_base_rest[at] + found.others_mean)).sum(axis=1)
+    gradients[:, 11] = -log_prob.sum(axis=(1, 2)) / num_known[:, 0]
+    return gradients

@@ -187,20 +187,34 @@ def test_learning_the_kernel_finds_what_the_clients_go_by():
     assert kernel_prior.Kernel.from_dict(kernel.to_dict()) == kernel
 
 
-def test_gradient_of_the_kernel_by_finite_differences():
-    past = kernel_prior._lay_out(random_history(5), SHARED)
-    rows = np.arange(20, 50)
-    arguments = (rows, *kernel_prior._arguments(past, rows))
+@pytest.mark.parametrize("missing", [False, True])
+def test_gradient_of_the_kernel_by_finite_differences(missing):
+    # the second client is shorter, and knows fewer classes
+    histories = [random_history(5, missing=missing), random_history(6, n=30)]
+    histories[1] = replace(histories[1], classes=np.minimum(histories[1].classes, 1))
+    pasts = kernel_prior._lay_out(histories, SHARED)
+    rows = np.stack([np.arange(20, 50), np.arange(30) % 19 + 10])
     numbers = np.array(list(KERNEL.to_dict().values()), np.float32)
-    _, gradient = kernel_prior._compiled()[1](numbers, *arguments)
+    gradients = kernel_prior._gradients(numbers, pasts, rows)
     for i in range(len(numbers)):
         nudge = np.zeros_like(numbers)
         nudge[i] = 0.02
         high, low = (
-            kernel_prior._compiled()[1](n, *arguments)[0]
+            kernel_prior._gradients(n, pasts, rows)[:, -1]
             for n in (numbers + nudge, numbers - nudge)
         )
-        assert float(gradient[i]) == pytest.approx(float(high - low) / 0.04, abs=3e-4)
+        assert gradients[:, i] == pytest.approx((high - low) / 0.04, abs=3e-4)
+
+
+def test_clients_computed_together_learn_as_if_alone():
+    histories = [random_history(seed, n=n) for seed, n in enumerate((80, 30, 50))]
+    numbers = np.array(list(KERNEL.to_dict().values()), np.float32)
+    rows = np.array([[70, 20, 78], [20, 28, 11], [48, 48, 10]])
+    together = kernel_prior._gradients(numbers, kernel_prior._lay_out(histories, SHARED), rows)
+    for history, own_rows, gradient in zip(histories, rows, together, strict=True):
+        alone = kernel_prior._lay_out([history], SHARED)
+        found = kernel_prior._gradients(numbers, alone, own_rows[None])
+        np.testing.assert_allclose(found[0], gradient, rtol=1e-5, atol=1e-6)
 
 
 def test_little_data_moves_the_kernel_little():
