@@ -82,10 +82,10 @@ bench: $(READY)  ## time the main job; FILE=CHECKINS.txt.gz times importing it a
 	$(BIN)/python benchmarks/main_job.py $(if $(FILE),--file $(FILE))
 
 tff: $(READY_TFF)  ## create .venv-tff for --engine tff (needs Python 3.11), and test the engine there
-	$(VENV_TFF)/bin/python -m pytest tests/test_engines.py tests/test_models.py tests/test_tff.py
+	$(VENV_TFF)/bin/python -m pytest tests/engines/test_engines.py tests/models/test_models.py tests/engines/tff
 
 dist: $(READY_DIST)  ## create .venv-dist for --engine ray and fedgru deploy, and test both there
-	$(VENV_DIST)/bin/python -m pytest tests/test_engines.py tests/test_ray.py tests/test_deploy*.py
+	$(VENV_DIST)/bin/python -m pytest tests/engines/test_engines.py tests/engines/ray tests/deploy
 
 lock: $(READY)  ## resolve requirements.lock anew from setup.cfg (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

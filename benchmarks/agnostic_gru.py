@@ -16,10 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgru import algorithms, audit, config, evaluation, experiment, training
+from fedgru import algorithms, config
+from fedgru.agnostic.concepts import make_concept
 from fedgru.agnostic.erasure import Moments, fit_eraser
-from fedgru.concepts import make_concept
-from fedgru.engines.jax import JaxEngine
+from fedgru.engines.jax.engine import JaxEngine
+from fedgru.evaluation import audit, evaluate
+from fedgru.training import loop as round_loop
+from fedgru.workflows import train as train_workflow
 
 COMMON = {"hidden_dim": 128, "dropout": 0.5, "client_lr": 0.0005}
 AFTER = ("LEACE after training", "LEACE and noise after training")
@@ -80,7 +83,7 @@ def measure(args, concept, row, seed, kernels, trained):
     if "method" in overrides:
         overrides["agnostic_to"] = concept
     settings = config.load(overrides)
-    task, _ = experiment.open_task(settings, args.data_dir, kernels.get(seed))
+    task, _ = train_workflow.open_task(settings, args.data_dir, kernels.get(seed))
     task = task.with_kernel()
     kernels[seed] = task.kernel
     engine, head = JaxEngine(task), {}
@@ -91,7 +94,7 @@ def measure(args, concept, row, seed, kernels, trained):
         def on_round(_, metrics, __):
             head["acc"] = metrics.get("train/head_acc@1/micro")
 
-        result = training.train(engine, algorithm, on_round, lambda state: None)
+        result = round_loop.train(engine, algorithm, on_round, lambda state: None)
         trained[key] = result.best.weights, head.get("acc")
     weights, head_acc = trained[key]
     if row in AFTER:
@@ -104,7 +107,7 @@ def measure(args, concept, row, seed, kernels, trained):
         if "noise" in row:
             spread = np.sqrt(eraser(hidden).var(0).mean())
             weights = weights | {"noise_scale": np.float32(0.9 * spread)}
-    test = evaluation.evaluate(engine, weights, "test").summary()
+    test = evaluate.evaluate(engine, weights, "test").summary()
     found, _ = audit.audit_task(
         engine, weights, concept, views=(audit.REPRESENTATION,), beside=False
     )

@@ -8,8 +8,9 @@ What is done is kept in log/images-benchmark/; started again, it does what is mi
 import argparse
 from pathlib import Path
 
-from fedgru.agnostic import image_settings, image_sweep
-from fedgru.agnostic.methods import DEFAULT_METHOD
+from fedgru.config.methods import DEFAULT_METHOD
+from fedgru.images import settings as image_settings
+from fedgru.images import sweep as image_sweep
 
 METHODS = (
     "reversal",

@@ -17,8 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgru import algorithms, config, evaluation, experiment, training
-from fedgru.errors import TrainingError
+from fedgru import algorithms, config
+from fedgru.core.errors import TrainingError
+from fedgru.evaluation import evaluate
+from fedgru.training import loop as round_loop
+from fedgru.workflows import train as train_workflow
 
 MEANS = {
     "mean": {},
@@ -70,15 +73,15 @@ def run(args, attack, mean, seed):
     )
     liars = {"attack": "sign-flip", "attackers": args.attackers}
     settings = config.load(common | liars, args.config)
-    task, _ = experiment.open_task(settings, args.data_dir)
+    task, _ = train_workflow.open_task(settings, args.data_dir)
     honest = ~np.isin(np.arange(len(task.clients)), sorted(task.attackers))
     liars = {} if attack == "none" else liars | {"attack": attack}
     share = {"liar_share": args.liar_share} if mean in ("krum", "trimmed-mean") else {}
     settings = config.load(common | liars | MEANS[mean] | share, args.config)
-    task, _ = experiment.open_task(settings, args.data_dir)
-    engine = experiment.make_engine(task)
+    task, _ = train_workflow.open_task(settings, args.data_dir)
+    engine = train_workflow.make_engine(task)
     try:
-        result = training.train(
+        result = round_loop.train(
             engine,
             algorithms.from_settings(settings.server),
             on_round=lambda *_: None,
@@ -86,7 +89,7 @@ def run(args, attack, mean, seed):
         )
     except TrainingError:
         return None
-    found = evaluation.evaluate(engine, result.best.weights, "test")
+    found = evaluate.evaluate(engine, result.best.weights, "test")
     key = "test/acc@1/micro"
     theirs = found.summary(honest[found.client_index])
     return found.summary()[key], theirs[key], result.best.round_num

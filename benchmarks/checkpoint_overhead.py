@@ -16,8 +16,11 @@ from pathlib import Path
 import bench
 import numpy as np
 
-from fedgru import algorithms, experiment, protection, training
-from fedgru.checkpoints import Checkpoints
+from fedgru import algorithms
+from fedgru.agnostic import protection
+from fedgru.runs.checkpoints import Checkpoints
+from fedgru.training import loop as round_loop
+from fedgru.workflows import train as train_workflow
 
 
 def main():
@@ -26,7 +29,7 @@ def main():
     parser.add_argument("--folder", help="where checkpoints are written; a temporary folder if not")
     args = parser.parse_args()
     task = bench.open_task(args, prior="backoff")
-    engine = experiment.make_engine(task)
+    engine = train_workflow.make_engine(task)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         found, size_mb = time_pairs(engine, Path(folder), args)
     print(
@@ -53,7 +56,7 @@ def time_pairs(engine, folder, args):
     task = engine.task
     algorithm = algorithms.from_settings(task.settings.server)
     state = algorithm.init(protection.init_weights(task))
-    stopping = training.make_stopping(task.settings.loop)
+    stopping = round_loop.make_stopping(task.settings.loop)
     checkpoints, row = Checkpoints(folder), ({"val/loss/micro": 1.0}, {"train": 1.0})
 
     def run_round(saves):
@@ -61,9 +64,9 @@ def time_pairs(engine, folder, args):
         started = time.perf_counter(), time.process_time()
         if saves:
             rows = (row,) * (state.round_num + 1)
-            checkpoints.save(training.Checkpoint(state, state, stopping, rows))
+            checkpoints.save(round_loop.Checkpoint(state, state, stopping, rows))
         state = engine.run_round(algorithm, state, task.training_clients).state
-        training.evaluate(engine, state.weights, "val")
+        round_loop.evaluate(engine, state.weights, "val")
         checkpoints.wait()
         return time.perf_counter() - started[0], time.process_time() - started[1]
 

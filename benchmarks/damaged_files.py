@@ -2,8 +2,8 @@
 
     python benchmarks/damaged_files.py --scale 5
 
-Ends in a traceback if a file does, or leaves anything behind. `tests/test_fuzz_files.py` reads the
-same files at scale 1.
+Ends in a traceback if a file does, or leaves anything behind. `tests/data/test_fuzz_files.py` reads
+the same files at scale 1.
 """
 
 import argparse
@@ -12,12 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import mutated_files
-from test_fuzz_files import NUMBERS
-
-from fedgru import sources
+from fedgru.data.reading import sources
+from tests import mutated_files
+from tests.data.test_fuzz_files import NUMBERS
 
 
 def main():

@@ -14,8 +14,11 @@ import time
 import bench
 import numpy as np
 
-from fedgru import algorithms, experiment, protection, training
-from fedgru.engines import stacked
+from fedgru import algorithms
+from fedgru.agnostic import protection
+from fedgru.engines.jax import stacked
+from fedgru.training import loop as round_loop
+from fedgru.workflows import train as train_workflow
 
 
 def main():
@@ -29,7 +32,7 @@ def main():
     for clients_per_call in args.clients_per_call:
         device = {"device": args.device, "clients_per_call": clients_per_call}
         task = bench.open_task(args, features="big", prior=args.prior, **device)
-        engine = experiment.make_engine(task)
+        engine = train_workflow.make_engine(task)
         train_s, val_s = time_rounds(engine, args.rounds)
         prepared = [engine._prepare(client) for client in task.training_clients]
         steps = sum(data.steps * data.passes for data in prepared)
@@ -54,7 +57,7 @@ def time_rounds(engine, num_rounds):
         started = time.perf_counter()
         state = engine.run_round(algorithm, state, task.training_clients).state
         trained = time.perf_counter()
-        training.evaluate(engine, state.weights, "val")
+        round_loop.evaluate(engine, state.weights, "val")
         found.append((trained - started, time.perf_counter() - trained))
     return np.median(found[1:], axis=0)
 

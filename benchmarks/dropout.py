@@ -10,10 +10,13 @@ import argparse
 import statistics
 from dataclasses import replace
 
-from fedgru import algorithms, config, datasets, experiment, seeding, synthetic
+from fedgru import algorithms, config
+from fedgru.core import seeding
+from fedgru.data import datasets, synthetic
 from fedgru.engines import ENGINES
 from fedgru.models.gru import init_weights
-from fedgru.task import build_task
+from fedgru.task.task import build_task
+from fedgru.workflows import train as train_workflow
 
 SETTINGS = {
     "features": "user,category,clock,latitude",
@@ -39,7 +42,7 @@ def main():
     state = algorithm.init(init_weights(task.spec, seeding.rng(0, "weights")))
     print("| engine | train loss of round 1 | standard error |\n| --- | --- | --- |")
     for name in ENGINES:
-        engine = experiment.make_engine(task, name)
+        engine = train_workflow.make_engine(task, name)
         losses = [
             # the round's number is what a draw hangs on
             engine.run_round(algorithm, replace(state, round_num=i), [0, 2, 5]).metrics["loss"]

@@ -124,27 +124,33 @@ def run_job(file, options):
     `ready_at`, `ended_at`, Unix seconds.
     """
     clock = Clock()
-    from fedgru import audit, cli, datasets, evaluation, experiment, scoring, task, training
-    from fedgru.checkpoints import Checkpoints
-    from fedgru.engines.jax import JaxEngine
-    from fedgru.native import compiler
-    from fedgru.runs import RunFolder
-    from fedgru.xla import import_jax
+    from fedgru.cli import main as cli_main
+    from fedgru.core.jax_setup import import_jax
+    from fedgru.data import datasets
+    from fedgru.engines.jax.engine import JaxEngine
+    from fedgru.engines.jax.native import compiler
+    from fedgru.evaluation import audit, evaluate
+    from fedgru.runs.checkpoints import Checkpoints
+    from fedgru.runs.folder import RunFolder
+    from fedgru.task import task
+    from fedgru.training import loop as round_loop
+    from fedgru.workflows import score as score_workflow
+    from fedgru.workflows import train as train_workflow
 
     import_jax().monitoring.register_event_duration_secs_listener(clock.compiled)
     for owner, name, phase in (
         (datasets, "open_data_set", "data set opened or made"),
-        (experiment, "open_task", "task laid out"),
+        (train_workflow, "open_task", "task laid out"),
         (compiler, "load", "C code: compiled or loaded"),
         (JaxEngine, "choose_local_loop", "C code timed against XLA's"),
-        (experiment, "learn_prior", "kernel prior learnt"),
+        (train_workflow, "learn_prior", "kernel prior learnt"),
         (task, "kernel_prior", "kernel prior of each client"),
         (JaxEngine, "run_round", "rounds"),
-        (training, "evaluate", "validation"),
-        (evaluation, "evaluate", "test: the model, warm and cold"),
+        (round_loop, "evaluate", "validation"),
+        (evaluate, "evaluate", "test: the model, warm and cold"),
         (audit, "quick_audit", "test: leakage probe"),
-        (evaluation, "evaluate_baselines", "test: baselines"),
-        (scoring, "evaluate_run", "test: intervals, tables"),
+        (evaluate, "evaluate_baselines", "test: baselines"),
+        (score_workflow, "evaluate_run", "test: intervals, tables"),
         (Checkpoints, "save", "run folder written"),
         (RunFolder, "record_round", "run folder written"),
         (RunFolder, "finish", "run folder written"),
@@ -162,7 +168,7 @@ def run_job(file, options):
 
     JaxEngine.run_round = timed_round
     ready_at = clock.start()
-    cli.main([*JOB, "--json", *options], standalone_mode=False)
+    cli_main.main([*JOB, "--json", *options], standalone_mode=False)
     clock.switch(None)
     found = {"seconds": clock.seconds, "compiling": clock.compiling, "rounds": rounds}
     found |= {"engine": clock.engine, "ready_at": ready_at, "ended_at": time.time()}
@@ -248,7 +254,7 @@ def make(work):
 
 
 def print_heading(load_before, options):
-    from fedgru.native import compiler
+    from fedgru.engines.jax.native import compiler
 
     words = shlex.join(["fedgru", *JOB, *options])
     found = compiler.find_compiler()

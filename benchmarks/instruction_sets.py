@@ -236,17 +236,19 @@ def product_rate(product):
 
 def measure_round(args, kind, one):
     """Return (facts, function that times a round); one round is done before, not timed."""
-    from fedgru import algorithms, config, experiment, seeding
+    from fedgru import algorithms, config
+    from fedgru.core import seeding
+    from fedgru.engines.jax.native import compiler
     from fedgru.models import gru
-    from fedgru.native import compiler
+    from fedgru.workflows import train as train_workflow
 
     if kind != "xla":
         hold_compiler(compiler, one)
     loop = "xla" if kind == "xla" else "native"
     overrides = {"data": args.data, "users": args.users, "local_loop": loop}
     overrides |= {"server_optimizer": "sgd", "server_lr": 1.0, "device": "cpu"}
-    task, _ = experiment.open_task(config.load(overrides, preset=PRESET), args.data_dir)
-    engine = experiment.make_engine(task)
+    task, _ = train_workflow.open_task(config.load(overrides, preset=PRESET), args.data_dir)
+    engine = train_workflow.make_engine(task)
     algorithm = algorithms.from_settings(task.settings.server)
     state = algorithm.init(gru.init_weights(task.spec, seeding.rng(0, "weights")))
     cohort = task.training_clients

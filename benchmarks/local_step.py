@@ -13,7 +13,9 @@ import time
 import bench
 import numpy as np
 
-from fedgru import algorithms, experiment, protection
+from fedgru import algorithms
+from fedgru.agnostic import protection
+from fedgru.workflows import train as train_workflow
 
 
 def main():
@@ -22,7 +24,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
     task = bench.open_task(args, features="big", prior=args.prior, threads=1)
-    engine = experiment.make_engine(task)
+    engine = train_workflow.make_engine(task)
     algorithm = algorithms.from_settings(task.settings.server)
     weights = algorithm.init(protection.init_weights(task)).weights
     groups = collections.defaultdict(list)

@@ -18,9 +18,13 @@ from pathlib import Path
 
 import bench
 
-from fedgru import algorithms, config, datasets, evaluation, experiment, seeding
+from fedgru import algorithms, config
+from fedgru.core import seeding
+from fedgru.data import datasets
+from fedgru.evaluation import evaluate
 from fedgru.models.gru import init_weights
-from fedgru.task import build_task
+from fedgru.task.task import build_task
+from fedgru.workflows import train as train_workflow
 
 
 def main():
@@ -62,7 +66,7 @@ def time_import(file, data_dir):
 
 
 def time_rounds(task, num_rounds):
-    engine = experiment.make_engine(task)
+    engine = train_workflow.make_engine(task)
     algorithm = algorithms.from_settings(task.settings.server)
     state = algorithm.init(init_weights(task.spec, seeding.rng(0, "weights")))
     steps = 0
@@ -74,7 +78,7 @@ def time_rounds(task, num_rounds):
         started = time.perf_counter()
         state = engine.run_round(algorithm, state, task.training_clients).state
         middle = time.perf_counter()
-        evaluation.evaluate(engine, state.weights, "val")
+        evaluate.evaluate(engine, state.weights, "val")
         trained.append(middle - started)
         evaluated.append(time.perf_counter() - middle)
     median = statistics.median(trained[1:])

@@ -15,9 +15,12 @@ import argparse
 import statistics
 from pathlib import Path
 
-from fedgru import algorithms, config, evaluation, experiment, seeding
-from fedgru.errors import TrainingError
+from fedgru import algorithms, config
+from fedgru.core import seeding
+from fedgru.core.errors import TrainingError
+from fedgru.evaluation import evaluate
 from fedgru.models.gru import init_weights
+from fedgru.workflows import train as train_workflow
 
 PUT_RIGHT = {
     "vocabulary from train": {"vocabulary": "train"},
@@ -60,21 +63,21 @@ def run(args, changed, seed):
     """Train one seed and score its best round on test; None if it diverged."""
     overrides = {"data": args.data, "users": args.users, "seed": seed} | changed
     settings = config.load(overrides, preset="notebook")
-    task, _ = experiment.open_task(settings, args.data_dir)
-    engine = experiment.make_engine(task)
+    task, _ = train_workflow.open_task(settings, args.data_dir)
+    engine = train_workflow.make_engine(task)
     algorithm = algorithms.from_settings(settings.server)
     state = algorithm.init(init_weights(task.spec, seeding.rng(seed, "weights")))
     states = []
     try:
         for _ in range(settings.loop.rounds):
             state = engine.run_round(algorithm, state, task.training_clients).state
-            loss = evaluation.evaluate(engine, state.weights, "val").summary()["val/loss/micro"]
+            loss = evaluate.evaluate(engine, state.weights, "val").summary()["val/loss/micro"]
             engine.check_diverged(loss, state.round_num, "val")
             states.append((loss, state.weights))
     except TrainingError:
         return None
     _, best = min(states, key=lambda pair: pair[0])
-    return evaluation.evaluate(engine, best, "test").summary()
+    return evaluate.evaluate(engine, best, "test").summary()
 
 
 def spread(values):

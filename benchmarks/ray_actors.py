@@ -21,14 +21,15 @@ from pathlib import Path
 import bench
 import numpy as np
 
-from fedgru import algorithms, protection
+from fedgru import algorithms
+from fedgru.agnostic import protection
+from fedgru.core.jax_setup import kept_between_runs
 from fedgru.engines.base import Gathered
-from fedgru.engines.jax import JaxEngine
-from fedgru.engines.ray import RayEngine
-from fedgru.engines.ray_connection import connect
-from fedgru.engines.ray_trainer import for_training
-from fedgru.training import draw_cohort
-from fedgru.xla import kept_between_runs
+from fedgru.engines.jax.engine import JaxEngine
+from fedgru.engines.ray.connection import connect
+from fedgru.engines.ray.engine import RayEngine
+from fedgru.engines.ray.trainer import for_training
+from fedgru.training.loop import draw_cohort
 
 COMPARED_ROUNDS = 3
 

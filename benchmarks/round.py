@@ -131,8 +131,11 @@ def say(text):
 
 def export(args, work):
     """Write the work where every row reads it, and return its settings; see peers/common.py."""
-    from fedgru import config, experiment, seeding, streams
+    from fedgru import config
+    from fedgru.core import seeding
     from fedgru.models import gru
+    from fedgru.task import streams
+    from fedgru.workflows import train as train_workflow
 
     overrides = {
         "data": args.data,
@@ -140,7 +143,7 @@ def export(args, work):
         "server_optimizer": "sgd",
         "server_lr": 1.0,
     }
-    task, _ = experiment.open_task(config.load(overrides, preset=PRESET), args.data_dir)
+    task, _ = train_workflow.open_task(config.load(overrides, preset=PRESET), args.data_dir)
     spec, layout, inputs, clients = task.spec, task.settings.layout, task.inputs, task.clients
     weights = gru.init_weights(spec, seeding.rng(0, "weights"))
     np.savez(work / "weights.npz", **weights)

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedgru import algorithms, config, datasets, protection, synthetic
-from fedgru.checkins import CheckIns, Coded
-from fedgru.task import build_task
+from fedgru import algorithms, config
+from fedgru.agnostic import protection
+from fedgru.data import datasets, synthetic
+from fedgru.data.checkins import CheckIns, Coded
+from fedgru.task.task import build_task
 
 SHARED_NYC = Path(__file__).parents[2] / "shared/data/nyc/dataset_TSMC2014_NYC.partial.txt.gz"
 HAS_TFF = importlib.util.find_spec("tensorflow_federated") is not None
@@ -86,7 +88,8 @@ def nyc():
     """The real check-ins of New York as a DataSet; skips where they are not."""
     if not SHARED_NYC.exists():
         pytest.skip("needs ../shared/data/nyc, which is not here")
-    from fedgru import categories, readers
+    from fedgru.data import categories
+    from fedgru.data.reading import readers
 
     reading = readers.read_tsmc2014(SHARED_NYC)
     scheme = categories.load_scheme("coarse")
@@ -98,7 +101,7 @@ def nyc():
 def ray_in_place(tmp_path_factory):
     """Ray with 4 CPUs on this machine, which the Ray engines of all tests share, and its actors'
     compiled code."""
-    from fedgru.engines.ray_connection import connect
+    from fedgru.engines.ray.connection import connect
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDGRU_CACHE", str(tmp_path_factory.mktemp("compiled")))

@@ -6,7 +6,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from fedgru.native.calls import DATA, WALKED, WEIGHTS
+from fedgru.engines.jax.native.calls import DATA, WALKED, WEIGHTS
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 MISSING = [program for program in (COMPILER, EMULATOR) if shutil.which(program) is None]

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgru import categories, config, datasets, sources
-from fedgru.errors import FedgruError
+from fedgru import config
+from fedgru.core.errors import FedgruError
+from fedgru.data import categories, datasets
+from fedgru.data.reading import sources
 
 DATA = Path(__file__).parent / "data"
 NUMBERS = ("", "nan", "inf", "-inf", "1e308", "-1", "9" * 400, "0x10", "1_000", "٣", "1,5", "--3")

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fedgru import datasets, experiment, training
+from fedgru.data import datasets
 from fedgru.engines.base import Engine, RoundResult
+from fedgru.training import loop as round_loop
+from fedgru.workflows import train as train_workflow
 
 
 class CountingEngine(Engine):
@@ -39,6 +41,6 @@ def follow(monkeypatch, data_set, loss):
         return SimpleNamespace(summary=lambda: summary)
 
     monkeypatch.setattr(datasets, "open_data_set", lambda *_: data_set)
-    monkeypatch.setattr(experiment, "make_engine", lambda task, name=None: CountingEngine(task))
-    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(train_workflow, "make_engine", lambda task, name=None: CountingEngine(task))
+    monkeypatch.setattr(round_loop, "evaluate", evaluate)
     return trained

@@ -3,13 +3,16 @@
 import math
 
 import numpy as np
-from conftest import make_check_ins
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedgru import clients, config, metrics, readers, streams
-from fedgru.early_stopping import EarlyStopping
-from fedgru.errors import ConfigError
+from fedgru import config
+from fedgru.core import metrics
+from fedgru.core.errors import ConfigError
+from fedgru.data.reading import readers
+from fedgru.task import clients, streams
+from fedgru.training.early_stopping import EarlyStopping
+from tests.conftest import make_check_ins
 
 quick = settings(
     max_examples=60,

@@ -6,7 +6,9 @@ from pathlib import Path
 import common
 import numpy as np
 
-from fedgru import algorithms, config, evaluation, experiment
+from fedgru import algorithms, config
+from fedgru.evaluation import evaluate as evaluation
+from fedgru.workflows import train as train_workflow
 
 
 def main():
@@ -19,7 +21,7 @@ def main():
     overrides = work.settings["overrides"] | {"engine": args.engine}
     overrides["dropout"] = work.settings["dropout"]
     overrides["local_loop"] = args.local_loop
-    task, _ = experiment.open_task(
+    task, _ = train_workflow.open_task(
         config.load(overrides, preset=work.settings["preset"]), args.data_dir
     )
     cohort = task.training_clients[common.chosen(len(task.training_clients), args.clients)]
@@ -27,7 +29,7 @@ def main():
     for data, client in zip(ours, work.clients, strict=True):
         np.testing.assert_array_equal(data.rows, client.rows)
         np.testing.assert_array_equal(data.targets, client.targets)
-    engine = experiment.make_engine(task)
+    engine = train_workflow.make_engine(task)
     algorithm = algorithms.from_settings(task.settings.server)
     state = algorithm.init(work.weights)
 

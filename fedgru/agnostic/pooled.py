@@ -8,7 +8,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from fedgru.agnostic import heads
+from fedgru.models import heads
 
 NUM_FREQUENCIES = 256
 TEACHING_LR = 0.002
@@ -74,7 +74,7 @@ def _teach_loop():
     import jax
 
     from fedgru.agnostic.objective import mean_cross_entropy
-    from fedgru.local_optimizers import init_slots, local_step
+    from fedgru.models.optimizers import init_slots, local_step
 
     @partial(jax.jit, static_argnames="adversaries")
     def run(own, seen, labels, batches, adversaries):

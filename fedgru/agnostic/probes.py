@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedgru import metrics, seeding
 from fedgru.agnostic.erasure import Moments, fit_eraser
-from fedgru.errors import DataError
+from fedgru.core import metrics, seeding
+from fedgru.core.errors import DataError
 
 PROBES = ("logistic", "mlp", "knn")
 NUM_NEIGHBOURS = 15

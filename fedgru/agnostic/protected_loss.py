@@ -1,6 +1,7 @@
 """What a method adds to the target loss, for one batch of any representation. JAX."""
 
-from fedgru.agnostic import heads, independence, objective
+from fedgru.agnostic import independence, objective
+from fedgru.models import heads
 
 
 def protected_loss(method, weights, representation, labels, num_values, counts, alpha, means=None):

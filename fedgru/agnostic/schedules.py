@@ -6,7 +6,7 @@ a progress in 0 to 1 to a share of the final alpha.
 
 import math
 
-from fedgru.errors import ConfigError
+from fedgru.core.errors import ConfigError
 
 WARM_UP = 0.3  # the share of training in which "warm-up" keeps alpha at 0, then rises linearly
 GANIN_RATE = 10.0

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedgru.errors import TrainingError
+from fedgru.core.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class NoUpdate:
 
     Attributes:
         client: index of the client.
-        why: one of the reasons of `fedgru.faults`.
+        why: one of the reasons of `fedgru.algorithms.faults`.
     """
 
     client: int

@@ -5,7 +5,7 @@ Nothing here imports flwr before it is needed: it is an extra, fedgru[flower].
 
 import importlib.util
 
-from fedgru.errors import ConfigError
+from fedgru.core.errors import ConfigError
 
 
 def require_flower():

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedgru import __version__, config
+from fedgru.core.errors import ConfigError, DataError
 from fedgru.deploy.privacy import Privacy, check_privacy
-from fedgru.errors import ConfigError, DataError
-from fedgru.features import Fitted
-from fedgru.interface import Interface
-from fedgru.storage import write_text
+from fedgru.predict.schema import Interface
+from fedgru.storage.files import write_text
+from fedgru.task.features import Fitted
 
 PACKAGE = "fedgru_app"
 PLAIN = Privacy()

@@ -12,16 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgru import __version__, datasets, evaluation, faults, seeding
+from fedgru import __version__
+from fedgru.algorithms import faults
 from fedgru.config import EMBEDDED
+from fedgru.core import seeding
+from fedgru.core.errors import DataError, TrainingError
+from fedgru.core.jax_setup import compiled_in
+from fedgru.data import datasets
 from fedgru.deploy import records, secure
 from fedgru.deploy.app import PLAIN, read_app
 from fedgru.deploy.limits import OutOfTime, limited
 from fedgru.deploy.privacy import protect
-from fedgru.engines.jax import JaxEngine
-from fedgru.errors import DataError, TrainingError
-from fedgru.task import build_task
-from fedgru.xla import compiled_in
+from fedgru.engines.jax.engine import JaxEngine
+from fedgru.evaluation import evaluate
+from fedgru.task.task import build_task
 
 DATA_SET = "own"  # the name of the client's data set in its folder
 OWN_BASELINES = ("last", "frequency", "user_markov")  # those that need nobody else's check-ins
@@ -88,7 +92,7 @@ def answer(task, ask, weights, privacy=PLAIN):
     """
     engine, reply = DeviceEngine(task, ask.client), {}
     if ask.score:
-        evaluations = {records.MODEL: evaluation.evaluate(engine, weights, ask.score)}
+        evaluations = {records.MODEL: evaluate.evaluate(engine, weights, ask.score)}
         if ask.score == "test":
             evaluations |= _baselines(task)
         if len(evaluations[records.MODEL].positions):
@@ -117,10 +121,10 @@ def train(task, ask, weights, privacy):
 
 def _baselines(task):
     """The counting that a client can do alone, on its test split."""
-    found = {name: evaluation.evaluate_static(task, name) for name in OWN_BASELINES}
-    for kind in evaluation.RUNNING_BASELINES:
+    found = {name: evaluate.evaluate_static(task, name) for name in OWN_BASELINES}
+    for kind in evaluate.RUNNING_BASELINES:
         if kind != "kernel" or task.kernel is not None:
-            found[f"running_{kind}"] = evaluation.evaluate_running(task, kind, "test")
+            found[f"running_{kind}"] = evaluate.evaluate_running(task, kind, "test")
     return found
 
 

@@ -11,13 +11,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fedgru import faults, training
+from fedgru.algorithms import faults
 from fedgru.algorithms.fed_avg import NoUpdate
+from fedgru.core.errors import TrainingError
 from fedgru.deploy import records, secure
 from fedgru.deploy.federation import Federation
 from fedgru.deploy.scores import read_scores, summarise_clients
 from fedgru.engines.base import Engine, Gathered
-from fedgru.errors import TrainingError
+from fedgru.training import loop as round_loop
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 class RemoteTask:
     """What the round loop must know of a task whose check-ins are somewhere else.
 
-    Attributes as those of `fedgru.task.Task`; its clients grow when somebody joins.
+    Attributes as those of `fedgru.task.task.Task`; its clients grow when somebody joins.
     """
 
     settings: object
@@ -129,7 +130,7 @@ class FederationEngine(Engine):
         self._federation.admit()
         cohort = []
         if next_round <= self.task.settings.loop.rounds and not self.task.privacy.secure:
-            cohort = [int(c) for c in training.draw_cohort(self.task, next_round)]
+            cohort = [int(c) for c in round_loop.draw_cohort(self.task, next_round)]
         while True:
             replies = self._ask(weights, cohort, next_round, self._wait())
             found = read_scores(replies, "val", self._federation.names)

@@ -5,7 +5,8 @@ import logging
 import time
 from dataclasses import asdict, dataclass
 
-from fedgru import __version__, faults
+from fedgru import __version__
+from fedgru.algorithms import faults
 
 POLL_S = 0.3
 TELL_S = 60.0  # how often a waiting server says what it is waiting for
@@ -145,7 +146,8 @@ class Federation:
             group: text that Flower's log shows, the round.
 
         Returns:
-            {client: RecordDict, or why there is none: one of the reasons of `fedgru.faults`}.
+            {client: RecordDict, or why there is none: one of the reasons of
+            `fedgru.algorithms.faults`}.
         """
         ids = {self.members[client].node_id: client for client in contents}
         sent = {self.members[client].node_id: content for client, content in contents.items()}

@@ -4,11 +4,11 @@ import logging
 import time
 from pathlib import Path
 
-from fedgru import datasets
+from fedgru.core.errors import ConfigError, Interrupted, RunError
+from fedgru.data import datasets
 from fedgru.deploy import processes, require_flower
 from fedgru.deploy.client import DATA_SET, LOG, check_one_person
-from fedgru.errors import ConfigError, Interrupted, RunError
-from fedgru.locks import Lock
+from fedgru.storage.locks import Lock
 
 POLL_S = 0.3
 AGAIN_S = 5.0

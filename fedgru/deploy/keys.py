@@ -10,8 +10,8 @@ import ipaddress
 import os
 from pathlib import Path
 
-from fedgru.errors import ConfigError
-from fedgru.storage import write_whole
+from fedgru.core.errors import ConfigError
+from fedgru.storage.files import write_whole
 
 CA_DAYS, SERVER_DAYS = 3650, 365
 CA_KEY, CA_CERT = "ca.key", "ca.crt"

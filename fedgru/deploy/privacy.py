@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedgru.errors import ConfigError
+from fedgru.core.errors import ConfigError
 
 DELTA = 1e-5
 

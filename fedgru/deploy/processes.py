@@ -16,7 +16,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fedgru.errors import ConfigError
+from fedgru.core.errors import ConfigError
 
 STARTED_BY_FLOWER = ("flower-superexec", "flwr-serverapp", "flwr-clientapp")
 STOP_S = 8.0  # how long a program may take to end before it is killed

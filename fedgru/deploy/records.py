@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedgru import metrics
 from fedgru.algorithms.fed_avg import ClientUpdate
+from fedgru.core import metrics
 
 MODEL = "model"  # the predictor in a score record that is the model itself
 
@@ -81,7 +81,7 @@ def pack_update(update):
 
 
 def unpack_update(content, client):
-    """Return the ClientUpdate in a RecordDict; `fedgru.faults` judges what it holds.
+    """Return the ClientUpdate in a RecordDict; `fedgru.algorithms.faults` judges what it holds.
 
     Raises:
         ValueError: if it has not the form of one.

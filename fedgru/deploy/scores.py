@@ -4,9 +4,9 @@ import logging
 
 import numpy as np
 
-from fedgru import metrics, seeding
+from fedgru.core import metrics, seeding
 from fedgru.deploy import records
-from fedgru.evaluation import INTERVAL_METRICS
+from fedgru.evaluation.evaluate import INTERVAL_METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ def make_report(found, names, seed):
         seed: int, for the bootstrap over clients.
 
     Returns:
-        (report, table): as `evaluation.full_report`, as far as sums tell, with `test/clients`; and
-        {column: list}, a row per client, as `evaluation.client_table`.
+        (report, table): as `evaluate.full_report`, as far as sums tell, with `test/clients`; and
+        {column: list}, a row per client, as `evaluate.client_table`.
     """
     everywhere = set.intersection(*(set(one.sums) for one in found.values()))
     predictors = [name for name in next(iter(found.values())).sums if name in everywhere]

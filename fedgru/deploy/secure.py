@@ -10,7 +10,7 @@ Source: Bonawitz et al. 2017 (doi:10.1145/3133956.3133982) with the sparse graph
 import numpy as np
 
 from fedgru.algorithms.fed_avg import UpdateSum
-from fedgru.errors import TrainingError
+from fedgru.core.errors import TrainingError
 
 CLIPPING_RANGE = 3.0  # of any coordinate at least; an update that has more stays with its client
 QUANTIZATION_RANGE = 1 << 22  # steps in it, to both sides: 1.4e-6 each

@@ -9,14 +9,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from fedgru.core.errors import ConfigError, FedgruError, Interrupted, RunError
 from fedgru.deploy import processes, require_flower
 from fedgru.deploy.app import check_deployable, read_app
 from fedgru.deploy.keys import CA_CERT, SERVER_CERT, SERVER_KEY, check_certificate, public_keys
 from fedgru.deploy.server import JOB, LOG, OUTCOME, STATE, UNFINISHED
-from fedgru.errors import ConfigError, FedgruError, Interrupted, RunError
-from fedgru.locks import Lock, is_locked
-from fedgru.runs import RunFolder
-from fedgru.storage import read_json_object, write_text
+from fedgru.runs.folder import RunFolder
+from fedgru.storage.files import read_json_object, write_text
+from fedgru.storage.locks import Lock, is_locked
 
 UP_S = 60.0  # how long a SuperLink may take to listen
 GONE_S = 60.0  # how long what a killed server had started may take to end

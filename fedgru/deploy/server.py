@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from fedgru import algorithms, experiment
-from fedgru.clients import CoverageLine
+from fedgru import algorithms
+from fedgru.core.errors import FedgruError
 from fedgru.deploy.app import check_deployable, read_app
 from fedgru.deploy.engine import FederationEngine, RemoteTask
 from fedgru.deploy.federation import Federation, unpack_members
 from fedgru.deploy.scores import make_report
-from fedgru.errors import FedgruError
-from fedgru.runs import RunFolder
-from fedgru.storage import write_text
+from fedgru.runs.folder import RunFolder
+from fedgru.storage.files import write_text
+from fedgru.task.clients import CoverageLine
+from fedgru.workflows import train as train_workflow
 
 STATE = "FEDGRU_DEPLOY_STATE"  # names the server's folder to the process that Flower starts
 JOB, UNFINISHED, OUTCOME, LOG = "job.json", "unfinished", "outcome.json", "server.log"
@@ -79,7 +80,7 @@ def train(grid, app, job, state):
     if resumes:
         run = RunFolder(unfinished.read_text("utf-8").strip())
         is_done = run.status() == "done"  # and was stopped before it had the test scores
-        experiment.check_resumable(run)
+        train_workflow.check_resumable(run)
         federation.members = unpack_members(run.facts()["members"])
         federation.admit()
     if not resumes:
@@ -93,8 +94,10 @@ def train(grid, app, job, state):
         logger.info("run folder %s, %d clients", run.path, len(federation))
         logger.info("%s", app.privacy)
         if not is_done:
-            experiment.train_in(run, engine, algorithm, resumes=resumes, summarise=engine.summarise)
-        weights, round_num = experiment.best_weights(run, task)
+            train_workflow.train_in(
+                run, engine, algorithm, resumes=resumes, summarise=engine.summarise
+            )
+        weights, round_num = train_workflow.best_weights(run, task)
         found = engine.test(weights, round_num)
         head = {"run": str(run.path), "data": app.settings.data.data, "kind": KIND}
         report, table = make_report(found, federation.names, app.settings.loop.seed)

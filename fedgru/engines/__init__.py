@@ -1,8 +1,8 @@
 """Engines by name. Nothing is imported before an engine is made."""
 
 ENGINES = {
-    "jax": ("fedgru.engines.jax", "JaxEngine"),
+    "jax": ("fedgru.engines.jax.engine", "JaxEngine"),
     "reference": ("fedgru.engines.reference", "ReferenceEngine"),
-    "tff": ("fedgru.engines.tff", "TffEngine"),
-    "ray": ("fedgru.engines.ray", "RayEngine"),
+    "tff": ("fedgru.engines.tff.engine", "TffEngine"),
+    "ray": ("fedgru.engines.ray.engine", "RayEngine"),
 }

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 
-from fedgru import faults
+from fedgru.algorithms import faults
 from fedgru.algorithms.fed_avg import NoUpdate, ServerState
-from fedgru.errors import TrainingError
+from fedgru.core.errors import TrainingError
 
 DIVERGED_LOSS = 100.0  # nats; the uniform guess over 27 classes has 3.3, over 10,000 has 9.2
 
@@ -18,7 +18,8 @@ class RoundResult:
         metrics: "loss" and "acc@1" over all targets trained on, each at the moment it was used.
         num_clients: clients in the mean; 0 in a round that was skipped.
         num_examples: targets trained on, counting each local epoch.
-        faults: what went wrong -> indices of the clients, see `fedgru.faults`; empty if nothing.
+        faults: what went wrong -> indices of the clients, see `fedgru.algorithms.faults`; empty if
+            nothing.
     """
 
     state: ServerState
@@ -34,7 +35,8 @@ class Gathered:
     Attributes:
         total: what the algorithm's `start` gave.
         loss_sum, num_correct, protected: sums over the usable updates, see ClientUpdate.
-        unusable: index of a client -> why it has no part in the sums, see `fedgru.faults`.
+        unusable: index of a client -> why it has no part in the sums, see
+            `fedgru.algorithms.faults`.
     """
 
     def __init__(self, total):

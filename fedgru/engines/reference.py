@@ -6,13 +6,13 @@ engine must give the same numbers.
 
 import numpy as np
 
-from fedgru import seeding
-from fedgru.agnostic.methods import METHODS
+from fedgru.agnostic.protection import HEAD_DIMS
 from fedgru.algorithms.fed_avg import ClientUpdate
+from fedgru.config.methods import METHODS
+from fedgru.core import seeding
+from fedgru.core.errors import ConfigError
 from fedgru.engines.base import Engine
-from fedgru.errors import ConfigError
 from fedgru.models import keras_gru, keras_heads
-from fedgru.protection import HEAD_DIMS
 
 _MEASURED = ("nll_of_scores", "accuracy_of_scores", "nll_of_protected", "accuracy_of_protected")
 

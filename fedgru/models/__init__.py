@@ -1,0 +1,1 @@
+"""Models as pure functions of their weights, and the same ones in stock Keras."""

@@ -10,7 +10,8 @@ Weights are a dict of float32 arrays, G = 3 gates for a GRU and 4 for an LSTM:
     bias [2, 3 * hidden_dim] for a GRU (input, recurrent), [4 * hidden_dim] for an LSTM
     head_kernel [hidden_dim, num_classes], head_bias [num_classes]
     prior_scale [], only with a personal prior
-    protected_..., erase_..., noise_scale: only with a protected concept (fedgru/protection.py)
+    protected_..., erase_..., noise_scale: only with a protected concept
+    (fedgru/agnostic/protection.py)
 
 Stacked as [rows; numbers] the first two are the `kernel` of the stock Keras layer; every other
 array is the Keras one as it stands. The GRU is the reset-after variant (Cho et al. 2014 as

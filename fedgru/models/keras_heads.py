@@ -1,6 +1,6 @@
 """Protected heads as stock Keras layers behind a gradient reversal, for the reference engine."""
 
-from fedgru.agnostic.heads import PREFIX
+from fedgru.models.heads import PREFIX
 
 
 def add_head(hidden, hidden_dims, num_values):
@@ -11,7 +11,7 @@ def add_head(hidden, hidden_dims, num_values):
         hidden_dims: units of the head's ReLU layers.
         num_values: values of the concept.
 
-    Source: as `fedgru.agnostic.heads.apply_head`, written a second time on purpose.
+    Source: as `fedgru.models.heads.apply_head`, written a second time on purpose.
     """
     import keras
 

@@ -1,0 +1,281 @@
+"""Agnostic training of the federated model: what happens before, in and after a round.
+
+The shared parts lie in `fedgru/agnostic/`; here they meet check-ins, clients and rounds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedgru.agnostic import pooled
+from fedgru.agnostic.concepts import Concept, make_concept
+from fedgru.agnostic.erasure import Moments, fit_eraser
+from fedgru.agnostic.objective import lambda_weights, paper_weights
+from fedgru.agnostic.protected_loss import protected_loss
+from fedgru.agnostic.schedules import share_at
+from fedgru.algorithms.fed_avg import ServerState
+from fedgru.config.methods import Method, parse_method
+from fedgru.core import seeding
+from fedgru.models import gru, heads
+
+RISE = 0.5  # the share of the rounds in which alpha goes through its schedule; then it stays
+HEAD_DIMS = (64,)
+SERVER_STEPS = 100  # of each head in each round, times the method's adversary_steps
+SERVER_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Protection:
+    """How a run keeps a concept out of its representation.
+
+    Attributes:
+        concept: Concept.
+        method: Method.
+        alpha: the final alpha; or, with `plain`, the final lambda.
+        plain: whether the target's loss keeps its full weight beside lambda (`lambda_weights`),
+            in place of the paper's 1 - alpha.
+        schedule: a key of SCHEDULES.
+        rounds: rounds that are asked for.
+        server_head: whether the heads are taught in one place, on states of the whole cohort,
+            before each round, and held still by the clients. No deployment could do this without
+            seeing the states: it is a simulation, and the run says so.
+        seed: the run's.
+    """
+
+    concept: Concept
+    method: Method
+    alpha: float
+    plain: bool
+    schedule: str
+    rounds: int
+    server_head: bool
+    seed: int
+
+    @property
+    def num_values(self):
+        return len(self.concept.values)
+
+    def alpha_at(self, round_num):
+        """Return alpha in a round: through the schedule in the first half, then the final one."""
+        return self.alpha * share_at(self.schedule, self._progress(round_num))
+
+    def loss_weights(self, alpha):
+        """Return (target_weight, reversal) under an alpha, or under a lambda."""
+        return lambda_weights(alpha) if self.plain else paper_weights(alpha)
+
+    def is_risen(self, round_num):
+        """Whether a round ran under the final alpha: only such a round may be the best.
+
+        Round 0, before training, ran under none; at alpha 0 it may be, as in an ordinary run.
+        """
+        risen = self.alpha_at(round_num) == self.alpha * share_at(self.schedule, 1.0)
+        return risen and (round_num > 0 or self.alpha == 0)
+
+    def _progress(self, round_num):
+        rising = RISE * self.rounds - 1  # rounds from the first to the one that has risen
+        return 1.0 if rising <= 0 else min(1.0, max(round_num - 1, 0) / rising)
+
+    def init_weights(self, hidden_dim):
+        """Return the weights beside the model's own: heads, eraser, size of the noise.
+
+        They are drawn apart, so that the model's own are those of an ordinary run.
+        """
+        weights = self._fresh_heads(hidden_dim, 0)
+        if self.method.erase:
+            weights["erase_mean"] = np.zeros(hidden_dim, np.float32)
+            weights["erase_removed"] = np.zeros((hidden_dim, hidden_dim), np.float32)
+        if self.method.noise:
+            weights["noise_scale"] = np.zeros((), np.float32)
+        return weights
+
+    def before_round(self, engine, state, cohort):
+        """Prepare a round: what the server computes from sums, or simulates.
+
+        The spread that sets the noise and the means of Fourier features are sums over clients,
+        which clients can send without their states; the heads of `server_head` are not.
+
+        Args:
+            engine: Engine, for the states.
+            state: ServerState.
+            cohort: int [cohort].
+
+        Returns:
+            (ServerState, constants): constants holds "alpha", and "means" for `protected_loss`
+            or None.
+        """
+        weights, round_num = dict(state.weights), state.round_num + 1
+        alpha = self.alpha_at(round_num)
+        means = None
+        if alpha > 0 and (self.method.noise or self.method.dependence or self.server_head):
+            hidden, labels = self._train_states(engine, weights, cohort)
+            if self.method.noise:
+                weights["noise_scale"] = np.float32(0)
+                spread = np.sqrt(np.asarray(gru.represent(weights, hidden, 0.0)).var(0).mean())
+                weights["noise_scale"] = np.float32(alpha * self.method.noise * spread)
+            draw = seeding.rng(self.seed, "protection", round_num)
+            noise = draw.standard_normal(hidden.shape).astype(np.float32)
+            seen = np.asarray(gru.represent(weights, hidden, noise))
+            if self.method.dependence:
+                means = pooled.kernel_means(seen, draw)
+            if self.server_head:
+                weights |= self._teach_heads(weights, seen, labels, round_num, draw)
+        constants = {"alpha": np.float32(alpha), "means": means}
+        return ServerState(weights, state.optimizer, state.round_num), constants
+
+    def held_still(self, weights):
+        """Return the weights, those that clients do not train cut off from the gradient. JAX."""
+        import jax
+
+        own, head_weights = heads.split_heads(weights)
+        still = ("erase_mean", "erase_removed", "noise_scale")
+        own = {n: jax.lax.stop_gradient(w) if n in still else w for n, w in own.items()}
+        if self.server_head:
+            head_weights = {n: jax.lax.stop_gradient(w) for n, w in head_weights.items()}
+        return own | head_weights
+
+    def step_loss(self, weights, target_loss, representation, labels, constants):
+        """Return a local step's whole loss, and the sums of `ClientUpdate.protected`. JAX.
+
+        Args:
+            weights: from `held_still`.
+            target_loss: float32 [], mean over the step's targets.
+            representation: float32 [seq_len, batch, hidden_dim].
+            labels: int32 [seq_len, batch], -1 in padding and where unknown.
+            constants: from `before_round`.
+
+        Source: Jia et al. 2018, equation (1).
+        """
+        target_weight, reversal = self.loss_weights(constants["alpha"])
+        counts = (labels >= 0).reshape(-1).astype(representation.dtype)
+        protected, (head_loss, num_correct) = protected_loss(
+            self.method,
+            weights,
+            representation.reshape(-1, representation.shape[-1]),
+            labels.reshape(-1),
+            self.num_values,
+            counts,
+            reversal,
+            constants["means"],
+        )
+        num = counts.sum()
+        return target_weight * target_loss + protected, (head_loss * num, num_correct, num)
+
+    @property
+    def metric_names(self):
+        """What `round_metrics` returns, in this order."""
+        return ("alpha", "head_loss", "head_acc@1") if self.method.adversaries else ("alpha",)
+
+    def round_metrics(self, constants, sums):
+        """Return alpha, and how well the first head read the concept in training.
+
+        Args:
+            constants: from `before_round`.
+            sums: float [3], see `ClientUpdate.protected`.
+        """
+        num = sums[2] if sums[2] > 0 else float("nan")
+        values = (float(constants["alpha"]), float(sums[0] / num), float(sums[1] / num))
+        return dict(zip(self.metric_names, values, strict=False))
+
+    def after_round(self, engine, state, cohort):
+        """Return the ServerState with the eraser that fits its weights, if the method has one.
+
+        It is made of sums over clients, see `Moments`. Once alpha is above 0 it erases whole: a
+        trace that is made smaller is read as well as before.
+        """
+        if not self.method.erase or self.alpha_at(state.round_num) == 0:
+            return state
+        hidden, labels = self._train_states(engine, state.weights, cohort)
+        eraser = fit_eraser(Moments.of(hidden, labels, self.num_values))
+        made = {
+            "erase_mean": eraser.mean.astype(np.float32),
+            "erase_removed": eraser.removed.astype(np.float32),
+        }
+        return ServerState(state.weights | made, state.optimizer, state.round_num)
+
+    def _train_states(self, engine, weights, cohort):
+        """Hidden states and labels at all train positions of a cohort."""
+        clients = engine.task.clients
+        first, end = clients.bounds("train")
+        taken = np.isin(np.arange(len(clients)), cohort)
+        end = np.where(taken, end, first)
+        positions = np.concatenate([np.arange(*ends) for ends in zip(first, end, strict=True)])
+        hidden = engine.hidden_states(weights, first, end, positions)
+        return hidden, self.concept.labels[positions]
+
+    def _fresh_heads(self, hidden_dim, round_num):
+        return heads.init_heads(
+            seeding.rng(self.seed, "protected heads", round_num),
+            self.method.adversaries,
+            hidden_dim,
+            HEAD_DIMS,
+            self.num_values,
+        )
+
+    def _teach_heads(self, weights, seen, labels, round_num, draw):
+        _, own = heads.split_heads(weights)
+        if self.method.resets:
+            every = max(1, self.rounds // self.method.resets)
+            if round_num % every == 0:
+                turn = (round_num // every) % self.method.adversaries
+                own = heads.reset_head(own, turn, self._fresh_heads(seen.shape[1], round_num))
+        known = np.flatnonzero(labels >= 0)
+        steps = SERVER_STEPS * self.method.adversary_steps
+        batches = known[draw.integers(0, len(known), (steps, SERVER_BATCH))]
+        return pooled.teach(own, self.method.adversaries, seen, labels, batches)
+
+
+def make_protection(settings, check_ins, clients):
+    """Return the Protection that settings ask for, or None; see `make_concept` for the errors."""
+    agnostic, loop = settings.agnostic, settings.loop
+    if agnostic.agnostic_to is None:
+        return None
+    concept = make_concept(
+        agnostic.agnostic_to, check_ins, clients, agnostic.zones, settings.loop.seed
+    )
+    method = parse_method(agnostic.method)
+    return Protection(
+        concept=concept,
+        method=method,
+        alpha=agnostic.alpha if agnostic.protected_weight is None else agnostic.protected_weight,
+        plain=agnostic.protected_weight is not None,
+        schedule=agnostic.alpha_schedule,
+        rounds=loop.rounds,
+        server_head=has_server_head(agnostic, concept.one_per_client),
+        seed=loop.seed,
+    )
+
+
+def has_server_head(agnostic, one_per_client):
+    """Whether AgnosticSettings have the heads taught in one place.
+
+    Left to itself that is so where clients cannot: where each of them holds one value of the
+    concept, as of `client`; and heads that go several steps ahead would have to be trained on what
+    they no longer see.
+    """
+    method = parse_method(agnostic.method)
+    if not method.adversaries:
+        return False
+    if agnostic.protected_head == "auto":
+        return one_per_client or method.adversary_steps > 1
+    return agnostic.protected_head == "server"
+
+
+def init_weights(task):
+    """Return all start weights of a run: the model's, and its protection's if it has one."""
+    settings = task.settings
+    weights = gru.init_weights(task.spec, seeding.rng(settings.loop.seed, "weights"))
+    if task.protection is not None:
+        weights |= task.protection.init_weights(task.spec.hidden_dim)
+    return weights
+
+
+def represent(task, weights, hidden, split):
+    """Return what the heads see of a split's hidden states, float32 [n, hidden_dim].
+
+    Noise, where the method has it, is drawn by the run's seed: two evaluations are the same.
+    """
+    noise = None
+    if "noise_scale" in weights:
+        draw = seeding.rng(task.settings.loop.seed, f"representation noise {split}")
+        noise = draw.standard_normal(hidden.shape).astype(np.float32)
+    return np.asarray(gru.represent(weights, hidden, noise))

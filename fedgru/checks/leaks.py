@@ -1,0 +1,223 @@
+"""Checks that nothing was fitted beyond train, and that no target was known beforehand.
+
+The task is built again from the same check-ins with another future (`counterfactuals`). What lies
+before that future must come out the same; where it does not, it depended on it.
+"""
+
+import numpy as np
+
+from fedgru.checks import counterfactuals
+from fedgru.checks.checked_run import NotApplicable, Problem
+from fedgru.core import seeding
+from fedgru.task.clients import SPLITS
+
+SAME = 1e-4  # sums of the same numbers in another order, in float32
+_SEED = 0  # of the other futures: the same run gives the same findings
+
+
+def check_vocabulary(checked):
+    """Every id, of inputs and of the target, is of a value that occurs in train."""
+    task = checked.task
+    train_rows = task.clients.rows[task.clients.in_split("train")]
+    known = {f"of feature {name}": (name, v) for name, v in task.inputs.vocabularies.items()}
+    target = task.settings.inputs.target
+    known[f"of target {target}"] = target, task.target_vocabulary
+    for what, (name, vocabulary) in known.items():
+        column = getattr(task.check_ins, name)
+        train = {column.values[code] for code in set(column.codes[train_rows].tolist()) - {-1}}
+        beyond = len(set(vocabulary.values) - train)
+        if beyond:
+            raise Problem(
+                f"{beyond} of the {len(vocabulary)} ids {what} are of values that are not in train"
+                + _because_of_range(task)
+            )
+    again = _with_other_val_and_test(checked)
+    for name, vocabulary in task.inputs.vocabularies.items():
+        if vocabulary.values != again.inputs.vocabularies[name].values:
+            raise Problem(f"the ids of {name} change with what comes after train")
+    if task.target_vocabulary.values != again.target_vocabulary.values:
+        raise Problem(f"the ids of target {target} change with what comes after train")
+    if not np.array_equal(task.shared, again.shared):
+        raise Problem("the frequencies that all clients share change with what comes after train")
+    sizes = [f"{name} {len(v)}" for name, v in task.inputs.vocabularies.items()]
+    return f"known from train alone: {', '.join([*sizes, f'target {task.num_classes}'])}"
+
+
+def _because_of_range(task):
+    rule = task.settings.inputs.vocabulary
+    return f" (--vocabulary {rule})" if rule != "train" else ""
+
+
+def check_scaling(checked):
+    """Numbers, and labels of a protected concept, do not change with what comes after train."""
+    task, again = checked.task, _with_other_val_and_test(checked)
+    in_train = task.clients.in_split("train")
+    for column, name in enumerate(task.inputs.number_names):
+        ours, theirs = (t.inputs.numbers[in_train, column] for t in (task, again))
+        if not np.allclose(ours, theirs, rtol=0, atol=SAME):
+            raise Problem(
+                f"{name} in train changes by up to {np.abs(ours - theirs).max():.3g} with what "
+                "comes after train"
+            )
+    if task.protection is not None:
+        ours, theirs = (t.protection.concept.labels[in_train] for t in (task, again))
+        if not np.array_equal(ours, theirs):
+            concept = task.protection.concept.name
+            raise Problem(f"labels of {concept} in train change with what comes after train")
+    if not task.inputs.number_names and task.protection is None:
+        raise NotApplicable("the inputs hold no numbers")
+    return f"train stays the same to {SAME:g} when all that comes after it is something else"
+
+
+def _with_other_val_and_test(checked):
+    """The Task of the same train splits followed by other val and test splits."""
+    clients = checked.task.clients
+    draw = seeding.rng(_SEED, "other val and test")
+    first, _ = clients.bounds("val")
+    return checked.rebuilt(counterfactuals.rewritten(checked.task.check_ins, clients, first, draw))
+
+
+def check_splits(checked):
+    """Each of a client's check-ins lies in one split."""
+    clients = checked.task.clients
+    inside = np.sum([clients.in_split(split) for split in SPLITS], axis=0)
+    _refuse(checked, inside > 1, "in two splits")
+    _refuse(checked, inside < 1, "in no split")
+    _, times = np.unique(clients.rows, return_counts=True)
+    if (times > 1).any():
+        raise Problem(f"{(times > 1).sum():,} check-ins belong to two clients, or to one twice")
+    targets = np.concatenate([clients.target_positions(split) for split in SPLITS])
+    if len(np.unique(targets)) < len(targets):
+        raise Problem(f"{len(targets) - len(np.unique(targets)):,} targets lie in two splits")
+    owners = np.array(clients.client_ids, object)[clients.client_of]
+    users = np.array(checked.task.check_ins.user.values, object)
+    _refuse(
+        checked,
+        users[checked.task.check_ins.user.codes[clients.rows]] != owners,
+        "with a client who is somebody else",
+    )
+    sizes = [f"{split} {clients.in_split(split).sum():,}" for split in SPLITS]
+    return f"each check-in of {len(clients)} clients in one: {', '.join(sizes)}"
+
+
+def check_time_order(checked):
+    """Within each client train ends before val, and val before test."""
+    clients = checked.task.clients
+    time_s = checked.task.check_ins.time_s[clients.rows]
+    early = np.zeros(len(time_s), bool)
+    early[1:] = (np.diff(time_s) < 0) & (np.diff(clients.client_of) == 0)
+    _refuse(checked, early, "before the one that they follow")
+    for before, after in zip(SPLITS[:-1], SPLITS[1:], strict=True):
+        for client in range(len(clients)):
+            ends = [clients.bounds(split) for split in (before, after)]
+            (a, b), (c, d) = ((first[client], end[client]) for first, end in ends)
+            if a < b and c < d and time_s[a:b].max() > time_s[c:d].min():
+                raise Problem(
+                    f"client {clients.client_ids[client]} has {before} check-ins later than its "
+                    f"first {after} check-in"
+                )
+    return "within each client train ends before val, and val before test"
+
+
+def _refuse(checked, is_bad, what):
+    if is_bad.any():
+        clients, first = checked.task.clients, int(np.flatnonzero(is_bad)[0])
+        raise Problem(
+            f"{is_bad.sum():,} check-ins {what}, the first in row {clients.rows[first]} of the "
+            f"data set (client {clients.client_ids[clients.client_of[first]]})"
+        )
+
+
+def check_training_targets(checked):
+    """What a client trains on for a target does not hold that target, nor what came later."""
+    if not checked.trains:
+        raise NotApplicable("the run counts: it trains on nothing")
+    task, clients = checked.task, checked.task.clients
+    if checked.kind != "central":  # its streams are never repeated, and are reset by client
+        _refuse_carried_state(task)
+    starts, ends = clients.bounds("train")
+    draw = seeding.rng(_SEED, "backwards from")
+    drawn = draw.integers(starts + 1, np.maximum(ends - 1, starts + 2))
+    first = np.where(ends - starts > 2, drawn, ends)
+    again = checked.rebuilt(counterfactuals.run_backwards(task.check_ins, clients, first, ends))
+    compared = 0
+    for client in task.training_clients:
+        pairs = task.batches(client).pairs
+        targets = starts[client] + pairs + 1
+        before = (pairs >= 0) & (targets <= first[client])
+        ours, theirs = checked.trained_on(task, client), checked.trained_on(again, client)
+        for what in ("rows", "numbers", "log_prior"):
+            one, other = getattr(ours, what), getattr(theirs, what)
+            if one is not None:
+                changed = ~np.isclose(one[before], other[before], rtol=0, atol=SAME)
+                _refuse_changed(task, _NAMES[what], targets[before], changed.any(axis=1))
+        compared += before.sum()
+    return (
+        f"what {compared:,} targets of {len(task.training_clients)} clients are predicted from "
+        "stays when all from them on in train runs backwards"
+    )
+
+
+_NAMES = {"rows": "an id", "numbers": "a number", "log_prior": "the prior"}
+
+
+def _refuse_carried_state(task):
+    """Find targets whose state has read what came later: rows that turn back."""
+    total = turned = 0
+    for client in task.training_clients:
+        pairs = task.batches(client).pairs
+        for row in np.swapaxes(pairs, 0, 1).reshape(pairs.shape[1], -1):
+            row = row[row >= 0]
+            seen = np.maximum.accumulate(row)[:-1]
+            turned += int((row[1:] < seen).sum())
+            total += len(row)
+    if turned:
+        raise Problem(
+            f"of {total:,} targets of a round {turned:,} are predicted from a state that has read "
+            f"later check-ins: --layout {task.settings.layout.layout} goes through "
+            f"{task.settings.client.local_epochs} local epochs without a reset"
+        )
+
+
+def check_scored_targets(checked):
+    """What is said in a target's place does not change with the target, nor with what is later."""
+    task, clients = checked.task, checked.task.clients
+    splits = checked.scored_splits
+    low, _ = clients.bounds(splits[0])
+    low, ends = np.maximum(low, clients.starts[:-1] + 1), clients.starts[1:]
+    draw = seeding.rng(_SEED, "rewritten from")
+    first = np.where(low < ends, draw.integers(low, np.maximum(ends, low + 1)), ends)
+    again = checked.rebuilt(
+        counterfactuals.rewritten(task.check_ins, clients, first, seeding.rng(_SEED, "rewritten"))
+    )
+    if any(
+        len(v) != len(again.inputs.vocabularies[n]) for n, v in task.inputs.vocabularies.items()
+    ):
+        raise Problem("ids change with what comes later, see the check `vocabulary`")
+    compared = 0
+    for split in splits:
+        ours = checked.test_scores if split == "test" else checked.score(task, split)
+        theirs = checked.score(again, split)
+        before = ours.positions <= first[ours.client_index]
+        has_prob = np.isfinite(ours.scores.prob)
+        changed = np.where(
+            has_prob,
+            ~(np.abs(ours.scores.prob - theirs.scores.prob) <= SAME),
+            ours.scores.predicted != theirs.scores.predicted,
+        )
+        _refuse_changed(task, f"what is said of {split}", ours.positions[before], changed[before])
+        compared += before.sum()
+    return (
+        f"what is said of {compared:,} {' and '.join(splits)} targets of {len(clients)} clients "
+        "stays when all from them on is something else"
+    )
+
+
+def _refuse_changed(task, what, targets, changed):
+    if changed.any():
+        clients, first = task.clients, targets[changed][0]
+        raise Problem(
+            f"{what} changes with the target or with what comes later, for {changed.sum():,} of "
+            f"{len(changed):,} targets; the first in row {clients.rows[first]} of the data set "
+            f"(client {clients.client_ids[clients.client_of[first]]})"
+        )

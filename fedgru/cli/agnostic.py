@@ -1,0 +1,350 @@
+"""`fedgru agnostic ...`: networks that are right for the right reason. Imports only click first."""
+
+from pathlib import Path
+
+import click
+
+from fedgru.cli.options import RunName, click_type, log_dir_option, note, shows_progress
+
+
+def _example(line):
+    return f"\b\nExample:\n  {line}"
+
+
+class ImageCommand(click.Command):
+    """Adds --preset and one option per image setting when the command is used."""
+
+    def get_params(self, ctx):
+        if not getattr(self, "_complete", False):
+            self._complete = True
+            self.params = [*self.params, *_settings_options()]
+        return super().get_params(ctx)
+
+
+def _settings_options():
+    from fedgru.config import option
+    from fedgru.images.settings import PRESETS, ImageSettings
+
+    options = [
+        click.Option(
+            ["--preset"],
+            type=click.Choice(list(PRESETS)),
+            default="small",
+            show_default=True,
+            help="Settings known by name: trained in seconds on one core, or the paper's.",
+        )
+    ]
+    for name, info in ImageSettings.model_fields.items():
+        flag = f"{option(name)}/--no-{name}" if info.annotation is bool else option(name)
+        default = "" if info.default is None else f"  [default: {info.default}]"
+        if info.annotation is bool:
+            default = f"  [default: {'yes' if info.default else 'no'}]"
+        options.append(
+            click.Option(
+                [flag, name],
+                type=None if info.annotation is bool else click_type(info.annotation),
+                default=None,
+                metavar="FOLDER" if name in ("target", "context") else None,
+                help=f"{info.description}{default}",
+            )
+        )
+    return options
+
+
+def _name_option(default, text="Of the folder in --log-dir."):
+    return click.option("--name", default=default, show_default=True, help=text)
+
+
+def _seeds_option(text):
+    return click.option("--seed", default=0, type=click.IntRange(0), show_default=True, help=text)
+
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), help="Trainings at a time; one per core if not given."
+)
+
+
+@click.group(epilog=_example("fedgru agnostic sweep --alpha 0 --alpha 0.7 --repeats 1"))
+def agnostic():
+    """Train image networks that must not know a context, and see whether they do.
+
+    Without folders, digits are drawn on two made-up textures that go with them in 95 of 100
+    training images; with --context FOLDER on your photographs; with --target and --context the
+    targets are your own too. A folder has one sub-folder per class.
+    """
+
+
+@agnostic.command(
+    "cross-domain", cls=ImageCommand, epilog=_example("fedgru agnostic cross-domain --repeats 2")
+)
+@click.option(
+    "--repeats", type=click.IntRange(1), default=1, show_default=True, help="Seeds, from --seed on."
+)
+@_seeds_option("First seed.")
+@_name_option("cross-domain")
+@log_dir_option
+def cross_domain(repeats, seed, name, log_dir, preset, **given):
+    """Train one network on targets and one on contexts; test both on both (figure 2).
+
+    Each is tested on both hold-outs after every epoch. A network that never saw a context image
+    and names contexts well has learnt its targets by their contexts.
+    """
+    from tqdm import tqdm
+
+    from fedgru.images import cross_domain as image_cross_domain
+    from fedgru.images import figures as image_figures
+    from fedgru.images.folders import open_images
+    from fedgru.images.sweep import SweepFolder
+
+    settings = _load(given, preset)
+    data = _open(settings, seed)
+    folder = SweepFolder(Path(log_dir) / name, settings)
+    rows = []
+    with tqdm(
+        total=2 * repeats * settings.epochs,
+        unit="epoch",
+        disable=not shows_progress(),
+        leave=False,
+    ) as progress:
+        for one in range(seed, seed + repeats):
+            if one > seed:
+                data = open_images(settings, one)
+            rows += image_cross_domain.run(settings, data, one, progress.update)
+    folder.write_csv("cross_domain.csv", rows)
+    image_figures.draw_cross_domain(folder.path / "cross_domain.png", rows)
+    click.echo(_table(_cross_domain_lines(rows, settings.epochs)))
+    click.echo(f"Figure and numbers: {folder.path}/cross_domain.png, cross_domain.csv")
+
+
+@agnostic.command(
+    cls=ImageCommand,
+    epilog=_example("fedgru agnostic sweep --method reversal --alpha 0 --alpha 0.5 --repeats 1"),
+)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    default=None,
+    metavar="NAME",
+    help="What keeps the context out: reversal (the paper's), confusion, ensemble, bottleneck, "
+    "noise, hsic, decorrelate, leace, or several joined by +. May be given more than once.  "
+    "[default: hsic+decorrelate, which wins the audit; with --target hsic]",
+)
+@click.option(
+    "--alpha",
+    "alphas",
+    multiple=True,
+    type=float,
+    help="May be given more than once.  [default: 0, 0.1 ... 1]",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Seeds, from --seed on.",
+)
+@_seeds_option("First seed.")
+@threads_option
+@_name_option("sweep", "Of the folder in --log-dir; a sweep that is there is gone on with.")
+@log_dir_option
+def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **given):
+    """Train with alpha from 0 to 1; test heads, fresh probes and counter-examples (figure 3).
+
+    Every training that is done is a line in results.jsonl. The same command, started again,
+    does what is missing.
+    """
+    from tqdm import tqdm
+
+    from fedgru.images import figures as image_figures
+    from fedgru.images import sweep as image_sweep
+    from fedgru.images.settings import check_method, default_method
+
+    alphas = sorted(set(alphas)) or [i / 10 for i in range(11)]
+    image_sweep.check_alphas(alphas)
+    settings = _load(given, preset)
+    methods = tuple(dict.fromkeys(methods)) or (default_method(settings),)
+    for method in methods:
+        check_method(method, settings)
+    data = _open(settings, seed)
+    folder = image_sweep.SweepFolder(Path(log_dir) / name, settings)
+    seeds = range(seed, seed + repeats)
+    with tqdm(unit="training", disable=not shows_progress(), leave=False) as progress:
+
+        def on_done(done, total):
+            progress.total = total
+            progress.n = done
+            progress.refresh()
+
+        rows = image_sweep.run(settings, folder, methods, alphas, seeds, threads, on_done)
+    table = image_sweep.summarise(rows, methods)
+    folder.write_csv("results.csv", [row for row in rows if row["method"] != "ceiling"])
+    folder.write_csv("summary.csv", table)
+    has_counter = "counter" in data.sets
+    image_figures.draw_sweep(folder.path / "sweep.png", table, methods, has_counter)
+    click.echo(_table(_sweep_lines(table)))
+    click.echo(
+        f"Commonest context {_percent(table[0]['floor'])}, best probe of the raw images "
+        f"{_percent(table[0]['ceiling'])}; mean and standard deviation over {repeats} "
+        f"seed{'' if repeats == 1 else 's'}, in percent."
+    )
+    for method in methods:
+        best = image_sweep.choose_alpha([line for line in table if line["method"] == method])
+        if best is not None:
+            click.echo(f"Alpha that validation prefers with {method}: {best['alpha']:g}")
+    click.echo(f"Figure and numbers: {folder.path}/sweep.png, summary.csv, results.csv")
+
+
+@agnostic.command(cls=ImageCommand, epilog=_example("fedgru agnostic maps --alpha 0.8"))
+@click.option("--alpha", type=float, default=0.8, show_default=True, help="Held against alpha 0.")
+@click.option(
+    "--method",
+    default=None,
+    metavar="NAME",
+    help="As for sweep.  [default: hsic+decorrelate, with --target hsic]",
+)
+@click.option(
+    "--examples",
+    "per_class",
+    type=click.IntRange(1, 12),
+    default=3,
+    show_default=True,
+    help="Of each class.",
+)
+@_seeds_option("Seed.")
+@_name_option("maps")
+@log_dir_option
+def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
+    """Show where the strongest response lies, at alpha 0 and at another (figure 4).
+
+    Shown are the hold-out targets whose two maps correlate least.
+    """
+    from fedgru.images import figures as image_figures
+    from fedgru.images import maps as image_maps
+    from fedgru.images import sweep as image_sweep
+    from fedgru.images import training as image_training
+    from fedgru.images.settings import check_method, default_method
+
+    image_sweep.check_alphas([alpha])
+    settings = _load(given, preset)
+    chosen_method = check_method(method or default_method(settings), settings)
+    data = _open(settings, seed)
+    folder = image_sweep.SweepFolder(Path(log_dir) / name, settings)
+    responses = []
+    held = data.sets["holdout"]
+    for one in (0.0, alpha):
+        network = image_training.train(settings, data, chosen_method, one, seed)
+        responses.append(image_maps.activation_maps(network, held.images))
+    rows, correlations = image_maps.least_alike(held, *responses, per_class)
+    size = settings.crop_size or settings.image_size
+    shown = [
+        {
+            "image": image_training.centre_crop(held.images[row : row + 1], size)[0],
+            "maps": [maps_of[row] for maps_of in responses],
+            "title": f"{data.target_names[held.target[row]]}\nr = {correlations[row]:.2f}",
+        }
+        for row in rows
+    ]
+    image_figures.draw_maps(folder.path / "maps.png", shown, (0.0, alpha))
+    table = [
+        {
+            "example": int(row),
+            "class": data.target_names[held.target[row]],
+            "correlation": correlations[row],
+        }
+        for row in range(len(held))
+    ]
+    folder.write_csv("maps.csv", table)
+    click.echo(
+        f"Correlation of the two maps: median {sorted(correlations)[len(correlations) // 2]:.2f} "
+        f"of {len(correlations)} hold-out images."
+    )
+    click.echo(f"Figure and numbers: {folder.path}/maps.png, maps.csv")
+
+
+@agnostic.command(epilog=_example("fedgru agnostic pareto --concept client"))
+@click.argument("runs", nargs=-1, type=RunName())
+@click.option("--concept", required=True, help="What the runs were audited for.")
+@_name_option("pareto")
+@log_dir_option
+def pareto(runs, concept, name, log_dir):
+    """Plot the accuracy of federated runs against what the best probe reads, over alpha.
+
+    RUNS are of `fedgru train`, ordinary ones and ones with --agnostic-to CONCEPT and different
+    methods, alphas and seeds, each through `fedgru eval` and `fedgru audit`; by default all in the
+    log folder that were audited for the concept.
+    """
+    from fedgru.report import pareto
+    from fedgru.runs import folder as run_folders
+
+    chosen = [run_folders.open_run(log_dir, run) for run in runs]
+    rows = pareto.collect(chosen or pareto.audited_runs(log_dir, concept), concept)
+    folder = Path(log_dir) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    run_folders.write_csv(folder / "pareto.csv", rows)
+    pareto.draw(folder / "pareto.png", rows, concept)
+    lines = [("method", "alpha", "seed", "acc@1", "best probe", "commonest")]
+    for row in rows:
+        numbers = (f"{row[key]:.4f}" for key in ("acc@1", "probe", "floor"))
+        lines.append((row["method"], f"{row['alpha']:g}", str(row["seed"]), *numbers))
+    click.echo(_table(lines))
+    click.echo(f"Figure and numbers: {folder}/pareto.png, pareto.csv")
+
+
+def _load(given, preset):
+    from fedgru.images import settings as image_settings
+
+    overrides = {name: value for name, value in given.items() if value is not None}
+    return image_settings.load(overrides, preset)
+
+
+def _open(settings, seed):
+    """Open the data, and say what was passed over on the way."""
+    from fedgru.images.folders import open_images
+
+    data = open_images(settings, seed)
+    for one in data.notes:
+        note(f"Note: {one}")
+    return data
+
+
+def _cross_domain_lines(rows, last_epoch):
+    from statistics import fmean
+
+    lines = [("trained on", "tested on targets", "tested on contexts")]
+    for network in ("target", "context"):
+        last = [r for r in rows if r["network"] == network and r["epoch"] == last_epoch]
+        values = [_percent(fmean(r[name] for r in last)) for name in ("on_target", "on_context")]
+        lines.append((f"{network}s", *values))
+    return lines
+
+
+COLUMNS = (
+    ("target_on_target", "target head"),
+    ("counter", "counter-examples"),
+    ("context_on_context", "context head"),
+    ("probe", "best fresh probe"),
+)
+
+
+def _sweep_lines(table):
+    lines = [("method", "alpha", *(title for _, title in COLUMNS))]
+    for line in table:
+        cells = [
+            "-"
+            if line[name] is None
+            else f"{_percent(line[name])} ± {_percent(line[f'{name}_sd'])}"
+            for name, _ in COLUMNS
+        ]
+        lines.append((line["method"], f"{line['alpha']:g}", *cells))
+    return lines
+
+
+def _percent(value):
+    return f"{100 * value:.1f}"
+
+
+def _table(rows):
+    from fedgru.cli.data import _align
+
+    return _align(rows, right=tuple(range(1, len(rows[0]))))

@@ -1,0 +1,65 @@
+"""`fedgru baseline`: parse, call one function, print."""
+
+import click
+
+from fedgru.cli.options import (
+    LazyOptions,
+    config_option,
+    data_dir_option,
+    log_dir_option,
+    note,
+    quiet_option,
+    shows_progress,
+)
+
+EXAMPLE = "Example: fedgru baseline markov"
+
+
+class BaselineOptions(LazyOptions):
+    """All settings but those that say what ordinary training must not know."""
+
+    @property
+    def left_out(self):
+        from fedgru.config import AgnosticSettings
+
+        return tuple(AgnosticSettings.model_fields)
+
+
+@click.command(cls=BaselineOptions, epilog=EXAMPLE)
+@click.argument("kind", metavar="KIND")
+@config_option
+@click.option(
+    "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
+)
+@quiet_option
+@data_dir_option
+@log_dir_option
+def baseline(kind, config_file, preset, evaluates, data_dir, log_dir, **given):
+    """Make the run of a baseline, to be evaluated and compared as any other.
+
+    KIND is one of: commonest, last, frequency, markov, global-markov (counts of train and
+    validation), running-markov, running-backoff, kernel (counts that go on through the test
+    split), central (the same model, all check-ins in one place), local (a model per client,
+    nothing exchanged).
+    """
+    from fedgru.cli import main as cli_main
+    from fedgru.console import describe
+    from fedgru.workflows import baseline as baseline_workflow
+    from fedgru.workflows import score as score_workflow
+    from fedgru.workflows import train as train_workflow
+
+    if kind not in baseline_workflow.KINDS:
+        raise click.BadParameter(
+            f"{kind!r} is not one of {', '.join(baseline_workflow.KINDS)}.", param_hint="KIND"
+        )
+    overrides = {name: value for name, value in given.items() if value is not None}
+    settings = baseline_workflow.settings_of(kind, overrides, config_file, preset)
+    cli_main.log_to_stderr()
+    task, facts = train_workflow.open_task(settings, data_dir)
+    note(describe.describe_task(task, facts, counting=kind in baseline_workflow.COUNTING))
+    run, task = baseline_workflow.make_baseline(
+        kind, task, facts, log_dir, show_progress=shows_progress()
+    )
+    if evaluates:
+        click.echo(describe.describe_report(score_workflow.evaluate_run(run, task)))
+    click.echo(f"Run folder:  {run.path}")

@@ -1,0 +1,44 @@
+"""`fedgru config ...`: what settings come out, and where each comes from."""
+
+import click
+
+from fedgru.cli.options import LazyOptions, config_option, json_option, print_json
+
+
+@click.group(epilog="Example: fedgru config show --preset notebook --rounds 3")
+def config():
+    """Show settings."""
+
+
+@config.command(cls=LazyOptions, epilog="Example: fedgru config show --preset notebook --rounds 3")
+@config_option
+@json_option
+@click.option("--toml", "as_toml", is_flag=True, help="Print the file that --config takes.")
+def show(config_file, as_json, as_toml, preset, **given):
+    """Show every setting that fedgru train would run with, and where it comes from.
+
+    The later of these wins: default, --preset, --config, command line.
+    """
+    from fedgru import config as configs
+    from fedgru.cli.data import _align
+
+    if as_json and as_toml:
+        raise click.UsageError("--json and --toml exclude each other: give one of them.")
+    overrides = {name: value for name, value in given.items() if value is not None}
+    settings, origins = configs.resolve(overrides, config_file, preset)
+    if as_toml:
+        click.echo(configs.dump(settings), nl=False)
+        return
+    found = {
+        f"{section}.{name}": {"value": getattr(getattr(settings, section), name)}
+        | {"origin": origins[name]}
+        for name, (section, _) in configs.fields().items()
+    }
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (name, "-" if one["value"] is None else str(one["value"]), one["origin"])
+        for name, one in found.items()
+    ]
+    click.echo(_align([("setting", "value", "origin"), *rows]))

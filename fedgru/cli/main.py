@@ -1,0 +1,333 @@
+"""The command line: parse, call one function, print."""
+
+import importlib
+import logging
+import shlex
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from fedgru import __version__
+from fedgru.cli.options import (
+    LazyOptions,
+    config_option,
+    data_dir_option,
+    is_quiet,
+    json_option,
+    log_dir_option,
+    mlflow_option,
+    note,
+    print_json,
+    quiet_option,
+    run_argument,
+    shows_progress,
+)
+from fedgru.core.errors import FedgruError, Interrupted, Terminated
+from fedgru.engines import ENGINES
+
+
+class Program(click.Group):
+    """Turns errors into Click's message, and imports a command of another module when asked for."""
+
+    elsewhere = {
+        "agnostic": "fedgru.cli.agnostic",
+        "baseline": "fedgru.cli.baseline",
+        "check": "fedgru.cli.check",
+        "compare": "fedgru.cli.runs",
+        "config": "fedgru.cli.config",
+        "data": "fedgru.cli.data",
+        "deploy": "fedgru.cli.deploy",
+        "export": "fedgru.cli.predict",
+        "predict": "fedgru.cli.predict",
+        "report": "fedgru.cli.report",
+        "runs": "fedgru.cli.runs",
+        "sweep": "fedgru.cli.sweep",
+        "tensorboard": "fedgru.cli.report",
+    }
+
+    def list_commands(self, ctx):
+        return sorted([*super().list_commands(ctx), *self.elsewhere])
+
+    def get_command(self, ctx, name):
+        if name in self.elsewhere:
+            return getattr(importlib.import_module(self.elsewhere[name]), name)
+        return super().get_command(ctx, name)
+
+    def invoke(self, ctx):
+        try:
+            with _sigterm_like_ctrl_c():
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # Click's own business
+        except KeyboardInterrupt as error:
+            raise _Stopped(Interrupted(".", error)) from error
+        except Interrupted as error:
+            raise _Stopped(error) from error
+        except Exception as error:
+            if ctx.params["debug"]:
+                raise
+            raise click.ClickException(_message(error)) from error
+
+
+class _Stopped(click.ClickException):
+    """The message of an Interrupted, with the exit code that shells expect."""
+
+    def __init__(self, error):
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+
+
+@contextmanager
+def _sigterm_like_ctrl_c():
+    """Let SIGTERM raise Terminated, unless who started us wants it ignored or handled otherwise."""
+    own = threading.current_thread() is threading.main_thread()
+    if not own or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(*_):
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _message(error):
+    """What the person at the terminal reads instead of a traceback."""
+    if isinstance(error, FedgruError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot use {error.filename}: {error.strerror}."
+    return (
+        f"{type(error).__name__}: {error}\nThis is a defect of fedgru. Add --debug right after "
+        "fedgru to see where it comes from."
+    )
+
+
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit code: 0 done, 1 it cannot be done, 2 the command line is wrong, 130 stopped by "
+    "Ctrl-C, 143 by SIGTERM.\n\nExample: fedgru train --features big",
+)
+@click.version_option(__version__, prog_name="fedgru")
+@quiet_option
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug):
+    """Train and evaluate federated models of where people go next."""
+
+
+@main.command(
+    cls=LazyOptions, epilog="Example: fedgru train --features big --rounds 3 --name try-out"
+)
+@config_option
+@click.option(
+    "--eval/--no-eval", "evaluates", default=True, help="Score the test split at the end."
+)
+@click.option(
+    "--resume",
+    metavar="RUN",
+    help="Go on with a run that was stopped or killed; it keeps its settings.",
+)
+@mlflow_option
+@json_option
+@quiet_option
+@data_dir_option
+@log_dir_option
+def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log_dir, **given):
+    """Train by federated averaging, and evaluate the best round."""
+
+    from fedgru import config
+    from fedgru.console import describe
+    from fedgru.runs import folder as run_folder
+    from fedgru.workflows import score as score_workflow
+    from fedgru.workflows import train as train_workflow
+
+    overrides = {name: value for name, value in given.items() if value is not None}
+    log_to_stderr()
+    settings = None if resume else config.load(overrides, config_file, preset)
+    tracker = _open_tracker(mlflow, log_dir)
+    if resume is None:
+        task, facts = train_workflow.open_task(settings, data_dir)
+        note(describe.describe_task(task, facts))
+        facts |= {"data_dir": str(data_dir), "evaluates": evaluates}
+        run, task, result = train_workflow.train(
+            task, facts, log_dir, show_progress=shows_progress()
+        )
+    else:
+        _refuse_beside_resume(resume, {"config": config_file, "preset": preset, **overrides})
+        run = run_folder.open_run(log_dir, resume)
+        evaluates = run.facts().get("evaluates", True)
+        if run.status() == "done" and (run.test() or not evaluates):
+            click.echo(f"{describe.describe_done(run.facts(), run.path)} Nothing to do.")
+            return
+        run, task, result = train_workflow.resume(run, data_dir, shows_progress())
+    if result is not None and sys.stderr.isatty():  # elsewhere the log says it
+        note(describe.describe_end(result, task.settings))
+    report = score_workflow.evaluate_run(run, task) if evaluates else None
+    _track(tracker, run)
+    if as_json:
+        ended = {name: run.facts()[name] for name in ("why", "rounds", "best_round", "best_value")}
+        found = {"run": str(run.path), **ended, "test": report}
+        print_json(found)
+        return
+    if evaluates:
+        click.echo(describe.describe_report(report))
+    click.echo(f"Run folder:  {run.path}")
+    elsewhere = "" if log_dir == Path("log") else f" --log-dir {shlex.quote(str(log_dir))}"
+    click.echo(f"TensorBoard: fedgru tensorboard{elsewhere}")
+
+
+def _refuse_beside_resume(run, given):
+    """Only the folders may be given beside --resume: the rest is the run's, as in its config."""
+    source = click.get_current_context().get_parameter_source("evaluates")
+    names = [name for name, value in given.items() if value is not None]
+    names += ["eval/--no-eval"] if source is not click.core.ParameterSource.DEFAULT else []
+    if names:
+        option = "--" + names[0].replace("_", "-")
+        raise click.UsageError(
+            f"{option} has no effect beside --resume: {run} goes on with the settings it was begun "
+            "with, so that it ends as if it had never been stopped. For other settings train a "
+            "new run."
+        )
+
+
+@main.command(name="eval", epilog="Example: fedgru eval --json")
+@run_argument
+@json_option
+@click.option(
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    help="What runs the model; all give the same numbers.  [default: the one that trained it]",
+)
+@click.option(
+    "--fine-tune",
+    metavar="EPOCHS",
+    type=click.IntRange(1),
+    help="Also train each client's copy on its own train split for this many local epochs, and "
+    "score it: before and after.",
+)
+@click.option(
+    "--must-beat",
+    metavar="BASELINE",
+    help="Fail (exit code 1) unless test acc@1 is above this baseline's, such as running_backoff.",
+)
+@mlflow_option
+@quiet_option
+@data_dir_option
+@log_dir_option
+def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_dir):
+    """Score a run's best round on the test split (default: the newest run)."""
+
+    from fedgru.console import describe
+    from fedgru.runs import folder as run_folder
+    from fedgru.workflows import score as score_workflow
+    from fedgru.workflows import train as train_workflow
+
+    log_to_stderr(logging.WARNING)
+    folder = run_folder.open_run(log_dir, run)
+    if must_beat is not None:
+        score_workflow.check_baseline(must_beat, folder.settings())
+    tracker = _open_tracker(mlflow, log_dir)
+    task = train_workflow.reopen_task(folder, data_dir)
+    line = f"{folder.path}, {describe.describe_data(task.settings.data.data)}"
+    trained_with = task.settings.loop.engine
+    if engine not in (None, trained_with):
+        line += f", trained with {trained_with}, scored with {engine}"
+    note(line)
+    report = score_workflow.evaluate_run(folder, task, engine, fine_tune, shows_progress())
+    _track(tracker, folder)
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(describe.describe_report(report))
+    if must_beat is not None:
+        note(score_workflow.check_beats(report, must_beat))
+
+
+@main.command(epilog="Example: fedgru audit --concept client --concept zone --seeds 3")
+@run_argument
+@click.option(
+    "--concept",
+    "concepts",
+    multiple=True,
+    help="zone, weekend, client, category-group[:NAME,...], or a column, also one that --keep kept "
+    "at import; may be repeated. Default: the run's own (--agnostic-to), client and zone.",
+)
+@click.option(
+    "--probe",
+    "probes",
+    multiple=True,
+    type=click.Choice(["logistic", "mlp", "knn"]),
+    help="Only these probes; may be repeated.",
+)
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100))
+@json_option
+@quiet_option
+@data_dir_option
+@log_dir_option
+def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
+    """Let fresh probes read what a run's representation should not tell (default: newest run)."""
+
+    from fedgru.agnostic.probes import PROBES
+    from fedgru.console import describe
+    from fedgru.runs import folder as run_folder
+    from fedgru.workflows import score as score_workflow
+    from fedgru.workflows import train as train_workflow
+
+    folder = run_folder.open_run(log_dir, run)
+    task = train_workflow.reopen_task(folder, data_dir)
+    own = task.settings.agnostic.agnostic_to
+    concepts = concepts or dict.fromkeys([*([own] if own else []), "client", "zone"])
+    note(f"{folder.path}, {describe.describe_data(task.settings.data.data)}")
+    report = score_workflow.audit_run(
+        folder, task, list(concepts), probes or PROBES, seeds, shows_progress()
+    )
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(describe.describe_audit(report))
+
+
+def _open_tracker(uri, log_dir):
+    """The tracker of --mlflow, or None; before the work, which would be in vain without it."""
+    if uri is None:
+        return None
+    from fedgru.runs.mlflow import MlflowTracker
+
+    return MlflowTracker(uri, log_dir)
+
+
+def _track(tracker, run):
+    if tracker is not None:
+        note(f"MLflow run {tracker.log_run(run)} at {tracker.uri}")
+
+
+def log_to_stderr(level=None):
+    """Show warnings, and where no progress bar can be drawn also a line per round."""
+    if level is None:
+        level = logging.WARNING if sys.stderr.isatty() or is_quiet() else logging.INFO
+    handler = AboveTheBar()
+    handler.setLevel(level)
+    handler.addFilter(lambda record: record.levelno < logging.ERROR)  # these come as the message
+    logger = logging.getLogger("fedgru")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    click.get_current_context().call_on_close(lambda: logger.removeHandler(handler))
+
+
+class AboveTheBar(logging.StreamHandler):
+    """Writes to stderr lines of their own, above a progress bar if there is one."""
+
+    def emit(self, record):
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)

@@ -1,0 +1,175 @@
+"""`fedgru predict` and `fedgru export`: what a trained model says, and the model itself."""
+
+import json
+from pathlib import Path
+
+import click
+
+from fedgru.cli.options import (
+    columns_option,
+    data_dir_option,
+    json_option,
+    log_dir_option,
+    note,
+    print_json,
+    quiet_option,
+    run_argument,
+)
+
+
+@click.command(epilog="Example: fedgru predict --client 23 --top 3")
+@run_argument
+@click.option("--client", metavar="ID", help="Whose next check-in: a user of the run's data set.")
+@click.option(
+    "--history",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Predict from the check-ins in this table, not from the data set's; with --client from "
+    "those of one user in it.",
+)
+@click.option(
+    "--until",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Take the first N check-ins alone, and say what came next.  [default: all]",
+)
+@click.option("--top", "k", default=5, show_default=True, type=click.IntRange(1), metavar="K")
+@columns_option(
+    "With --history: which column of the header holds what, as for fedgru data import csv.  "
+    "[default: the column called FIELD]",
+)
+@click.option(
+    "--categories",
+    metavar="FILE",
+    help="With --history: the category table that the data set was imported with, if it was not "
+    "coarse or raw.",
+)
+@click.option(
+    "--offset",
+    "offset_min",
+    type=int,
+    metavar="MINUTES",
+    help="With --history: minutes from UTC of the local clock, for every row.",
+)
+@click.option(
+    "--skip-bad-rows",
+    is_flag=True,
+    help="With --history: drop and count bad rows instead of stopping at the first.",
+)
+@json_option
+@quiet_option
+@data_dir_option
+@log_dir_option
+def predict(
+    run,
+    client,
+    history,
+    until,
+    k,
+    columns,
+    categories,
+    offset_min,
+    skip_bad_rows,
+    as_json,
+    data_dir,
+    log_dir,
+):
+    """Say where one person goes next (default: by the newest run).
+
+    The model reads the person's check-ins up to the last one, or to --until, and names the K most
+    probable categories or venues of the one after it.
+    """
+    from fedgru.console import describe, predictions
+    from fedgru.data.datasets import read_passport
+    from fedgru.predict import past as pasts
+    from fedgru.predict.schema import load_model
+    from fedgru.runs import folder as run_folder
+    from fedgru.workflows import train as train_workflow
+
+    if client is None and history is None:
+        raise click.UsageError("Give --client ID, or --history FILE.")
+    if history is None:
+        for option, value in (
+            ("--column", columns),
+            ("--categories", categories),
+            ("--offset", offset_min),
+            ("--skip-bad-rows", skip_bad_rows),
+        ):
+            if value:
+                raise click.UsageError(f"{option} has no effect without --history FILE.")
+    folder = run_folder.open_run(log_dir, run)
+    task = train_workflow.reopen_task(folder, data_dir)
+    interface, weights, round_num = load_model(folder, task)
+    if history is None:
+        past = pasts.client_past(task, client, until)
+    else:
+        passport = read_passport(task.settings.data.data, data_dir)
+        past = pasts.file_past(
+            history,
+            passport["categories"],
+            columns,
+            client,
+            categories,
+            offset_min,
+            until,
+            skip_bad_rows,
+        )
+    found = pasts.forecast(task, interface, weights, past, k)
+    head = {"run": str(folder.path), "data": task.settings.data.data, "round": round_num}
+    note(f"{folder.path}, {describe.describe_data(task.settings.data.data)}")
+    for line in past.ledger.lines:
+        if line.kind == "dropped":
+            rows = "1 row" if line.rows == 1 else f"{line.rows:,} rows"
+            verb = "was" if line.rows == 1 else "were"
+            note(f"Note: {rows} of {history} {verb} dropped: {line.reason}.")
+    if not past.has_clock:
+        note(
+            f"Note: no row of {history} says its offset from UTC, so local time is UTC. If it is "
+            "not, give --offset MINUTES or --column offset=NAME."
+        )
+    if as_json:
+        print_json(head | found)
+    else:
+        click.echo(predictions.describe_forecast(found))
+
+
+@click.command(epilog="Example: fedgru export --to keras --output exported")
+@run_argument
+@click.option(
+    "--to",
+    "kind",
+    required=True,
+    type=click.Choice(["keras", "savedmodel", "weights"]),
+    help="A Keras file, a TensorFlow SavedModel, or arrays (.npz).",
+)
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="New folder for the model and model.json, which says how to feed it.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export there.")
+@json_option
+@quiet_option
+@data_dir_option
+@log_dir_option
+def export(run, kind, output, overwrite, as_json, data_dir, log_dir):
+    """Write a run's model for use elsewhere (default: the newest run).
+
+    The model keeps the state of one person's stream: it is called with one check-in at a time, and
+    gives the probabilities of the next. docs/predict.md shows how.
+    """
+    from fedgru.console import describe, predictions
+    from fedgru.predict import export as model_export
+    from fedgru.runs import folder as run_folder
+    from fedgru.workflows import train as train_workflow
+
+    folder = run_folder.open_run(log_dir, run)
+    task = train_workflow.reopen_task(folder, data_dir)
+    note(f"{folder.path}, {describe.describe_data(task.settings.data.data)}")
+    description = model_export.export_run(folder, task, kind, output, overwrite)
+    if as_json:
+        click.echo(json.dumps({"folder": str(output)} | description, ensure_ascii=False))
+    else:
+        click.echo(predictions.describe_export(output, description))

@@ -1,0 +1,64 @@
+"""`fedgru report` and `fedgru tensorboard`: runs to look at. Imports only click first."""
+
+import time
+from pathlib import Path
+
+import click
+
+from fedgru.cli.options import RunName, data_dir_option, log_dir_option, run_argument
+
+EXPECTED_PORT = 6006  # TensorBoard's own
+
+
+@click.command(epilog="Example: fedgru report")
+@click.argument("names", metavar="[RUN]...", nargs=-1, type=RunName())
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="The file to write.  [default: report.html in the run's folder; with several runs, in the "
+    "current one]",
+)
+@data_dir_option
+@log_dir_option
+def report(names, output, data_dir, log_dir):
+    """Write a report of evaluated runs, one HTML file (default: the newest run).
+
+    Up to six runs that were scored on the same targets stand beside each other.
+    """
+    from fedgru.report.build import write_report
+    from fedgru.runs import folder as run_folder
+
+    started = time.perf_counter()
+    folders = [run_folder.open_run(log_dir, name) for name in names or (None,)]
+    if output is None:
+        output = folders[0].path / "report.html" if len(folders) == 1 else Path("report.html")
+    size_bytes = write_report(folders, data_dir, output)
+    click.echo(
+        f"Report: {output} ({size_bytes / 1e6:.1f} MB, made in {time.perf_counter() - started:.1f}"
+        " s)"
+    )
+
+
+@click.command(epilog="Example: fedgru tensorboard --port 0")
+@run_argument
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=EXPECTED_PORT,
+    show_default=True,
+    help="Where it listens, on this machine alone; 0 takes any free one.",
+)
+@log_dir_option
+def tensorboard(run, port, log_dir):
+    """Show a run in TensorBoard until Ctrl-C (default: all runs)."""
+    from fedgru.runs import folder as run_folder
+    from fedgru.runs import tensorboard_server
+
+    folder = run_folder.open_run(log_dir, run).path if run else log_dir
+    if not run:
+        run_folder.open_run(log_dir)  # there must be one
+    click.echo(
+        f"TensorBoard of {folder}: {tensorboard_server.start(folder, port)} (Ctrl-C ends it)"
+    )
+    tensorboard_server.wait_for_ctrl_c()

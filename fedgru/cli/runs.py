@@ -1,0 +1,99 @@
+"""`fedgru compare` and `fedgru runs`: parse, call one function, print."""
+
+import click
+
+from fedgru.cli.options import RunName, json_option, log_dir_option, note, print_json, run_argument
+
+
+@click.command(epilog="Example: fedgru compare log/*-markov log/*-run")
+@click.argument("runs", nargs=-1, required=True, type=RunName(), metavar="RUN RUN...")
+@click.option(
+    "--metric",
+    "names",
+    multiple=True,
+    help="acc@1, acc@5, acc@10, mrr, ndcg or loss; may be repeated.  [default: acc@1, acc@5, loss]",
+)
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@json_option
+@log_dir_option
+def compare(runs, names, markdown, as_json, log_dir):
+    """Compare evaluated runs with the first one, paired by client.
+
+    Seeds of the same settings become one row: means, smallest to largest in brackets. Copies
+    fine-tuned by `fedgru eval --fine-tune` get a row of their own. Runs of other data, another
+    target or other splits are refused.
+    """
+    from fedgru.console import describe
+    from fedgru.evaluation import comparison
+    from fedgru.runs.folder import open_run
+
+    if markdown and as_json:
+        raise click.UsageError("--markdown and --json: give one of the two.")
+    found = comparison.compare(
+        [open_run(log_dir, name) for name in runs], names or comparison.DEFAULT_METRICS
+    )
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(describe.describe_comparison(found, markdown))
+
+
+@click.group(epilog="Example: fedgru runs list")
+def runs():
+    """List, show and remove runs."""
+
+
+@runs.command(name="list", epilog="Example: fedgru runs list --json")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list for machines.")
+@log_dir_option
+def list_runs(as_json, log_dir):
+    """List the runs, the one started last first."""
+    from fedgru.console import describe
+    from fedgru.runs.folder import all_runs
+
+    found = [run.overview() for run in all_runs(log_dir)]
+    if as_json:
+        print_json(found)
+    elif found:
+        click.echo(describe.describe_runs(found))
+    else:
+        note(f"no run in {log_dir}/. Make one with: fedgru train --features big")
+
+
+@runs.command(name="show", epilog="Example: fedgru runs show")
+@run_argument
+@json_option
+@log_dir_option
+def show(run, as_json, log_dir):
+    """Show what a run was asked for, how it ended and what it scored (default: newest run)."""
+    from fedgru.console import describe
+    from fedgru.runs.folder import open_run
+
+    folder = open_run(log_dir, run)
+    if as_json:
+        shown = folder.overview() | {
+            "settings": folder.settings().model_dump(),
+            "facts": folder.facts(),
+            "test": folder.test(),
+        }
+        print_json(shown)
+    else:
+        click.echo(describe.describe_run(folder))
+
+
+@runs.command(name="rm", epilog="Example: fedgru runs rm try-out --yes")
+@click.argument("names", nargs=-1, required=True, type=RunName(), metavar="RUN...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@log_dir_option
+def remove(names, yes, log_dir):
+    """Delete runs, their weights and results."""
+    from fedgru.runs.folder import open_run, remove_runs
+
+    folders = list({run.path: run for run in (open_run(log_dir, name) for name in names)}.values())
+    for folder in folders:
+        click.echo(str(folder.path), err=True)
+    if not yes:
+        count = f"{len(folders)} run{'' if len(folders) == 1 else 's'}"
+        click.confirm(f"Delete {count} for good?", abort=True, err=True)
+    remove_runs(folders, log_dir)
+    click.echo(f"deleted: {', '.join(str(folder.path) for folder in folders)}")

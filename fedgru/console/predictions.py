@@ -1,0 +1,63 @@
+"""What is printed of a prediction and of an export."""
+
+from datetime import UTC, datetime
+
+from fedgru.console.describe import count
+
+
+def describe_forecast(found):
+    """Return the lines of a prediction, see `past.forecast`."""
+    title = f"{found['user']} after {count(found['check_ins'], 'check-in')}"
+    if found["last"]:
+        last = found["last"]
+        when = datetime.fromtimestamp(last["time_s"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        kind = "" if last["category"] is None else f", {last['category']}"
+        title += f", the last at {last['venue']}{kind} ({when})"
+    lines = [title]
+    if not found["check_ins"]:
+        lines.append("Cold start: no check-in yet. These are the frequencies of all clients.")
+    elif found["cold_start"]:
+        lines.append("Cold start: fewer check-ins than any client of the run had.")
+    unknown = dict(found["unknown"])
+    unknown.setdefault(found["target"], unknown.pop("target"))  # where it is no feature too
+    named = [f"{name.replace('_', ' ')} {number}" for name, number in unknown.items() if number]
+    if named:
+        whole = count(found["check_ins"], "check-in")
+        lines.append(f"Unknown to the model, of {whole}: {', '.join(named)}.")
+    width = max(len(row["value"]) for row in found["top"])
+    lines += [
+        f"  {place:>3}  {row['value']:{width}}  {row['probability']:.4f}"
+        for place, row in enumerate(found["top"], start=1)
+    ]
+    if "came" in found:
+        came = found["came"]
+        what = "a check-in without a category" if came["value"] is None else came["value"]
+        where = (
+            "unknown to the model"
+            if came["rank"] is None
+            else f"rank {came['rank']}, {came['probability']:.4f}"
+        )
+        lines.append(f"What came: {what} ({where})")
+    return "\n".join(lines)
+
+
+def describe_export(folder, description):
+    """Return the lines that say what was exported and what the model is called with."""
+    names = [f"{entry['name']} ({entry['dtype']})" for entry in description["inputs"]]
+    lines = [
+        f"{folder}: {description['model']['cell']} of {description['model']['hidden_dim']} units, "
+        f"round {description['round']}, as {description['kind']}",
+        f"Inputs: {', '.join(names)}",
+        f"Output: probabilities of {len(description['classes']):,} classes of "
+        f"{description['target']}",
+    ]
+    if description["prior"]["kind"] != "none":
+        lines.append(
+            f"log_prior is the prior {description['prior']['kind']} over the person's own past: "
+            "fedgru.predict.predictor.Stream computes it, see docs/predict.md."
+        )
+    if "noise" in description["representation"]:
+        lines.append(
+            "noise is standard normal and hides the concept: draw it anew for each check-in."
+        )
+    return "\n".join(lines)

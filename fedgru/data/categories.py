@@ -1,0 +1,154 @@
+"""Category name -> coarse category: the table that comes with fedgru, or one of the user's own."""
+
+import csv
+import io
+import unicodedata
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fedgru.core.errors import DataError
+from fedgru.data.checkins import Coded
+from fedgru.data.reading.sources import read_text
+
+# 251 category names of TSMC2014 New York in 27 coarse categories. 219 are as in the notebook that
+# fedgru grew from, with its oddities (Campground is Home), the rest was filled in by hand.
+COARSE_TABLE = Path(__file__).with_name("coarse_categories.csv")
+HEADERS = (["name", "category"], ["category_name", "coarse_category"])
+_MAX_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How category names become categories.
+
+    Attributes:
+        name: "coarse", "raw", or the file name of the user's table.
+        table: dict from category name to category; None leaves names as they are.
+        sha256: of the table's file; None for "raw".
+    """
+
+    name: str
+    table: dict[str, str] | None = None
+    sha256: str | None = None
+
+
+def load_scheme(choice):
+    """The scheme for `--categories coarse|raw|FILE`.
+
+    Args:
+        choice: "coarse", "raw", or the path of a CSV with the header `name,category`; UTF-8 or
+            Latin-1.
+
+    Raises:
+        DataError: if the table cannot be read, has another header, a row without two values, or
+            two categories for one name.
+    """
+    if choice == "raw":
+        return Scheme("raw")
+    path = COARSE_TABLE if choice == "coarse" else Path(choice)
+    if choice != "coarse" and not path.exists():
+        raise DataError(f"--categories is {str(choice)!r}, expected coarse, raw or a CSV file.")
+    text, source = read_text(path)
+    table = _read_table(text.decode(), source.file)
+    return Scheme("coarse" if choice == "coarse" else source.file, table, source.sha256)
+
+
+def _read_table(text, file):
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=None)))
+    except csv.Error as error:
+        raise DataError(f"{file} cannot be cut into rows: {error}.") from None
+    header = [cell.strip() for cell in rows[0]]
+    if header not in HEADERS:
+        raise DataError(
+            f"{file}, row 1: the header is {','.join(header)!r}, expected {','.join(HEADERS[0])!r}."
+        )
+    table, row_nums = {}, {}
+    for row_num, row in enumerate(rows[1:], start=2):
+        cells = [cell.strip() for cell in row]
+        if not cells:
+            continue
+        if len(cells) != 2 or not all(cells):
+            raise DataError(f"{file}, row {row_num}: {cells}, expected a name and its category.")
+        name, category = _normal(cells[0]), cells[1]
+        if table.setdefault(name, category) != category:
+            raise DataError(
+                f"{file}, row {row_num}: {name!r} is {category!r}, "
+                f"but {table[name]!r} in row {row_nums[name]}."
+            )
+        row_nums.setdefault(name, row_num)
+    if not table:
+        raise DataError(f"{file} has a header but no rows.")
+    return table
+
+
+def apply_scheme(check_ins, scheme, file):
+    """Check-ins with their category names replaced by the scheme's categories.
+
+    Args:
+        check_ins: `CheckIns` whose `category` holds the names of the source.
+        scheme: `Scheme`.
+        file: what the message calls the source.
+
+    Returns:
+        `CheckIns`; a missing name stays missing.
+
+    Raises:
+        DataError: if the scheme lacks a name; lists the names and how many check-ins each has.
+    """
+    if scheme.table is None:
+        return check_ins
+    names = check_ins.category
+    categories = [scheme.table.get(_normal(name)) for name in names.values]
+    if None in categories:
+        counts = np.bincount(names.codes[names.codes >= 0], minlength=len(names.values))
+        unmapped = sorted(
+            (name, int(count))
+            for name, category, count in zip(names.values, categories, counts, strict=True)
+            if category is None
+        )
+        raise DataError(_unmapped_message(unmapped, scheme, file))
+    values = tuple(dict.fromkeys(categories))
+    codes = np.array([values.index(category) for category in categories] + [-1], np.int32)
+    return replace(check_ins, category=Coded(codes[names.codes], values))
+
+
+def translate(scheme, name):
+    """Return the category of a name in a Scheme; a name that it lacks stands for itself.
+
+    >>> translate(Scheme("mine.csv", {"Café": "Food"}), " Café ")
+    'Food'
+    >>> translate(Scheme("mine.csv", {"Café": "Food"}), "Food"), translate(Scheme("raw"), "Bar")
+    ('Food', 'Bar')
+
+    Args:
+        scheme: Scheme, or None for one that leaves names as they are.
+        name: str.
+    """
+    if scheme is None or scheme.table is None:
+        return name
+    return scheme.table.get(_normal(name), name)
+
+
+def _unmapped_message(unmapped, scheme, file):
+    number = "1 category name is" if len(unmapped) == 1 else f"{len(unmapped):,} category names are"
+    lines = [
+        f"  {name!r} ({count:,} check-in{'' if count == 1 else 's'})"
+        for name, count in unmapped[:_MAX_LISTED]
+    ]
+    if len(unmapped) > _MAX_LISTED:
+        lines.append(f"  and {len(unmapped) - _MAX_LISTED:,} more")
+    where = "the coarse categories" if scheme.name == "coarse" else scheme.name
+    advice = (
+        "Use --categories raw, or --categories FILE with your own table (header name,category)."
+        if scheme.name == "coarse"
+        else f"Add them to {scheme.name}."
+    )
+    return "\n".join([f"{file}: {number} not in {where}:", *lines, advice])
+
+
+def _normal(name):
+    """One spelling for names that look the same: é is one character or e and an accent."""
+    return unicodedata.normalize("NFC", name.strip())

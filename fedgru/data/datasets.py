@@ -1,0 +1,465 @@
+"""The folder of data sets: import, save, open and list them.
+
+A data set is a folder with two files. `checkins.parquet` has one row per check-in in order of
+time; its columns are those of `fedgru.data.checkins.CheckIns`, texts as dictionaries and missing
+values as nulls; a column of the user's own is called own:NAME. `passport.json` says where it came
+from and what happened to it on the way in.
+
+A large data set has its columns beside these once more, to be opened in constant time through
+memory maps (`fedgru.data.columns`), and what runs made of them (`fedgru.task.stored`). Either can
+be deleted, and is made again.
+"""
+
+import json
+import logging
+import re
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from fedgru.config import EMBEDDED
+from fedgru.core.errors import DataError
+from fedgru.data import columns, parquet_files
+from fedgru.data.categories import apply_scheme, load_scheme
+from fedgru.data.checkins import CheckIns
+from fedgru.data.ledger import Ledger
+from fedgru.data.passport import FORMAT, check_passport, fingerprint, make_passport
+from fedgru.data.reading.readers import read_csv, read_tsmc2014
+from fedgru.data.reading.timestamps import MAX_OFFSET_MIN
+from fedgru.storage import mapped
+from fedgru.task import stored
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MAX_NAME_CHARACTERS = 100  # file systems take 255 bytes, also with what is put around it
+_YEARS_S = (-62135596800, 253402300799)  # years 1 to 9999, what a passport can name
+MAX_PASSPORT_BYTES = 1 << 20
+MAPPED_FROM = 10_000  # check-ins; from here on a data set is opened through memory maps
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, open.
+
+    Attributes:
+        name: of its folder, or "embedded".
+        check_ins: `CheckIns`.
+        passport: dict, as in passport.json.
+        best_prob: float32 [num_checkins], the chance that the best possible predictor names this
+            check-in's category; None unless the city is made up.
+        folder, maps: where the columns of a large data set are mapped from, and the
+            `fedgru.storage.mapped.Mapped`; None if they are in memory.
+    """
+
+    name: str
+    check_ins: CheckIns
+    passport: dict
+    best_prob: np.ndarray | None = None
+    folder: Path | None = None
+    maps: mapped.Mapped | None = None
+
+
+def import_tsmc2014(
+    path, name, data_dir, categories="coarse", skip_bad_rows=False, overwrite=False
+):
+    """Import a file in the TSMC2014 layout; see `fedgru.data.reading.readers.read_tsmc2014`.
+
+    Args:
+        path: the file.
+        name: of the new data set.
+        data_dir: folder of data sets, made if need be.
+        categories: "coarse", "raw", or the path of a table; see
+            `fedgru.data.categories.load_scheme`.
+        skip_bad_rows: drop and count bad rows instead of stopping at the first.
+        overwrite: replace a data set of that name.
+
+    Returns:
+        The `DataSet`, saved. If anything fails, nothing in `data_dir` has changed.
+
+    Raises:
+        DataError: if the name is taken or no name, or the file or the categories cannot be used.
+    """
+    _check_free(name, data_dir, overwrite)
+    scheme = load_scheme(categories)
+    reading = read_tsmc2014(path, skip_bad_rows)
+    return _save_reading(
+        name, data_dir, "tsmc2014", reading, scheme, {"skip_bad_rows": skip_bad_rows}, overwrite
+    )
+
+
+def import_csv(
+    path,
+    name,
+    data_dir,
+    columns,
+    categories="raw",
+    delimiter=None,
+    offset_min=None,
+    skip_bad_rows=False,
+    overwrite=False,
+    keep=(),
+):
+    """Import any table with a header row; see `fedgru.data.reading.readers.read_csv`.
+
+    Args and returns as there and in `import_tsmc2014`.
+
+    Raises:
+        ConfigError: if the columns, those to keep, delimiter or offset do not make sense.
+        DataError: as `import_tsmc2014`; also if categories are chosen but there is no column.
+    """
+    _check_free(name, data_dir, overwrite)
+    if categories != "raw" and not {"category", "raw_category"} & set(columns):
+        raise DataError(f"--categories {categories} has no effect without --column category=NAME.")
+    scheme = load_scheme(categories)
+    reading = read_csv(path, columns, delimiter, offset_min, skip_bad_rows, keep)
+    settings = {"columns": columns, "offset_min": offset_min, "skip_bad_rows": skip_bad_rows}
+    if keep:
+        settings["keep"] = list(keep)
+    return _save_reading(name, data_dir, "csv", reading, scheme, settings, overwrite)
+
+
+def _save_reading(name, data_dir, kind, reading, scheme, settings, overwrite):
+    return save_data_set(
+        name,
+        data_dir,
+        apply_scheme(reading.check_ins, scheme, reading.source.file),
+        source={
+            "kind": kind,
+            **asdict(reading.source),
+            "rows": reading.num_rows,
+            "time_layout": reading.time_layout,
+            "delimiter": reading.delimiter,
+        },
+        settings=settings,
+        categories={"scheme": scheme.name, "sha256": scheme.sha256},
+        ledger=reading.ledger,
+        overwrite=overwrite,
+    )
+
+
+def save_city(name, data_dir, city, overwrite=False):
+    """Save a made-up city of `fedgru.data.synthetic.make_city`; Args and errors as
+    `save_data_set`."""
+    return save_data_set(
+        name,
+        data_dir,
+        city.check_ins,
+        **_city_facts(city),
+        best_prob=city.best_prob,
+        overwrite=overwrite,
+    )
+
+
+def _city_facts(city):
+    return {
+        "source": {"kind": "made-up city"},
+        "settings": asdict(city.config),
+        "categories": {"scheme": "coarse", "sha256": None},
+    }
+
+
+def save_data_set(
+    name,
+    data_dir,
+    check_ins,
+    *,
+    source,
+    settings,
+    categories,
+    ledger=Ledger(),  # noqa: B008 (frozen)
+    best_prob=None,
+    overwrite=False,
+):
+    """Write a data set whole or not at all.
+
+    Args:
+        name: letters, digits, dots, underscores and hyphens, starting with a letter or digit.
+        data_dir: folder of data sets, made if need be.
+        check_ins: `CheckIns`, at least one, in order of time.
+        source: dict for the passport; "kind" says what it is.
+        settings: dict for the passport.
+        categories: dict for the passport; "scheme" names the scheme of `check_ins.category`.
+        ledger: what happened to rows on the way in.
+        best_prob: float32 [num_checkins], or None.
+        overwrite: replace a data set of that name.
+
+    Returns:
+        The `DataSet`, as `open_data_set` would give it.
+
+    Raises:
+        DataError: if the name is taken or no name, the check-ins are not as `CheckIns` promises,
+            or the folder cannot be written.
+    """
+    _check_free(name, data_dir, overwrite)
+    try:
+        check_ins, best_prob = parquet_files.as_saved(
+            check_ins, best_prob, are_many=len(check_ins) >= MAPPED_FROM
+        )
+    except pa.ArrowException as error:  # columns of different length, or a code without a value
+        raise DataError(f"{name}: the columns do not fit together: {error}.") from None
+    _check_values(name, check_ins, best_prob)
+
+    def describe():
+        return make_passport(name, check_ins, best_prob, source, settings, categories, ledger)
+
+    passport = _write(Path(data_dir), name, describe, check_ins, best_prob)
+    return DataSet(name, check_ins, passport, best_prob)
+
+
+def _write(data_dir, name, describe, check_ins, best_prob):
+    """Write into a folder beside the final one, then rename: it is there whole, or not at all.
+
+    Returns the passport, which `describe` makes while the Parquet file is being written.
+    """
+    is_new = not data_dir.exists()
+    target = data_dir / name
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            parquet = new / "checkins.parquet"
+            with ThreadPoolExecutor(1) as beside:
+                written = beside.submit(parquet_files.write, parquet, check_ins, best_prob)
+                passport = describe()
+
+                def bound_to():
+                    written.result()
+                    return columns.made_from(parquet, passport)
+
+                if len(check_ins) >= MAPPED_FROM:
+                    columns.save(new, check_ins, best_prob, bound_to)
+                written.result()
+            text = json.dumps(passport, indent=2, ensure_ascii=False) + "\n"
+            (new / "passport.json").write_text(text, encoding="utf-8", newline="\n")
+            if target.exists():
+                target.rename(old)
+            try:
+                new.rename(target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
+    except OSError as error:
+        raise DataError(f"{target} cannot be written: {error.strerror or error}.") from None
+    finally:
+        if is_new and data_dir.is_dir() and not any(data_dir.iterdir()):
+            data_dir.rmdir()
+    return passport
+
+
+def _check_name(name):
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise DataError(
+            f"{name[:20]!r}... cannot name a data set: it has {len(name)} characters, expected at "
+            f"most {MAX_NAME_CHARACTERS}."
+        )
+    if not _NAME.fullmatch(name):
+        raise DataError(
+            f"{name!r} cannot name a data set: expected letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit."
+        )
+
+
+def _check_free(name, data_dir, overwrite):
+    _check_name(name)
+    if name == EMBEDDED:
+        raise DataError(
+            f"{EMBEDDED!r} is the made-up city that comes with fedgru: choose another name."
+        )
+    target = Path(data_dir, name)
+    if not target.exists():
+        return
+    if not (target / "passport.json").is_file():
+        raise DataError(f"{target} is there and is not a data set: choose another name.")
+    if not overwrite:
+        raise DataError(f"{target} is there already: choose another name, or add --overwrite.")
+
+
+def open_data_set(name=EMBEDDED, data_dir="data"):
+    """Open a data set, or make the embedded city in memory.
+
+    Every byte of a data set is verified, but of a large one only when its columns are laid out:
+    later it is enough that `checkins.parquet` has the size and the time of change that it had
+    then, and each column its size. `check_data_set` verifies all.
+
+    Args:
+        name: of a data set in `data_dir`, or "embedded".
+        data_dir: folder of data sets.
+
+    Returns:
+        `DataSet`.
+
+    Raises:
+        DataError: if there is none of that name, or it is not as it was saved.
+    """
+    if name == EMBEDDED:
+        from fedgru.data.synthetic import CityConfig, make_city
+
+        city = make_city(CityConfig())
+        check_ins, best_prob = parquet_files.as_saved(
+            city.check_ins, city.best_prob, are_many=False
+        )
+        facts = _city_facts(city)
+        passport = make_passport(name, check_ins, best_prob, **facts, ledger=Ledger())
+        return DataSet(name, check_ins, passport, best_prob)
+    folder = _find(name, data_dir)
+    passport = _read_passport(folder)
+    if passport["counts"]["check_ins"] < MAPPED_FROM:
+        return _open_whole(folder, passport)
+    return _open_large(folder, passport)
+
+
+def _find(name, data_dir):
+    """The folder of a data set."""
+    _check_name(name)
+    folder = Path(data_dir, name)
+    if not folder.is_dir():
+        names = [folder.name for folder in _folders(data_dir)]
+        raise DataError(
+            f"There is no data set {name!r} in {data_dir}, only {', '.join([*names, EMBEDDED])}. "
+            "Make one with `fedgru data import` or `fedgru data synth`."
+        )
+    return folder
+
+
+def _open_large(folder, passport):
+    """Open the columns of a large data set; lay them out first, if they are not."""
+    try:
+        bound_to = columns.made_from(folder / "checkins.parquet", passport)
+    except OSError:
+        return _open_whole(folder, passport)  # says what is wrong
+    if (found := columns.load(folder, bound_to)) is None:
+        whole = _open_whole(folder, passport)
+        logger.info("%s is large: its columns are being laid out for later", folder)
+        try:
+            columns.save(folder, whole.check_ins, whole.best_prob, bound_to)
+        except OSError as error:
+            logger.warning(
+                "the columns of %s cannot be laid out (%s): all check-ins are held in memory",
+                folder,
+                error.strerror or error,
+            )
+            return whole
+        del whole
+        pa.default_memory_pool().release_unused()
+        found = columns.load(folder, bound_to)
+    check_ins, best_prob, maps = found
+    return DataSet(passport["name"], check_ins, passport, best_prob, folder, maps)
+
+
+def _open_whole(folder, passport):
+    """Open a data set in memory, every byte of it verified."""
+    file = folder / "checkins.parquet"
+    check_ins, best_prob = parquet_files.read(file, passport["counts"]["check_ins"])
+    _check_values(file, check_ins, best_prob)
+    if fingerprint(check_ins, best_prob) != passport.get("fingerprint"):
+        raise DataError(
+            f"{folder}: checkins.parquet is not the one that passport.json was written for "
+            "(their fingerprints differ). Import or make the data set again."
+        )
+    return DataSet(passport["name"], check_ins, passport, best_prob)
+
+
+def check_data_set(name, data_dir="data"):
+    """Verify every byte of a data set and of what is laid out beside it.
+
+    Args:
+        name: of a data set in `data_dir`.
+        data_dir: folder of data sets.
+
+    Returns:
+        (DataSet, folders): those of columns and prepared tasks; all is as it was written.
+
+    Raises:
+        DataError: as `open_data_set`, and if a file that is laid out is damaged.
+    """
+    folder = _find(name, data_dir)
+    data_set = _open_whole(folder, _read_passport(folder))
+    laid_out = sorted(
+        path.parent
+        for pattern in (columns.FOLDER, f"{stored.FOLDER}/*")
+        for path in folder.glob(f"{pattern}/{mapped.MANIFEST}")
+    )
+    for path in laid_out:
+        try:
+            damaged = mapped.check(path)
+        except (OSError, ValueError):
+            damaged = [mapped.MANIFEST]
+        if damaged:
+            raise DataError(
+                f"{path} is damaged ({', '.join(damaged)}); checkins.parquet is as it was saved. "
+                f"Delete {path}: it is made again when it is needed."
+            )
+    return data_set, laid_out
+
+
+def read_passport(name, data_dir="data"):
+    """Return the passport of a data set, without opening it.
+
+    Raises:
+        DataError: if there is none of that name, or its passport cannot be read.
+    """
+    if name == EMBEDDED:
+        return open_data_set().passport
+    _check_name(name)
+    return _read_passport(Path(data_dir, name))
+
+
+def _read_passport(folder):
+    path = folder / "passport.json"
+    try:
+        if path.stat().st_size > MAX_PASSPORT_BYTES:
+            raise ValueError("it is too large")
+        passport = json.loads(path.read_text(encoding="utf-8"))
+        found = passport["format"]
+    except FileNotFoundError:
+        raise DataError(f"{folder} is not a data set: it has no passport.json.") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise DataError(f"{path} is not a passport of fedgru. Import the data set again.") from None
+    if found != FORMAT:
+        raise DataError(f"{path} has format {found}, expected {FORMAT}. Import the data set again.")
+    try:
+        check_passport(passport)
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}. Import the data set again.") from None
+    return {**passport, "name": folder.name}
+
+
+def _check_values(name, check_ins, best_prob):
+    """Refuse check-ins that are not as `CheckIns` promises."""
+    if not len(check_ins) or (np.diff(check_ins.time_s) < 0).any():
+        raise DataError(f"{name}: check-ins must be in order of time, and at least one.")
+    if (check_ins.user.codes < 0).any() or (check_ins.venue.codes < 0).any():
+        raise DataError(f"{name}: every check-in needs a user and a venue.")
+    ranges = {
+        "time_s": (check_ins.time_s, *_YEARS_S),
+        "offset_min": (check_ins.offset_min, -MAX_OFFSET_MIN, MAX_OFFSET_MIN),
+        "lat_deg": (check_ins.lat_deg, -90, 90),
+        "lon_deg": (check_ins.lon_deg, -180, 180),
+        "best_prob": (np.zeros(0) if best_prob is None else best_prob, 0, 1),
+    }
+    for column, (values, low, high) in ranges.items():
+        bad = np.flatnonzero((values < low) | (values > high))
+        if len(bad):
+            raise DataError(
+                f"{name}, row {bad[0]}: {column} is {values[bad[0]]}, expected {low} to {high}."
+            )
+
+
+def list_data_sets(data_dir="data"):
+    """Passports of the data sets in a folder, by name; folders without one are passed over.
+
+    Raises:
+        DataError: if a passport cannot be read.
+    """
+    return [_read_passport(folder) for folder in _folders(data_dir)]
+
+
+def _folders(data_dir):
+    return sorted(path.parent for path in Path(data_dir).glob("[!.]*/passport.json"))

@@ -1,0 +1,212 @@
+"""What is known about a data set: its fingerprint, its passport, and a description for people."""
+
+import hashlib
+import json
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import fedgru
+from fedgru.data.checkins import Coded
+from fedgru.data.ledger import KINDS
+
+FORMAT = 1
+OWN = "own:"  # before a kept column's name, to keep it apart from the columns of every data set
+MIN_CHECKINS_FOR_CLOCK = 1000  # with fewer, the quietest hour is chance
+
+
+_Count = Annotated[int, Field(ge=0)]
+_Hour = Annotated[int, Field(ge=0, le=23)] | None
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Kind(_Part):
+    kind: str
+
+
+class _Categories(_Part):
+    scheme: str
+    sha256: str | None = None
+
+
+class _Counts(_Part):
+    check_ins: Annotated[int, Field(ge=1)]
+    users: _Count
+    venues: _Count
+    categories: _Count
+    raw_categories: _Count
+
+
+class _Span(_Part):
+    first: str
+    last: str
+
+
+class _TimeZone(_Part):
+    offsets_min: dict[str, _Count]
+    busiest_local_hour: _Hour
+    quietest_local_hour: _Hour
+    warning: str | None
+
+
+class _Line(_Part):
+    kind: Literal[KINDS]
+    reason: str
+    rows: _Count
+    examples: list[_Count]
+
+
+class _Passport(_Part):
+    format: int
+    name: str
+    source: _Kind
+    settings: dict[str, Any]
+    categories: _Categories
+    counts: _Counts
+    own: dict[str, _Count] = {}
+    span: _Span
+    time_zone: _TimeZone
+    ledger: list[_Line]
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+def check_passport(passport):
+    """Refuse a dict that is no passport as `make_passport` gives it.
+
+    Raises:
+        ValueError: names the first part that is missing or wrong.
+    """
+    try:
+        _Passport.model_validate(passport)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "all of it"
+        raise ValueError(f"{where}: {first['msg'].lower()}") from None
+
+
+def fingerprint(check_ins, best_prob=None):
+    """SHA-256 of the columns' content, whatever file format they were in, as 64 hex digits."""
+    digest = hashlib.sha256()
+    columns = {field.name: getattr(check_ins, field.name) for field in fields(check_ins)}
+    columns |= {f"{OWN}{name}": coded for name, coded in columns.pop("own").items()}
+    if best_prob is not None:
+        columns["best_prob"] = best_prob
+    for name, values in columns.items():
+        if isinstance(values, Coded):
+            digest.update(json.dumps([name, values.values]).encode())
+            values = values.codes
+        if values.dtype.kind == "f":
+            values = np.where(np.isnan(values), np.array(np.nan, values.dtype), values)  # one NaN
+        values = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+        digest.update(f"{name} {values.dtype.str} {len(values)}".encode())
+        digest.update(values.data)
+    return digest.hexdigest()
+
+
+def make_passport(name, check_ins, best_prob, source, settings, categories, ledger):
+    """The passport: the same check-ins and facts give the same one, whenever it is made.
+
+    Kept columns, where there are any, are in "own" with the number of their values.
+
+    Args as `fedgru.data.datasets.save_data_set`.
+    """
+    own = {name: len(coded.values) for name, coded in check_ins.own.items()}
+    return {
+        "format": FORMAT,
+        "name": name,
+        "source": source,
+        "settings": settings,
+        "categories": categories,
+        "counts": {
+            "check_ins": len(check_ins),
+            "users": len(check_ins.user.values),
+            "venues": len(check_ins.venue.values),
+            "categories": len(check_ins.category.values),
+            "raw_categories": len(check_ins.raw_category.values),
+        },
+        **({"own": own} if own else {}),
+        "span": {"first": _utc(check_ins.time_s[0]), "last": _utc(check_ins.time_s[-1])},
+        "time_zone": check_time_zone(check_ins),
+        "ledger": ledger.to_list(),
+        "fingerprint": fingerprint(check_ins, best_prob),
+        "fedgru_version": fedgru.__version__,
+    }
+
+
+def check_time_zone(check_ins):
+    """Offsets from UTC and their counts, and whether people sleep at night.
+
+    Returns:
+        Dict: "offsets_min" (offset in minutes, as text, to number of check-ins),
+        "busiest_local_hour" and "quietest_local_hour" (0 to 23; of equals the earliest; None with
+        fewer than `MIN_CHECKINS_FOR_CLOCK` check-ins), and "warning": a sentence if the quietest
+        hour lies in 9 to 20, when people are up, else None.
+    """
+    offsets, counts = np.unique(check_ins.offset_min, return_counts=True)
+    busiest = quietest = warning = None
+    if len(check_ins) >= MIN_CHECKINS_FOR_CLOCK:
+        per_hour = np.bincount(check_ins.local_time_s // 3600 % 24, minlength=24)
+        busiest, quietest = int(per_hour.argmax()), int(per_hour.argmin())
+    if quietest is not None and 9 <= quietest < 21:
+        warning = (
+            f"The quietest hour of the day is {quietest:02}:00 local time, expected at night. "
+            "The offsets from UTC may be wrong or missing."
+        )
+    return {
+        "offsets_min": {str(o): int(n) for o, n in zip(offsets, counts, strict=True)},
+        "busiest_local_hour": busiest,
+        "quietest_local_hour": quietest,
+        "warning": warning,
+    }
+
+
+def _utc(time_s):
+    return datetime.fromtimestamp(int(time_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def describe(data_set):
+    """Everything worth knowing about a data set, as JSON has it.
+
+    Returns:
+        The passport and: "check_ins_per_user", quantiles from "0" to "100" in steps of 10 percent
+        (the smallest number that so many percent of the users do not exceed) and their "mean";
+        "commonest_categories", [category, number of check-ins] of at most five; "commonest_own",
+        the same of each kept column, by its name; "box_deg", the least and greatest latitude and
+        longitude, None without coordinates; and "best_possible_accuracy" over all check-ins, None
+        unless the city is made up.
+    """
+    check_ins = data_set.check_ins
+    per_user = np.bincount(check_ins.user.codes)
+    percent = range(0, 101, 10)
+    quantiles = np.percentile(per_user, percent, method="inverted_cdf")
+    box = None
+    if not np.isnan(check_ins.lat_deg).all():
+        box = {
+            column: [float(np.nanmin(degrees)), float(np.nanmax(degrees))]
+            for column, degrees in (("lat", check_ins.lat_deg), ("lon", check_ins.lon_deg))
+        }
+    best = None if data_set.best_prob is None else float(data_set.best_prob.mean(dtype=np.float64))
+    return {
+        **data_set.passport,
+        "check_ins_per_user": {
+            **{str(p): int(q) for p, q in zip(percent, quantiles, strict=True)},
+            "mean": float(per_user.mean()),
+        },
+        "commonest_categories": _commonest(check_ins.category),
+        "commonest_own": {name: _commonest(coded) for name, coded in check_ins.own.items()},
+        "box_deg": box,
+        "best_possible_accuracy": best,
+    }
+
+
+def _commonest(coded):
+    """[value, number of check-ins] of at most five values; of equals the first to appear."""
+    counts = np.bincount(coded.codes[coded.codes >= 0], minlength=len(coded.values))
+    order = np.argsort(-counts, kind="stable")[:5]
+    return [[coded.values[i], int(counts[i])] for i in order]

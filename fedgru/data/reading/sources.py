@@ -1,0 +1,389 @@
+"""A source file as UTF-8 text and as rows of strings, with the facts a passport keeps about it.
+
+A file is read in parts, so that one of gigabytes takes no more memory than one of megabytes; what
+has to be unpacked or converted first goes through a temporary file.
+"""
+
+import codecs
+import gzip
+import hashlib
+import io
+import stat
+import tempfile
+import zipfile
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from fedgru.core.errors import DataError
+
+MAX_TEXT_BYTES = 1 << 33  # a file that is, or unpacks to, more than this is not read
+MAX_HELD_BYTES = 1 << 30  # of a text that is read whole
+# What unpacks to more than both of these is taken for a bomb: text shrinks to a tenth or so.
+_BOMB_BYTES, _BOMB_RATIO = 1 << 30, 200
+_SPOOLED_BYTES = 1 << 26  # what is smaller stays in memory
+_PART_BYTES = 1 << 24
+_MAX_ROW_BYTES = 1 << 20  # also pyarrow's block size: a longer row is an error
+BATCHES_AT_ONCE = 16  # of no more than _MAX_ROW_BYTES of text each
+ROWS_AT_LEAST = 1000  # at once, as many as it takes to tell how times are written
+_UTF8_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set came from.
+
+    Attributes:
+        file: name of the file, without its folder.
+        sha256: of the file as it lies on disk.
+        size_bytes: of the file as it lies on disk.
+        compression: "none", "gzip" or "zip".
+        encoding: "utf-8", "utf-8-sig" (with a byte order mark) or "latin-1".
+    """
+
+    file: str
+    sha256: str
+    size_bytes: int
+    compression: str
+    encoding: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """The UTF-8 text of a file, open: bytes `begin` to `end` of a stream.
+
+    Without the byte order mark it began with, and the line ends it ended with.
+    """
+
+    source: Source
+    stream: io.IOBase
+    begin: int
+    end: int
+
+    def head(self, size=None):
+        """Return the first bytes of the text, all of them if no size is given."""
+        size = self.end - self.begin if size is None else size
+        self.stream.seek(self.begin)
+        return self.stream.read(min(size, self.end - self.begin))
+
+    def reader(self):
+        """Return the text as a binary stream from its start; one at a time."""
+        return _Reader(self)
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, text):
+        self._text, self._at = text, text.begin
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self._text.stream.seek(self._at)
+        part = self._text.stream.read(min(len(buffer), self._text.end - self._at))
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+
+def read_text(path):
+    """Return (text, source) of a file that is held in memory: UTF-8 bytes, and `Source`.
+
+    Raises:
+        DataError: as `open_text`; the limit is `MAX_HELD_BYTES`.
+    """
+    with open_text(path, min(MAX_HELD_BYTES, MAX_TEXT_BYTES)) as text:
+        return text.head(), text.source
+
+
+@contextmanager
+def open_text(path, limit=None):
+    """Open a plain, gzip or zip file and tell its encoding; every byte is looked at.
+
+    Args:
+        path: the file.
+        limit: bytes of text at most; `MAX_TEXT_BYTES` by default.
+
+    Yields:
+        `Text`.
+
+    Raises:
+        DataError: if the file is missing, a folder, a pipe or device, empty, damaged, not what
+            its name says, a zip of several files, more text than the limit, or not text at all.
+    """
+    path = Path(path)
+    limit = MAX_TEXT_BYTES if limit is None else limit
+    with _open_stored(path, limit) as (stored, size_bytes):
+        digest = hashlib.sha256()
+        with _unpacked(stored, size_bytes, path, limit) as (raw, compression):
+            if raw is not stored:
+                for part in _parts(stored):
+                    digest.update(part)
+            on_part = digest.update if raw is stored else None
+            encoding, begin = _look_through(raw, path.name, on_part)
+            with _in_utf8(raw, encoding, begin) as (text, begin):
+                end = _end(text, begin)
+                facts = Source(path.name, digest.hexdigest(), size_bytes, compression, encoding)
+                yield Text(facts, text, begin, end)
+
+
+def _parts(stream):
+    """Yield a stream's bytes from its start."""
+    stream.seek(0)
+    while part := stream.read(_PART_BYTES):
+        yield part
+
+
+@contextmanager
+def _open_stored(path, limit):
+    """The bytes of a file as it lies on disk, and how many; nothing of what may have no end."""
+    try:
+        facts = path.stat()
+        if stat.S_ISDIR(facts.st_mode):
+            raise DataError(f"{path} is a folder, expected a file.")
+        if not stat.S_ISREG(facts.st_mode):
+            raise DataError(f"{path} is a pipe or a device: write what it gives to a file first.")
+        if facts.st_size > limit:
+            raise DataError(_too_large(path.name, limit))
+        stream = open(path, "rb")  # noqa: SIM115 (closed below)
+        if facts.st_size <= _SPOOLED_BYTES:
+            with stream:
+                stream = io.BytesIO(stream.read())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read: {reason}.") from None
+    with stream:
+        yield stream, stream.seek(0, io.SEEK_END)
+
+
+@contextmanager
+def _unpacked(stored, size_bytes, path, limit):
+    """The content of a plain, gzip or zip file, told apart by its first bytes."""
+    stored.seek(0)
+    magic = stored.read(2)
+    stored.seek(0)
+    unpack = {b"\x1f\x8b": _unpack_gzip, b"PK": _unpack_zip}.get(magic)
+    if unpack is None:
+        if size_bytes and path.suffix.lower() in (".gz", ".zip"):
+            kind = {".gz": "gzip", ".zip": "zip"}[path.suffix.lower()]
+            raise DataError(
+                f"{path.name} is named {path.suffix} but is not a {kind} file. "
+                "If it is plain text, rename it; if not, fetch it again."
+            )
+        yield stored, "none"
+        return
+    with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as raw:
+        try:
+            unpack(stored, raw, path.name, limit, max(_BOMB_BYTES, _BOMB_RATIO * size_bytes))
+        except OSError as error:
+            raise DataError(f"{path.name} cannot be unpacked: {error.strerror or error}.") from None
+        yield raw, "gzip" if magic != b"PK" else "zip"
+
+
+def _copy(packed, raw, name, limit, believable):
+    """Unpack no more than the limit, and no more than can be text."""
+    size = 0
+    while part := packed.read(min(_PART_BYTES, min(limit, believable) + 1 - size)):
+        size += len(part)
+        if size > limit:
+            raise DataError(_too_large(name, limit))
+        if size > believable:
+            raise DataError(
+                f"{name} unpacks to more than {_BOMB_RATIO} times its size: that is no table."
+            )
+        raw.write(part)
+
+
+def _unpack_gzip(stored, raw, name, *limits):
+    try:
+        with gzip.GzipFile(fileobj=stored) as file:
+            _copy(file, raw, name, *limits)
+    except EOFError:
+        raise DataError(
+            f"{name} ends too early: the gzip file is cut off. Fetch it again."
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{name} is a damaged gzip file ({error}). Fetch it again.") from None
+
+
+def _unpack_zip(stored, raw, name, *limits):
+    try:
+        with zipfile.ZipFile(stored) as archive:
+            members = [
+                info
+                for info in archive.infolist()
+                if not info.is_dir() and not info.filename.startswith("__MACOSX/")
+            ]
+            if len(members) != 1:
+                names = ", ".join(info.filename for info in members[:5]) or "none"
+                more = ", ..." if len(members) > 5 else ""
+                raise DataError(
+                    f"{name} holds {len(members)} files ({names}{more}), expected one. "
+                    "Unpack it and import the file you mean."
+                )
+            with archive.open(members[0]) as file:
+                _copy(file, raw, name, *limits)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise DataError(f"{name} is a damaged zip file ({error}). Fetch it again.") from None
+    except (RuntimeError, NotImplementedError) as error:  # a password, or an unknown compression
+        raise DataError(
+            f"{name} cannot be unpacked: {error}. Unpack it yourself and import the file inside."
+        ) from None
+
+
+def _too_large(name, limit):
+    return (
+        f"{name} holds more than {limit / 2**20:,.0f} MiB of text, "
+        "the most that is read. Import a part of it."
+    )
+
+
+def _look_through(raw, name, on_part):
+    """Return (encoding, bytes of a byte order mark), or refuse what is no text.
+
+    `on_part` is called with each part, so that a file is gone through once; or None.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    encoding, begin, is_blank, is_plain = "utf-8", 0, True, True
+    for number, part in enumerate(_parts(raw)):
+        if on_part is not None:
+            on_part(part)
+        if b"\0" in part:
+            raise DataError(f"{name} is not text in UTF-8 or Latin-1: it has zero bytes in it.")
+        if number == 0 and part.startswith(_UTF8_BOM):
+            encoding, begin = "utf-8-sig", len(_UTF8_BOM)
+        is_blank = is_blank and not part[begin if number == 0 else 0 :].strip()
+        if encoding != "latin-1" and not (is_plain and part.isascii()):
+            is_plain = False  # from here on a character may go on in the next part
+            try:
+                decoder.decode(part)
+            except UnicodeDecodeError:
+                encoding = "latin-1"
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        encoding = "latin-1"
+    if is_blank:
+        raise DataError(f"{name} is empty.")
+    return encoding, begin
+
+
+@contextmanager
+def _in_utf8(raw, encoding, begin):
+    """The stream itself and where it begins, or its text in Latin-1 as UTF-8."""
+    if encoding != "latin-1":
+        yield raw, begin
+        return
+    with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as converted:
+        raw.seek(begin)
+        while part := raw.read(_PART_BYTES):
+            converted.write(part.decode("latin-1").encode())
+        yield converted, 0
+
+
+def _end(stream, begin):
+    """Where the text of a stream ends, line ends left out."""
+    end = stream.seek(0, io.SEEK_END)
+    while end > begin:
+        size = min(1 << 16, end - begin)
+        stream.seek(end - size)
+        kept = stream.read(size).rstrip(b"\r\n")
+        if kept:
+            return end - size + len(kept)
+        end -= size
+    return end
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A text file cut into rows of equally many fields.
+
+    Attributes:
+        columns: one pyarrow string array per column, without missing values.
+        row_nums: int64 [num_rows], each row's number in the file, counted from 1.
+        misfits: (row number, number of fields) of each row with another number of fields.
+    """
+
+    columns: list[pa.Array]
+    row_nums: np.ndarray
+    misfits: list[tuple[int, int]]
+
+
+def split_rows(text, num_columns, delimiter, quoted):
+    """Cut text into rows and fields, some megabytes at a time.
+
+    Args:
+        text: `Text`.
+        num_columns: fields that a row must have.
+        delimiter: one character.
+        quoted: whether a double quote starts a field that may hold delimiters and line ends; if
+            not, it is a character like any other.
+
+    Yields:
+        `Rows`, at least once. Empty lines at the end of the file are not rows; one further up is a
+        row whose fields are all empty.
+
+    Raises:
+        DataError: if the text cannot be cut at all, as when a quote is never closed.
+    """
+    misfits, batches, num_before = [], [], 0
+
+    def note_misfit(row):
+        misfits.append((row.number, row.actual_columns))
+        return "skip"
+
+    names = [str(column) for column in range(num_columns)]
+    nothing = pa.table([pa.array([], pa.string())] * num_columns, names)
+
+    def rows_so_far():
+        """What was read since the last time, numbered on."""
+        nonlocal batches, num_before
+        table = pa.Table.from_batches(batches) if batches else nothing
+        number = 0  # a misfit further down may be known already
+        while number < len(misfits) and misfits[number][0] <= num_before + len(table) + number + 1:
+            number += 1
+        found = misfits[:number]
+        del misfits[:number]
+        row_nums = np.arange(num_before + 1, num_before + table.num_rows + len(found) + 1)
+        is_misfit = np.zeros(len(row_nums), bool)
+        is_misfit[[row_num - num_before - 1 for row_num, _ in found]] = True
+        batches, num_before = [], num_before + len(row_nums)
+        columns = [column.combine_chunks() for column in table.columns]
+        return Rows(columns, row_nums[~is_misfit], found)
+
+    try:
+        reader = pa.csv.open_csv(
+            pa.PythonFile(text.reader(), mode="r"),
+            # One thread: only then does pyarrow number the misfits.
+            pa.csv.ReadOptions(use_threads=False, block_size=_MAX_ROW_BYTES, column_names=names),
+            pa.csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char='"' if quoted else False,
+                newlines_in_values=quoted,
+                ignore_empty_lines=False,
+                invalid_row_handler=note_misfit,
+            ),
+            pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                strings_can_be_null=False,
+                check_utf8=False,
+            ),
+        )
+        for batch in reader:
+            batches.append(batch)
+            if len(batches) >= BATCHES_AT_ONCE and sum(map(len, batches)) >= ROWS_AT_LEAST:
+                yield rows_so_far()
+    except pa.ArrowInvalid as error:
+        reason = "a row is longer than 1 MiB" if "straddl" in str(error) else str(error).strip(".")
+        hint = " Is a quote left open?" if quoted else ""
+        name = text.source.file
+        raise DataError(f"{name} cannot be cut into rows: {reason}.{hint}") from None
+    if batches or misfits or not num_before:
+        yield rows_so_far()

@@ -1,0 +1,200 @@
+"""Columns of written times to Unix seconds, in the three layouts that check-in files use."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fedgru.data.text_columns import fixed_width, trim
+
+MAX_OFFSET_MIN = 14 * 60
+_MIN_YEAR, _MAX_YEAR = 1970, 2099
+_YEAR_2100_S = 4102444800
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+_WEEKDAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
+_CLOCK = r"(?P<hour>\d\d):(?P<minute>\d\d)"
+_ZONE = r"(?P<zone>[+-])(?P<zone_hour>\d\d)"
+_PATTERNS = {
+    "tsmc2014": r"^(?P<weekday>\w{3}) (?P<month_name>\w{3}) (?P<day>\d\d) "
+    rf"{_CLOCK}:(?P<second>\d\d) {_ZONE}(?P<zone_minute>\d\d) (?P<year>\d{{4}})$",
+    "iso8601": rf"^(?P<year>\d{{4}})-(?P<month>\d\d)-(?P<day>\d\d)[Tt ]{_CLOCK}"
+    r"(?::(?P<second>\d\d)(?:\.(?P<fraction>\d+))?)?"
+    rf" ?(?:(?P<utc>[Zz])|{_ZONE}(?::?(?P<zone_minute>\d\d))?)?$",
+    # Nine digits at least: a date like 20120403 is not a number of seconds.
+    "unix": r"^(?P<seconds>\d{9,10})(?:\.(?P<fraction>\d+))?$",
+}
+
+_TSMC2014_WIDTH = len("Tue Apr 03 18:00:09 +0000 2012")
+_TSMC2014_DIGITS = [8, 9, 11, 12, 14, 15, 17, 18, 21, 22, 23, 24, 26, 27, 28, 29]
+_TSMC2014_FIXED = {**dict.fromkeys((3, 7, 10, 19, 25), b" "), 13: b":", 16: b":", 20: b"+-"}
+_TSMC2014_NAMES = (0, _WEEKDAYS), (4, _MONTHS)
+
+LAYOUTS = {
+    "tsmc2014": "'Tue Apr 03 18:00:09 +0000 2012'",
+    "iso8601": "ISO 8601 ('2012-04-03T18:00:09Z')",
+    "unix": "Unix seconds ('1333476009')",
+}
+
+
+@dataclass(frozen=True)
+class Times:
+    """A column of times, read.
+
+    Attributes:
+        ok: bool [num_rows], whether the text is a time; the other columns hold 0 where not.
+        time_s: int64 [num_rows], Unix seconds, UTC; of a time without zone, seconds since
+            1970-01-01 00:00 on whatever clock it was written by.
+        zone_min: int64 [num_rows], minutes from UTC of the zone that the text names, 0 if none.
+        has_zone: bool [num_rows], whether the text says its zone (Unix seconds are UTC).
+        is_cut: bool [num_rows], whether a fraction of a second other than 0 was cut off.
+    """
+
+    ok: np.ndarray
+    time_s: np.ndarray
+    zone_min: np.ndarray
+    has_zone: np.ndarray
+    is_cut: np.ndarray
+
+
+def guess_layout(texts):
+    """The layout that most of the first 1,000 texts follow, or None if none of them follows any."""
+    head = texts[:1000]
+    num_read = {layout: int(read_times(head, layout).ok.sum()) for layout in LAYOUTS}
+    best = max(num_read, key=num_read.get)
+    return best if num_read[best] else None
+
+
+def read_times(texts, layout):
+    """Read a column of written times.
+
+    A weekday that contradicts its date, a 30th of February and a year outside 1970 to 2099 are
+    not times.
+
+    Args:
+        texts: pyarrow string array [num_rows], without missing values.
+        layout: a key of `LAYOUTS`.
+
+    >>> times = read_times(pa.array(["2012-04-03 14:00:09-04:00", "soon"]), "iso8601")
+    >>> times.time_s.tolist(), times.zone_min.tolist(), times.ok.tolist()
+    ([1333476009, 0], [-240, 0], [True, False])
+    """
+    texts = trim(texts)
+    if layout == "tsmc2014" and (digits := fixed_width(texts, _TSMC2014_WIDTH)) is not None:
+        times = _read_tsmc2014(digits)
+        odd = np.flatnonzero(~times.ok)
+        if len(odd) and len(odd) < len(texts):  # nearly all are plain: what is not, is looked at
+            _put(times, odd, read_times(texts.take(pa.array(odd)), layout))
+            return times
+        if not len(odd):
+            return times
+    found = pc.extract_regex(texts, _PATTERNS[layout])
+    parts = {field.name: found.field(i).fill_null("") for i, field in enumerate(found.type)}
+    ok = _to_numpy(found.is_valid())
+    nothing = np.zeros(len(texts), bool)
+    is_cut = ok & (_number(parts["fraction"]) > 0) if "fraction" in parts else nothing
+    if layout == "unix":
+        time_s = _number(parts["seconds"])
+        ok &= time_s < _YEAR_2100_S
+        return Times(ok, np.where(ok, time_s, 0), np.zeros_like(time_s), ok, is_cut & ok)
+
+    year, day, hour, minute, second = (
+        _number(parts[part]) for part in ("year", "day", "hour", "minute", "second")
+    )
+    month = _number(parts["month"]) if "month" in parts else _position(parts["month_name"], _MONTHS)
+    zone_min = 60 * _number(parts["zone_hour"]) + _number(parts["zone_minute"])
+    ok &= _number(parts["zone_minute"]) < 60
+    zone_min = np.where(_to_numpy(pc.equal(parts["zone"], "-")), -zone_min, zone_min)
+    weekday = _position(parts["weekday"], _WEEKDAYS) if "weekday" in parts else None
+    has_zone = _to_numpy(pc.not_equal(parts["zone"], ""))
+    if "utc" in parts:
+        has_zone |= _to_numpy(pc.not_equal(parts["utc"], ""))
+    return _to_times(
+        ok, year, month, day, hour, minute, second, zone_min, weekday, has_zone, is_cut
+    )
+
+
+def _to_times(ok, year, month, day, hour, minute, second, zone_min, weekday, has_zone, is_cut):
+    """Times from the numbers in them, int64 [num_rows] each; `weekday` 1 to 7, or None."""
+    ok = ok & (year >= _MIN_YEAR) & (year <= _MAX_YEAR) & (month >= 1) & (month <= 12)
+    month_start, month_end = _month_days(np.where(ok, 12 * (year - 1970) + month - 1, 0))
+    day_num = month_start + day - 1  # days since 1970-01-01, a Thursday
+    ok &= (day >= 1) & (day_num < month_end) & (hour < 24) & (minute < 60) & (second < 60)
+    if weekday is not None:
+        ok &= (day_num + 3) % 7 + 1 == weekday
+    ok &= np.abs(zone_min) <= MAX_OFFSET_MIN
+    time_s = ((24 * day_num + hour) * 60 + minute - zone_min) * 60 + second
+    return Times(ok, np.where(ok, time_s, 0), np.where(ok, zone_min, 0), has_zone & ok, is_cut & ok)
+
+
+def _read_tsmc2014(text):
+    """Times of uint8 [num_rows, 30] such as `Tue Apr 03 18:00:09 +0000 2012`, not ok elsewhere.
+
+    The same as by the pattern, without a text for each part of each row.
+    """
+    digit = text - np.uint8(ord("0"))  # what is no digit wraps to 10 or more
+
+    def number(*columns):
+        value = np.zeros(len(text), np.int64)
+        for column in columns:
+            value = 10 * value + digit[:, column]
+        return value
+
+    ok = (digit[:, _TSMC2014_DIGITS] < 10).all(axis=1)
+    for column, characters in _TSMC2014_FIXED.items():
+        ok &= np.isin(text[:, column], list(characters))
+    weekday, month = (_place(text[:, at : at + 3], names) for at, names in _TSMC2014_NAMES)
+    zone_minute = number(23, 24)
+    zone_min = 60 * number(21, 22) + zone_minute
+    return _to_times(
+        ok & (zone_minute < 60),
+        year=np.where(ok, number(26, 27, 28, 29), 0),
+        month=month,
+        day=number(8, 9),
+        hour=number(11, 12),
+        minute=number(14, 15),
+        second=number(17, 18),
+        zone_min=np.where(text[:, 20] == ord("-"), -zone_min, zone_min),
+        weekday=weekday,
+        has_zone=ok,
+        is_cut=np.zeros(len(text), bool),
+    )
+
+
+def _place(text, names):
+    """int64 [num_rows], place of uint8 [num_rows, 3] in a list of names, from 1; 0 if not there."""
+    place = np.zeros(len(text), np.int64)
+    joined = (text[:, 0].astype(np.int32) << 16) | (text[:, 1].astype(np.int32) << 8) | text[:, 2]
+    for i, name in enumerate(names, 1):
+        place[joined == int.from_bytes(name.encode(), "big")] = i
+    return place
+
+
+def _put(times, rows, found):
+    """Put the Times of some rows in their places."""
+    for name, values in vars(found).items():
+        getattr(times, name)[rows] = values
+
+
+def _to_numpy(array):
+    return array.to_numpy(zero_copy_only=False)
+
+
+def _number(digits):
+    """int64 [num_rows] of a column of digits; 0 where there are none."""
+    short = pc.utf8_slice_codeunits(digits, 0, 18)  # a fraction may be longer than int64
+    return _to_numpy(pc.if_else(pc.equal(short, ""), "0", short).cast(pa.int64()))
+
+
+def _position(texts, names):
+    """int64 [num_rows], place of each text in a list of names, from 1; 0 if it is not there."""
+    index = pc.index_in(texts, value_set=pa.array(names)).fill_null(-1)
+    return _to_numpy(index).astype(np.int64) + 1
+
+
+def _month_days(months):
+    """First day of each month and of the next, in days since 1970-01-01."""
+    return tuple(
+        (months + step).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+        for step in (0, 1)
+    )

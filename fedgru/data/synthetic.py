@@ -1,0 +1,291 @@
+"""A made-up city with planted habits, whose best possible accuracy is known.
+
+What a person does next depends on who they are, on where they were last, and on the local hour
+and weekday of that check-in, and on nothing else. Much of it is shared by everybody (what follows
+what, at which hour, in which district) or by all people of a hidden type (office worker, student,
+night owl, parent), which is not in the data. So counting one person's check-ins finds part of
+the habits, and learning from everybody's finds more.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fedgru.core.errors import ConfigError
+from fedgru.data.checkins import CheckIns, Coded
+
+# coarse category: the usual local hour, the kinds of venue
+CATEGORIES = {
+    "Home": (23, ("Home (private)", "Residential Building (Apartment / Condo)")),
+    "Public Transport": (8, ("Subway", "Bus Station", "Train Station")),
+    "Work": (9, ("Office",)),
+    "School": (10, ("College Academic Building", "University")),
+    "Cafe": (11, ("Coffee Shop", "Tea Room")),
+    "Park": (14, ("Park", "Garden")),
+    "Shopping": (15, ("Clothing Store", "Department Store", "Mall")),
+    "Grocery": (17, ("Food & Drink Shop", "Deli / Bodega")),
+    "Sports": (18, ("Gym / Fitness Center", "Pool")),
+    "Restaurant": (19, ("American Restaurant", "Pizza Place", "Mexican Restaurant", "Diner")),
+    "Entertainment": (20, ("Movie Theater", "Arcade", "Library")),
+    "Bar": (22, ("Bar", "Gastropub")),
+}
+# hidden type: hours later than usual, liked on weekdays, liked at the weekend
+TYPES = {
+    "office worker": (0, ("Work", "Public Transport", "Cafe"), ("Home", "Shopping", "Restaurant")),
+    "student": (2, ("School", "Cafe", "Home"), ("Bar", "Entertainment", "Home")),
+    "night owl": (4, ("Bar", "Work", "Restaurant"), ("Bar", "Home", "Entertainment")),
+    "parent": (-2, ("School", "Grocery", "Home"), ("Park", "Sports", "Home")),
+}
+# how strong each habit is, in log-odds
+CITY_HABIT = 3.0  # what follows what: drawn once for everybody, between plus and minus this,
+TYPE_HABIT = 1.5  # once for each type,
+OWN_HABIT = 3.0  # and each person has one favourite after each category
+OWN_TASTE = 1.5  # how much a person likes a category: drawn between plus and minus this
+TYPE_TASTE = 2.5  # the liked categories of a type
+HOME_TASTE = 3.0  # everybody comes home
+RHYTHM = 3.5  # at the usual hour; as much below zero twelve hours away
+DISTRICT = 0.5  # what follows in the district of the last venue: between plus and minus this
+
+NUM_DISTRICTS = 4
+VENUES_PER_CATEGORY = 16  # shared ones
+OWN_VENUES = ("Home", "Work", "School")  # one each per person, which nobody else visits
+FAVOURITE_SHARES = (0.6, 0.3, 0.1)  # how often a person chooses each favourite of a category
+CENTRE_DEG = (40.7, -74.0)
+FIRST_DAY_S = 1346457600  # 2012-09-01 00:00 on the local clock, a Saturday
+CLOCK_BACK_S = 1351994400  # 2012-11-04 02:00 on the local clock: UTC-4 before, then UTC-5
+MAX_DAYS = 180  # the clock goes forward again on 2013-03-10
+
+
+@dataclass(frozen=True)
+class CityConfig:
+    """How large the city is, and how regular.
+
+    Attributes:
+        num_users: at least 1.
+        checkins_per_user: mean number of check-ins, at least 1.
+        seed: of everything, at least 0.
+        num_days: time span, 1 to 180; more days leave longer gaps between check-ins.
+        activity_spread: people's numbers of check-ins are spread evenly from 1 - spread to
+            1 + spread times the mean; at least 0, below 1.
+        noise_share: 0 to 1, the share of check-ins that follow no habit, all categories alike.
+
+    Raises:
+        ConfigError: if a setting is out of range.
+    """
+
+    num_users: int = 80
+    checkins_per_user: int = 240
+    seed: int = 0
+    num_days: int = 100
+    activity_spread: float = 0.4
+    noise_share: float = 0.05
+
+    def __post_init__(self):
+        for name, accepted, fits in (
+            ("num_users", "at least 1", self.num_users >= 1),
+            ("checkins_per_user", "at least 1", self.checkins_per_user >= 1),
+            ("seed", "at least 0", self.seed >= 0),
+            ("num_days", f"1 to {MAX_DAYS}", 1 <= self.num_days <= MAX_DAYS),
+            ("activity_spread", "at least 0 and below 1", 0 <= self.activity_spread < 1),
+            ("noise_share", "0 to 1", 0 <= self.noise_share <= 1),
+        ):
+            if not fits:
+                value = getattr(self, name)
+                raise ConfigError(f"made-up city: {name} is {value}, expected {accepted}.")
+
+
+@dataclass(frozen=True)
+class Habits:
+    """The planted habits, as log-odds that add up.
+
+    Attributes:
+        after: float64 [num_users, num_categories, num_categories], of the next category, by
+            person and last category.
+        taste: float64 [num_users, 2, num_categories], on weekdays and at the weekend.
+        peak_hour: float64 [num_users, num_categories], the local hour at which the category is
+            likeliest to come next; a cosine of the day leads up to it and down again.
+        rhythm: float, height of that cosine.
+        nearby: float64 [num_venues, num_categories], by last venue.
+        noise_share: float, weight of the uniform distribution that is mixed in.
+    """
+
+    after: np.ndarray
+    taste: np.ndarray
+    peak_hour: np.ndarray
+    rhythm: float
+    nearby: np.ndarray
+    noise_share: float
+
+    def next_probs(self, user, category, venue, local_time_s):
+        """Return float64 [n, num_categories], p(next category) after each of n check-ins.
+
+        Args:
+            user, category, venue: int [n], indices into the tables above.
+            local_time_s: int64 [n], local clock of the check-in, seconds since 1970-01-01.
+        """
+        hour = local_time_s[:, None] / 3600 % 24
+        weekend = (local_time_s // 86400 + 3) % 7 >= 5  # 1970-01-01 was a Thursday
+        log_odds = (
+            self.after[user, category]
+            + self.taste[user, weekend.astype(np.int64)]
+            + self.rhythm * np.cos(2 * np.pi * (hour - self.peak_hour[user]) / 24)
+            + self.nearby[venue]
+        )
+        odds = np.exp(log_odds - log_odds.max(axis=1, keepdims=True))
+        probs = odds / odds.sum(axis=1, keepdims=True)
+        return (1 - self.noise_share) * probs + self.noise_share / probs.shape[1]
+
+
+@dataclass(frozen=True)
+class City:
+    """A made-up city.
+
+    Attributes:
+        check_ins: CheckIns. User "3" is person 2 of `habits`, venue "v0007" is its venue 7, and
+            its categories are those of CATEGORIES in that order.
+        best_prob: float32 [num_checkins], the largest probability that any category had of being
+            this check-in's, knowing the habits and all that came before. Its mean over some
+            check-ins is the best accuracy that any model can expect on them.
+        habits: Habits, which the check-ins were drawn from.
+        config: CityConfig.
+    """
+
+    check_ins: CheckIns
+    best_prob: np.ndarray
+    habits: Habits
+    config: CityConfig
+
+
+def make_city(config):
+    """Draw a city; the same config gives the same city.
+
+    When people check in does not depend on what they do. A person's first check-in is of any
+    category alike; the venue is one of the person's favourites of that category.
+
+    Args:
+        config: CityConfig.
+
+    Returns:
+        City, its check-ins in order of time.
+    """
+    rng = np.random.default_rng(config.seed)
+    num_users, num_categories = config.num_users, len(CATEGORIES)
+    everyone = np.arange(num_users)
+    types = rng.permutation(num_users) % len(TYPES)
+    venues, favourites = _make_venues(rng, num_users)
+    habits = _make_habits(rng, types, venues["district"], config.noise_share)
+    local_time_s, counts = _make_times(rng, types, config)
+
+    shape = local_time_s.shape
+    category, venue = np.empty((2, *shape), np.int64)
+    best_prob = np.empty(shape, np.float32)
+    probs = np.full((num_users, num_categories), 1 / num_categories)
+    for step in range(len(local_time_s)):
+        if step > 0:
+            last = category[step - 1], venue[step - 1], local_time_s[step - 1]
+            probs = habits.next_probs(everyone, *last)
+        best_prob[step] = probs.max(axis=1)
+        category[step] = _draw(rng, probs)
+        choice = _draw(rng, np.tile(FAVOURITE_SHARES, (num_users, 1)))
+        venue[step] = favourites[everyone, category[step], choice]
+
+    happens = np.arange(len(local_time_s))[:, None] < counts
+    order = np.argsort(local_time_s[happens], kind="stable")
+    user, category, venue, best_prob, local_time_s = (
+        np.broadcast_to(table, shape)[happens][order]
+        for table in (everyone, category, venue, best_prob, local_time_s)
+    )
+    offset_min = np.where(local_time_s < CLOCK_BACK_S, -240, -300).astype(np.int32)
+    check_ins = CheckIns(
+        user=_coded([str(person + 1) for person in everyone], user),
+        venue=_coded([f"v{number:04}" for number in range(len(venues["kind"]))], venue),
+        category=_coded(list(CATEGORIES), category),
+        raw_category=_coded(venues["kind"], venue),
+        time_s=local_time_s - 60 * offset_min.astype(np.int64),
+        offset_min=offset_min,
+        lat_deg=venues["lat_deg"][venue],
+        lon_deg=venues["lon_deg"][venue],
+    )
+    return City(check_ins, best_prob, habits, config)
+
+
+def _make_venues(rng, num_users):
+    """Return the venues' columns, and each person's favourites, int64 [user, category, 3]."""
+    category, favourites = [], []
+    for index, name in enumerate(CATEGORIES):
+        num_choices = len(FAVOURITE_SHARES)
+        if name in OWN_VENUES:
+            count = num_users
+            chosen = np.tile(np.arange(count)[:, None], (1, num_choices))
+        else:
+            count = VENUES_PER_CATEGORY
+            chosen = rng.integers(count, size=(num_users, num_choices))
+        favourites.append(len(category) + chosen)
+        category += [index] * count
+    kinds = [kinds for _, kinds in CATEGORIES.values()]
+    kind = [kinds[index][rng.integers(len(kinds[index]))] for index in category]
+    district = rng.integers(NUM_DISTRICTS, size=len(category))
+    centres_deg = CENTRE_DEG + rng.uniform(-0.08, 0.08, (NUM_DISTRICTS, 2))
+    places_deg = centres_deg[district] + rng.uniform(-0.02, 0.02, (len(category), 2))
+    lat_deg, lon_deg = np.round(places_deg, 6).T
+    venues = {"kind": kind, "district": district, "lat_deg": lat_deg, "lon_deg": lon_deg}
+    return venues, np.stack(favourites, axis=1)
+
+
+def _make_habits(rng, types, district, noise_share):
+    """Draw the habits of people of these types; `district` is each venue's."""
+    num_users, num_types, num_categories = len(types), len(TYPES), len(CATEGORIES)
+
+    def between(limit, *shape):
+        return rng.uniform(-limit, limit, (*shape, num_categories))
+
+    own_favourite = np.eye(num_categories)[
+        rng.integers(num_categories, size=(num_users, num_categories))
+    ]
+    type_taste = np.zeros((num_types, 2, num_categories))
+    for row, (_, *liked) in zip(type_taste, TYPES.values(), strict=True):
+        for day, names in enumerate(liked):
+            row[day, [list(CATEGORIES).index(name) for name in names]] = TYPE_TASTE
+    home_taste = HOME_TASTE * (np.array(list(CATEGORIES)) == "Home")
+    usual_hour = np.array([hour for hour, _ in CATEGORIES.values()], np.float64)
+    return Habits(
+        after=between(CITY_HABIT, num_categories)
+        + between(TYPE_HABIT, num_types, num_categories)[types]
+        + OWN_HABIT * own_favourite,
+        taste=type_taste[types] + between(OWN_TASTE, num_users, 1) + home_taste,
+        peak_hour=usual_hour + _hours_later(types)[:, None],
+        rhythm=RHYTHM,
+        nearby=between(DISTRICT, NUM_DISTRICTS)[district],
+        noise_share=noise_share,
+    )
+
+
+def _make_times(rng, types, config):
+    """Return local times in order, int64 [step, user], and how many of each user's happen."""
+    rank = rng.permutation(config.num_users)
+    activity = 1 + config.activity_spread * ((2 * rank + 1) / config.num_users - 1)
+    counts = np.maximum(np.round(config.checkins_per_user * activity), 1).astype(np.int64)
+    shape = counts.max(), config.num_users
+    # awake from 7 to 24, most active from 12 to 19, each type in its own hours
+    hour = 7 + 12 * rng.random(shape) + 5 * rng.random(shape) + _hours_later(types)
+    day = rng.integers(config.num_days, size=shape)
+    local_time_s = FIRST_DAY_S + 86400 * day + (3600 * hour).astype(np.int64)
+    local_time_s[np.arange(len(local_time_s))[:, None] >= counts] = np.iinfo(np.int64).max
+    return np.sort(local_time_s, axis=0), counts
+
+
+def _hours_later(types):
+    return np.array([shift for shift, _, _ in TYPES.values()])[types]
+
+
+def _draw(rng, probs):
+    """Draw one column of each row."""
+    drawn = (np.cumsum(probs, axis=1) <= rng.random((len(probs), 1))).sum(axis=1)
+    return np.minimum(drawn, probs.shape[1] - 1)  # a row may add up to just below 1
+
+
+def _coded(names, index):
+    """Return the column names[index] as Coded, values in order of first appearance."""
+    codes, values = pd.factorize(np.array(names, object)[index])
+    return Coded(codes.astype(np.int32), tuple(values))

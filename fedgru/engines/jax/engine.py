@@ -1,0 +1,455 @@
+"""The fast engine: each client on its own rows, all local steps in one go, threads over clients.
+
+A client only ever changes the table rows of values it has itself: all others have gradient zero,
+and under Adam moments zero. So each client is given its own rows and sends back those alone,
+which is exact and much less work. Its local steps are run by the C code of
+`fedgru/engines/jax/native`, to which clients are handed over as they are prepared; or where that
+cannot be, by what XLA compiles from `local_steps.run_steps`, whose number of steps is an argument,
+so that clients of all lengths share a few compilations. On a GPU clients are stacked, and one call
+trains many."""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+
+from fedgru.algorithms.fed_avg import ClientUpdate
+from fedgru.core import seeding
+from fedgru.core.errors import ConfigError
+from fedgru.core.jax_setup import import_jax, num_threads, on_device, pick_device
+from fedgru.engines.base import Engine
+from fedgru.engines.jax import loop_speed, stacked
+from fedgru.engines.jax.forward_pass import Form, Walks, places_among
+from fedgru.engines.jax.local_steps import run_steps
+from fedgru.engines.jax.native import calls as native
+from fedgru.models import gru
+from fedgru.models.optimizers import init_slots
+
+# Sizes that arrays are padded to, so that few shapes are compiled.
+ROW_SIZES = (128, 256, 512, 1024, 2048, 4096)
+MIN_STEPS = 8
+KEPT_BYTES = 1 << 29  # training data laid out once and kept; what is beyond is laid out each round
+READ_AT_ONCE = 128  # clients
+WALK_ROWS = 16  # of each thread
+WALK_SEQ_LEN = 64
+
+
+@dataclass(frozen=True, eq=False)  # NativeCode knows it again
+class _Prepared:
+    """A client's LocalData as the compiled loop takes it: time-major, own rows, padded.
+
+    Attributes:
+        row_ids: int32 [num_own], ascending.
+        num_table: rows of the padded table.
+        arrays: rows, numbers, targets, mask, log_prior, protected, each [steps, seq_len, batch,
+            ...]; the last two may be None.
+        steps: local steps in one pass, not counting padded ones.
+        passes, num_examples: as in LocalData.
+    """
+
+    row_ids: np.ndarray
+    num_table: int
+    arrays: tuple
+    steps: int
+    passes: int
+    num_examples: int
+
+
+class JaxEngine(Engine):
+    """See the module's docstring.
+
+    Args:
+        task: Task.
+        heeds_speeds: whether `--local-loop auto` takes what was found to be faster on this machine,
+            in place of the C code wherever that can be used.
+    """
+
+    name = "jax"
+
+    def __init__(self, task, heeds_speeds=True):
+        super().__init__(task)
+        self._jax = import_jax()
+        loop = task.settings.loop
+        self.device = pick_device(loop.device)
+        self.threads = num_threads(loop.threads)
+        whole_cohort = len(task.clients)
+        self.clients_per_call = loop.clients_per_call or (
+            1 if self.device.platform == "cpu" else whole_cohort
+        )
+        self._prepared, self._kept_bytes = {}, 0
+        self._speeds = None  # LoopSpeeds, once they are known
+        self._loaded, self._why_not_native = self._load_native(loop.local_loop)
+        self._use(self._loaded)
+        if heeds_speeds and self._may_choose:
+            self._take_faster(loop_speed.find_kept(*self._measured_for))
+        self.local_loops_compiled = 0  # counted at each tracing; a test reads it
+
+    def __str__(self):
+        where = f"{self.threads} threads" if self.threads > 1 else "1 thread"
+        if self.clients_per_call > 1:
+            where += f", up to {self.clients_per_call} clients in a call"
+        found = f", {self._speeds}" if self._speeds is not None else ""
+        return f"{self.name} on {self.device.device_kind} ({where}; {self.what_runs_steps}{found})"
+
+    @property
+    def computes_with(self):
+        """See Engine.computes_with."""
+        return f"{self.name} on {self.device.device_kind}, {self.what_runs_steps}"
+
+    @property
+    def what_runs_steps(self):
+        """In words; where it is not the C code, why not."""
+        if self._native is not None:
+            return "local steps in C"
+        why = f": {self._why_not_native}" if self._why_not_native else ""
+        return f"local steps by XLA{why}"
+
+    @property
+    def prefers_xla(self):
+        """Whether XLA runs local steps although the C code could."""
+        return self._native is None and self._loaded is not None
+
+    @property
+    def _may_choose(self):
+        return self.task.settings.loop.local_loop == "auto" and self._loaded is not None
+
+    @property
+    def _measured_for(self):
+        """What `loop_speed.find_kept` asks for."""
+        return self._loaded.library.digest, loop_speed.sizes(self.task, self.threads)
+
+    def choose_local_loop(self, began_with=None):
+        """See Engine.choose_local_loop."""
+        if not self._may_choose:
+            return
+        if began_with is not None:  # or its last digits would be others
+            self._use(None if began_with.endswith("local steps by XLA") else self._loaded)
+            return
+        if self._speeds is not None:
+            return
+        speeds = self._measure()
+        if speeds is not None:
+            loop_speed.keep(*self._measured_for, speeds)
+            self._take_faster(speeds)
+
+    def _measure(self):
+        """Return LoopSpeeds; None where training is over before XLA's code would have paid."""
+        rng = seeding.rng(0, "loop speed")
+        own_rows = min(self.task.spec.num_rows, loop_speed.OWN_ROWS)
+        clients = [
+            _prepare(loop_speed.make_up_client(self.task, own_rows, rng))
+            for _ in range(self.threads)
+        ]
+        keys = [self.dropout_key(0, client) for client in range(self.threads)]
+        weights = loop_speed.start_weights(self.task, own_rows)
+        in_c = loop_speed.seconds_in_c(self._loaded, weights, clients, keys)
+        if loop_speed.run_seconds(self.task, self.threads, in_c) < loop_speed.WORTH_S:
+            return None
+        train = partial(self._train_by_xla, weights, weights["rows"], None)
+        return loop_speed.LoopSpeeds(in_c, loop_speed.seconds_by_xla(train, clients, keys))
+
+    def _take_faster(self, speeds):
+        self._speeds = speeds
+        if speeds is not None and not speeds.native_is_faster:
+            self._use(None)
+
+    def _use(self, native_code):
+        """Run local steps and forward passes by a NativeCode from now on; None: by XLA."""
+        self._native = native_code
+        form = (
+            Form(WALK_ROWS, WALK_ROWS, WALK_SEQ_LEN, True) if native_code is None else native.WALK
+        )
+        self._walks = Walks(self.task, self.threads, form)
+
+    def _load_native(self, wanted):
+        """Return (NativeCode or None, why it is None though it was not asked to be)."""
+        if wanted == "xla":
+            return None, None
+        try:
+            return native.load(self.task, self.device, self.clients_per_call), None
+        except native.Unavailable as error:
+            if wanted == "native":
+                raise ConfigError(
+                    f"--local-loop native: the C code cannot be used: {error}. Use --local-loop "
+                    "auto, which then takes XLA's."
+                ) from error
+            return None, f"the C code cannot be used, {error}"
+
+    def local_updates(self, weights, cohort, round_num, constants=None):
+        """See Engine.local_updates."""
+        cohort = [int(client) for client in cohort]
+        if self._native is not None:
+            yield from self._train_natively(weights, cohort, round_num)
+            return
+        dense = {name: w for name, w in weights.items() if name != "rows"}
+        one_by_one = self.clients_per_call == 1
+        with on_device(self.device):  # once for all clients
+            dense = self._jax.device_put(dense)
+        train = partial(
+            self._train_client if one_by_one else self._train_stack,
+            dense,
+            weights["rows"],
+            round_num,
+            constants,
+        )
+        with ThreadPoolExecutor(self.threads) as pool:
+            if one_by_one:
+                yield from pool.map(train, cohort)
+                return
+            prepared = [self._prepare(client) for client in cohort]
+            shapes = [(data.num_table, data.steps * data.passes) for data in prepared]
+            groups = stacked.group(shapes, self.clients_per_call)
+            trained = pool.map(train, [[cohort[i] for i in group] for group in groups])
+            found = [update for updates in trained for update in updates]
+        places = np.argsort([index for group in groups for index in group])
+        yield from (found[place] for place in places)
+
+    def _train_natively(self, weights, cohort, round_num):
+        weights, waiting = self._native.weights(weights), deque()
+        with native.Cohort(self._native, weights, self.threads, len(cohort)) as training:
+
+            def next_update():
+                client, data, trained = waiting.popleft()
+                return _as_update(client, data, trained.update, trained.sums)
+
+            for client, data in self._prepare_all(cohort):
+                while waiting and training.wait_for(waiting[0][-1], or_room=True):
+                    yield next_update()
+                trained = training.train(data, self.dropout_key(round_num, client))
+                waiting.append((client, data, trained))
+            while waiting:
+                training.wait_for(waiting[0][-1])
+                yield next_update()
+
+    def _train_client(self, dense, table, round_num, constants, client):
+        data, key = self._prepare(client), self.dropout_key(round_num, client)
+        update, sums = self._train_by_xla(dense, table, constants, data, key)
+        return _as_update(client, data, update, sums)
+
+    def _train_by_xla(self, dense, table, constants, data, key):
+        """Return the update of a client, name -> array, and its five sums."""
+        own = np.zeros((data.num_table, table.shape[1]), np.float32)
+        own[: len(data.row_ids)] = table[data.row_ids]
+        with on_device(self.device):
+            update, sums = self._local_loop(
+                {**dense, "rows": own},
+                data.arrays,
+                key,
+                data.steps,
+                data.steps * data.passes,
+                constants,
+            )
+        return {name: np.asarray(u) for name, u in update.items()}, np.asarray(sums)
+
+    def _train_stack(self, dense, table, round_num, constants, clients):
+        prepared = [self._prepare(client) for client in clients]
+        keys = [self.dropout_key(round_num, client) for client in clients]
+        stack = stacked.stack(prepared, keys, table)
+        with on_device(self.device):
+            update, sums = self._stacked_loop(
+                {"rows": stack.rows, **dense},
+                stack.arrays,
+                stack.keys,
+                stack.steps_per_pass,
+                stack.num_steps,
+                constants,
+                stack.num_steps.max(),
+            )
+        update = {name: np.asarray(u) for name, u in update.items()}
+        sums = np.asarray(sums)
+        return [
+            _as_update(client, data, {name: u[at] for name, u in update.items()}, sums[at])
+            for at, (client, data) in enumerate(zip(clients, prepared, strict=True))
+        ]
+
+    def dropout_key(self, round_num, client):
+        """Return uint32 [2], from which a client draws its dropout in a round."""
+        return seeding.key_words(self.task.settings.loop.seed, "dropout", round_num, client)
+
+    def _prepare_all(self, cohort):
+        """Yield each client and its _Prepared; many are read from the disk at once."""
+        for first in range(0, len(cohort), READ_AT_ONCE):
+            clients = cohort[first : first + READ_AT_ONCE]
+            own_of = self.task.read_clients([c for c in clients if c not in self._prepared])
+            for client in clients:
+                yield client, self._prepare(client, own_of.get(client))
+
+    def _prepare(self, client, own=None):
+        """Return a client's _Prepared; `own` as for `Task.local_data`."""
+        if client in self._prepared:
+            return self._prepared[client]
+        data = _prepare(self.task.local_data(client, own))
+        size_bytes = sum(array.nbytes for array in data.arrays if array is not None)
+        if self.task.cohorts_recur and self._kept_bytes + size_bytes <= KEPT_BYTES:
+            self._prepared[client] = data
+            self._kept_bytes += size_bytes
+        return data
+
+    def beside(self, task):
+        """Return an engine of another task that shares what this one has compiled.
+
+        The two may differ in their check-ins and in how many rows their tables have, in nothing
+        else that a model or a local step depends on.
+        """
+        engine = type(self)(task)
+        engine._local_loop, engine._walk_step = self._local_loop, self._walk_step
+        engine._stacked_loop = self._stacked_loop
+        return engine
+
+    @cached_property
+    def _local_loop(self):
+        return self._jax.jit(self._counted_loop)
+
+    @cached_property
+    def _stacked_loop(self):
+        def loop(weights, *args):
+            *per_client, constants, at_most = args
+            axes = {name: 0 if name == "rows" else None for name in weights}
+            return self._jax.vmap(
+                partial(self._counted_loop, constants=constants, at_most=at_most),
+                in_axes=(axes, *(0 for _ in per_client)),
+            )(weights, *per_client)
+
+        return self._jax.jit(loop)
+
+    def _counted_loop(self, *args, **kwargs):
+        self.local_loops_compiled += 1
+        task, settings = self.task, self.task.settings.client
+        return _local_loop(
+            task.spec,
+            task.protection,
+            settings.client_optimizer,
+            settings.client_lr,
+            *args,
+            **kwargs,
+        )
+
+    def hidden_states(self, weights, first_positions, end_positions, wanted, carried=False):
+        """See Engine.hidden_states. Clients are laid end to end in rows of about one length.
+
+        With `carried` all that is kept between check-ins: for an LSTM hidden state and memory,
+        float32 [num_wanted, 2 * hidden_dim].
+        """
+        spec = self.task.spec
+        dim = spec.hidden_dim * (gru.NUM_GATES[spec.cell] - 2 if carried else 1)
+        hidden = np.empty((len(wanted), dim), np.float32)
+        walk = self._walk if self._native is None else self._walk_natively
+        if self._native is not None:
+            weights = self._native.weights(weights)
+        else:
+            with on_device(self.device):
+                weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
+        walk = partial(walk, weights, places_among(wanted), hidden)
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(walk, self._walks.lay_out(first_positions, end_positions)))
+        return hidden
+
+    def _walk(self, weights, place, hidden, parts):
+        """Write the states at positions that have a place, hidden first, to `hidden`."""
+        spec = self.task.spec
+        state = gru.zero_state(spec.cell, spec.hidden_dim, WALK_ROWS)
+        with on_device(self.device):
+            for positions, starts, row_ids, numbers in parts:
+                states, state, _ = self._walk_step(weights, row_ids, numbers, state, starts)
+                asked = place(positions)
+                hidden[asked[asked >= 0]] = np.asarray(states)[asked >= 0][:, : hidden.shape[1]]
+
+    def _walk_natively(self, weights, place, hidden, parts):
+        """As `_walk`."""
+        state = None
+        for positions, starts, row_ids, numbers in parts:
+            if state is None:
+                state = np.zeros((positions.shape[1], self.task.spec.hidden_dim), np.float32)
+            self._native.walk(weights, row_ids, numbers, starts, place(positions), state, hidden)
+
+    @cached_property
+    def _walk_step(self):
+        cell = self.task.spec.cell
+
+        def step(weights, rows, numbers, state, starts):
+            gates = gru.project(weights, rows, numbers)
+            return gru.walk(cell, gates, weights["recurrent"], weights["bias"], state, starts)
+
+        return self._jax.jit(step)
+
+
+def _as_update(client, data, update, sums):
+    """Return the ClientUpdate of a client's change of weights (its rows padded) and five sums."""
+    sums = sums.astype(np.float64)
+    return ClientUpdate(
+        client=client,
+        num_examples=data.num_examples,
+        row_ids=data.row_ids,
+        row_update=update.pop("rows")[: len(data.row_ids)],
+        dense=update,
+        loss_sum=float(sums[0]),
+        num_correct=float(sums[1]),
+        protected=sums[2:],
+    )
+
+
+def _prepare(local):
+    """Bring a client's LocalData into the form of `_Prepared`."""
+    row_ids = np.unique(local.rows)
+    row_ids = row_ids[row_ids >= 0].astype(np.int32)
+    own = np.where(local.rows >= 0, np.searchsorted(row_ids, local.rows), -1).astype(np.int32)
+    steps = len(local.mask)
+    padded_steps = max(MIN_STEPS, 1 << (steps - 1).bit_length())
+
+    def lay_out(array):
+        array = np.swapaxes(array, 1, 2)
+        return np.concatenate(
+            [array, np.zeros((padded_steps - steps, *array.shape[1:]), array.dtype)]
+        )
+
+    arrays = [own, local.numbers, local.targets.astype(np.int32), local.mask, local.log_prior]
+    arrays.append(local.protected)
+    return _Prepared(
+        row_ids=row_ids,
+        num_table=next((size for size in ROW_SIZES if size >= len(row_ids)), len(row_ids)),
+        arrays=tuple(None if array is None else lay_out(array) for array in arrays),
+        steps=steps,
+        passes=local.passes,
+        num_examples=local.num_examples,
+    )
+
+
+def _local_loop(
+    spec,
+    protection,
+    optimizer,
+    lr,
+    weights,
+    arrays,
+    key,
+    steps_per_pass,
+    num_steps,
+    constants,
+    at_most=None,
+):
+    """Run a client's local steps with a fresh optimizer; return its update and five sums.
+
+    The sums, and `at_most`, as in `run_steps`.
+
+    Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, ClientUpdate, with stateful
+        rows: truncated backpropagation through one local step, the state carried on.
+    """
+    import jax
+
+    now, _, sums = run_steps(
+        spec,
+        protection,
+        optimizer,
+        lr,
+        weights,
+        init_slots(optimizer, weights),
+        arrays,
+        key,
+        steps_per_pass,
+        num_steps,
+        constants,
+        at_most=at_most,
+    )
+    return jax.tree.map(jax.numpy.subtract, now, weights), sums

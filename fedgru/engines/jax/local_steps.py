@@ -1,0 +1,119 @@
+"""The compiled loop over local steps: truncated backpropagation, the state carried on. JAX."""
+
+from fedgru.models import gru
+from fedgru.models.optimizers import local_step
+
+
+def run_steps(
+    spec,
+    protection,
+    optimizer,
+    lr,
+    weights,
+    slots,
+    arrays,
+    key,
+    steps_per_pass,
+    num_steps,
+    constants=None,
+    resets=None,
+    first_step=1,
+    at_most=None,
+):
+    """Run local steps, one after the other.
+
+    Args:
+        spec: ModelSpec; its number of rows is not read.
+        protection: Protection, or None.
+        optimizer, lr: see `local_step`.
+        weights: name -> float32 array; `rows` may be padded.
+        slots: the optimizer's, see `init_slots`.
+        arrays: rows, numbers, targets, mask, log_prior, protected of a LocalData, each [steps,
+            seq_len, batch, ...]; the last two may be None.
+        key: uint32 [2], words of the random key of dropout and noise.
+        steps_per_pass: int [], the steps of `arrays` that one pass goes through.
+        num_steps: int [], steps of all passes.
+        constants: see `Protection.before_round`.
+        resets: bool [steps, batch], the rows whose state is zero before a step; None for all of
+            them at the start of a pass and at no other step.
+        first_step: int [], the optimizer's count of the first step.
+        at_most: int [], for a stack of clients (`jax.vmap`): the most that num_steps is in any of
+            them. The loop then goes through as many steps, and a client that is done stays as it
+            is.
+
+    Returns:
+        (weights, slots, sums); the sums, float32 [5]: loss in nats and correct answers, then as
+        in `ClientUpdate.protected`.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    batch, num_table = arrays[0].shape[2], weights["rows"].shape[0]
+    start_state = gru.zero_state(spec.cell, spec.hidden_dim, batch)
+
+    def loss(weights, data, state, scale, noise_key, length):
+        rows, numbers, targets, mask, log_prior, labels = data
+        gates = gru.project(
+            weights,
+            rows,
+            numbers,
+            None if scale is None else scale[:, :num_table],
+            None if scale is None else scale[:, num_table:],
+        )
+        hidden, state = gru.recur(
+            spec.cell, gates, weights["recurrent"], weights["bias"], state, length
+        )
+        if protection is not None:
+            weights = protection.held_still(weights)
+            noise = None
+            if protection.method.noise:
+                noise = jax.random.normal(noise_key, hidden.shape)
+            hidden = gru.represent(weights, hidden, noise)
+        scores = gru.logits(weights, hidden, log_prior)
+        at_target = jnp.take_along_axis(jax.nn.log_softmax(scores), targets[..., None], -1)[..., 0]
+        loss_sum = -(at_target * mask).sum()
+        correct = ((scores.argmax(-1) == targets) * mask).sum()
+        mean = loss_sum / jnp.maximum(mask.sum(), 1.0)
+        if protection is None:
+            return mean, (state, jnp.stack([loss_sum, correct, 0.0, 0.0, 0.0]))
+        mean, protected_sums = protection.step_loss(weights, mean, hidden, labels, constants)
+        return mean, (state, jnp.stack([loss_sum, correct, *protected_sums]))
+
+    def one_step(i, carried):
+        now, slots, state, sums = carried
+        at = i % steps_per_pass
+        fresh = at == 0 if resets is None else resets[at][:, None]
+        state = tuple(jnp.where(fresh, 0.0, s) for s in state)
+        data = jax.tree.map(
+            lambda array: jax.lax.dynamic_index_in_dim(array, at, keepdims=False), arrays
+        )
+        step_key = jax.random.fold_in(key, i)
+        scale = None
+        if spec.dropout > 0:
+            # one mask per sequence and local step, as Keras draws it
+            kept = jax.random.bernoulli(
+                step_key, 1.0 - spec.dropout, (batch, num_table + spec.num_numbers)
+            )
+            scale = kept.astype(jnp.float32) / (1.0 - spec.dropout)
+        length = columns[at] if skips_padding else None
+        gradient, (state, step_sums) = jax.grad(loss, has_aux=True)(
+            now, data, state, scale, jax.random.fold_in(step_key, 1), length
+        )
+        now, slots = local_step(optimizer, lr, first_step + i, now, slots, gradient)
+        return now, slots, state, sums + step_sums
+
+    def one_step_of_a_stack(i, carried):
+        after = one_step(i, carried)
+        return jax.tree.map(lambda a, b: jnp.where(i < num_steps, a, b), after, carried)
+
+    key = jax.random.wrap_key_data(key)
+    # a window may end in padding for all its rows; in a stack hardly for all clients at once
+    skips_padding = resets is None and at_most is None
+    used = (arrays[3] > 0).any(2)  # [steps, seq_len]
+    columns = jnp.where(used, jnp.arange(1, used.shape[1] + 1), 0).max(1)
+    start = weights, slots, start_state, jnp.zeros(5)
+    if at_most is None:
+        now, slots, _, sums = jax.lax.fori_loop(0, num_steps, one_step, start)
+    else:
+        now, slots, _, sums = jax.lax.fori_loop(0, at_most, one_step_of_a_stack, start)
+    return now, slots, sums

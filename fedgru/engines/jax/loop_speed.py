@@ -1,0 +1,182 @@
+"""Which local loop is faster on this machine: the C code, or what XLA compiles.
+
+Both are timed once, on made-up clients of the run's own sizes, and the answer is kept beside the
+compiled library: it depends on the processor, the compiler and the sizes, and each of them has
+surprised us.
+"""
+
+import json
+import logging
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from fedgru.core import cache, seeding
+from fedgru.engines.jax.native.calls import Cohort
+from fedgru.models import gru
+from fedgru.storage.files import write_text
+from fedgru.task.task import LocalData
+
+STEPS = 3  # of a made-up client: the first local step and the last one do less than those between
+OWN_ROWS = 100  # rows of the table that a made-up client has
+BUDGET_S = 0.4  # for each of the two, beside what XLA compiles
+WORTH_S = 10.0  # a training that takes less in C is over before XLA's code would have paid
+FILE = "local-loops.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoopSpeeds:
+    """Seconds that the same local steps take on this machine.
+
+    Attributes:
+        native_s: by the C code.
+        xla_s: by XLA.
+    """
+
+    native_s: float
+    xla_s: float
+
+    @property
+    def native_is_faster(self):
+        return self.native_s <= self.xla_s
+
+    def __str__(self):
+        if self.native_is_faster:
+            return f"{self.xla_s / self.native_s:.1f} times XLA's speed here"
+        return f"{self.native_s / self.xla_s:.1f} times the C code's speed here"
+
+
+def sizes(task, threads):
+    """Return a text that names what the speeds depend on, sizes to the next power of two.
+
+    So neighbouring settings of a sweep share one measurement.
+    """
+    spec, layout, client = task.spec, task.settings.layout, task.settings.client
+    rounded = {
+        "hidden": spec.hidden_dim,
+        "batch": layout.batch_size,
+        "seq": layout.seq_len,
+        "classes": spec.num_classes,
+        "ids": task.inputs.rows.shape[1],
+        "numbers": spec.num_numbers,
+    }
+    names = [f"{name} {1 << max(size - 1, 0).bit_length()}" for name, size in rounded.items()]
+    names += [client.client_optimizer, f"{threads} threads"]
+    names += ["dropout"] * (spec.dropout > 0) + ["prior"] * spec.has_prior
+    return ", ".join(names)
+
+
+def find_kept(digest, sizes):
+    """Return the LoopSpeeds kept from an earlier run; None if there are none."""
+    kept = _read_kept()
+    found = kept.get(_entry(digest, sizes))
+    return None if found is None else LoopSpeeds(**found)
+
+
+def keep(digest, sizes, speeds):
+    """Keep LoopSpeeds for later runs; what cannot be kept is measured again."""
+    folder = cache.compiled_folder()
+    if folder is None:
+        return
+    try:
+        kept = _read_kept() | {_entry(digest, sizes): asdict(speeds)}
+        write_text(folder / FILE, json.dumps(kept, indent=1))
+    except OSError as error:
+        logger.warning("the speeds of the local loops are not kept: %s", error)
+
+
+def _entry(digest, sizes):
+    import jax
+
+    return f"library {digest}, jax {jax.__version__}, {sizes}"
+
+
+def _read_kept():
+    """Return {entry: fields of LoopSpeeds}; empty, with a warning, if the file is damaged."""
+    folder = cache.compiled_folder()
+    file = None if folder is None else folder / FILE
+    if file is None or not file.exists():
+        return {}
+    try:
+        kept = json.loads(file.read_text())
+        for fields in kept.values():
+            speeds = LoopSpeeds(**fields)
+            if not (0 < speeds.native_s < math.inf and 0 < speeds.xla_s < math.inf):
+                raise ValueError(f"{speeds} is no speed")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        logger.warning("%s cannot be used, local loops are timed anew: %s", file, error)
+        return {}
+    return kept
+
+
+def make_up_client(task, own_rows, rng):
+    """Return the LocalData of a client that nobody is: random check-ins, STEPS full local steps."""
+    layout, inputs = task.settings.layout, task.inputs
+    shape = STEPS, layout.batch_size, layout.seq_len
+    classes = task.num_classes
+    log_prior = None
+    if task.spec.has_prior:
+        log_prior = np.log(rng.dirichlet(np.ones(classes), shape) + 1e-6).astype(np.float32)
+    return LocalData(
+        rows=rng.integers(0, own_rows, (*shape, inputs.rows.shape[1])).astype(np.int32),
+        numbers=rng.random((*shape, inputs.numbers.shape[1]), np.float32),
+        targets=rng.integers(0, classes, shape),
+        mask=np.ones(shape, np.float32),
+        log_prior=log_prior,
+        protected=None,
+        passes=1,
+        num_examples=math.prod(shape),
+    )
+
+
+def seconds_in_c(native, weights, clients, keys):
+    """Return the seconds that the C code takes to train made-up clients, one on each thread."""
+    weights = native.weights(weights)
+
+    def train():
+        with Cohort(native, weights, len(clients), len(clients)) as cohort:
+            trained = [cohort.train(*client) for client in zip(clients, keys, strict=True)]
+            for one in trained:
+                cohort.wait_for(one)
+
+    return _least_seconds(train)
+
+
+def seconds_by_xla(train_client, clients, keys):
+    """As `seconds_in_c`; `train_client(client, key)` trains one, and compiles at first."""
+    with ThreadPoolExecutor(len(clients)) as pool:
+        return _least_seconds(lambda: list(pool.map(train_client, clients, keys)))
+
+
+def _least_seconds(train):
+    """Return the least of several times, the first left out; disturbances only ever add."""
+    train()
+    least, until = math.inf, time.perf_counter() + BUDGET_S
+    for at in range(50):
+        started = time.perf_counter()
+        train()
+        now = time.perf_counter()
+        least = min(least, now - started)
+        if now > until and at:
+            break
+    return least
+
+
+def start_weights(task, own_rows):
+    """Return weights to start from, with a table of the made-up client's own rows alone."""
+    return gru.init_weights(replace(task.spec, num_rows=own_rows), seeding.rng(0, "loop speed"))
+
+
+def run_seconds(task, threads, seconds):
+    """Return how long all rounds of a training take at most, from the time of STEPS local steps."""
+    layout, loop = task.settings.layout, task.settings.loop
+    cohort = task.training_clients
+    pairs = (task.clients.train_ends - task.clients.starts[:-1] - 1)[cohort].clip(0)
+    steps = pairs.sum() * task.settings.client.local_epochs / layout.batch_size / layout.seq_len
+    share = (loop.clients_per_round or len(cohort)) / len(cohort)
+    return loop.rounds * share * steps / STEPS / threads * seconds

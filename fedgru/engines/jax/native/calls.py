@@ -1,0 +1,373 @@
+"""The calls of the C code: a client's local steps, and a walk through check-ins for evaluation."""
+
+import ctypes
+import itertools
+import math
+from contextlib import contextmanager
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
+from threading import Event, Thread, main_thread
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from fedgru.engines.jax.forward_pass import Form
+from fedgru.engines.jax.native import compiler
+from fedgru.engines.jax.native.compiler import Unavailable
+
+WEIGHTS = ("rows", "numbers", "recurrent", "bias", "head_kernel", "head_bias", "prior_scale")
+DATA = {
+    "rows": np.int32,
+    "numbers": np.float32,
+    "targets": np.int32,
+    "mask": np.float32,
+    "log_prior": np.float32,
+}
+WALKED = {"rows": np.int32, "numbers": np.float32, "starts": np.uint8, "places": np.int64}
+LINE = 16  # floats in a cache line
+WALK = Form(16, fewest_rows=8, seq_len=512, whole=False)  # each part lays its weights out anew
+HANDED_OVER = 2  # clients for each thread beside the one that it trains
+WAIT_MS = 100  # for a client to be trained, before a look at whether Ctrl-C was pressed
+IDLE_MS = 1000  # for a client to train, before a look at whether the program has ended
+_DONE = 1  # of `wait_for` in queue.h
+
+
+class _Weights(ctypes.Structure):
+    """`Weights` of space.h."""
+
+    _fields_ = [(name, c_void_p) for name in WEIGHTS]
+
+
+class _Job(ctypes.Structure):
+    """`Job` of space.h, field by field."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("batch", "seq_len", "num_ids", "num_numbers", "hidden_dim")),
+        *((name, c_int64) for name in ("num_classes", "num_table", "num_own", "steps_per_pass")),
+        *((name, c_int64) for name in ("num_steps", "adam")),
+        *((name, c_float) for name in ("client_lr", "kept")),
+        ("key", c_uint32 * 2),
+        ("row_ids", c_void_p),
+        *((name, c_void_p) for name in DATA),
+        ("weights", _Weights),
+        ("update", _Weights),
+        ("stop", c_void_p),
+        *((name, c_double) for name in ("loss_sum", "num_correct")),
+        ("done", c_int32),
+    ]
+
+
+class _Walk(ctypes.Structure):
+    """`Walk` of forward_pass.h, field by field."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("num_rows", "length", "num_ids", "num_numbers")),
+        ("hidden_dim", c_int64),
+        *((name, c_void_p) for name in ("rows", "numbers", "starts", "places")),
+        ("weights", _Weights),
+        *((name, c_void_p) for name in ("state", "hidden")),
+    ]
+
+
+_QUEUE = c_void_p
+_FUNCTIONS = {  # fedgru_NAME of native.c: its result, and its arguments
+    "job_struct_bytes": (c_int64,),
+    "new_queue": (_QUEUE, c_int64),
+    "add_job": (None, _QUEUE, POINTER(_Job)),
+    "wait_for": (c_int32, _QUEUE, POINTER(_Job), c_int64, c_int64),
+    "work": (c_int64, _QUEUE, c_void_p, c_int64, c_int64),
+    "close_queue": (None, _QUEUE),
+    "free_queue": (None, _QUEUE),
+    "walk_struct_bytes": (c_int64,),
+    "offset": (c_int64, c_char_p),
+    "walk_bytes": (c_int64, POINTER(_Walk)),
+    "walk": (None, POINTER(_Walk), c_void_p),
+}
+
+
+def load(task, device, clients_per_call):
+    """Return the NativeCode of a task.
+
+    Raises:
+        Unavailable: if the C code does not know what the task asks for, or cannot be compiled here.
+    """
+    import jax
+
+    spec = task.spec
+    if device.platform != "cpu":
+        raise Unavailable(f"it runs on a CPU alone, not on {device.platform}")
+    if clients_per_call > 1:
+        raise Unavailable("it trains one client in a call")
+    if task.protection is not None:
+        raise Unavailable("it knows no protected concept")
+    if spec.cell != "gru":
+        raise Unavailable(f"it knows no {spec.cell}")
+    if spec.dropout > 0 and not jax.config.jax_threefry_partitionable:
+        raise Unavailable(f"it does not draw dropout as JAX {jax.__version__} does")
+    return NativeCode(spec, task.settings.client, compiler.load())
+
+
+class Pointed(NamedTuple):
+    """A structure of the C code, and the arrays that it points to, which must live as long."""
+
+    struct: ctypes.Structure
+    arrays: dict
+
+
+class NativeCode:
+    """The C code for one model; may be called from many threads at the same time.
+
+    What it is given is pointed to once, weights in a round (`weights`), a client's data while
+    they live: clients are many, and most are trained in a moment.
+
+    Args:
+        spec: ModelSpec.
+        settings: ClientSettings.
+        library: from `compiler.load`.
+
+    Attributes:
+        clients_trained: int, a test reads it.
+    """
+
+    def __init__(self, spec, settings, library):
+        self._spec, self._settings, self.library = spec, settings, library
+        for name, (result, *arguments) in _FUNCTIONS.items():
+            function = getattr(library, f"fedgru_{name}")
+            function.restype, function.argtypes = result, arguments
+        _check_structures(library)
+        self._clients = WeakKeyDictionary()  # data -> Pointed
+        self._memory = []  # to work in; what is not in use
+        self.clients_trained = 0
+
+    def weights(self, weights):
+        """Return the Pointed of weights, name -> float32 array; `rows` is the whole table."""
+        return _point(_Weights(), weights, dict.fromkeys(weights, np.float32))
+
+    def _client(self, data):
+        """Return the Pointed of a client's data."""
+        if data in self._clients:
+            return self._clients[data]
+        arrays = dict(zip(DATA, data.arrays, strict=False)) | {"row_ids": data.row_ids}
+        pointed = _point(_Job(), arrays, DATA | {"row_ids": np.int32})
+        job, spec = pointed.struct, self._spec
+        _, job.seq_len, job.batch, job.num_ids = arrays["rows"].shape
+        job.num_numbers = spec.num_numbers
+        job.hidden_dim, job.num_classes = spec.hidden_dim, spec.num_classes
+        job.num_table, job.num_own = data.num_table, len(data.row_ids)
+        job.steps_per_pass, job.num_steps = data.steps, data.steps * data.passes
+        job.adam = self._settings.client_optimizer == "adam"
+        job.client_lr, job.kept = self._settings.client_lr, 1.0 - spec.dropout
+        self._clients[data] = pointed
+        return pointed
+
+    def job(self, weights, data, key, stop):
+        """Return the Training of a client, not yet begun.
+
+        Args:
+            weights: Pointed, from `weights`.
+            data, key: as for `Cohort.train`.
+            stop: int32 [1], set to 1 by another thread to end the work, whose result then is of no
+                use.
+        """
+        pointed = self._client(data)
+        job = _Job.from_buffer_copy(pointed.struct)
+        job.weights, job.stop = weights.struct, stop.ctypes.data
+        job.key[:] = key.tolist()
+        update, job.update = _new_update(weights.arrays, job.num_own)
+        return Training(job, update, pointed)
+
+    def walk(self, weights, rows, numbers, starts, places, state, hidden):
+        """Run the cell over rows in which one sequence follows another; keep states asked for.
+
+        Args:
+            weights: Pointed, from `weights`.
+            rows: int32 [length, num_rows, num_id_features]; -1 is unknown and adds nothing.
+            numbers: float32 [length, num_rows, num_numbers].
+            starts: bool [length, num_rows], where a new sequence starts: the state before it is
+                zero.
+            places: int64 [length, num_rows], where in `hidden` the state after a check-in goes; -1
+                is nowhere.
+            state: float32 [num_rows, hidden_dim], changed to what it is after the last step.
+            hidden: float32 [num_places, hidden_dim], written to.
+        """
+        arrays = {"rows": rows, "numbers": numbers, "starts": starts, "places": places}
+        walk, _ = pointed = _point(_Walk(), arrays, WALKED)
+        walk.weights = weights.struct
+        walk.state, walk.hidden = state.ctypes.data, hidden.ctypes.data  # never copies of them
+        walk.length, walk.num_rows, walk.num_ids = rows.shape
+        walk.num_numbers, walk.hidden_dim = self._spec.num_numbers, self._spec.hidden_dim
+        with self.space(self.library.fedgru_walk_bytes(walk)) as space:
+            self.library.fedgru_walk(walk, space.ctypes.data)
+        del pointed  # not before
+
+    @contextmanager
+    def space(self, size_bytes):
+        """Lend some memory to work in, uint8 of at least that many bytes, and take it back."""
+        try:
+            memory = self._memory.pop()
+        except IndexError:
+            memory = np.empty(0, np.uint8)
+        if len(memory) < size_bytes:
+            memory = np.empty(size_bytes, np.uint8)
+        yield memory
+        self._memory.append(memory)
+
+
+def _check_structures(library):
+    """Raise an AssertionError unless each field here is where the C code has it."""
+    sizes = {"Job": library.fedgru_job_struct_bytes(), "Walk": library.fedgru_walk_struct_bytes()}
+    for name, struct in {"Weights": _Weights, "Job": _Job, "Walk": _Walk}.items():
+        for field, _ in struct._fields_:
+            in_c, here = library.fedgru_offset(f"{name}.{field}".encode()), getattr(struct, field)
+            if in_c != here.offset:
+                raise AssertionError(
+                    f"{name}.{field} is at byte {in_c} in the C code, but at byte {here.offset} in "
+                    "calls.py"
+                )
+        size = ctypes.sizeof(struct)
+        if sizes.get(name, size) != size:
+            raise AssertionError(
+                f"{name} has {sizes[name]} bytes in the C code, but {size} in calls.py"
+            )
+
+
+class Training(NamedTuple):
+    """A client that is trained, or to be: what the C code is given, and what it writes to.
+
+    Attributes:
+        job: _Job.
+        update: name -> float32 array, of `rows` the client's own alone.
+        pointed: Pointed of its data.
+    """
+
+    job: _Job
+    update: dict
+    pointed: Pointed
+
+    @property
+    def sums(self):
+        """float64 [5], as from `run_steps`."""
+        return np.array([self.job.loss_sum, self.job.num_correct, 0, 0, 0])
+
+
+class Cohort:
+    """Clients that threads train while the next ones are being prepared.
+
+    The threads are Python's, but each stays in C from client to client. While they are at work
+    they need Python's lock for nothing, and nobody who holds it waits for them.
+
+    Used as a context: at its end threads stop at their next local step.
+
+    Args:
+        native: NativeCode.
+        weights: Pointed, from `NativeCode.weights`.
+        threads: how many.
+        room: how many clients there will be at most.
+    """
+
+    def __init__(self, native, weights, threads, room):
+        self._native, self._library, self._weights = native, native.library, weights
+        self._stop = np.zeros(1, np.int32)
+        self._queue = self._library.fedgru_new_queue(room)
+        if not self._queue:
+            raise MemoryError(f"for a queue of {room} clients")
+        self._error = None  # of a thread, which nobody else would raise
+        self._ended = [Event() for _ in range(threads)]
+        self._threads = [Thread(target=self._work, args=(ended,)) for ended in self._ended]
+
+    def __enter__(self):
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._stop[0] = 1
+        interrupted = None
+        for thread, ended in zip(self._threads, self._ended, strict=True):
+            # No array may go while a thread writes to it. Thread.join is no proof that it does not:
+            # interrupted once, it takes the thread for ended.
+            while thread.ident is not None and not ended.is_set():
+                try:
+                    self._library.fedgru_close_queue(self._queue)
+                    ended.wait()
+                except KeyboardInterrupt as error:
+                    interrupted = error
+        self._library.fedgru_free_queue(self._queue)
+        if interrupted is not None:
+            raise interrupted
+
+    def _work(self, ended):
+        try:
+            wanted = 1
+            while wanted:
+                with self._native.space(max(wanted, 1)) as space:
+                    wanted = self._library.fedgru_work(
+                        self._queue, space.ctypes.data, len(space), IDLE_MS
+                    )
+                if wanted < 0 and not main_thread().is_alive():
+                    return  # who was to close the queue is not there any more
+        except BaseException as error:
+            self._error = error
+            self._library.fedgru_close_queue(self._queue)
+        finally:
+            ended.set()
+
+    def train(self, data, key):
+        """Hand a client over; return its Training, which is of use after `wait_for`.
+
+        Args:
+            data: the jax engine's form of a client; the same object has the same contents.
+            key: uint32 [2], words of the random key of its dropout.
+        """
+        training = self._native.job(self._weights, data, key, self._stop)
+        self._library.fedgru_add_job(self._queue, training.job)
+        self._native.clients_trained += 1
+        return training
+
+    def wait_for(self, training, or_room=False):
+        """Wait until a client is trained, and return True.
+
+        With `or_room` return False instead, as soon as threads are about to run out of clients: so
+        no more are handed over, each with memory for its update, than is of use.
+        """
+        most = HANDED_OVER * len(self._threads) if or_room else 0
+        found = 0
+        while not found:
+            if self._error is not None:
+                raise self._error
+            found = self._library.fedgru_wait_for(self._queue, training.job, most, WAIT_MS)
+        return bool(found & _DONE)
+
+
+def _point(struct, arrays, dtypes):
+    """Let fields point to arrays, or to copies in the type and order of C; return the Pointed."""
+    kept = {
+        name: np.asarray(array, dtypes[name], order="C")
+        for name, array in arrays.items()
+        if array is not None
+    }
+    for name, array in kept.items():
+        setattr(struct, name, array.ctypes.data)
+    return Pointed(struct, kept)
+
+
+def _new_update(weights, num_own):
+    """Return arrays for an update, all parts of one, name -> array, and the _Weights of them."""
+    shapes = {
+        name: (num_own, w.shape[1]) if name == "rows" else w.shape for name, w in weights.items()
+    }
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    ends = list(itertools.accumulate(-(-size // LINE) * LINE for size in sizes))
+    memory = np.empty(ends[-1] + LINE, np.float32)
+    address = memory.ctypes.data
+    first = -address // 4 % LINE  # in whole cache lines, and each array from a new one
+    update, struct = {}, _Weights()
+    for (name, shape), size, begin in zip(shapes.items(), sizes, [0, *ends[:-1]], strict=True):
+        begin += first
+        update[name] = memory[begin : begin + size].reshape(shape)
+        setattr(struct, name, address + 4 * begin)
+    return update, struct

@@ -1,0 +1,192 @@
+"""C source -> a library of machine code for this processor, loaded."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import secrets
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache as once
+from pathlib import Path
+
+from fedgru.core import cache
+from fedgru.storage.files import write_whole
+
+FOLDER = Path(__file__).parent
+SOURCE = "native.c"
+X86 = platform.machine() in ("x86_64", "AMD64")
+FLAGS = ("-std=gnu11", "-O3", "-march=native" if X86 else "-mcpu=native")
+FLAGS += ("-shared", "-fPIC", "-pthread")
+FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
+FLAGS += ("-Werror=implicit-function-declaration",)
+if X86:
+    FLAGS += ("-mprefer-vector-width=512",)  # compilers shy away from the widest ones
+COMPILERS = ("cc", "gcc", "clang")
+SUM = ".sha256"  # behind a library's name: the file of its sum, as `sha256sum` writes it
+
+logger = logging.getLogger(__name__)
+
+
+class Unavailable(Exception):
+    """There is no library on this machine; the text says why, in a few words."""
+
+
+def load():
+    """Return the library as a ctypes.CDLL, compiled now if it is not kept from an earlier run.
+
+    Raises:
+        Unavailable: if no C compiler is found, or it cannot compile the source.
+    """
+    library, problem = first_try()
+    if problem is not None:
+        raise Unavailable(problem)
+    return library
+
+
+@once
+def first_try():
+    """What `load` gives, or why it gives nothing: it is tried once in a process."""
+    try:
+        return load_from(FOLDER), None
+    except Unavailable as error:
+        return None, str(error)
+
+
+def load_from(sources):
+    """As `load`, of the sources in another folder; each call looks again.
+
+    The library's attribute `digest` is a text that tells it from those of other sources, compilers
+    and flags.
+    """
+    compiler = find_compiler()
+    digest = hashlib.sha256(repr((compiler, _which_one(compiler[0]), FLAGS)).encode())
+    for file in sorted([sources / SOURCE, *sources.glob("*.h")]):
+        digest.update(file.read_bytes())
+    digest = digest.hexdigest()[:16]
+    name = f"native-{digest}.so"
+    folder = cache.compiled_folder()
+    try:
+        with tempfile.TemporaryDirectory(prefix="fedgru-") as scratch:
+            made = Path(scratch) / name  # once loaded, the file is not needed any more
+            library = None if folder is None else _load_kept(folder / name, made)
+            if library is None:
+                _compile(compiler, sources, made)
+                library = _load_made(compiler, made)
+                if folder is not None:
+                    _keep(made, folder)
+            library.digest = digest
+            return library
+    except OSError as error:
+        raise Unavailable(f"there is no room to compile it: {error}") from error
+
+
+def find_compiler():
+    """Return the command of the C compiler, a tuple: that of the variable CC, or one on the path.
+
+    Raises:
+        Unavailable: if there is none, or CC cannot be read.
+    """
+    given = os.environ.get("CC", "")
+    try:
+        if words := shlex.split(given):
+            return tuple(words)
+    except ValueError as error:
+        raise Unavailable(f"CC={given} cannot be read: {error}") from error
+    for name in COMPILERS:
+        if found := shutil.which(name):
+            return (found,)
+    raise Unavailable("no C compiler was found")
+
+
+def _which_one(command):
+    """What changes when a compiler is upgraded: size and time of its program."""
+    found = shutil.which(command)
+    if found is None:
+        return None
+    facts = os.stat(found)
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _compile(compiler, sources, target):
+    command = [*compiler, *FLAGS, str(sources / SOURCE), "-o", str(target), "-lm"]
+    try:
+        plain = os.environ | {"LC_ALL": "C"}
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=plain)
+    except OSError as error:
+        raise Unavailable(f"{compiler[0]} cannot be run: {error.strerror}") from error
+    if done.returncode:
+        logger.debug("%s\n%s", shlex.join(command), done.stderr)
+        raise Unavailable(f"{compiler[0]} could not compile it: {_why(done)}")
+
+
+def _why(done):
+    """The first line that tells of an error; of a compiler that has none, how it ended."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if errors := [line for line in lines if "error" in line]:
+        return errors[0]
+    status = done.returncode
+    how = f"ended with status {status}" if status > 0 else f"was ended by signal {-status}"
+    return f"it {how}: {lines[-1]}" if lines else f"it {how} and said nothing"
+
+
+def _load_made(compiler, made):
+    try:
+        return ctypes.CDLL(str(made))
+    except OSError as error:
+        raise Unavailable(f"what {compiler[0]} made cannot be loaded: {error}") from error
+
+
+def _load_kept(kept, scratch):
+    """Load a library from an earlier run; None if there is none, or none that can be trusted.
+
+    The bytes that were checked are loaded, from a file of their own: the one that is kept may be
+    changed, or cut off, which would end a program that has loaded it (SIGBUS).
+
+    Args:
+        kept: path of the library.
+        scratch: path to load it from.
+    """
+    if not os.path.lexists(kept):
+        return None
+    try:
+        content, sums = kept.read_bytes(), _sum_file(kept)
+        if sums.read_bytes() != _sum_line(content, kept.name):
+            raise ValueError(f"its SHA-256 is not the one in {sums.name}")
+        scratch.write_bytes(content)
+        return ctypes.CDLL(str(scratch))
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be used and is made anew: %s", kept, error)
+        return None
+
+
+def _keep(made, folder):
+    """Put a library and its sum into a folder, each whole or not at all; say so if it cannot be."""
+    target = folder / made.name
+    try:
+        content = made.read_bytes()
+        # the library last: one without its sum is never seen
+        _put(_sum_file(target), _sum_line(content, target.name))
+        _put(target, content)
+    except OSError as error:
+        logger.warning("the compiled local steps are not kept: %s", error)
+
+
+def _put(file, content):
+    beside = file.with_name(f"{file.name}-{secrets.token_hex(4)}")  # others may be at the same
+    try:
+        write_whole(beside, lambda stream: stream.write(content))
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _sum_file(library):
+    return library.with_name(library.name + SUM)
+
+
+def _sum_line(content, name):
+    return f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()

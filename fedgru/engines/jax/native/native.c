@@ -1,0 +1,62 @@
+/* The C code as one library; fedgru/engines/jax/native/calls.py calls it. */
+#include "queue.h"
+#include "forward_pass.h"
+
+#include <stddef.h>
+
+/* Bytes of memory that a walk works in. */
+int64_t fedgru_walk_bytes(const Walk *walk) {
+    Job job = job_of(walk);
+    return space_bytes(&job);
+}
+
+/* What a caller checks its own declarations by. */
+int64_t fedgru_job_struct_bytes(void) { return sizeof(Job); }
+
+int64_t fedgru_walk_struct_bytes(void) { return sizeof(Walk); }
+
+#define AT(type, field) \
+    if (!strcmp(name, #type "." #field)) return offsetof(type, field);
+
+/* The byte at which a field begins, by its name, as in "Job.batch"; -1 if there is none. */
+int64_t fedgru_offset(const char *name) {
+    AT(Weights, rows) AT(Weights, numbers) AT(Weights, recurrent) AT(Weights, bias)
+    AT(Weights, head_kernel) AT(Weights, head_bias) AT(Weights, prior_scale)
+    AT(Job, batch) AT(Job, seq_len) AT(Job, num_ids) AT(Job, num_numbers) AT(Job, hidden_dim)
+    AT(Job, num_classes) AT(Job, num_table) AT(Job, num_own) AT(Job, steps_per_pass) AT(Job, num_steps)
+    AT(Job, adam) AT(Job, client_lr) AT(Job, kept) AT(Job, key) AT(Job, row_ids) AT(Job, rows)
+    AT(Job, numbers) AT(Job, targets) AT(Job, mask) AT(Job, log_prior) AT(Job, weights) AT(Job, update)
+    AT(Job, stop) AT(Job, loss_sum) AT(Job, num_correct) AT(Job, done)
+    AT(Walk, num_rows) AT(Walk, length) AT(Walk, num_ids) AT(Walk, num_numbers) AT(Walk, hidden_dim)
+    AT(Walk, rows) AT(Walk, numbers) AT(Walk, starts) AT(Walk, places) AT(Walk, weights)
+    AT(Walk, state) AT(Walk, hidden)
+    return -1;
+}
+
+/* A queue of clients to be trained, see queue.h. */
+Queue *fedgru_new_queue(int64_t room) { return new_queue(room); }
+
+void fedgru_add_job(Queue *q, Job *job) { add_job(q, job); }
+
+void fedgru_close_queue(Queue *q) { close_queue(q); }
+
+void fedgru_free_queue(Queue *q) { free_queue(q); }
+
+int32_t fedgru_wait_for(Queue *q, const Job *job, int64_t most, int64_t milliseconds) {
+    return wait_for(q, job, most, milliseconds);
+}
+
+/* Train clients, each from the weights it is given to its update, until the queue is closed. */
+int64_t fedgru_work(Queue *q, char *memory, int64_t size_bytes, int64_t milliseconds) {
+    uint64_t before = flush_denormals();
+    int64_t wanted = work(q, memory, size_bytes, milliseconds);
+    restore_denormals(before);
+    return wanted;
+}
+
+/* Run the cell over rows of check-ins and keep the states that are asked for. */
+void fedgru_walk(const Walk *walk, char *memory) {
+    uint64_t before = flush_denormals();
+    run_walk(walk, memory);
+    restore_denormals(before);
+}

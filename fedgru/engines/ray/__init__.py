@@ -1,0 +1,1 @@
+"""The jax engine's local training in many processes, by Ray."""

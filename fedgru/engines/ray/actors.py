@@ -1,0 +1,227 @@
+"""The actors of one training: started, given work items, replaced when they die."""
+
+import logging
+import os
+import time
+import weakref
+from collections import Counter, deque
+from concurrent import futures
+
+from fedgru.core.errors import FedgruError, TrainingError
+from fedgru.engines.ray.connection import connect
+from fedgru.engines.ray.trainer import Trainer, for_training
+from fedgru.runs.folder import installed_versions
+
+MAX_LOST = 3  # times that a work item may be lost with its actor, or that actors do not come up
+PATIENCE_S = 180  # how long to be without any actor
+SAME_VERSIONS = ("fedgru", "jax", "jaxlib", "numpy")  # or the numbers would be others
+
+logger = logging.getLogger(__name__)
+
+
+class Actors:
+    """See the module's docstring.
+
+    Args:
+        task: Task; goes into Ray's object store once, and from there to each machine once.
+
+    Raises:
+        TrainingError: if Ray cannot be reached, or does not have what is asked for.
+    """
+
+    def __init__(self, task):
+        self._settings, self._ids = task.settings.ray, task.clients.client_ids
+        here = self._settings.ray_address is None
+        actors, cpus = self._settings.ray_actors, self._settings.ray_cpus
+        if here and actors is None:
+            actors = max(1, len(os.sched_getaffinity(0)) // cpus)
+        self._connection = connect(self._settings.ray_address, (actors or 0) * cpus)
+        self._ray = self._connection.ray
+        self._idle_cpus = {}  # actor -> how many more items it can take now
+        self._starting = {}  # future of what `about` returns -> actor
+        self._places = {}  # actor -> where it runs, for messages
+        self._failed_starts = 0
+        self._home = {}  # client -> the actor that has its data laid out
+        self.close = weakref.finalize(self, _end, self._connection, self._idle_cpus, self._starting)
+        try:
+            num_actors = self._check_resources(actors)
+        except TrainingError:
+            self.close()
+            raise
+        self._task = self._ray.put(for_training(task))
+        self._class = self._ray.remote(Trainer).options(
+            num_cpus=cpus,
+            num_gpus=self._settings.ray_gpus,
+            max_concurrency=cpus,
+            max_restarts=0,  # a new one is started here, so that what is done again is told
+            scheduling_strategy="SPREAD",
+        )
+        for _ in range(num_actors):
+            self._start_one()
+        logger.info(
+            "Ray: %d actors of %d CPUs %s",
+            num_actors,
+            cpus,
+            "on this machine" if here else f"on the cluster at {self._settings.ray_address}",
+        )
+
+    def _check_resources(self, actors):
+        """Return the number of actors: as many as fit, or those that are asked for if they fit."""
+        there = self._ray.cluster_resources()
+        fit = int(there.get("CPU", 0)) // self._settings.ray_cpus
+        if self._settings.ray_gpus:
+            fit = min(fit, int(there.get("GPU", 0) / self._settings.ray_gpus))
+        if fit < (actors or 1):
+            raise TrainingError(
+                f"Ray has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs: too few "
+                f"for {actors or 1} actors with --ray-cpus {self._settings.ray_cpus} and "
+                f"--ray-gpus {self._settings.ray_gpus:g} each."
+            )
+        return actors or fit
+
+    def _start_one(self):
+        actor = self._class.remote(self._task)
+        self._starting[actor.about.remote().future()] = actor
+
+    def work(self, sent, items, round_num):
+        """Yield what `Trainer.train` returns for each item, in the items' order.
+
+        Args:
+            sent: see `Trainer.train`.
+            items: list of int arrays, indices of clients; the longest first.
+            round_num: for messages.
+
+        Raises:
+            TrainingError: if an item is lost MAX_LOST times, or no actor is left or comes up.
+        """
+        sent = self._ray.put(sent)
+        queues, running, parts, lost = self._share_out(items), {}, {}, Counter()
+        alone_since = time.monotonic()
+        for turn in range(len(items)):
+            while turn not in parts:
+                self._hand_out(queues, running, sent, items)
+                if self._idle_cpus:
+                    alone_since = time.monotonic()
+                elif time.monotonic() - alone_since > PATIENCE_S:
+                    raise TrainingError(
+                        f"round {round_num}: no Ray actor is left, and none came up in "
+                        f"{PATIENCE_S} s. Look at the cluster with: ray status"
+                    )
+                # not by ray.wait, which makes a Ctrl-C of every signal
+                ended, _ = futures.wait([*running, *self._starting], 5, futures.FIRST_COMPLETED)
+                for future in ended:
+                    if future in self._starting:
+                        self._welcome(future)
+                        continue
+                    if future not in running:  # lost with the one before it
+                        continue
+                    item, actor = running[future]
+                    try:
+                        parts[item] = self._result(future)
+                    except self._lost_errors() as error:
+                        again = [i for i, of in running.values() if of == actor]
+                        for one in [one for one, (_, of) in running.items() if of == actor]:
+                            del running[one]
+                        self._bury(actor, [items[i] for i in again], round_num, error)
+                        queues[None].extendleft(reversed(again))
+                        queues[None].extend(queues.pop(actor, ()))
+                        lost.update(again)
+                        self._check_lost(lost, items, round_num)
+                    else:
+                        del running[future]
+                        self._idle_cpus[actor] += 1
+            yield parts.pop(turn)
+
+    def _share_out(self, items):
+        """Return {actor: items whose clients' data it has laid out}; under None all others."""
+        queues = {None: deque()} | {actor: deque() for actor in self._idle_cpus}
+        for number, clients in enumerate(items):
+            homes = Counter(self._home.get(int(client)) for client in clients)
+            queues[homes.most_common(1)[0][0]].append(number)
+        return queues
+
+    def _hand_out(self, queues, running, sent, items):
+        """Give every actor with a CPU to spare its own items, then any, then another's."""
+        for actor in self._idle_cpus:
+            while self._idle_cpus[actor] and any(queues.values()):
+                mine = queues.setdefault(actor, deque())
+                queue = mine or queues[None] or max(queues.values(), key=len)
+                item = queue.popleft() if queue in (mine, queues[None]) else queue.pop()
+                running[actor.train.remote(sent, items[item]).future()] = item, actor
+                self._idle_cpus[actor] -= 1
+                self._home |= dict.fromkeys(map(int, items[item]), actor)
+
+    def _welcome(self, future):
+        """Let an actor that has come up take part."""
+        actor = self._starting.pop(future)
+        try:
+            about = self._result(future)
+        except self._lost_errors() as error:
+            self._failed_starts += 1
+            if self._failed_starts < MAX_LOST:
+                logger.warning("a Ray actor did not come up, another is started: %s", error)
+                self._start_one()
+                return
+            raise TrainingError(
+                f"{MAX_LOST} Ray actors did not come up; fedgru has to be installed on every "
+                f"machine of the cluster. Ray says: {error}"
+            ) from error
+        here = installed_versions()
+        for package in SAME_VERSIONS:
+            if about["versions"].get(package) != here.get(package):
+                raise TrainingError(
+                    f"{about['place']} has {package} {about['versions'].get(package)}, this "
+                    f"process {here.get(package)}: install the same on every machine."
+                )
+        if self._settings.ray_gpus and about["platform"] == "cpu":
+            raise TrainingError(
+                f"--ray-gpus is {self._settings.ray_gpus:g}, but JAX at {about['place']} knows no "
+                "GPU: install jax[cuda] there, or leave it out."
+            )
+        self._idle_cpus[actor] = self._settings.ray_cpus
+        self._places[actor] = about["place"]
+        logger.info("Ray actor at %s", about["place"])
+
+    def _result(self, future):
+        try:
+            return future.result()
+        except self._ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            raise cause if isinstance(cause, FedgruError) else error from error
+
+    def _lost_errors(self):
+        errors = self._ray.exceptions
+        return errors.RayActorError, errors.ObjectLostError, errors.OutOfMemoryError
+
+    def _bury(self, actor, items, round_num, error):
+        """Say what a dead actor leaves behind, and start another in its place."""
+        self._ray.kill(actor)  # it may only be out of reach: no two of them work on one item
+        del self._idle_cpus[actor]
+        self._home = {client: of for client, of in self._home.items() if of != actor}
+        ids = [self._ids[int(client)] for clients in items for client in clients]
+        logger.warning(
+            "round %d: the Ray actor at %s was lost (%s); trained again by another: clients %s",
+            round_num,
+            self._places.pop(actor),
+            type(error).__name__,
+            ", ".join(ids),
+        )
+        self._start_one()
+
+    def _check_lost(self, lost, items, round_num):
+        item, times = lost.most_common(1)[0]
+        if times >= MAX_LOST:
+            ids = ", ".join(self._ids[int(client)] for client in items[item])
+            raise TrainingError(
+                f"round {round_num}: {times} Ray actors died while they trained clients {ids}. If "
+                "memory ran out, try a smaller --ray-actors or --ray-item."
+            )
+
+
+def _end(connection, actors, starting):
+    try:
+        if connection.ray.is_initialized():
+            for actor in [*actors, *starting.values()]:
+                connection.ray.kill(actor)
+    finally:
+        connection.release()

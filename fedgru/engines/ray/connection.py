@@ -1,0 +1,189 @@
+"""How fedgru comes to a Ray cluster: it joins one, or has one started on this machine alone."""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager, nullcontext
+
+from fedgru.core.errors import TrainingError
+from fedgru.engines.ray.node import on_loopback
+
+START_TIMEOUT_S = 120
+ANSWER_TIMEOUT_S = 10
+
+logger = logging.getLogger(__name__)
+
+_open = None  # the Connection that this process has
+
+
+def import_ray(joins):
+    """Return the ray module, set up so that it reports to nobody.
+
+    Where Ray starts in place it asks for a password, drawn for this process: other users of the
+    machine could otherwise have it run what they like. A cluster that is joined has its own rules
+    (RAY_AUTH_MODE, RAY_AUTH_TOKEN).
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    draws = not joins and "RAY_AUTH_MODE" not in os.environ
+    if draws:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    import ray
+
+    if draws:
+        ray._raylet.Config.initialize("")  # it may have read the environment before
+    return ray
+
+
+def connect(address, num_cpus):
+    """Return the Connection of this process; there is one at a time, which engines share.
+
+    Args:
+        address: see RaySettings.ray_address.
+        num_cpus: int, how many Ray is to give away if it starts in place.
+
+    Raises:
+        TrainingError: if Ray does not start, cannot be reached, or is there at another address.
+    """
+    global _open
+    if _open is None:
+        _open = Connection(address, num_cpus)
+    elif _open.address != address:
+        raise TrainingError(
+            f"this process is on the Ray cluster {_open.address or 'that it started'}, and cannot "
+            f"join {address or 'another one'} at the same time."
+        )
+    _open.num_users += 1
+    return _open
+
+
+class Connection:
+    """Ray as this process sees it, from the first `connect` to the last `release`.
+
+    Args: see `connect`.
+
+    Attributes:
+        address: as given.
+        ray: the ray module.
+        num_users: how many have it.
+    """
+
+    def __init__(self, address, num_cpus):
+        self.address = address
+        self.num_users = 0
+        self._node = None
+        if address not in (None, "auto"):
+            _check_answers(address)
+        self.ray = import_ray(joins=address is not None)
+        if address is None:
+            self._node, address = _start_node(num_cpus)
+        _print_into_the_log()
+        try:
+            with _own_sigterm(), nullcontext() if self._node is None else on_loopback():
+                self.ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+        except BaseException as error:
+            self._leave()
+            expected = OSError, RuntimeError, ValueError, self.ray.exceptions.RayError
+            if not isinstance(error, expected):
+                raise
+            raise TrainingError(
+                f"cannot join the Ray cluster at {address}: {_first_line(error)}. fedgru has to "
+                "run on a machine of the cluster (ray start --address=HOST:PORT), and where the "
+                "cluster asks for a token, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as there."
+            ) from error
+
+    def release(self):
+        """Leave Ray, and end what was started in place, if nobody else has this Connection."""
+        global _open
+        self.num_users -= 1
+        if not self.num_users:
+            _open = None
+            self._leave()
+
+    def _leave(self):
+        self.ray.shutdown()
+        if self._node is not None:
+            _stop(self._node)
+
+
+def _check_answers(address):
+    """Refuse an address where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), ANSWER_TIMEOUT_S).close()
+    except OSError as error:
+        raise TrainingError(
+            f"no Ray cluster answers at {address} ({error.strerror or error}). On its first "
+            f"machine: ray start --head --port={port}"
+        ) from error
+
+
+def _start_node(num_cpus):
+    """Start Ray in place; return the program that holds it, and its address."""
+    folder = tempfile.mkdtemp(prefix="fedgru-")
+    printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+    # A session of its own: Ctrl-C comes to fedgru alone, which then ends Ray.
+    node = subprocess.Popen(
+        [sys.executable, "-m", "fedgru.engines.ray.node", folder, str(num_cpus)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=printed,
+        start_new_session=True,
+    )
+    patience = threading.Timer(START_TIMEOUT_S, node.kill)
+    patience.start()
+    try:
+        address = node.stdout.readline().decode().strip()
+    except BaseException:
+        _stop(node)
+        raise
+    finally:
+        patience.cancel()
+    if not address:
+        _stop(node)
+        printed.seek(0)
+        said = printed.read().strip()[-2000:] or "nothing"
+        raise TrainingError(f"Ray does not start on this machine. It printed: {said}")
+    return node, address
+
+
+def _stop(node):
+    node.stdin.close()
+    node.wait()
+    node.stdout.close()
+
+
+@contextmanager
+def _own_sigterm():
+    """Keep what SIGTERM does as it is: `ray.init` sets its own. One that comes now comes later."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _print_into_the_log():
+    """Let what Ray has to tell go to the log: it would go to stdout, where results are."""
+    from ray._private import worker
+
+    def log(data, **_):
+        for line in data["lines"]:
+            logger.info("Ray: %s", line)
+
+    worker.print_to_stdstream = log
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,102 @@
+"""The jax engine's local training in many processes, on one machine or on a cluster, by Ray.
+
+The cohort is cut into work items of a few clients. Actors, processes that live as long as training
+does, run them and send back one weighted sum each; here the sums are added, in the order of the
+items. Neither the cut nor that order depends on how many actors there are, which of them is faster,
+or which dies: the result is the same to the byte. Evaluation runs here, as in the jax engine.
+"""
+
+import heapq
+import importlib.util
+from dataclasses import replace
+
+import numpy as np
+
+from fedgru.core.errors import MissingEngineError
+from fedgru.engines.base import Gathered
+from fedgru.engines.jax.engine import JaxEngine
+
+
+class RayEngine(JaxEngine):
+    """See the module's docstring. At the first round it starts its actors, which end with it.
+
+    Raises:
+        MissingEngineError: if Ray is not installed.
+    """
+
+    name = "ray"
+
+    def __init__(self, task):
+        super().__init__(task)
+        if importlib.util.find_spec("ray") is None:
+            raise MissingEngineError(
+                "--engine ray needs Ray, which is not installed here. Install it with pip install "
+                "'fedgru[dist]'; or run `make dist`, and .venv-dist/bin/fedgru in place of fedgru."
+            )
+        self._actors = None
+
+    def __str__(self):
+        return self.name  # where it computes is said when the actors are there
+
+    def gather(self, algorithm, weights, cohort, round_num, constants=None):
+        """See Engine.gather."""
+        from fedgru.engines.ray.actors import Actors
+
+        if self._actors is None:
+            self._actors = Actors(self._task_of_actors())
+        clients = self.task.clients
+        items = cut_cohort(
+            np.asarray(cohort),
+            (clients.train_ends - clients.starts[:-1])[cohort],
+            self.task.settings.ray.ray_item,
+        )
+        gathered = Gathered(algorithm.start(weights))
+        try:
+            sent = algorithm, weights, round_num, constants
+            for part in self._actors.work(sent, items, round_num):
+                gathered.merge(part)
+        except BaseException:
+            self.close()  # what is still worked on is of no use
+            raise
+        return gathered
+
+    def _task_of_actors(self):
+        """The task; where XLA was found to be faster here, it runs local steps on all machines."""
+        if not self.prefers_xla:
+            return self.task
+        loop = self.task.settings.loop.model_copy(update={"local_loop": "xla"})
+        return replace(self.task, settings=self.task.settings.model_copy(update={"loop": loop}))
+
+    def close(self):
+        """See Engine.close."""
+        if self._actors is not None:
+            self._actors.close()
+            self._actors = None
+
+
+def cut_cohort(cohort, num_checkins, clients_per_item):
+    """Cut a cohort into work items of about the same number of check-ins.
+
+    Args:
+        cohort: int [cohort], indices of clients.
+        num_checkins: int [cohort], what each of them trains on.
+        clients_per_item: int, how many clients an item has on average.
+
+    Returns:
+        list of int arrays, the most check-ins first; within an item in the cohort's order.
+
+    Source: Graham 1969, Bounds on multiprocessing timing anomalies: longest processing time first,
+        each to the item that has the least so far.
+
+    >>> [item.tolist() for item in cut_cohort(np.arange(5), np.array([9, 1, 4, 3, 2]), 2)]
+    [[0], [1, 2], [3, 4]]
+    """
+    num_items = -(-len(cohort) // clients_per_item)
+    loads = [(0, item) for item in range(num_items)]
+    items = [[] for _ in loads]
+    for place in np.argsort(-np.asarray(num_checkins), kind="stable"):
+        load, item = heapq.heappop(loads)
+        items[item].append(place)
+        heapq.heappush(loads, (load + int(num_checkins[place]), item))
+    in_order = sorted(loads, key=lambda of: (-of[0], of[1]))
+    return [cohort[np.sort(items[item])] for _, item in in_order]

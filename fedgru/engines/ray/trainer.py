@@ -1,0 +1,81 @@
+"""What runs inside a Ray actor: the jax engine, on the clients of one work item after another."""
+
+import os
+import socket
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+
+from fedgru.core.jax_setup import kept_between_runs, limit_threads
+from fedgru.engines.base import Gathered
+from fedgru.engines.jax.engine import JaxEngine
+from fedgru.runs.folder import installed_versions
+
+
+class Trainer:
+    """Trains clients of one task. Ray calls `train` on as many threads as the actor has CPUs.
+
+    Args:
+        task: Task, see `for_training`.
+    """
+
+    def __init__(self, task):
+        limit_threads(task.settings.ray.ray_cpus)
+        self._kept = ExitStack()
+        self._kept.enter_context(kept_between_runs())
+        self._engine = JaxEngine(task, heeds_speeds=False)  # as all other actors, wherever they are
+
+    def about(self):
+        """Return dict: host and process, versions of packages, and the kind of device it has."""
+        return {
+            "place": f"{socket.gethostname()}, process {os.getpid()}",
+            "versions": installed_versions(),
+            "platform": self._engine.device.platform,
+        }
+
+    def train(self, sent, clients):
+        """Return the Gathered of some clients: one weighted sum, over the rows that they own.
+
+        Args:
+            sent: what all items of a round share: (algorithm, weights, round_num, constants), see
+                `Engine.gather`.
+            clients: int [num_clients], indices.
+        """
+        algorithm, weights, round_num, constants = sent
+        updates = list(self._engine.local_updates(weights, clients, round_num, constants))
+        row_ids = np.unique(np.concatenate([update.row_ids for update in updates]))
+        gathered = Gathered(algorithm.start(weights, row_ids))
+        for update in updates:
+            gathered.add(self._engine.task, update, weights, round_num)
+        return gathered
+
+
+def for_training(task):
+    """Return the Task without what only evaluation reads: it goes to every machine once."""
+    # what `Trainer` is: a client at a time on a CPU, a work item at a time on a GPU
+    device = "auto" if task.settings.ray.ray_gpus else "cpu"
+    loop = task.settings.loop.model_copy(update={"threads": 1, "device": device})
+    # fields of records would be copied for each actor; whole arrays lie in memory that they share
+    whole = {}
+
+    def made_whole(value, *names):
+        arrays = {name: getattr(value, name) for name in names}
+        for array in arrays.values():
+            whole.setdefault(id(array), np.ascontiguousarray(array))
+        return {name: whole[id(array)] for name, array in arrays.items()}
+
+    lean = replace(
+        task,
+        **made_whole(task, "classes"),
+        inputs=replace(task.inputs, **made_whole(task.inputs, "rows", "numbers")),
+        history=replace(task.history, **made_whole(task.history, *vars(task.history))),
+        settings=task.settings.model_copy(update={"loop": loop}),
+        check_ins=None,
+        target_codes=None,
+        best_prob=None,
+        coverage=[],
+        laid_out=None,
+    )
+    vars(lean)["shared"] = task.shared  # to be computed over all clients once
+    return lean

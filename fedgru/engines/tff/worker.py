@@ -1,0 +1,115 @@
+"""TensorFlow Federated's local runtime: a program of its own, and how it is made to end with us.
+
+Its computations run in a worker, a separate program that is sent graphs and data over gRPC. TFF
+would start it so that it inherits stdout, which makes `fedgru train | tee` wait for the worker,
+and so that it outlives a fedgru that is killed. Here fedgru starts the same program itself.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from pathlib import Path
+
+from fedgru.core.errors import TrainingError
+
+NO_LIMIT = ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)
+
+# The kernel kills the worker as soon as fedgru is gone, however it went. The one way to ask for
+# this before the worker's first instruction is from the process that then becomes the worker.
+LAUNCHER = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):  # else fedgru went before the kernel knew
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """One running worker and the TFF context in which computations go to it.
+
+    It ends by `stop`, when the Worker is garbage, and when the thread that made it ends.
+
+    Args:
+        clients_at_once: how many clients it works on at the same time.
+
+    Raises:
+        TrainingError: if the worker cannot be started; says what it printed.
+    """
+
+    def __init__(self, clients_at_once):
+        import grpc
+        import portpicker
+        import tensorflow_federated as tff
+
+        port = portpicker.pick_unused_port()
+        program = Path(tff.__file__).parent / "data" / "worker_binary"
+        printed = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        # A session of its own: Ctrl-C comes to fedgru alone, which then ends the worker.
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), str(program)),
+                f"--port={port}",
+                f"--max_concurrent_computation_calls={clients_at_once}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            start_new_session=True,
+        )
+        self.pid = process.pid
+        self.stop = weakref.finalize(self, _kill, process)
+        channel = grpc.insecure_channel(f"localhost:{port}", NO_LIMIT)
+        ready = grpc.channel_ready_future(channel)
+        while not ready.done():
+            _check_running(process, printed)
+            time.sleep(0.05)
+        logger.warning(
+            "TensorFlow Federated's worker listens on port %d of all network interfaces and asks "
+            "for no password: keep this machine behind a firewall.",
+            port,
+        )
+        stub = tff.framework.RemoteExecutorGrpcStub(channel)
+
+        def make_executor(cardinalities):
+            _check_running(process, printed)  # TFF itself would try a lost one again for ever
+            cardinalities.setdefault(tff.CLIENTS, 0)
+            executor = tff.framework.RemoteExecutor(stub)
+            executor.set_cardinalities(cardinalities)
+            return executor
+
+        self._context = tff.framework.SyncExecutionContext(
+            tff.framework.ResourceManagingExecutorFactory(make_executor),
+            tff.backends.native.desugar_and_transform_to_native,
+            transform_args=tff.tensorflow.transform_args,
+            transform_result=tff.tensorflow.transform_result,
+        )
+
+    def context(self):
+        """Return a context manager; TFF computations called inside it run in this worker."""
+        import tensorflow_federated as tff
+
+        return tff.framework.get_context_stack().install(self._context)
+
+
+def _check_running(process, printed):
+    code = process.poll()
+    if code is None:
+        return
+    printed.seek(0)
+    text = printed.read().decode(errors="replace").strip()[-2000:]
+    raise TrainingError(
+        f"TensorFlow Federated's worker ended by itself (exit code {code}). If memory ran out, try "
+        f"a smaller --threads or --clients-per-round. It printed: {text or 'nothing'}"
+    )
+
+
+def _kill(process):
+    process.kill()
+    process.wait()

@@ -1,0 +1,1 @@
+"""Weights and clients to numbers: metrics, baselines, comparison of runs, the audit."""

@@ -1,0 +1,212 @@
+"""What a run's representation tells about its clients: the probe audit of the federated model.
+
+Probes are fitted on the val weeks and tested on the test weeks, so that they are disjoint in time
+from each other and from training. The views:
+
+* representation: what the heads see, erased and noised where the method does so;
+* carried state: what the device keeps from check-in to check-in, where that is not the same;
+* logits: log-probabilities of the next place, what serving shows;
+* raw input: the model's inputs at that check-in, the ceiling for what one check-in tells;
+* raw window: for the concept `client`, venue, category and hour of the last check-ins, read by
+  naive Bayes: re-identification without any model.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from fedgru.agnostic import probes, protection
+from fedgru.agnostic.concepts import make_concept
+from fedgru.agnostic.probes import PROBES, Examples
+from fedgru.core import seeding
+from fedgru.core.errors import ConfigError, DataError
+from fedgru.models import gru
+
+REPRESENTATION, CARRIED, LOGITS = "representation", "carried state", "logits"
+RAW, WINDOW = "raw input", "raw window"
+WINDOW_LEN = 16
+MAX_CLIENTS = 100  # of the concept `client`: a probe has one class for each
+MAX_EXAMPLES = 20_000  # to fit on, and to test on
+MAX_QUICK_EXAMPLES = 4_000
+QUICK_CONCEPTS = ("client", "zone")
+QUICK_PROBES = ("logistic",)
+
+
+def audit_task(
+    engine,
+    weights,
+    name,
+    probe_names=PROBES,
+    seeds=(0,),
+    views=None,
+    max_examples=MAX_EXAMPLES,
+    beside=True,
+    on_fit=None,
+):
+    """Audit one concept of a task under some weights.
+
+    Args:
+        engine: an engine that gives carried states (JaxEngine).
+        weights: name -> float32 array.
+        name: the concept, see `make_concept`.
+        probe_names: names out of PROBES.
+        seeds: see `probes.audit`; the first also draws clients and examples above the limits.
+        views: names of views to audit; all by default.
+        max_examples: to fit on, and to test on; more are left out by chance.
+        beside: whether the shuffled controls and the representation after LEACE stand beside.
+        on_fit: see `probes.audit`.
+
+    Returns:
+        (Audit, left_out): left_out is {what: how many}, clients and examples above the limits.
+
+    Raises:
+        ConfigError, DataError: if the concept or a view is unknown, or the concept has fewer than
+            two values in the val or in the test weeks.
+    """
+    task = engine.task
+    agnostic = task.settings.agnostic
+    own = task.protection is not None and task.protection.concept.name == name
+    if own:  # as training had it
+        concept = task.protection.concept
+    else:
+        seed = task.settings.loop.seed
+        concept = make_concept(name, task.check_ins, task.clients, agnostic.zones, seed)
+    taken, left_out = _draw_clients(task, concept, seeds[0])
+    fit, test = (
+        _examples(engine, weights, concept, split, taken, seeds[0], left_out, views, max_examples)
+        for split in ("val", "test")
+    )
+    windows = [replace(e, views={WINDOW: e.views.pop(WINDOW, None)}) for e in (fit, test)]
+    erased = REPRESENTATION if beside and REPRESENTATION in fit.views else None
+    found = probes.audit(name, fit, test, probe_names, seeds, erased, beside, on_fit)
+    if windows[0].views[WINDOW] is not None:
+        ceiling = probes.audit(name, *windows, ("naive_bayes",), seeds, None, beside, on_fit)
+        found = replace(found, readings=[*found.readings, *ceiling.readings])
+    return found, left_out
+
+
+def quick_audit(engine, weights):
+    """Audit what every run is audited for: {concept: dict}; one line where it cannot be.
+
+    A logistic regression alone, on the representation and the logits: a lower bound of what can
+    be read. `fedgru audit` runs the others.
+    """
+    task, found = engine.task, {}
+    names = list(QUICK_CONCEPTS)
+    if task.protection is not None and task.protection.concept.name not in names:
+        names.append(task.protection.concept.name)
+    for name in names:
+        try:
+            audit, left_out = audit_task(
+                engine,
+                weights,
+                name,
+                QUICK_PROBES,
+                views=(REPRESENTATION, LOGITS),
+                max_examples=MAX_QUICK_EXAMPLES,
+                beside=False,
+            )
+        except (ConfigError, DataError) as error:
+            found[name] = {"not_audited": str(error)}
+            continue
+        found[name] = audit.to_dict() | {"left_out": left_out}
+    return found
+
+
+def _draw_clients(task, concept, seed):
+    """Which clients are audited, and how many are not."""
+    everybody = np.arange(len(task.clients))
+    if not concept.is_client or len(everybody) <= MAX_CLIENTS:
+        return everybody, {}
+    draw = seeding.rng(seed, "audited clients")
+    taken = np.sort(draw.choice(everybody, MAX_CLIENTS, replace=False))
+    return taken, {"clients": len(everybody) - MAX_CLIENTS}
+
+
+def _examples(engine, weights, concept, split, taken, seed, left_out, views, max_examples):
+    """The Examples of one split: every check-in of it that another one follows."""
+    task, clients = engine.task, engine.task.clients
+    first, end = clients.bounds(split)
+    end = np.minimum(end, clients.starts[1:] - 1)
+    ranges = [np.arange(first[client], end[client]) for client in taken]
+    positions = np.concatenate(ranges)
+    if len(positions) > max_examples:
+        left_out[f"{split} check-ins"] = len(positions) - max_examples
+        draw = seeding.rng(seed, f"audited {split}")
+        positions = np.sort(draw.choice(positions, max_examples, replace=False))
+    owners = clients.client_of[positions]
+    run_to = np.zeros(len(clients), np.int64)
+    np.maximum.at(run_to, owners, positions + 1)
+    starts = clients.starts[:-1]
+    run_to = np.maximum(run_to, starts)
+    carried = engine.hidden_states(weights, starts, run_to, positions, carried=True)
+    hidden = carried[:, : task.spec.hidden_dim]
+    seen = protection.represent(task, weights, hidden, split)
+    made = {
+        REPRESENTATION: lambda: seen,
+        LOGITS: lambda: _log_probs(task, weights, seen, positions, owners),
+        RAW: lambda: _raw(task.inputs, positions),
+    }
+    if concept.is_client:
+        made[WINDOW] = lambda: _windows(task, positions)
+    if carried.shape != seen.shape or not np.array_equal(carried, seen):
+        made[CARRIED] = lambda: carried
+    wanted = set(made if views is None else views)
+    if unknown := wanted - {*made, CARRIED}:
+        raise ConfigError(f"unknown view {min(unknown)!r}. Accepted: {', '.join(made)}.")
+    return Examples(
+        {view: make() for view, make in made.items() if view in wanted},
+        concept.labels[positions],
+        owners,
+    )
+
+
+def _log_probs(task, weights, seen, positions, owners):
+    log_probs = np.empty((len(positions), task.num_classes), np.float32)
+    for client in np.unique(owners):
+        at = owners == client
+        prior = None
+        if task.spec.has_prior:
+            prior = task.log_prior(client, positions[at] - task.clients.starts[client])
+        scores = gru.logits(weights, seen[at], prior, np.matmul)
+        scores = scores - scores.max(-1, keepdims=True)
+        log_probs[at] = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    return log_probs
+
+
+def _raw(inputs, positions):
+    """The model's inputs, one-hot and sparse."""
+    from scipy.sparse import csr_matrix, hstack
+
+    one_hot = _one_hot(inputs.rows[positions].T, inputs.num_rows)
+    return hstack([one_hot, csr_matrix(inputs.numbers[positions])]).tocsr()
+
+
+def _windows(task, positions):
+    """Counts of venue, category and hour over each check-in and those before it, sparse."""
+    history, starts = task.history, task.clients.starts
+    first = starts[task.clients.client_of[positions]]
+    num_venues, num_categories = history.venues.max() + 1, history.categories.max() + 1
+    columns = []
+    for back in range(WINDOW_LEN):
+        at = positions - back
+        inside = at >= first
+        read = np.maximum(at, 0)
+        for codes, offset in (
+            (history.venues, 0),
+            (history.categories, num_venues),
+            (history.local_hour.astype(np.int64), num_venues + num_categories),
+        ):
+            known = inside & (codes[read] >= 0)
+            columns.append(np.where(known, codes[read] + offset, -1))
+    return _one_hot(columns, int(num_venues + num_categories + 24))
+
+
+def _one_hot(columns, width):
+    """Sum of one-hot codings of int [n] columns, -1 for none: sparse float32 [n, width]."""
+    from scipy.sparse import csr_matrix
+
+    columns = np.stack(list(columns), 1) if len(columns) else np.empty((0, 0), np.int64)
+    row, column = np.nonzero(columns >= 0)
+    ones = np.ones(len(row), np.float32)
+    return csr_matrix((ones, (row, columns[row, column])), (len(columns), width))

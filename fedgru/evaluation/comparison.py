@@ -1,0 +1,199 @@
+"""Runs beside each other: the same targets, paired by client, seeds averaged.
+
+Runs that differ in nothing but the seed (and in what changes no result: name, threads, engine) are
+one row: means over the seeds, smallest to largest in brackets. A difference is that of the rows'
+mean per-client sums, its interval a bootstrap over clients, so it speaks of other people, not of
+other seeds: those are in the brackets.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedgru.core import metrics, seeding
+from fedgru.core.errors import ConfigError, RunError
+
+RESAMPLING_SEED = 0
+DEFAULT_METRICS = ("acc@1", "acc@5", "loss")
+UNSEEN_BY_RESULTS = {"seed": 0, "name": "", "threads": None, "engine": "jax"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs of one setting, or what their fine-tuned copies score.
+
+    Attributes:
+        label: what the reader calls it.
+        runs: paths of the runs.
+        seeds: their seeds.
+        tables: per seed, {column: [num_clients]} as in clients.csv, clients in order of
+            their ids.
+    """
+
+    label: str
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    tables: tuple[dict, ...]
+
+    def has(self, metric):
+        """Whether the runs measured it: counts rank, they have no loss."""
+        return all(metric in table and not np.isnan(table[metric]).all() for table in self.tables)
+
+    def sums(self, metric):
+        """Return each client's sum, mean over seeds, and its count; see `metrics.client_sums`."""
+        table = self.tables[0]
+        counts = table["targets"].astype(np.int64)
+        if metric == "loss":
+            counts = counts - table["unknown_targets"].astype(np.int64)
+        means = np.mean([np.nan_to_num(t[metric]) for t in self.tables], axis=0)
+        return means * counts, counts
+
+    def values(self, metric):
+        """Return the micro metric of each seed."""
+        _, counts = self.sums(metric)
+        return [float(np.nansum(t[metric] * counts) / counts.sum()) for t in self.tables]
+
+
+def compare(runs, names=DEFAULT_METRICS):
+    """Compare evaluated runs with the first of them.
+
+    Args:
+        runs: RunFolders, at least two.
+        names: metrics.
+
+    Returns:
+        dict that JSON can hold: `targets`, `clients`, `reference` (label of the first row), and
+        `rows`, each `label`, `runs`, `seeds`, and per metric {"mean", "lowest", "highest",
+        "difference": None or {"difference", "interval", "significant"}}, None where a run gives
+        no probabilities and so no loss.
+
+    Raises:
+        ConfigError: for an unknown metric.
+        RunError: if a run is not evaluated, or is not of the same data, target and splits as the
+            first; says which and in what.
+    """
+    for name in names:
+        if name not in metrics.METRICS:
+            raise ConfigError(f"unknown metric {name!r}. Accepted: {', '.join(metrics.METRICS)}.")
+    _check_comparable(runs)
+    rows = _rows(runs)
+    if len(rows) < 2:
+        raise RunError(
+            "nothing to compare: all runs are seeds of the same settings, and none was fine-tuned. "
+            "Give a run of other settings, or a baseline (fedgru baseline)."
+        )
+    reference = rows[0]
+    return {
+        "targets": int(reference.tables[0]["targets"].sum()),
+        "clients": len(reference.tables[0]["targets"]),
+        "reference": reference.label,
+        "rows": [
+            {
+                "label": row.label,
+                "runs": list(row.runs),
+                "seeds": list(row.seeds),
+                **{name: _cell(row, reference, name) for name in names},
+            }
+            for row in rows
+        ],
+    }
+
+
+def _cell(row, reference, name):
+    if not row.has(name):
+        return None
+    values = row.values(name)
+    cell = {"mean": float(np.mean(values)), "lowest": min(values), "highest": max(values)}
+    if row is reference or not reference.has(name):
+        return cell | {"difference": None}
+    (ours, counts), (theirs, _) = row.sums(name), reference.sums(name)
+    low, high = metrics.paired_bootstrap_interval(
+        ours, theirs, counts, seeding.rng(RESAMPLING_SEED, "compare")
+    )
+    difference = float((ours.sum() - theirs.sum()) / counts.sum())
+    significant = not low <= 0 <= high
+    found = {"difference": difference, "interval": [low, high], "significant": significant}
+    return cell | {"difference": found}
+
+
+def _check_comparable(runs):
+    """Refuse runs of other data, another target or other splits than the first's."""
+    first = runs[0]
+    facts, target, scored = first.facts(), first.settings().inputs.target, _scored(first)
+    for run in runs[1:]:
+        where = f"{run.path} cannot be compared with {first.path}:"
+        theirs = run.facts()
+        if theirs.get("fingerprint") != facts.get("fingerprint"):
+            raise RunError(
+                f"{where} data set {theirs.get('data')} (fingerprint "
+                f"{str(theirs.get('fingerprint'))[:12]}), not {facts.get('data')} "
+                f"({str(facts.get('fingerprint'))[:12]})."
+            )
+        if run.settings().inputs.target != target:
+            raise RunError(f"{where} it predicts the {run.settings().inputs.target}, not {target}.")
+        their_scored = _scored(run)
+        if not np.array_equal(their_scored, scored):
+            shared = len(np.intersect1d(their_scored, scored))
+            raise RunError(
+                f"{where} other users or splits. It was tested on {len(their_scored):,} "
+                f"check-ins, the first on {len(scored):,}; {shared:,} are the same. Give both the "
+                "same --users and --min-checkins."
+            )
+
+
+def _scored(run):
+    """int64 [num_targets], ascending: the rows of the data set that the run was tested on."""
+    return np.sort(run.predictions(["row"])["row"])
+
+
+def _rows(runs):
+    """Group the runs by what they are, in the order given; fine-tuned copies come after."""
+    by_settings = {}
+    for run in runs:
+        key = run.kind, _settings_key(run)
+        by_settings.setdefault(key, []).append(run)
+    labels = _labels(by_settings)
+    rows = []
+    for key, alike in by_settings.items():
+        repeated = {run.settings().loop.seed for run in alike}
+        if len(repeated) < len(alike):
+            raise RunError(
+                f"of {', '.join(str(run.path) for run in alike)} two are of the same settings and "
+                "the same seed: give one of them."
+            )
+        rows.append(_row(labels[key], alike, "clients.csv"))
+        tuned = [run for run in alike if (run.path / "clients-fine-tuned.csv").exists()]
+        if tuned:
+            epochs = {run.test()["fine_tuned"]["epochs"] for run in tuned}
+            label = f"{labels[key]}, {'/'.join(map(str, sorted(epochs)))} x fine-tuned"
+            rows.append(_row(label, tuned, "clients-fine-tuned.csv"))
+    return rows
+
+
+def _row(label, runs, file):
+    tables = []
+    for run in runs:
+        table = run.client_table(file)
+        order = np.argsort(table["client_id"])
+        tables.append({name: column[order] for name, column in table.items()})
+    seeds = tuple(run.settings().loop.seed for run in runs)
+    return Row(label, tuple(str(run.path) for run in runs), seeds, tuple(tables))
+
+
+def _settings_key(run):
+    settings = run.settings()
+    loop = settings.loop.model_copy(update=UNSEEN_BY_RESULTS)
+    return settings.model_copy(update={"loop": loop}).model_dump_json()
+
+
+def _labels(by_settings):
+    """Name each group by its runs' common name; where names repeat, by what is different too."""
+    names = {key: by_settings[key][0].settings().loop.name for key in by_settings}
+    labels = {}
+    for key, runs in by_settings.items():
+        kind, name = key[0], names[key]
+        label = name if kind in ("federated", name) else f"{kind} ({name})"
+        if list(names.values()).count(name) > 1 and kind == "federated":
+            label = runs[0].path.name
+        labels[key] = label
+    return labels

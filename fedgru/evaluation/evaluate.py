@@ -1,0 +1,304 @@
+"""State + clients -> metrics per client and overall, each target scored exactly once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedgru.agnostic import protection
+from fedgru.core import metrics, seeding
+from fedgru.evaluation import baselines
+from fedgru.models import gru
+from fedgru.task import priors
+
+RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
+INTERVAL_METRICS = ("acc@1", "acc@5", "loss")
+CELLS_AT_ONCE = 1 << 18  # scores, targets by classes, before another client's are added
+CLIENTS_AT_ONCE = 10_000  # whose hidden states are in memory at the same time
+_NOTHING = np.zeros((0, 1)), np.zeros(0, np.int32)  # log-probabilities and targets
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a split's targets.
+
+    Attributes:
+        split: "train", "val" or "test".
+        positions: int64 [num_targets].
+        client_index: int32 [num_targets], among the clients that are scored.
+        scores: TargetScores.
+        num_clients: int, clients that are scored.
+        class_names: what the classes that `scores` speaks of are called.
+    """
+
+    split: str
+    positions: np.ndarray
+    client_index: np.ndarray
+    scores: metrics.TargetScores
+    num_clients: int
+    class_names: tuple[str, ...]
+
+    def summary(self, chosen=None):
+        """Return {"split/metric/average": value}, over a bool mask of the targets if given."""
+        scores, client_index = self.scores, self.client_index
+        if chosen is not None:
+            if not chosen.any():
+                return {f"{self.split}/targets": 0}
+            scores, client_index = scores[chosen], client_index[chosen]
+        summary = metrics.summarise(scores, client_index, self.num_clients)
+        return {f"{self.split}/{name}": value for name, value in summary.items()}
+
+    def client_sums(self, name):
+        """Return each client's sum and count of a metric, see `metrics.client_sums`."""
+        return metrics.client_sums(self.scores, name, self.client_index, self.num_clients)
+
+
+def evaluate(engine, weights, split, warm=True, clients=None):
+    """Score a split's targets with the model.
+
+    Args:
+        engine: Engine.
+        weights: name -> float32 array.
+        split: "train", "val" or "test".
+        warm: whether the state has seen all of the client's past. Otherwise it is zero before
+            the check-in that the split's first target is predicted from. The personal counts
+            hold all of the past either way.
+        clients: int [num_chosen], ascending, the clients whose targets are scored; None for
+            everybody's.
+
+    Returns:
+        Evaluation.
+    """
+    task = engine.task
+    if clients is None and len(task.clients) > CLIENTS_AT_ONCE and "noise_scale" not in weights:
+        firsts = range(0, len(task.clients), CLIENTS_AT_ONCE)
+        blocks = np.split(np.arange(len(task.clients)), firsts[1:])
+        return join([evaluate(engine, weights, split, warm, block) for block in blocks])
+    clients = None if clients is None else np.asarray(clients)
+    positions, log_probs = model_log_probs(engine, weights, split, warm, clients)
+    return _score_each_client(task, split, positions, log_probs, clients)
+
+
+def model_log_probs(engine, weights, split, warm=True, clients=None):
+    """Run the model over a split.
+
+    Args: as for `evaluate`.
+
+    Returns:
+        (positions, log_probs): int64 [num_targets], the targets; and a function of (client, own),
+        own the slice of the positions that are the client's: float32 [num_own, num_classes], log
+        p(class) of each.
+    """
+    task = engine.task
+    chosen = slice(None) if clients is None else clients
+    ends = task.ends(chosen)
+    positions = ends.target_positions(split)
+    first, end = ends.bounds(split)
+    first = ends.start if warm else np.maximum(first - 1, ends.start)
+    hidden = engine.hidden_states(weights, first, end, positions - 1)
+    task.let_go()
+    seen = protection.represent(task, weights, hidden, split)
+
+    def log_probs(client, own):
+        log_prior = None
+        if task.spec.has_prior:
+            log_prior = task.log_prior(client, positions[own] - 1 - task.ends(client).start)
+        return log_softmax(gru.logits(weights, seen[own], log_prior, np.matmul))
+
+    return positions, log_probs
+
+
+def join(parts, positions=None):
+    """Return one Evaluation of all clients from several, each of other clients.
+
+    Args:
+        parts: list of Evaluation, in the order of their clients.
+        positions: int64 [num_targets] per part, where its targets lie among all clients'; None
+            where each part says so.
+    """
+    before = np.cumsum([0, *(part.num_clients for part in parts)])
+    indices = [part.client_index + n for part, n in zip(parts, before[:-1], strict=True)]
+    return Evaluation(
+        parts[0].split,
+        np.concatenate([part.positions for part in parts] if positions is None else positions),
+        np.concatenate(indices).astype(np.int32),
+        metrics.concatenate(part.scores for part in parts),
+        int(before[-1]),
+        parts[0].class_names,
+    )
+
+
+def evaluate_running(task, kind, split):
+    """Score a split's targets with the client's running counts alone.
+
+    Args:
+        task: Task.
+        kind: "markov", "backoff", or "kernel" if the task has one.
+        split: "train", "val" or "test".
+
+    Returns:
+        Evaluation.
+    """
+    starts, positions = task.clients.starts, task.clients.target_positions(split)
+    return _score_each_client(
+        task,
+        split,
+        positions,
+        lambda client, own: task.log_prior(client, positions[own] - 1 - starts[client], kind),
+    )
+
+
+def evaluate_static(task, name):
+    """Score the test targets with a static counting baseline.
+
+    Args:
+        task: Task.
+        name: a key of `baselines.STATIC_BASELINES`.
+
+    Returns:
+        Evaluation, without a loss.
+    """
+    scores = baselines.score_static(name, task.clients, task.target_codes, task.num_target_codes)
+    positions = task.clients.target_positions("test")
+    names = getattr(task.check_ins, task.settings.inputs.target).values
+    return Evaluation(
+        "test", positions, task.clients.client_of[positions], scores, len(task.clients), names
+    )
+
+
+def evaluate_baselines(task):
+    """Return {baseline: Evaluation of the test split}, static ones first, then running ones."""
+    kinds = [kind for kind in RUNNING_BASELINES if kind != "kernel" or task.kernel is not None]
+    found = {name: evaluate_static(task, name) for name in baselines.STATIC_BASELINES}
+    return found | {f"running_{kind}": evaluate_running(task, kind, "test") for kind in kinds}
+
+
+def full_report(task, warm, seed, cold=None):
+    """Put an evaluation of the test split beside the baselines.
+
+    Args:
+        task: Task.
+        warm: Evaluation of the test split.
+        seed: int, for the bootstrap over clients.
+        cold: Evaluation of the same with the state zero at the start, or None.
+
+    Returns:
+        A dict that JSON can hold: `test/metric/average`, of `warm`; `intervals`, 95 % over
+        clients, of some of them; `cold`; `revisits` and `first_visits` (venues that the client
+        had been to before, or not); `baselines`, the same keys for each; `gains`, the difference
+        to each baseline with its paired interval; for a made-up city `best_possible` and
+        `share_of_best`, in acc@1.
+    """
+    revisit = ~first_visits(task)[warm.positions]
+    report = warm.summary()
+    report["intervals"] = {
+        f"test/{name}/micro": list(
+            metrics.bootstrap_interval(*warm.client_sums(name), seeding.rng(seed, "bootstrap"))
+        )
+        for name in INTERVAL_METRICS
+        if name in warm.scores.values
+    }
+    if cold is not None:
+        report["cold"] = cold.summary()
+    report["revisits"] = warm.summary(revisit)
+    report["first_visits"] = warm.summary(~revisit)
+    beside = evaluate_baselines(task)
+    report["baselines"] = {name: found.summary() for name, found in beside.items()}
+    report["gains"] = {name: gains(warm, found, seed) for name, found in beside.items()}
+    if task.best_prob is not None:
+        report["best_possible"] = float(task.best_prob[warm.positions].mean())
+        report["share_of_best"] = report["test/acc@1/micro"] / report["best_possible"]
+    return report
+
+
+def gains(ours, theirs, seed):
+    """Return what one Evaluation has over another of the same targets.
+
+    Returns:
+        {"test/metric/micro": {"difference": float, "interval": [low, high]}} for those of
+        INTERVAL_METRICS that both have; the interval is a paired 95 % bootstrap over clients.
+    """
+    return {
+        f"test/{name}/micro": _gain(ours, theirs, name, seed)
+        for name in INTERVAL_METRICS
+        if name in ours.scores.values and name in theirs.scores.values
+    }
+
+
+def prediction_table(task, evaluation):
+    """Return {column: array}, one row per target: what came, what was said, how sure.
+
+    Columns: `client_id`, `target` and `predicted`, texts (`target` None where the data set has
+    none); `row`, int64, of the data set's check-ins; `rank` of the target, from 1, NaN where its
+    class is unknown to the model; `log_prob` of the target, nats, NaN also where the predictor
+    gives no probabilities; `prob` of what was predicted; `first_visit`, bool.
+    """
+    positions, scores = evaluation.positions, evaluation.scores
+    column = getattr(task.check_ins, task.settings.inputs.target)
+    nothing = np.full(len(positions), np.nan)
+    return {
+        "client_id": np.array(task.clients.client_ids, object)[evaluation.client_index],
+        "row": task.clients.rows[positions],
+        "target": np.array([*column.values, None], object)[task.target_codes[positions]],
+        "predicted": np.array(evaluation.class_names, object)[scores.predicted],
+        "rank": scores.rank,
+        "log_prob": -scores.values.get("loss", nothing),
+        "prob": scores.prob,
+        "first_visit": first_visits(task)[positions],
+    }
+
+
+def client_table(task, evaluation):
+    """Return {column: list} with one row per client that has targets: the per-client CSV."""
+    table = metrics.per_client(evaluation.scores, evaluation.client_index, evaluation.num_clients)
+    kept = table["targets"] > 0
+    ids = np.array(task.clients.client_ids, object)
+    columns = {"client_id": ids[kept], "checkins": task.clients.lengths[kept]}
+    return columns | {name: values[kept] for name, values in table.items()}
+
+
+def _gain(ours, theirs, name, seed):
+    sums, counts = ours.client_sums(name)
+    their_sums, _ = theirs.client_sums(name)
+    low, high = metrics.paired_bootstrap_interval(
+        sums, their_sums, counts, seeding.rng(seed, "bootstrap")
+    )
+    difference = (sums.sum() - their_sums.sum()) / counts.sum()
+    return {"difference": float(difference), "interval": [low, high]}
+
+
+def _score_each_client(task, split, positions, log_probs, clients=None):
+    """Score some clients at a time: memory holds CELLS_AT_ONCE scores, and one client's more."""
+    clients = np.arange(len(task.clients)) if clients is None else clients
+    first, end = task.ends(clients).target_bounds(split)
+    ends = np.cumsum(end - first)
+    parts, waiting, begin = [], [], 0
+    for client, start, stop in zip(clients.tolist(), ends - (end - first), ends, strict=True):
+        if start < stop:
+            waiting.append(log_probs(client, slice(start, stop)))
+        if waiting and (stop == len(positions) or sum(w.size for w in waiting) > CELLS_AT_ONCE):
+            (targets,) = task.read(["classes"], positions[begin:stop])
+            parts.append(metrics.score_targets(np.concatenate(waiting), targets))
+            waiting, begin = [], stop
+    return Evaluation(
+        split,
+        positions,
+        np.repeat(np.arange(len(clients), dtype=np.int32), end - first),
+        metrics.concatenate(parts) if parts else metrics.score_targets(*_NOTHING),
+        len(clients),
+        task.target_vocabulary.values,
+    )
+
+
+def first_visits(task):
+    """Return bool [num_positions], whether the client had never checked in there before."""
+    clients, venues = task.clients, task.history.venues
+    key = clients.client_of.astype(np.int64) * (int(venues.max()) + 1) + venues
+    first = np.zeros(len(key), bool)
+    first[np.unique(key, return_index=True)[1]] = True
+    return first
+
+
+def log_softmax(scores):
+    """Return the log of the softmax over the last axis."""
+    scores = scores - scores.max(axis=-1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))

@@ -1,0 +1,348 @@
+"""Training the image network: target head, protected heads, and what keeps the context out."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from fedgru.agnostic import erasure, objective
+from fedgru.agnostic.schedules import alpha_at
+from fedgru.core import seeding
+from fedgru.core.errors import TrainingError
+from fedgru.core.jax_setup import import_jax
+from fedgru.images import steps as image_steps
+from fedgru.models import cnn, heads
+
+CHUNK = 256  # images represented at a time
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network.
+
+    Attributes:
+        spec: CnnSpec.
+        weights: dict of float32 arrays: extractor, target head, protected heads.
+        noise: deviation of the noise on the representation; it is drawn anew at each reading.
+        eraser: erasure.Eraser between extractor and heads, or None.
+    """
+
+    spec: cnn.CnnSpec
+    weights: dict
+    noise: float = 0.0
+    eraser: erasure.Eraser | None = None
+
+    def represent(self, images, rng):
+        """Return float32 [n, out_dim]: what the heads see, and probes get; noise included.
+
+        Args:
+            images: uint8 [n, height, width, channels]; the centre is taken of larger ones.
+            rng: numpy Generator, for the noise.
+        """
+        z = self.mean_representation(images)
+        if self.noise:
+            z = z + np.float32(self.noise) * rng.standard_normal(z.shape, np.float32)
+        return z
+
+    def mean_representation(self, images):
+        """Return float32 [n, out_dim]: the representation without noise, which is not served."""
+        run = _compiled_represent(self.spec)
+        own = heads.split_heads(self.weights)[0]
+        images = centre_crop(images, self.spec.image_shape[0])
+        parts = [np.asarray(run(own, part)) for part in _chunks(images)]
+        z = np.concatenate(parts)[: len(images)]
+        return z if self.eraser is None else self.eraser(z)
+
+    def target_scores(self, representation):
+        """Return float32 [n, num_classes], the target head's scores."""
+        return np.asarray(cnn.classify(self.spec, self.weights, representation))
+
+    def context_scores(self, representation):
+        """Return float32 [n, num_contexts], the mean of the protected heads' scores."""
+        adversaries = {
+            int(name.split("_")[1]) for name in self.weights if name.startswith(heads.PREFIX)
+        }
+        scores = [heads.apply_head(self.weights, i, representation) for i in sorted(adversaries)]
+        return np.mean(scores, axis=0)
+
+
+def make_spec(settings, data):
+    """Return the CnnSpec of ImageSettings and ImageData."""
+    size = settings.crop_size or settings.image_size
+    return cnn.CnnSpec(
+        image_shape=(size, size, data.image_shape[2]),
+        channels=settings.channel_list,
+        representation_dim=settings.representation_dim,
+        head_dims=settings.head_dims,
+        num_classes=len(data.target_names),
+        dropout=settings.dropout,
+    )
+
+
+def train(settings, data, method, alpha, seed, on_epoch=None):
+    """Train one network with a target head, and protected heads for the context.
+
+    At alpha 0 the extractor and the target head are trained as `train_ordinary` does, by the
+    same compiled step and draws, and the protected heads beside them, on what they find.
+
+    Args:
+        settings: ImageSettings.
+        data: ImageData.
+        method: Method.
+        alpha: 0 to 1; its schedule is the settings'.
+        seed: int.
+        on_epoch: called with (epoch, Network) after each epoch, from 1.
+
+    Returns:
+        Network.
+
+    Raises:
+        TrainingError: if a loss is not a number.
+
+    Source: Jia et al. 2018, equation (1), for method `reversal`. Differences: the protected
+        heads' own gradient is not multiplied by alpha, see `fedgru.agnostic.objective`; and
+        alpha can follow a schedule.
+    """
+    spec = make_spec(settings, data)
+    if alpha == 0:
+        method = replace(type(method)(), adversaries=max(method.adversaries, 1))
+    run = _Run(settings, spec, data, method, alpha, seed)
+    for epoch in range(1, settings.epochs + 1):
+        run.epoch(epoch)
+        if on_epoch is not None:
+            on_epoch(epoch, run.network())
+    return run.network()
+
+
+def train_ordinary(settings, images, labels, num_classes, seed, on_epoch=None):
+    """Train a network with a target head alone, by the ordinary loss.
+
+    Args:
+        settings: ImageSettings.
+        images: uint8 [n, height, width, channels].
+        labels: int32 [n].
+        num_classes: how many there are.
+        seed: int.
+        on_epoch: called with (epoch, Network) after each epoch, from 1.
+
+    Returns:
+        Network.
+    """
+    size = settings.crop_size or settings.image_size
+    spec = cnn.CnnSpec(
+        (size, size, images.shape[3]),
+        settings.channel_list,
+        settings.representation_dim,
+        settings.head_dims,
+        num_classes,
+        settings.dropout,
+    )
+    weights = cnn.init_weights(spec, seeding.rng(seed, "image weights"))
+    state = (weights, _zero_slots(weights))
+    step = image_steps.target_epoch(spec, _optimizer(settings), settings.flips)
+    for epoch in range(1, settings.epochs + 1):
+        order = _order(seed, "target order", epoch, len(images), settings.batch_size)
+        key, lr = _key(seed, "target step", epoch), _lr(settings, epoch)
+        state, losses = step(state, images, labels, order, lr, epoch, key)
+        _check_finite(losses, epoch, settings.lr)
+        if on_epoch is not None:
+            on_epoch(epoch, Network(spec, _to_numpy(state[0])))
+    return Network(spec, _to_numpy(state[0]))
+
+
+class _Run:
+    """One training: its state between epochs."""
+
+    def __init__(self, settings, spec, data, method, alpha, seed):
+        self.settings, self.spec, self.method = settings, spec, method
+        self.alpha, self.seed = alpha, seed
+        self.targets, self.contexts = data.sets["train"], data.sets["context_train"]
+        self.num_contexts = len(data.context_names)
+        own = cnn.init_weights(spec, seeding.rng(seed, "image weights"))
+        protected = self._fresh_heads(0)
+        self.weights = own | protected
+        self.own_slots, self.head_slots = _zero_slots(own), _zero_slots(protected)
+        self.eraser = None
+        self.draw_shares = None
+        if method.decorrelate:
+            self.draw_shares = self._independent_shares()
+
+    def network(self):
+        noise = self.alpha * self.method.noise
+        return Network(self.spec, _to_numpy(self.weights), noise, self.eraser)
+
+    def epoch(self, epoch):
+        settings, method = self.settings, self.method
+        targets, contexts = self.targets, self.contexts
+        order = _order(
+            self.seed, "target order", epoch, len(targets), settings.batch_size, self.draw_shares
+        )
+        context_order = _order(
+            self.seed, "context order", epoch, len(contexts), settings.context_batch_size
+        )
+        context_order = np.resize(context_order, (len(order), settings.context_batch_size))
+        lr, recipe = _lr(settings, epoch), _optimizer(settings)
+        heads_only = self.alpha == 0
+        if heads_only:
+            own, protected = heads.split_heads(self.weights)
+            step = image_steps.target_epoch(self.spec, recipe, settings.flips)
+            (own, self.own_slots), losses = step(
+                (own, self.own_slots),
+                targets.images,
+                targets.target,
+                order,
+                lr,
+                epoch,
+                _key(self.seed, "target step", epoch),
+            )
+            _check_finite(losses, epoch, settings.lr)
+            self.weights = own | protected
+        step = image_steps.agnostic_epoch(
+            self.spec, recipe, settings.flips, method, self.num_contexts, heads_only
+        )
+        (self.weights, self.own_slots, self.head_slots), losses = step(
+            (self.weights, self.own_slots, self.head_slots),
+            (
+                (targets.images, targets.target, targets.context),
+                (contexts.images, contexts.context),
+                order,
+                context_order,
+            ),
+            self._alphas(epoch, len(order)),
+            self._erasing(),
+            lr,
+            epoch,
+            _key(self.seed, "head step", epoch),
+        )
+        _check_finite(losses, epoch, settings.lr)
+        self._reset_a_head(epoch)
+        if method.erase:
+            self._fit_eraser(epoch)
+
+    def _alphas(self, epoch, steps):
+        """float32 [steps]: alpha at each step of an epoch."""
+        first, last = (epoch - 1) * steps, max(self.settings.epochs * steps - 1, 1)
+        schedule = self.settings.alpha_schedule
+        return np.array(
+            [alpha_at(schedule, self.alpha, (first + i) / last) for i in range(steps)], np.float32
+        )
+
+    def _erasing(self):
+        if not self.method.erase:
+            return None
+        dim = self.spec.out_dim
+        if self.eraser is None:
+            return np.zeros(dim, np.float32), np.zeros((dim, dim), np.float32)
+        return self.eraser.mean.astype(np.float32), self.eraser.removed.astype(np.float32)
+
+    def _fit_eraser(self, epoch):
+        """Fit erasure on targets drawn so that target and context are independent.
+
+        Where the context of targets is unknown, on contexts alone.
+        """
+        part, shares = self.contexts, self._independent_shares()
+        if shares is not None:
+            rng = seeding.rng(self.seed, "erasure draw", epoch)
+            drawn = rng.choice(len(shares), len(shares), p=shares)
+            part = self.targets.where(drawn)
+        self.eraser = None
+        z = self.network().mean_representation(part.images)
+        moments = erasure.Moments.of(z, part.context, self.num_contexts)
+        self.eraser = erasure.fit_eraser(moments)
+
+    def _independent_shares(self):
+        """How often to draw each target so that target and context are independent.
+
+        None where that is out of reach: a context is unknown, or goes with one target alone.
+        """
+        targets, contexts = self.targets.target, self.targets.context
+        sizes = self.spec.num_classes, self.num_contexts
+        if (contexts < 0).any() or len(set(zip(targets, contexts, strict=True))) < np.prod(sizes):
+            return None
+        shares = objective.decorrelating_weights(targets, contexts, *sizes).astype(np.float64)
+        return shares / shares.sum()
+
+    def _fresh_heads(self, generation):
+        rng = seeding.rng(self.seed, "protected heads", generation)
+        dims = self.settings.head_dims
+        count = max(self.method.adversaries, 1)
+        return heads.init_heads(rng, count, self.spec.out_dim, dims, self.num_contexts)
+
+    def _reset_a_head(self, epoch):
+        """Let one head, in turn, start anew at the ends of evenly spaced epochs."""
+        per_epoch = self.method.resets / self.settings.epochs
+        number = int(epoch * per_epoch)
+        if epoch == self.settings.epochs or number == int((epoch - 1) * per_epoch):
+            return
+        adversary = number % self.method.adversaries
+        fresh = self._fresh_heads(epoch)
+        self.weights = heads.reset_head(self.weights, adversary, fresh)
+        zeros = _zero_slots(fresh)
+        self.head_slots = tuple(
+            heads.reset_head(slots, adversary, zero)
+            for slots, zero in zip(self.head_slots, zeros, strict=True)
+        )
+
+
+@cache
+def _compiled_represent(spec):
+    jax = import_jax()
+    return jax.jit(lambda weights, images: cnn.represent(spec, weights, images))
+
+
+def centre_crop(images, crop):
+    """Return the centre of images [n, height, width, channels]."""
+    spare = images.shape[1] - crop
+    return images[:, spare // 2 : spare // 2 + crop, spare // 2 : spare // 2 + crop]
+
+
+def _optimizer(settings):
+    return settings.optimizer, settings.momentum, settings.weight_decay
+
+
+def _zero_slots(weights):
+    zeros = {name: np.zeros_like(w) for name, w in weights.items()}
+    return zeros, dict(zeros)
+
+
+def _order(seed, purpose, epoch, count, batch_size, shares=None):
+    """Return int32 [steps, batch_size], an epoch's batches; what does not fill one is left out."""
+    rng = seeding.rng(seed, purpose, epoch)
+    batch_size = min(batch_size, count)
+    steps = count // batch_size
+    if shares is None:
+        drawn = rng.permutation(count)[: steps * batch_size]
+    else:
+        drawn = rng.choice(count, steps * batch_size, p=shares)
+    return drawn.reshape(steps, batch_size).astype(np.int32)
+
+
+def _lr(settings, epoch):
+    return np.float32(settings.lr * 0.1 ** ((epoch - 1) // settings.lr_drop_every))
+
+
+def _key(seed, purpose, epoch):
+    return import_jax().random.wrap_key_data(seeding.key_words(seed, purpose, epoch))
+
+
+def _check_finite(losses, epoch, lr):
+    losses = np.asarray(losses)
+    if not np.isfinite(losses).all():
+        step = int(np.flatnonzero(~np.isfinite(losses))[0]) + 1
+        raise TrainingError(
+            f"training loss became NaN in epoch {epoch}, step {step}. Try a smaller --lr (now "
+            f"{lr:g})."
+        )
+
+
+def _to_numpy(weights):
+    return {name: np.asarray(w) for name, w in weights.items()}
+
+
+def _chunks(images):
+    """Yield parts of one size, the last padded, so that one compiled program serves all."""
+    for start in range(0, len(images), CHUNK):
+        part = images[start : start + CHUNK]
+        if len(part) < CHUNK and len(images) > CHUNK:
+            part = np.concatenate([part, np.repeat(part[-1:], CHUNK - len(part), 0)])
+        yield part

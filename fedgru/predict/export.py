@@ -1,0 +1,164 @@
+"""A run's model in a folder of its own: what `fedgru export` writes, and how it is read back.
+
+model.json      what the model reads and answers (`Interface`), and where it comes from
+model.keras     --to keras: the stateful Keras model, one stream, one check-in a call
+saved_model/    --to savedmodel: the same for TensorFlow, with functions `serve` and `reset_state`
+weights.npz     --to weights: the arrays of fedgru/models/gru.py, without those of training alone
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from fedgru import __version__
+from fedgru.core.errors import ConfigError, RunError
+from fedgru.models.heads import split_heads
+from fedgru.predict.schema import Interface, load_model
+
+KINDS = ("keras", "savedmodel", "weights")
+DESCRIPTION, WEIGHTS = "model.json", "weights.npz"
+
+
+def export_run(run, task, kind, output, overwrite=False):
+    """Write a run's best round as a folder, whole or not at all.
+
+    Args:
+        run: RunFolder.
+        task: the run's Task.
+        kind: "keras", "savedmodel" or "weights".
+        output: path of the new folder.
+        overwrite: replace an earlier export there.
+
+    Returns:
+        dict that model.json holds.
+
+    Raises:
+        ConfigError: if Keras does not run on TensorFlow, which Keras models need.
+        RunError: if the folder cannot be written, or is there already; if the run has no model
+            that all clients share.
+    """
+    output = Path(output)
+    if output.exists() and not (overwrite and (output / DESCRIPTION).is_file()):
+        advice = "or add --overwrite" if (output / DESCRIPTION).is_file() else "it is no export"
+        raise RunError(f"{output} is there already: choose another --output, {advice}.")
+    interface, weights, round_num = load_model(run, task)
+    weights, _ = split_heads(weights)
+    facts = run.facts()
+    description = {
+        "run": run.path.name,
+        "round": round_num,
+        "data": facts["data"],
+        "fingerprint": facts["fingerprint"],
+        "fedgru": __version__,
+        "kind": kind,
+        **interface.to_dict(),
+    }
+    model = None if kind == "weights" else build_model(interface, weights)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
+            new = Path(scratch, "new")
+            new.mkdir()
+            text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
+            (new / DESCRIPTION).write_text(text + "\n", "utf-8")
+            _WRITERS[kind](new, model, weights)
+            if output.exists():
+                shutil.move(output, Path(scratch, "old"))
+            new.rename(output)
+    except OSError as error:
+        raise RunError(f"{output} cannot be written: {error.strerror or error}.") from None
+    return description
+
+
+def open_export(folder):
+    """Return the Interface of an exported model: what it takes to feed it.
+
+    Raises:
+        RunError: if there is no export.
+        DataError: if it is one of another format.
+    """
+    file = Path(folder, DESCRIPTION)
+    try:
+        return Interface.from_dict(json.loads(file.read_text("utf-8")))
+    except FileNotFoundError:
+        raise RunError(f"{folder} is no export: it has no {DESCRIPTION}.") from None
+
+
+def load_weights(folder):
+    """Return {name: float32 array} of an export that was made with --to weights.
+
+    Raises:
+        RunError: if it has none.
+    """
+    file = Path(folder, WEIGHTS)
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder} has no {WEIGHTS}. Make one with: fedgru export RUN --to weights"
+        ) from None
+
+
+def build_model(interface, weights):
+    """Return the stateful Keras model: one stream, one check-in a call, probabilities out.
+
+    Args:
+        interface: Interface.
+        weights: name -> float32 array.
+
+    Raises:
+        ConfigError: if Keras does not run on TensorFlow.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets on stderr
+    import keras
+
+    from fedgru.models import keras_gru
+
+    if keras.backend.backend() != "tensorflow":
+        raise ConfigError(
+            f"--to keras and --to savedmodel need Keras on TensorFlow, but KERAS_BACKEND is "
+            f"{keras.backend.backend()}. Unset KERAS_BACKEND, or use --to weights."
+        )
+    model = keras_gru.build(interface.spec, interface, represents=interface.representation)
+    keras_gru.set_weights(model, weights)
+    return model
+
+
+def _write_keras(folder, model, weights):
+    model.save(folder / "model.keras")
+
+
+def _write_saved_model(folder, model, weights):
+    import tensorflow as tf
+    from keras.export import ExportArchive
+
+    from fedgru.models import keras_gru
+
+    signature = {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+        for name, tensor in model.input.items()
+    }
+    archive = ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", model.__call__, input_signature=[signature])
+    archive.add_endpoint("reset_state", lambda: _reset(keras_gru, model), input_signature=[])
+    archive.write_out(folder / "saved_model", verbose=False)
+
+
+def _reset(keras_gru, model):
+    import tensorflow as tf
+
+    keras_gru.reset_state(model)
+    return tf.constant(True)
+
+
+def _write_weights(folder, model, weights):
+    np.savez(folder / WEIGHTS, **weights)
+
+
+_WRITERS = {"keras": _write_keras, "savedmodel": _write_saved_model, "weights": _write_weights}

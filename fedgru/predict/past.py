@@ -1,0 +1,201 @@
+"""Whose next place is asked for: a client of the data set, or a file of check-ins."""
+
+import difflib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedgru.core.errors import ConfigError, DataError
+from fedgru.data.categories import load_scheme, translate
+from fedgru.data.checkins import FIELDS, Coded
+from fedgru.data.ledger import Ledger
+from fedgru.data.reading import readers
+from fedgru.predict.predictor import Predictor, check_ins_of, evaluation_noise
+from fedgru.predict.schema import CheckIn
+
+MAX_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a prediction rests on.
+
+    Attributes:
+        user: whose check-ins they are.
+        check_ins: list of CheckIn, in order of time; maybe none.
+        following: the CheckIn that came next, where that is known.
+        position: in the run's task, of that next check-in, where the evaluation scores it.
+        has_clock: whether the check-ins say how local time is kept.
+        ledger: what happened to rows of a file on the way in.
+    """
+
+    user: str
+    check_ins: list[CheckIn]
+    following: CheckIn | None = None
+    position: int | None = None
+    has_clock: bool = True
+    ledger: Ledger = Ledger()
+
+
+def client_past(task, client_id, until=None):
+    """Return the Past of a user of the run's data set, who may have been left out of the run.
+
+    Args:
+        task: Task.
+        client_id: the user.
+        until: take the first so many check-ins; all by default.
+
+    Raises:
+        DataError: if the data set has no such user, or he has fewer check-ins.
+    """
+    users = task.check_ins.user
+    if client_id not in users.values:
+        raise DataError(
+            f"data set {task.settings.data.data} has no user {client_id!r}. "
+            + _name_some(client_id, task.clients.client_ids, "The run's clients are")
+        )
+    rows = np.flatnonzero(users.codes == users.values.index(client_id))
+    every = check_ins_of(task.check_ins, rows)
+    past, following = _cut(every, until, f"client {client_id}")
+    position = None
+    if following is not None and past and client_id in task.clients.client_ids:
+        client = task.clients.client_ids.index(client_id)
+        position = int(task.clients.starts[client]) + len(past)
+    return Past(client_id, past, following, position)
+
+
+def file_past(
+    path,
+    categories,
+    columns=(),
+    user=None,
+    table=None,
+    offset_min=None,
+    until=None,
+    skip_bad_rows=False,
+):
+    """Return the Past in a file of check-ins, see `fedgru.data.reading.readers.read_csv`.
+
+    Args:
+        path: the file.
+        categories: "categories" of the passport of the run's data set: the file's category names
+            become categories by the same scheme. A name that it lacks stands for itself, so that a
+            file may also hold the categories themselves.
+        columns: {field: name in the header}; a field that is left out is looked for under its own
+            name.
+        user: whose check-ins to take, where the file has several people's.
+        table: path of the table of a scheme that does not come with fedgru.
+        offset_min: minutes from UTC of every row's local clock, or None.
+        until: take the first so many check-ins; all by default.
+        skip_bad_rows: drop and count bad rows instead of stopping at the first.
+
+    Raises:
+        ConfigError: if the table is missing or not the one of the import; as `read_csv`.
+        DataError: if the file cannot be used; if it has several users and none is chosen, or not
+            the chosen one.
+    """
+    header = readers.read_column_names(path)
+    columns = {field: field for field in FIELDS if field in header} | dict(columns)
+    reading = readers.read_csv(path, columns, None, offset_min, skip_bad_rows)
+    found, file = reading.check_ins, reading.source.file
+    users = found.user.values
+    if user is None and len(users) > 1:
+        raise DataError(
+            f"{file} has check-ins of {len(users)} users. Choose one with --client: "
+            f"{', '.join(users[:MAX_LISTED])}{' ...' if len(users) > MAX_LISTED else ''}."
+        )
+    user = users[0] if user is None else user
+    if user not in users:
+        raise DataError(f"{file} has no user {user!r}. {_name_some(user, users, 'Its users are')}")
+    if len(found.category.values):
+        scheme = _find_scheme(categories, table)
+        values = tuple(translate(scheme, name) for name in found.category.values)
+        found = replace(found, category=Coded(found.category.codes, values))
+    every = check_ins_of(found, np.flatnonzero(found.user.codes == users.index(user)))
+    past, following = _cut(every, until, file)
+    has_clock = offset_min is not None or "offset" in columns or bool(found.offset_min.any())
+    return Past(user, past, following, has_clock=has_clock, ledger=reading.ledger)
+
+
+def forecast(task, interface, weights, past, k=5):
+    """Return the k most probable next values and what there is to know about them.
+
+    Args:
+        task: Task.
+        interface: Interface of the task.
+        weights: name -> float32 array.
+        past: Past.
+        k: int.
+
+    Returns:
+        dict that JSON can hold: `user`, `check_ins` (their number), `last` (venue, category, Unix
+        seconds; None without one), `cold_start` (fewer check-ins than any client of the run had),
+        `unknown` ({feature or "target": check-ins whose value the model does not know}), `target`,
+        `prior`, `top` (list of {"value", "probability"}) and, where it is known, `came` (value,
+        probability and rank of what came next; None for a value that the model does not know).
+    """
+    predictor = Predictor.start(interface, weights).extend(past.check_ins)
+    noise = None
+    if "noise" in interface.representation and past.position is not None:
+        noise = evaluation_noise(task, past.position)
+    log_probs = predictor.log_probs(noise)
+    last = past.check_ins[-1] if past.check_ins else None
+    found = {
+        "user": past.user,
+        "check_ins": len(past.check_ins),
+        "last": last
+        and {"venue": last.venue, "category": last.category, "time_s": int(last.time_s)},
+        "cold_start": len(past.check_ins) < interface.min_checkins,
+        "unknown": predictor.stream.unknown,
+        "target": interface.target,
+        "prior": interface.prior,
+        "top": [{"value": v, "probability": p} for v, p in predictor.top(k, noise)],
+    }
+    if past.following is not None:
+        value = getattr(past.following, interface.target)
+        found["came"] = {"value": value, "probability": None, "rank": None}
+        if value in interface.classes:
+            score = log_probs[interface.classes.index(value)]
+            rank = int((log_probs > score).sum()) + 1
+            found["came"] |= {"probability": float(np.exp(score)), "rank": rank}
+    return found
+
+
+def _cut(check_ins, until, whose):
+    """The check-ins up to `until`, and the one after them if there is one."""
+    if until is None:
+        return check_ins, None
+    if until > len(check_ins):
+        raise DataError(f"--until is {until}, but {whose} has {len(check_ins)} check-ins.")
+    return check_ins[:until], (check_ins[until : until + 1] or [None])[0]
+
+
+def _find_scheme(categories, table):
+    """The scheme by which the data set's categories were made; None if names stay as they are."""
+    name, sha256 = categories["scheme"], categories["sha256"]
+    if sha256 is None:  # raw names, or a made-up city, whose categories are what they are
+        if table is not None:
+            raise ConfigError(
+                f"--categories {table} has no effect: the run's data set has the names as they are."
+            )
+        return None
+    if table is None and name != "coarse":
+        raise ConfigError(
+            f"the categories of the run's data set were made by the table {name}: give it with "
+            f"--categories {name}."
+        )
+    scheme = load_scheme(table or "coarse")
+    if scheme.sha256 != sha256:
+        raise ConfigError(
+            f"{table or 'the coarse table of this fedgru'} is not the table that the categories of "
+            f"the run's data set were made by ({name}, SHA-256 {sha256[:12]}...)."
+        )
+    return scheme
+
+
+def _name_some(wanted, names, title):
+    close = difflib.get_close_matches(wanted, names, MAX_LISTED, cutoff=0.6)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    more = f" ... ({len(names)} in all)" if len(names) > MAX_LISTED else ""
+    return f"{title} {', '.join(names[:MAX_LISTED])}{more}."

@@ -1,0 +1,303 @@
+"""Where one person goes next: a stream of check-ins in, probabilities out, one at a time.
+
+`Stream` keeps what the model must be told of a person, `Predictor` runs the model over it. Both are
+values: `push` returns a new one and leaves the old one as it was.
+"""
+
+import itertools
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from fedgru.core import seeding
+from fedgru.core.errors import DataError
+from fedgru.core.jax_setup import import_jax
+from fedgru.evaluation.evaluate import log_softmax
+from fedgru.models import gru
+from fedgru.predict.schema import CheckIn, Interface
+from fedgru.task import priors
+from fedgru.task.clients import SPLITS
+from fedgru.task.kernel_prior import kernel_prior
+
+WALK_SEQ_LEN = 64  # check-ins in one compiled call, where a history is longer
+
+
+class _Codes(dict):
+    """Text -> code: equal texts have equal codes, and nothing else is asked of them."""
+
+    def __init__(self):
+        self._new = itertools.count()
+
+    def __missing__(self, text):
+        return self.setdefault(text, next(self._new))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One person's check-ins so far, as a model takes them.
+
+    Attributes:
+        interface: Interface.
+        user: whose they are; None before the first.
+        history: History, what the prior counts.
+        ids: int32 [num_id_features], those of the last check-in; 0 unknown.
+        numbers: float32 [num_numbers], those of the last check-in.
+        unknown: id feature, and "target" -> check-ins whose value the model does not know.
+    """
+
+    interface: Interface
+    user: str | None
+    history: priors.History
+    ids: np.ndarray
+    numbers: np.ndarray
+    unknown: dict[str, int]
+    _codes: _Codes  # shared with the streams this one came from: it only grows
+
+    @classmethod
+    def start(cls, interface):
+        """Return the Stream of nobody, without a check-in."""
+        empty = [np.zeros(0, dtype) for dtype in [np.int32] * 3 + [np.int64] * 2 + [float] * 2]
+        names = [*interface.vocabularies, "target"]
+        return cls(
+            interface,
+            None,
+            priors.History(*empty),
+            np.zeros(len(interface.vocabularies), np.int32),
+            np.zeros(len(interface.number_names), np.float32),
+            dict.fromkeys(names, 0),
+            _Codes(),
+        )
+
+    def __len__(self):
+        return len(self.history)
+
+    def push(self, check_in):
+        """Return the Stream with one CheckIn more; see `extend`."""
+        stream, _, _ = self.extend([check_in])
+        return stream
+
+    def extend(self, check_ins):
+        """Return the Stream with some CheckIns more, and their inputs.
+
+        Args:
+            check_ins: list of CheckIn, at least one, in order of time.
+
+        Returns:
+            (Stream, ids int32 [n, num_id_features], numbers float32 [n, num_numbers]).
+
+        Raises:
+            DataError: if one is earlier than the one before it, or of somebody else.
+        """
+        time_s = np.array([one.time_s for one in check_ins], np.int64)
+        before = self.history.time_s[-1:] if len(self) else time_s[:1]
+        gap_s = np.diff(np.concatenate([before, time_s]))
+        if (gap_s < 0).any():
+            late = check_ins[int(np.argmax(gap_s < 0))]
+            raise DataError(
+                f"the check-in at {late.venue!r} (time {late.time_s}) is earlier than the one "
+                "before it: give a person's check-ins in order of time."
+            )
+        user = check_ins[0].user if self.user is None else self.user
+        for one in check_ins:
+            if one.user != user:
+                raise DataError(
+                    f"a check-in of {one.user!r} in the stream of {user!r}: start one stream for "
+                    "each person."
+                )
+        interface = self.interface
+        ids, classes = interface.ids(check_ins), interface.target_classes(check_ins)
+        numbers = interface.numbers(check_ins, gap_s)
+        offset_min = np.array([one.offset_min for one in check_ins], np.int64)
+        history = priors.History(
+            classes=classes,
+            categories=self._code("category", check_ins),
+            venues=self._code("venue", check_ins),
+            time_s=time_s,
+            local_time_s=time_s + 60 * offset_min,
+            lat_deg=np.array([one.lat_deg for one in check_ins], float),
+            lon_deg=np.array([one.lon_deg for one in check_ins], float),
+        )
+        missed = [*(ids == 0).sum(axis=0).tolist(), int((classes < 0).sum())]
+        unknown = {
+            name: number + more
+            for (name, number), more in zip(self.unknown.items(), missed, strict=True)
+        }
+        stream = replace(
+            self,
+            user=user,
+            history=self.history.join(history),
+            ids=ids[-1],
+            numbers=numbers[-1],
+            unknown=unknown,
+        )
+        return stream, ids, numbers
+
+    def _code(self, column, check_ins):
+        values = (getattr(one, column) for one in check_ins)
+        codes = [-1 if value is None else self._codes[column, value] for value in values]
+        return np.array(codes, np.int32)
+
+    def log_prior(self):
+        """Return float32 [num_classes], log p(next) by the person's own past; None without one."""
+        interface = self.interface
+        if interface.prior == "none":
+            return None
+        history, shared = self.history.with_open_end(), interface.shared
+        if interface.prior == "kernel":
+            prior = kernel_prior(interface.kernel, history, shared, len(self) - 1)
+        else:
+            prior = priors.count_prior(interface.prior, history, shared)
+        return prior.log_probs(shared, slice(-1, None))[0]
+
+    def draw_noise(self):
+        """Return float32 [hidden_dim], standard normal, drawn by the run's seed for this length."""
+        draw = seeding.rng(self.interface.seed, "prediction noise", len(self))
+        return draw.standard_normal(self.interface.spec.hidden_dim).astype(np.float32)
+
+    def inputs(self, noise=None):
+        """Return what an exported Keras model is called with at the last check-in, by name.
+
+        Args:
+            noise: float32 [hidden_dim], for a model that takes some; `draw_noise` by default.
+
+        Returns:
+            {name: array [1, 1] or [1, 1, size]}: one stream, one check-in.
+        """
+        interface = self.interface
+        named = dict(zip(interface.vocabularies, self.ids, strict=True))
+        named |= dict(zip(interface.number_names, self.numbers, strict=True))
+        if interface.prior != "none":
+            named["log_prior"] = self.log_prior()
+        if "noise" in interface.representation:
+            named["noise"] = self.draw_noise() if noise is None else noise
+        return {name: np.asarray(value)[None, None] for name, value in named.items()}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model in front of one person's check-ins.
+
+    >>> predictor = Predictor.start(interface, weights)           # doctest: +SKIP
+    >>> predictor.push(check_in).push(another).top(2)             # doctest: +SKIP
+    [('Food', 0.41), ('Shop & Service', 0.17)]
+
+    Attributes:
+        stream: Stream.
+        weights: name -> float32 array.
+        state: float32 [1, hidden_dim] each: the hidden state, and for an LSTM its memory.
+    """
+
+    stream: Stream
+    weights: dict
+    state: tuple
+    _recurrent: dict  # those of the recurrent layer, where JAX has them at hand
+
+    @classmethod
+    def start(cls, interface, weights):
+        """Return a Predictor that has seen nothing: its state is zero.
+
+        Args:
+            interface: Interface.
+            weights: name -> float32 array.
+        """
+        jax = import_jax()
+        state = gru.zero_state(interface.spec.cell, interface.spec.hidden_dim, 1)
+        recurrent = ("rows", "numbers", "recurrent", "bias")
+        at_hand = {name: jax.numpy.asarray(weights[name]) for name in recurrent}
+        return cls(Stream.start(interface), weights, state, at_hand)
+
+    def __len__(self):
+        return len(self.stream)
+
+    def push(self, check_in):
+        """Return the Predictor after one CheckIn more; see `Stream.extend` for the errors."""
+        return self.extend([check_in])
+
+    def extend(self, check_ins):
+        """Return the Predictor after a list of CheckIns more, in order of time."""
+        if not check_ins:
+            return self
+        stream, ids, numbers = self.stream.extend(check_ins)
+        rows = stream.interface.rows(ids)[:, None]
+        state, begin = self.state, 0
+        while begin < len(rows):
+            # whole stretches, then one by one: two shapes are compiled, whatever the length
+            size = WALK_SEQ_LEN if len(rows) - begin >= WALK_SEQ_LEN else 1
+            part = slice(begin, begin + size)
+            step = _walk_step(stream.interface.spec.cell)
+            state = step(self._recurrent, rows[part], numbers[part, None], state)
+            begin += size
+        return replace(self, stream=stream, state=state)
+
+    def log_probs(self, noise=None):
+        """Return float32 [num_classes], log p(next check-in's class).
+
+        The frequencies that all clients share where there is no check-in yet.
+
+        Args:
+            noise: as for `Stream.inputs`.
+        """
+        interface = self.stream.interface
+        if not len(self):
+            return np.log(interface.shared).astype(np.float32)
+        if "noise" in interface.representation and noise is None:
+            noise = self.stream.draw_noise()
+        seen = gru.represent(self.weights, np.asarray(self.state[0])[0], noise)
+        return log_softmax(gru.logits(self.weights, seen, self.stream.log_prior(), np.matmul))
+
+    def top(self, k=5, noise=None):
+        """Return the k most probable values and their probabilities, [(value, probability)]."""
+        log_probs = self.log_probs(noise)
+        order = np.argsort(-log_probs, kind="stable")[:k]
+        classes = self.stream.interface.classes
+        return [(classes[i], float(np.exp(log_probs[i]))) for i in order]
+
+
+@cache
+def _walk_step(cell):
+    """The compiled pass over some check-ins of one stream: the state after them."""
+    jax = import_jax()
+
+    def step(weights, rows, numbers, state):
+        gates = gru.project(weights, rows, numbers)
+        starts = np.zeros((len(rows), 1), bool)
+        recurrent, bias = weights["recurrent"], weights["bias"]
+        return gru.walk(cell, gates, recurrent, bias, state, starts)[1]
+
+    return jax.jit(step)
+
+
+def check_ins_of(check_ins, rows):
+    """Return rows of a CheckIns' columns as a list of CheckIn.
+
+    Args:
+        check_ins: `fedgru.data.checkins.CheckIns`.
+        rows: int64 [n].
+    """
+
+    def texts(column):
+        return [column.values[code] if code >= 0 else None for code in column.codes[rows]]
+
+    columns = (
+        *(texts(column) for column in (check_ins.user, check_ins.venue)),
+        *(values[rows].tolist() for values in (check_ins.time_s, check_ins.offset_min)),
+        *(texts(column) for column in (check_ins.category, check_ins.raw_category)),
+        *(values[rows].tolist() for values in (check_ins.lat_deg, check_ins.lon_deg)),
+    )
+    return [CheckIn(*values) for values in zip(*columns, strict=True)]
+
+
+def evaluation_noise(task, position):
+    """Return the noise that the evaluation adds at a target, float32 [hidden_dim].
+
+    Args:
+        task: Task.
+        position: of the target.
+    """
+    clients = task.clients
+    split = next(split for split in SPLITS if clients.in_split(split)[position])
+    positions = clients.target_positions(split)
+    draw = seeding.rng(task.settings.loop.seed, f"representation noise {split}")
+    noise = draw.standard_normal((len(positions), task.spec.hidden_dim)).astype(np.float32)
+    return noise[np.searchsorted(positions, position)]

@@ -1,0 +1,272 @@
+"""What a trained model reads and answers, on its own: enough to feed it without its data set."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from fedgru.core.errors import DataError, RunError
+from fedgru.models.gru import ModelSpec
+from fedgru.task import features, vocabulary
+from fedgru.task.kernel_prior import Kernel
+from fedgru.workflows import train as train_workflow
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CheckIn:
+    """One visit, as a stream of them takes it.
+
+    Attributes:
+        user: who.
+        venue: where.
+        time_s: Unix seconds, UTC.
+        offset_min: minutes to add to UTC for local time.
+        category: the venue's kind in the scheme of the run's data set; None if missing.
+        raw_category: the kind's id in the data set's source; None if missing.
+        lat_deg, lon_deg: degrees, NaN if missing.
+    """
+
+    user: str
+    venue: str
+    time_s: int
+    offset_min: int = 0
+    category: str | None = None
+    raw_category: str | None = None
+    lat_deg: float = float("nan")
+    lon_deg: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Interface:
+    """See the module's docstring. All of it was fitted on the run's train split.
+
+    Attributes:
+        spec: ModelSpec.
+        features: names, in order: id features and number features.
+        clock: "local" or "utc", what the time features read.
+        vocabularies: id feature -> {value: id}; ids begin at 1, anything else has 0.
+        sizes: id feature -> how many ids it has rows for.
+        scales: latitude, longitude, gap -> Scale, those that are features.
+        target: "category" or "venue", what is predicted.
+        classes: the target's values, class 0 first.
+        prior: "none", "markov", "backoff" or "kernel".
+        shared: float64 [num_classes], the frequencies that all clients share.
+        kernel: Kernel, with the prior of that name; else None.
+        representation: what stands between hidden state and head, of "erase" and "noise".
+        min_checkins: no client of the run had fewer check-ins.
+        seed: the run's.
+    """
+
+    spec: ModelSpec
+    features: tuple[str, ...]
+    clock: str
+    vocabularies: dict[str, dict[str, int]]
+    sizes: dict[str, int]
+    scales: dict[str, features.Scale]
+    target: str
+    classes: tuple[str, ...]
+    prior: str
+    shared: np.ndarray
+    kernel: Kernel | None
+    representation: tuple[str, ...]
+    min_checkins: int
+    seed: int
+
+    @classmethod
+    def of(cls, task, weights):
+        """Return the Interface of a task's model.
+
+        Args:
+            task: Task, its kernel learnt.
+            weights: name -> float32 array.
+        """
+        settings, inputs = task.settings, task.inputs
+        return cls(
+            spec=task.spec,
+            features=features.parse_features(settings.inputs.features),
+            clock=settings.inputs.clock,
+            vocabularies={
+                name: known_ids(getattr(task.check_ins, name), vocab)
+                for name, vocab in inputs.vocabularies.items()
+            },
+            sizes=inputs.sizes,
+            scales=inputs.scales,
+            target=settings.inputs.target,
+            classes=task.target_vocabulary.values,
+            prior=settings.inputs.prior,
+            shared=task.shared,
+            kernel=task.kernel,
+            representation=tuple(
+                name
+                for name, weight in (("erase", "erase_removed"), ("noise", "noise_scale"))
+                if weight in weights
+            ),
+            min_checkins=settings.data.min_checkins,
+            seed=settings.loop.seed,
+        )
+
+    @property
+    def id_names(self):
+        """Names of the id inputs, in the order in which the model takes them."""
+        return tuple(self.vocabularies)
+
+    @property
+    def number_names(self):
+        """Names of the number inputs, in the order in which the model takes them."""
+        names = []
+        for name in (name for name in self.features if name in features.NUMBER_FEATURES):
+            is_circle = name in features.TIME_FEATURES
+            names += [f"{name}_sin", f"{name}_cos"] if is_circle else [name]
+        return tuple(names)
+
+    def ids(self, check_ins):
+        """Return int32 [n, num_id_features], ids of CheckIns; 0 is unknown or missing."""
+        ids = [
+            [known.get(getattr(one, name), vocabulary.UNKNOWN) for one in check_ins]
+            for name, known in self.vocabularies.items()
+        ]
+        return np.array(ids, np.int32).reshape(-1, len(check_ins)).T
+
+    def rows(self, ids):
+        """Return int32, the shape of `ids`: rows of the model's table, -1 for unknown."""
+        offsets = np.cumsum([0, *self.sizes.values()])[:-1].astype(np.int32)
+        return np.where(ids == vocabulary.UNKNOWN, -1, ids - 1 + offsets)
+
+    def numbers(self, check_ins, gap_s):
+        """Return float32 [n, num_numbers].
+
+        Args:
+            check_ins: CheckIns.
+            gap_s: int64 [n], seconds since the check-in before each; 0 for a person's first.
+        """
+        time_s = np.array([one.time_s for one in check_ins], np.int64)
+        offset_min = np.array([one.offset_min for one in check_ins], np.int64)
+        measured = {
+            "latitude": np.array([one.lat_deg for one in check_ins], float),
+            "longitude": np.array([one.lon_deg for one in check_ins], float),
+            "gap": features.log_gap_h(gap_s),
+        }
+        clock_s = time_s if self.clock == "utc" else time_s + 60 * offset_min
+        _, columns = features.number_inputs(self.features, self.scales, clock_s, measured)
+        return np.array(columns, np.float32).reshape(-1, len(check_ins)).T
+
+    def target_classes(self, check_ins):
+        """Return int32 [n], the class of each CheckIn as a target; -1 if train did not have it."""
+        class_of = {value: i for i, value in enumerate(self.classes)}
+        return np.array([class_of.get(getattr(c, self.target), -1) for c in check_ins], np.int32)
+
+    def to_dict(self):
+        """Return it as JSON can hold it; `from_dict` is the way back."""
+        return {
+            "format": FORMAT,
+            "model": asdict(self.spec),
+            "inputs": self._describe_inputs(),
+            "features": list(self.features),
+            "clock": self.clock,
+            "vocabularies": {
+                name: {"size": self.sizes[name], "ids": known}
+                for name, known in self.vocabularies.items()
+            },
+            "scales": {name: asdict(scale) for name, scale in self.scales.items()},
+            "target": self.target,
+            "classes": list(self.classes),
+            "prior": {
+                "kind": self.prior,
+                "shared": self.shared.tolist(),
+                "kernel": None if self.kernel is None else self.kernel.to_dict(),
+            },
+            "representation": list(self.representation),
+            "min_checkins": self.min_checkins,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_dict(cls, described):
+        """Return the Interface that `to_dict` described.
+
+        Raises:
+            DataError: for a description of another format.
+        """
+        if described.get("format") != FORMAT:
+            raise DataError(
+                f"the model's description has format {described.get('format')}, expected {FORMAT}. "
+                "Export the run again."
+            )
+        prior, vocabularies = described["prior"], described["vocabularies"]
+        kernel = prior["kernel"]
+        return cls(
+            spec=ModelSpec(**described["model"]),
+            features=tuple(described["features"]),
+            clock=described["clock"],
+            vocabularies={name: known["ids"] for name, known in vocabularies.items()},
+            sizes={name: known["size"] for name, known in vocabularies.items()},
+            scales={name: features.Scale(**s) for name, s in described["scales"].items()},
+            target=described["target"],
+            classes=tuple(described["classes"]),
+            prior=prior["kind"],
+            shared=np.array(prior["shared"]),
+            kernel=None if kernel is None else Kernel.from_dict(kernel),
+            representation=tuple(described["representation"]),
+            min_checkins=described["min_checkins"],
+            seed=described["seed"],
+        )
+
+    def _describe_inputs(self):
+        """What the model takes, name by name, in words."""
+        described = [
+            {"name": name, "dtype": "int32", "what": "id in the vocabulary, 0 if unknown"}
+            for name in self.vocabularies
+        ]
+        clock_name = {"local": "local time", "utc": "UTC"}[self.clock]
+        for name in self.number_names:
+            feature, _, wave = name.partition("_")
+            what = f"{wave} of 2 pi times the {feature}'s turn, in {clock_name}"
+            if feature in self.scales:
+                unit = "log(1 + hours since the check-in before)" if name == "gap" else "degrees"
+                what = f"({unit} - mean) / deviation; fill in place of a missing value; see scales"
+                if self.scales[feature].deviation is None:
+                    what = "always 0: train had no value"
+            described.append({"name": name, "dtype": "float32", "what": what})
+        if self.spec.has_prior:
+            what = f"log p(class) by the person's own past, prior {self.prior}; axis: classes"
+            described.append({"name": "log_prior", "dtype": "float32", "what": what})
+        if "noise" in self.representation:
+            what = "standard normal, drawn anew each time; it hides the concept; axis: hidden_dim"
+            described.append({"name": "noise", "dtype": "float32", "what": what})
+        return described
+
+
+def load_model(run, task):
+    """Return (Interface, weights, round_num) of a run's best round.
+
+    Args:
+        run: RunFolder.
+        task: the run's Task.
+
+    Raises:
+        RunError: if the run has no model that all clients share, or none at all.
+    """
+    if run.kind not in ("federated", "central"):
+        raise RunError(
+            f"{run.path} is the baseline {run.kind}: it has no model that all clients share. "
+            "Take a run of fedgru train, or of fedgru baseline central."
+        )
+    weights, round_num = train_workflow.best_weights(run, task)
+    return Interface.of(task, weights), weights, round_num
+
+
+def known_ids(column, vocab):
+    """Return {value: id} of the values of a data set's column that a Vocabulary knows.
+
+    >>> from fedgru.data.checkins import Coded
+    >>> from fedgru.task.vocabulary import Vocabulary
+    >>> column = Coded(np.array([0, 1]), ("a", "b"))
+    >>> known_ids(column, Vocabulary(("b",), np.array([0, 1], np.int32)))
+    {'b': 1}
+    """
+    return {
+        value: int(number)
+        for value, number in zip(column.values, vocab.id_of_code, strict=True)
+        if number != vocabulary.UNKNOWN
+    }

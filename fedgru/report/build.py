@@ -1,0 +1,85 @@
+"""A report of one run, or of several beside each other: one HTML file that needs nothing else."""
+
+from pathlib import Path
+
+from fedgru import __version__
+from fedgru.core.errors import RunError
+from fedgru.report import failures, groups, results, settings, training
+from fedgru.report.page import page, paragraph
+from fedgru.report.runs import read_runs
+from fedgru.report.words import count, started
+
+SECTIONS = (
+    settings.asked,
+    settings.dropped,
+    training.learning,
+    results.beside_counting,
+    results.over_clients,
+    groups.when_and_for_whom,
+    failures.what_goes_wrong,
+    failures.leakage,
+    training.cost,
+)
+
+
+def make_report(folders, data_dir):
+    """Return the report of some runs, as HTML; the same runs give the same bytes.
+
+    Args:
+        folders: RunFolders, evaluated. Nothing is written to them.
+        data_dir: folder of data sets.
+
+    Raises:
+        RunError, DataError: see `read_runs`.
+    """
+    runs = read_runs(folders, data_dir)
+    test, labels = runs[0].test, ", ".join(run.label for run in runs)
+    about = (
+        f"Next {runs[0].settings.inputs.target} of {count(test['test/clients'], 'client')} in data "
+        f"set {runs[0].facts['data']}: {count(test['test/targets'], 'test check-in')}, each scored "
+        f"once, in the round chosen on validation."
+    )
+    head = [paragraph(about)]
+    head += [paragraph(f"{r.label}: {r.folder.path}, started {started(r)}.") for r in runs]
+    return page(
+        title=f"Report of {labels}",
+        head="\n".join([*head, results.glance(runs)]),
+        sections=[section(runs) for section in SECTIONS],
+        footer=f"Made by fedgru {__version__} from {', '.join(str(r.folder.path) for r in runs)}.",
+    )
+
+
+def write_report(folders, data_dir, output):
+    """Write the report of some runs, whole or not at all.
+
+    Args:
+        folders, data_dir: see `make_report`.
+        output: path of the file; one that is there is replaced.
+
+    Returns:
+        int, its size in bytes.
+
+    Raises:
+        RunError: if it cannot be written, before anything is read; and as `make_report`.
+    """
+    output = Path(output)
+    _check_output(output)
+    content = make_report(folders, data_dir).encode("utf-8")
+    part = output.with_name(f".{output.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(output)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise RunError(f"cannot write {output}: {error.strerror}.") from None
+    return len(content)
+
+
+def _check_output(output):
+    """Refuse what cannot become the report, before anything is read or drawn."""
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise RunError(f"--output is {output}, expected a name that ends in .html.")
+    if output.is_dir():
+        raise RunError(f"--output is {output}, which is a folder.")
+    if not output.parent.is_dir():
+        raise RunError(f"--output is {output}, but there is no folder {output.parent}.")

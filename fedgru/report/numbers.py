@@ -1,0 +1,291 @@
+"""The numbers of a report: what was right and wrong, for whom, when, where and how surely.
+
+Pure functions of arrays. Targets are those of one run's test split, each once; `correct` says
+whether the class that was ranked first is the target's.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedgru.core import metrics
+from fedgru.task.kernel_prior import FIT_ROUNDS, KM_PER_DEG, Kernel
+
+FLOAT_BYTES = 4  # weights, updates and row ids: float32 and int32
+SUM_BYTES = 8  # of each sum beside an update
+OTHERS = "all others"
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Accuracy in each group of targets.
+
+    Attributes:
+        targets: int64 [num_groups].
+        accuracy: float64 [num_groups], NaN in a group without targets.
+        low, high: float64 [num_groups], the 95 % interval over clients; NaN where one client, or
+            none, has targets.
+    """
+
+    targets: np.ndarray
+    accuracy: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def group_accuracy(correct, groups, num_groups, client_index, num_clients, rng):
+    """Return the Groups of some targets.
+
+    Args:
+        correct: bool [num_targets].
+        groups: int [num_targets], 0 to num_groups - 1; a target of group -1 is in none.
+        num_groups: int.
+        client_index: int [num_targets].
+        num_clients: int.
+        rng: numpy Generator, for the bootstrap.
+    """
+    counts, sums = (
+        np.zeros((num_groups, num_clients), np.int64),
+        np.zeros((num_groups, num_clients)),
+    )
+    inside = groups >= 0
+    np.add.at(counts, (groups[inside], client_index[inside]), 1)
+    np.add.at(sums, (groups[inside], client_index[inside]), correct[inside])
+    targets = counts.sum(axis=1)
+    accuracy = np.where(targets > 0, sums.sum(axis=1) / np.maximum(targets, 1), np.nan)
+    low, high = np.full((2, num_groups), np.nan)
+    for group in np.flatnonzero((counts > 0).sum(axis=1) > 1):
+        low[group], high[group] = metrics.bootstrap_interval(sums[group], counts[group], rng)
+    return Groups(targets, accuracy, low, high)
+
+
+def hour_of_day(local_time_s):
+    """Return int64, 0 to 23, of seconds on the local clock."""
+    return np.asarray(local_time_s) // 3600 % 24
+
+
+def weekday(local_time_s):
+    """Return int64, 0 (Monday) to 6; the clock's zero, 1970-01-01, was a Thursday.
+
+    >>> weekday([0, 4 * 86400]).tolist()
+    [3, 0]
+    """
+    return (np.asarray(local_time_s) // 86400 + 3) % 7
+
+
+def deciles(values):
+    """Return float64 [11]: the smallest value that 0, 10, ... 100 % of all do not exceed."""
+    return np.percentile(values, range(0, 101, 10), method="inverted_cdf")
+
+
+def worst_tenth(values):
+    """Return the indices of the lowest tenth, rounded up, lowest first; ties in their order.
+
+    >>> worst_tenth([0.5, 0.25, 1.0, 0.75]).tolist()
+    [1]
+    """
+    values = np.asarray(values)
+    return np.argsort(values, kind="stable")[: -(-len(values) // 10)]
+
+
+def activity_groups(checkins, num_groups=5):
+    """Cut clients into groups of about equal size by how much they check in.
+
+    Args:
+        checkins: int [num_clients]. Clients with as many check-ins are in one group.
+        num_groups: int, at most; fewer where many clients are tied.
+
+    Returns:
+        (groups, bounds): int64 [num_clients], and [(fewest, most check-ins)] of each group.
+
+    >>> groups, bounds = activity_groups(np.array([90, 10, 20, 80]), 2)
+    >>> groups.tolist(), bounds
+    ([1, 0, 0, 1], [(10, 20), (80, 90)])
+    """
+    shares = np.arange(1, num_groups + 1) / num_groups
+    upper = np.unique(np.quantile(checkins, shares, method="inverted_cdf"))
+    groups = np.searchsorted(upper, checkins)
+    members = [checkins[groups == group] for group in range(len(upper))]
+    return groups, [(int(some.min()), int(some.max())) for some in members]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """What was predicted where each of the commonest classes was the target.
+
+    Attributes:
+        labels: the rows' classes, commonest target first; if there are more, OTHERS ends it.
+        targets: int64 [rows], how many targets each row holds.
+        shares: float64 [rows, rows], share of the row's targets for which the column was
+            predicted; each row sums to 1.
+    """
+
+    labels: tuple[str, ...]
+    targets: np.ndarray
+    shares: np.ndarray
+
+
+def confuse(targets, predicted, num_top=10):
+    """Return the Confusion of the `num_top` commonest targets; of equals the first by name.
+
+    Args:
+        targets, predicted: str [num_targets].
+        num_top: int; all rarer classes are taken together.
+    """
+    names, counts = np.unique(np.asarray(targets, str), return_counts=True)
+    top = names[np.argsort(-counts, kind="stable")[:num_top]]
+    place = {name: i for i, name in enumerate(top)}
+    row = np.array([place.get(name, len(top)) for name in targets])
+    column = np.array([place.get(name, len(top)) for name in predicted])
+    cells = np.zeros((len(top) + 1, len(top) + 1), np.int64)
+    np.add.at(cells, (row, column), 1)
+    labels = (*top.tolist(), OTHERS)
+    if not cells[-1].any() and not cells[:, -1].any():
+        cells, labels = cells[:-1, :-1], labels[:-1]
+    totals = cells.sum(axis=1)
+    return Confusion(labels, totals, cells / np.maximum(totals, 1)[:, None])
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often the model was right when it was so sure.
+
+    Attributes:
+        targets: int64 [bins], targets whose probability lies in each bin of equal width.
+        confidence: float64 [bins], mean probability of the predicted class; NaN in an empty bin.
+        accuracy: float64 [bins], share of right predictions; NaN in an empty bin.
+        ece: float, expected calibration error: the mean over all targets of how far accuracy
+            and confidence of their bin are apart.
+        left_out: int, targets without a probability.
+    """
+
+    targets: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    ece: float
+    left_out: int
+
+
+def reliability(prob, correct, bins=10):
+    """Return the Reliability of predictions, or None if none of them has a probability.
+
+    Args:
+        prob: float [num_targets], of the predicted class, 0 to 1, NaN where there is none.
+        correct: bool [num_targets].
+        bins: int; bin b holds b / bins < prob <= (b + 1) / bins, the first one also 0.
+
+    Source: Guo et al. 2017 (arXiv:1706.04599), equations (2) and (3).
+    """
+    has = ~np.isnan(prob)
+    if not has.any():
+        return None
+    prob, correct = np.asarray(prob)[has], np.asarray(correct)[has]
+    at = np.clip(np.ceil(prob * bins).astype(int) - 1, 0, bins - 1)
+    targets = np.bincount(at, minlength=bins)
+    filled = np.where(targets > 0, targets, np.nan)
+    confidence = np.bincount(at, prob, bins) / filled
+    accuracy = np.bincount(at, correct, bins) / filled
+    ece = float(np.nansum(targets * np.abs(accuracy - confidence)) / len(prob))
+    return Reliability(targets, confidence, accuracy, ece, int((~has).sum()))
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Squares of a map that hold targets.
+
+    Attributes:
+        lat_deg, lon_deg: float64 [num_cells], of the squares' centres.
+        targets: int64 [num_cells].
+        error_rate: float64 [num_cells], share of wrong predictions.
+        side_km: float, of each square.
+        outside: int, targets beyond the map or without coordinates.
+    """
+
+    lat_deg: np.ndarray
+    lon_deg: np.ndarray
+    targets: np.ndarray
+    error_rate: np.ndarray
+    side_km: float
+    outside: int
+
+
+def map_cells(lat_deg, lon_deg, correct, across=30, beyond=0.01):
+    """Return the Cells of some targets, or None if fewer than two places have coordinates.
+
+    The map leaves out the `beyond` most northern, southern, western and eastern shares, so that
+    one far journey does not shrink a city to a dot.
+
+    Args:
+        lat_deg, lon_deg: float [num_targets], NaN where missing.
+        correct: bool [num_targets].
+        across: int, squares along the longer side.
+        beyond: float.
+    """
+    has = np.isfinite(lat_deg) & np.isfinite(lon_deg)
+    if not has.any():
+        return None
+    share = [beyond, 1 - beyond]
+    (south, north), (west, east) = (
+        np.quantile(degrees[has], share, method="nearest") for degrees in (lat_deg, lon_deg)
+    )
+    km_per_deg_lon = KM_PER_DEG * np.cos(np.radians((south + north) / 2))
+    side_km = max((north - south) * KM_PER_DEG, (east - west) * km_per_deg_lon) / across
+    if side_km == 0:
+        return None
+    inside = has & (lat_deg >= south) & (lat_deg <= north) & (lon_deg >= west) & (lon_deg <= east)
+    step_lat, step_lon = side_km / KM_PER_DEG, side_km / km_per_deg_lon
+    row = np.minimum((lat_deg[inside] - south) // step_lat, across - 1).astype(int)
+    column = np.minimum((lon_deg[inside] - west) // step_lon, across - 1).astype(int)
+    cells, at, targets = np.unique(row * across + column, return_inverse=True, return_counts=True)
+    return Cells(
+        lat_deg=south + (cells // across + 0.5) * step_lat,
+        lon_deg=west + (cells % across + 0.5) * step_lon,
+        targets=targets,
+        error_rate=np.bincount(at, ~np.asarray(correct)[inside]) / targets,
+        side_km=float(side_km),
+        outside=int((~inside).sum()),
+    )
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one round moves between the server and each client that takes part in it.
+
+    Attributes:
+        down_bytes, up_bytes: int64 [num_clients].
+        model_bytes: the whole model, rows of all clients.
+        prior_bytes: both ways, once before round 1, to learn the kernel prior; 0 without one.
+    """
+
+    down_bytes: np.ndarray
+    up_bytes: np.ndarray
+    model_bytes: int
+    prior_bytes: int
+
+
+def count_traffic(weights, own_rows, has_head=False, has_kernel=False, whole_table=False):
+    """Return the Traffic of a model.
+
+    Down: every weight but the table, and the client's own rows of the table. Up: the update of
+    the same numbers, the ids of these rows, and the sums of `ClientUpdate` (examples, loss, right
+    answers; three more with a protected concept). Not counted: what frames a message,
+    compression, and what is agreed on once or made of sums, such as vocabularies, scaling, shared
+    frequencies, an eraser.
+
+    Args:
+        weights: name -> array, as in best.npz.
+        own_rows: int [num_clients], rows of the table that each client names.
+        has_head: whether a concept is protected.
+        has_kernel: whether the clients learnt a kernel prior before round 1: in each of its
+            rounds the numbers go down, their gradient and the loss go up.
+        whole_table: whether each client is sent all rows, as --engine tff does.
+    """
+    table = weights["rows"]
+    num_dense = sum(array.size for name, array in weights.items() if name != "rows")
+    own_rows = np.asarray(own_rows, np.int64)
+    rows, ids = (np.full_like(own_rows, len(table)), 0) if whole_table else (own_rows, own_rows)
+    down = FLOAT_BYTES * (num_dense + rows * table.shape[1])
+    up = down + FLOAT_BYTES * ids + SUM_BYTES * (6 if has_head else 3)
+    num_kernel = len(Kernel().to_dict())
+    prior_bytes = FIT_ROUNDS * FLOAT_BYTES * (2 * num_kernel + 1) if has_kernel else 0
+    return Traffic(down, up, FLOAT_BYTES * (num_dense + table.size), prior_bytes)

@@ -1,0 +1,208 @@
+"""How good the model is: key results, the test table beside counting, the spread over clients."""
+
+import numpy as np
+
+from fedgru.core import metrics, seeding
+from fedgru.report import figures
+from fedgru.report.numbers import deciles, worst_tenth
+from fedgru.report.page import Section, figure, grid, paragraph, table, tiles
+from fedgru.report.words import count, four, of_run, sentence, verdict, who
+
+METRICS = ("acc@1", "acc@5", "acc@10", "mrr", "ndcg", "loss")
+
+
+def glance(runs):
+    """Return the key results as HTML: a row of tiles for each run."""
+    return "\n".join(tiles(run.number, _key_results(runs, run)) for run in runs)
+
+
+def _key_results(runs, run):
+    """(name, value, detail) of each key result of a run."""
+    prefix, test = who(runs, run), run.test
+    items = [
+        (f"{prefix}test {name}", value, _interval(test, name))
+        for name in ("acc@1", "acc@5", "loss")
+        if (value := four(test.get(f"test/{name}/micro")))
+    ]
+    accuracy = client_accuracy(run)
+    worst = worst_tenth(accuracy)
+    detail = f"mean acc@1 of {len(worst)} out of {count(len(accuracy), 'client')}"
+    items.append((f"{prefix}worst tenth", four(accuracy[worst].mean()), detail))
+    name, gain = _smallest_gain(test)
+    if gain:
+        difference, interval, significance = _difference(test, gain)
+        items.append((f"{prefix}against {name}", difference, f"{interval}, {significance}"))
+    return items
+
+
+def client_accuracy(run):
+    """Return float64 [clients with test targets], the acc@1 of each, most check-ins first."""
+    sums, counts = run.client_sums()
+    return sums[counts > 0] / counts[counts > 0]
+
+
+def _interval(test, name):
+    """The 95 % interval of a metric in words; people cannot be drawn again out of one."""
+    interval = test["intervals"].get(f"test/{name}/micro")
+    if interval is None or test["test/clients"] == 1:
+        return "no interval: one client"
+    return f"{interval[0]:.4f} to {interval[1]:.4f}"
+
+
+def _difference(test, gain):
+    """Texts: a difference, its interval, and whether that leaves out zero."""
+    if test["test/clients"] == 1:
+        return f"{gain['difference']:+.4f}", "no interval", "one client"
+    low, high = gain["interval"]
+    return f"{gain['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", verdict(low, high)
+
+
+def _smallest_gain(test):
+    """The counting that comes closest to the run in acc@1."""
+    gains = {name: gain["test/acc@1/micro"] for name, gain in test["gains"].items()}
+    if not gains:
+        return None, None
+    name = min(gains, key=lambda name: gains[name]["difference"])
+    return name.replace("_", " "), gains[name]
+
+
+def beside_counting(runs):
+    """The test table with baselines and intervals, and the differences."""
+    rows, dots, told = [], [], []
+    for run in runs:
+        test, name = run.test, run.label if len(runs) > 1 else "model"
+        low, high = (
+            test["intervals"]["test/acc@1/micro"] if test["test/clients"] > 1 else (None, None)
+        )
+        rows.append(_row(name, test, _interval(test, "acc@1")))
+        if "cold" in test:
+            rows.append(_row(f"{name}, cold state", test["cold"]))
+        if "fine_tuned" in test:
+            tuned = test["fine_tuned"]
+            epochs = count(tuned["epochs"], "local epoch")
+            rows.append(_row(f"{name}, each copy fine-tuned for {epochs}", tuned))
+        dots.append((name, test["test/acc@1/micro"], low, high, run.number))
+        told.append(f"{who(runs, run)}test acc@1 is {test['test/acc@1/micro']:.4f}")
+        closest, gain = _smallest_gain(test)
+        if gain:
+            difference, _, significance = _difference(test, gain)
+            told[-1] += f", {difference} against {closest}, which comes closest ({significance})"
+    best = runs[0].test.get("best_possible")
+    if best is not None:
+        rows.append(_row("best possible", {"test/acc@1/micro": best}))
+        dots.append(("best possible", best, None, None, None))
+        told.append(f"the best possible in this made-up city is {best:.4f}")
+    baselines = _baselines(runs)
+    for name in sorted(baselines, key=lambda name: -baselines[name]["test/acc@1/micro"]):
+        rows.append(_row(name, baselines[name]))
+        dots.append((name, baselines[name]["test/acc@1/micro"], None, None, None))
+    first = runs[0].test
+    caption = (
+        f"{count(first['test/targets'], 'test target')} of {count(first['test/clients'], 'client')}"
+        ", each scored once"
+    )
+    note = paragraph(
+        "Averages over check-ins, but for acc@1 macro, where each client counts once. 95 % "
+        "intervals are over clients: people are drawn again, not check-ins."
+    )
+    header = ["", *METRICS, "acc@1 macro", "95 % interval of acc@1"]
+    plot = figures.dots_with_intervals(dots, "test acc@1 (share of check-ins)")
+    drawn = figure("against", "Test accuracy beside counting", plot, sentence(runs, told))
+    boxes = [table(header, rows, caption, width=3), drawn, *_difference_tables(runs)]
+    return Section("test", "Test result", f"{note}\n{grid(*boxes)}")
+
+
+def _row(name, result, interval=None):
+    cells = [four(result.get(f"test/{metric}/micro")) for metric in METRICS]
+    return [name, *cells, four(result.get("test/acc@1/macro")), interval]
+
+
+def _baselines(runs):
+    """Each baseline once: those of the same name differ between runs only if they were learnt."""
+    found = {}
+    for run in runs:
+        for name, result in run.test["baselines"].items():
+            name = name.replace("_", " ")
+            if found.setdefault(name, result) != result:
+                found[f"{name} ({run.label})"] = result
+    return found
+
+
+def _difference_tables(runs):
+    """Differences in acc@1 to counting, and between the runs, paired by client."""
+    header, tables = ["run", "against", "acc@1", "95 % interval", ""], []
+    rows = [
+        [run.label, name.replace("_", " "), *_difference(run.test, gains["test/acc@1/micro"])]
+        for run in runs
+        for name, gains in run.test["gains"].items()
+    ]
+    if rows:
+        caption = "Difference in acc@1 to counting, paired by client"
+        tables.append(table(header, rows, caption, width=2))
+    rows = [[run.label, runs[0].label, *_to_first(runs[0], run)] for run in runs[1:]]
+    if rows:
+        caption = "Difference in acc@1 between runs, paired by client"
+        tables.append(table(header, rows, caption, width=3))
+    return tables
+
+
+def _to_first(first, run):
+    (sums, counts), (theirs, _) = run.client_sums(), first.client_sums()
+    rng = seeding.rng(first.settings.loop.seed, "bootstrap")
+    interval = metrics.paired_bootstrap_interval(sums, theirs, counts, rng)
+    gain = {"difference": (sums.sum() - theirs.sum()) / counts.sum(), "interval": interval}
+    return _difference(run.test, gain)
+
+
+def over_clients(runs):
+    """How accuracy is spread over clients: distribution, deciles, the worst tenth."""
+    series, told, worst_told, tenths, tables = [], [], [], [], []
+    for run in runs:
+        sums, counts = run.client_sums()
+        kept = np.flatnonzero(counts)
+        accuracy = sums[kept] / counts[kept]
+        worst = worst_tenth(accuracy)
+        series.append((run.number, run.label, accuracy))
+        tenths.append(deciles(accuracy))
+        told.append(
+            f"{who(runs, run)}half of the clients are at {tenths[-1][5]:.3f} or below, the worst "
+            f"is at {tenths[-1][0]:.3f} and the best at {tenths[-1][10]:.3f}"
+        )
+        worst_told.append(
+            f"{who(runs, run)}the worst tenth ({count(len(worst), 'client')}) has a mean acc@1 of "
+            f"{accuracy[worst].mean():.3f}, all clients of {accuracy.mean():.3f}"
+        )
+        ids, lengths = run.task.clients.client_ids, run.task.clients.lengths
+        rows = [
+            [ids[kept[i]], f"{lengths[kept[i]]:,}", f"{counts[kept[i]]:,}", f"{accuracy[i]:.3f}"]
+            for i in worst[:10]
+        ]
+        caption = f"The {count(len(rows), 'client')} with the lowest acc@1{of_run(runs, run)}"
+        tables.append(table(["client", "check-ins", "test targets", "acc@1"], rows, caption))
+    percents = [f"{percent} %" for percent in range(0, 101, 10)]
+    rows = [
+        [run.label, *(f"{value:.3f}" for value in values)]
+        for run, values in zip(runs, tenths, strict=True)
+    ]
+    content = grid(
+        figure(
+            "clients-histogram",
+            "Clients by accuracy",
+            figures.client_histogram(series),
+            sentence(runs, told),
+        ),
+        figure(
+            "clients-curve",
+            "From the worst client to the best",
+            figures.client_curve(series),
+            sentence(runs, worst_told),
+        ),
+        *tables,
+        table(
+            ["run", *percents],
+            rows,
+            "Deciles: the acc@1 that so many per cent of the clients do not exceed",
+            width=3,
+        ),
+    )
+    return Section("clients", "Accuracy over clients", content)

@@ -1,0 +1,132 @@
+"""What was asked for, and what was dropped on the way."""
+
+import shlex
+
+from fedgru import config
+from fedgru.report.page import Section, command, grid, paragraph, table
+from fedgru.report.words import count, each_label, of_run
+from fedgru.workflows.baseline import WITHOUT_EFFECT
+
+
+def asked(runs):
+    """Settings that are not the defaults, the commands, versions and the data's fingerprint."""
+    rows = []
+    for name, (section, info) in config.fields().items():
+        values = [getattr(getattr(run.settings, section), name) for run in runs]
+        if any(value != info.default for value in values):
+            rows.append([config.option(name), *map(_plain, (info.default, *values))])
+    parts = [] if rows else [paragraph("All settings are the defaults.")]
+    for run in runs:
+        parts.append(
+            paragraph(f"To repeat {run.folder.path}, which ended with: {_end(run.facts)}.")
+        )
+        parts.append(command(_command(run)))
+    data, fingerprint = runs[0].facts["data"], runs[0].facts["fingerprint"]
+    parts.append(paragraph(f"Fingerprint (SHA-256) of the content of data set {data}:"))
+    parts.append(command(fingerprint))
+    header, boxes = ["setting", "default", *each_label(runs, "this run")], []
+    if rows:
+        several = ", in at least one run" if len(runs) > 1 else ""
+        boxes.append(table(header, rows, f"Settings that are not the defaults{several}"))
+    versions = [run.facts.get("versions", {}) for run in runs]
+    names = dict.fromkeys(name for found in versions for name in found)
+    rows = [[name, *(found.get(name) for found in versions)] for name in names]
+    boxes.append(table(["package", *each_label(runs, "version")], rows, "Versions it ran with"))
+    return Section("asked", "What was asked", "\n".join([*parts, grid(*boxes)]))
+
+
+def _command(run):
+    """Spell out the command that trains the run again, settings that are the defaults left out."""
+    kind = run.folder.kind
+    start = ["fedgru", "train"] if kind == "federated" else ["fedgru", "baseline", kind]
+    words = [*start]
+    unread = WITHOUT_EFFECT.get(kind, ())  # a config file may hold them, the command line not
+    for name, (section, info) in config.fields().items():
+        value = getattr(getattr(run.settings, section), name)
+        if value != info.default and name not in unread:
+            words += [config.option(name), _plain(value)]
+    same = shlex.join([*start, "--config", f"{run.folder.path}/config.toml"])
+    return f"{shlex.join(words)}\n# the same: {same}"
+
+
+def _end(facts):
+    if facts.get("status") != "done":
+        return f"{facts.get('status', 'unknown')}, {facts.get('error', 'no more is known')}"
+    if "rounds" not in facts:
+        return "done"
+    if "best_rounds" in facts:
+        low, high = facts["best_rounds"]
+        return f"done; each client kept its own best round, {low} to {high} of {facts['rounds']}"
+    return f"{facts.get('why')}; best is round {facts['best_round']} of {facts['rounds']}"
+
+
+def _plain(value):
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def dropped(runs):
+    """Rows dropped at import, clients and check-ins left out, values the model does not know."""
+    passport = runs[0].passport
+    source, counts, span = passport["source"], passport["counts"], passport["span"]
+    parts = [
+        paragraph(
+            f"Data set {passport['name']} comes from {source.get('file', source['kind'])}: "
+            f"{count(counts['check_ins'], 'check-in')} of {count(counts['users'], 'user')} at "
+            f"{count(counts['venues'], 'venue')}, {span['first']} to {span['last']}."
+        )
+    ]
+    boxes = []
+    if passport["ledger"]:
+        rows = [
+            [
+                line["kind"],
+                line["reason"],
+                f"{line['rows']:,}",
+                ", ".join(map(str, line["examples"])),
+            ]
+            for line in passport["ledger"]
+        ]
+        caption = f"What happened to rows at import, out of {source['rows']:,} in the file"
+        boxes.append(table(["kind", "reason", "rows", "first rows"], rows, caption))
+    else:
+        parts.append(paragraph("At import no row was dropped, repaired or incomplete."))
+    for run in runs:
+        unknown = run.test["test/unknown_targets"]
+        parts.append(
+            paragraph(
+                f"{unknown:,} of {run.test['test/targets']:,} test targets{of_run(runs, run)} are "
+                "of a class never seen in train; they count as misses and have no loss."
+            )
+        )
+        if faults := run.facts.get("faults"):
+            told = ", ".join(f"{number:,} times {why}" for why, number in faults.items())
+            parts.append(paragraph(f"Clients missing in a mean{of_run(runs, run)}: {told}."))
+    for run in _distinct(runs, "coverage"):
+        rows = [
+            [line["step"].strip(), f"{line['clients']:,}", f"{line['checkins']:,}"]
+            for line in run.facts["coverage"]
+        ]
+        caption = f"What each step kept{of_run(_distinct(runs, 'coverage'), run)}"
+        boxes.append(table(["step", "clients", "check-ins"], rows, caption))
+    for run in _distinct(runs, "unknown_rates"):
+        rows = [
+            [name, *(f"{100 * rates[split]:.1f} %" for split in ("train", "val", "test"))]
+            for name, rates in run.facts["unknown_rates"].items()
+        ]
+        if rows:
+            caption = (
+                "Inputs whose value is unknown to the model"
+                f"{of_run(_distinct(runs, 'unknown_rates'), run)}"
+            )
+            boxes.append(table(["input", "train", "val", "test"], rows, caption))
+    return Section("dropped", "What was dropped", "\n".join([*parts, grid(*boxes)]))
+
+
+def _distinct(runs, name):
+    """The runs whose fact of that name no earlier run has: what is the same is told once."""
+    facts = [run.facts[name] for run in runs]
+    return [run for run, fact in zip(runs, facts, strict=True) if facts.index(fact) == run.number]
+
+
+def _listed(row_nums):
+    return ", ".join(map(str, row_nums))

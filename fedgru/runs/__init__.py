@@ -1,0 +1,1 @@
+"""The run folder: its files, its checkpoints, and copies for TensorBoard and MLflow."""

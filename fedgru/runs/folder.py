@@ -1,0 +1,563 @@
+"""The run folder: what was asked, what happened, what came out.
+
+config.toml    every setting, resolved; `fedgru train --config` takes it as it is
+run.json       versions, data fingerprint, coverage, unknown rates, how it ended
+metrics.csv    one row per round; the same seed gives the same bytes
+times.csv      seconds per round
+faults.csv     who dropped out of a round, or was kept out of its mean, and why; if anybody was
+run.log        what happened when, and tracebacks
+best.npz, last.npz   weights (no pickle)
+test.json, clients.csv   the evaluation, overall and per client
+predictions.parquet      the evaluation, target by target
+clients-fine-tuned.csv   as clients.csv, after `fedgru eval --fine-tune`
+audit.json     what fresh probes read from the representation, after `fedgru audit`
+train/, val/, eval/      TensorBoard event files
+checkpoints/   while the run is not done: what it needs to go on, see fedgru/runs/checkpoints.py
+.lock          while a process writes here: its number
+"""
+
+import csv
+import errno
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from fedgru import __version__, config
+from fedgru.core.errors import FedgruError, Interrupted, RunError
+from fedgru.runs.checkpoints import Checkpoints
+from fedgru.runs.tensorboard import EventFiles
+from fedgru.storage.files import (
+    check_like,
+    naming,
+    read_arrays,
+    read_json_object,
+    sync_folder,
+    write_arrays,
+    write_text,
+)
+from fedgru.storage.locks import Lock, is_locked
+from fedgru.storage.tables import append_csv, write_csv, write_json, write_parquet, write_table
+
+PACKAGES = (
+    *("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow"),
+    "tensorflow-federated",  # in an environment of its own
+)
+_STAMP = len("2031-05-02-184500-")  # what stands before a run's --name in its folder's name
+_OF_THE_BEST = ("test.json", "predictions.parquet", "clients.csv", "clients-fine-tuned.csv")
+_OF_THE_BEST += ("audit.json",)
+_PREDICTION_KINDS = {  # NumPy's letters for text, whole numbers, numbers and bool
+    **dict.fromkeys(("client_id", "target", "predicted"), "O"),
+    **{"row": "i", "rank": "f", "log_prob": "f", "prob": "f", "first_visit": "b"},
+}
+_LISTED_METRICS = ("test/acc@1/micro", "test/loss/micro")
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """One run's folder, open for writing while the run lasts.
+
+    Use as a context manager while something is done with it: no other process may then write
+    to it, what is logged inside goes to run.log, what goes wrong too, and a run that was not done
+    by then was interrupted, or has failed.
+
+    Attributes:
+        path: Path of the folder.
+        checkpoints: Checkpoints.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.checkpoints = Checkpoints(self.path)
+        self._events = EventFiles(self.path)
+        self._lock = Lock(self.path)
+        self._handler = None
+        self._trains = False  # whether a failure is the run's own, not that of who reads it
+
+    @classmethod
+    def create(cls, log_dir, settings, facts):
+        """Make a new folder `<log_dir>/<time>-<name>/`, whole or not at all; no two runs share one.
+
+        Args:
+            log_dir: folder of all runs, made if missing.
+            settings: Settings.
+            facts: dict for run.json: what else is known before round 1.
+
+        Raises:
+            RunError: if the folder cannot be written.
+        """
+        log_dir = Path(log_dir)
+        _warn_of_clock(log_dir)
+        toml = config.dump(settings)
+        facts = {
+            "started": _now(),
+            **facts,
+            "config_sha256": hashlib.sha256(toml.encode()).hexdigest(),
+            "versions": installed_versions(),
+            "status": "running",
+        }
+        stem = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{settings.loop.name}"
+        part = log_dir / f".{stem}-{os.getpid()}-{threading.get_ident()}.part"
+        try:
+            log_dir.mkdir(parents=True, exist_ok=True)
+            part.mkdir()
+            write_text(part / "config.toml", toml)
+            write_json(part / "run.json", facts)
+            run = cls(_move_to_new(part, log_dir / stem))
+            sync_folder(log_dir)
+        except OSError as error:
+            raise RunError(
+                f"cannot write to {log_dir}: {error.strerror}. Choose another folder with "
+                "--log-dir."
+            ) from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        run._trains = True
+        return run
+
+    def __enter__(self):
+        try:
+            self._lock.acquire()
+            self._handler = _RunLog(self.path / "run.log", encoding="utf-8")
+        except OSError as error:
+            self._lock.release()
+            raise RunError(f"cannot write to {self.path}: {error.strerror}.") from None
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("fedgru").addHandler(self._handler)
+        logging.getLogger("fedgru").setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, kind, error, _):
+        try:
+            if error is None:
+                self.checkpoints.wait()
+                self._events.close()
+            else:
+                self._tell_of(error)
+        finally:
+            logging.getLogger("fedgru").removeHandler(self._handler)
+            with suppress(OSError):  # of what could not be written before, either
+                self._handler.close()
+            self._lock.release()
+
+    def _tell_of(self, error):
+        """Write down how the run ended, as far as the disk lets us."""
+        message = str(error) or type(error).__name__
+        stopped = isinstance(error, KeyboardInterrupt | Interrupted)
+        for act in (
+            self.checkpoints.wait,
+            self._events.close,
+            lambda: logger.error("%s", message, exc_info=None if stopped else error),
+            lambda: self._end_as("interrupted" if stopped else "failed", message),
+        ):
+            with suppress(OSError):
+                act()
+
+    def _end_as(self, status, message):
+        if self._trains and self.facts().get("status") == "running":
+            self.write_facts({"status": status, "error": message})
+
+    def begin_again(self, checkpoint):
+        """Bring the folder to where it was when a Checkpoint was written, to train on from there.
+
+        An evaluation or audit of what was the best round then is removed: it may not be the best
+        any longer.
+
+        Args:
+            checkpoint: Checkpoint, or None to begin before round 0.
+        """
+        self._trains = True
+        rows = () if checkpoint is None else checkpoint.rows
+        for name in ("train", "val", "eval"):
+            if (self.path / name).exists():
+                with naming(self.path / name):
+                    shutil.rmtree(self.path / name)
+        for name in (*_OF_THE_BEST, "last.npz"):
+            with naming(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
+        for name, cells in (("metrics.csv", _metric_cells), ("times.csv", _time_cells)):
+            (self.path / name).unlink(missing_ok=True)
+            if rows:
+                write_csv(self.path / name, [cells(i, *row) for i, row in enumerate(rows)])
+        (self.path / "faults.csv").unlink(missing_ok=True)
+        if checkpoint is not None:
+            self.record_faults(checkpoint.faults)
+        for round_num, (row, _) in enumerate(rows):
+            self._events.write(row, round_num)
+        facts = {name: value for name, value in self.facts().items() if name != "error"}
+        resumed = [*facts.get("resumed", []), {"at": _now(), "after_round": len(rows) - 1}]
+        write_json(self.path / "run.json", facts | {"status": "running", "resumed": resumed})
+
+    def finish(self, result):
+        """Write the weights of a TrainResult, and that the run is done; it needs no checkpoints."""
+        self.checkpoints.wait()
+        self.save_weights("best", result.best.weights, result.best.round_num)
+        self.save_weights("last", result.last.weights, result.last.round_num)
+        self.write_facts(
+            {
+                "status": "done",
+                "why": result.why,
+                "rounds": result.last.round_num,
+                "best_round": result.best.round_num,
+                "best_value": result.best_value,
+                "faults": dict(Counter(why for _, _, why in result.faults)),
+            }
+        )
+        self.checkpoints.remove()
+
+    def status(self):
+        """Return "running", "interrupted", "failed" or "done".
+
+        Who was killed could not write that: a run that nobody writes to is not running.
+        """
+        status = self.facts().get("status")
+        return "interrupted" if status == "running" and not is_locked(self.path) else status
+
+    @property
+    def kind(self):
+        """ "federated", or which baseline the run is."""
+        return self.facts().get("kind", "federated")
+
+    def overview(self):
+        """Return a dict of what a list of runs shows; None for what is not known (yet).
+
+        A run whose files are damaged is listed all the same, `status` saying what is wrong.
+        """
+        shown = dict.fromkeys(
+            ("kind", "data", "status", "seed", "rounds", "best_round", "started", *_LISTED_METRICS)
+        )
+        try:
+            facts, test = self.facts(), self.test()
+            shown |= {key: facts[key] for key in shown if key in facts}
+            shown |= {"kind": self.kind, "status": self.status()}
+            shown["seed"] = self.settings().loop.seed
+            shown |= {key: test[key] for key in _LISTED_METRICS if key in test}
+        except FedgruError as error:
+            shown["status"] = str(error)
+        return {"run": self.path.name} | shown
+
+    def facts(self):
+        """Return run.json as a dict; empty if there is none yet.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        return self._read_json("run.json")
+
+    def _read_json(self, name):
+        try:
+            return read_json_object(self.path / name)
+        except ValueError as error:
+            raise RunError(f"{self.path / name} is damaged, {error}.") from None
+
+    def write_facts(self, facts):
+        """Add to run.json."""
+        write_json(self.path / "run.json", self.facts() | facts)
+
+    def record_round(self, round_num, row, seconds):
+        """Append a round to metrics.csv, times.csv and the TensorBoard files.
+
+        Args:
+            round_num: int.
+            row: {"split/metric/average": value}, the same keys each round but in round 0,
+                which has no train metrics.
+            seconds: {"train": s, "val": s}.
+        """
+        append_csv(self.path / "metrics.csv", _metric_cells(round_num, row, seconds))
+        append_csv(self.path / "times.csv", _time_cells(round_num, row, seconds))
+        self._events.write(row, round_num)
+
+    def record_faults(self, faults):
+        """Append (round_num, client_id, why) of each fault to faults.csv."""
+        for fault in faults:
+            cells = dict(zip(("round", "client_id", "why"), fault, strict=True))
+            append_csv(self.path / "faults.csv", cells)
+
+    def save_weights(self, which, weights, round_num):
+        """Write best.npz or last.npz, whole or not at all."""
+        file = self.path / f"{which}.npz"
+        write_arrays(file, {"round_num": np.int64(round_num), **weights})
+
+    def load_weights(self, which="best", like=None):
+        """Return (weights, round_num) from best.npz or last.npz.
+
+        Args:
+            which: "best" or "last".
+            like: name -> float32 array, whose names and shapes the weights must have; None
+                takes any.
+
+        Raises:
+            RunError: if the run has none, the file is damaged, or its weights are not such.
+        """
+        file = self.path / f"{which}.npz"
+        try:
+            weights = read_arrays(file)
+            round_num = weights.pop("round_num", None)
+            if round_num is None or round_num.shape or round_num.dtype.kind != "i":
+                raise ValueError("it does not say of which round it is")
+            if like is not None:
+                check_like(weights, like)
+        except FileNotFoundError:
+            raise RunError(
+                f"run {self.path} has no {file.name}: no round of it was finished. "
+                f"Details: {self.path / 'run.log'}"
+            ) from None
+        except ValueError as error:
+            raise RunError(
+                f"{file} is damaged: {error}. Train again with: fedgru train --config "
+                f"{self.path / 'config.toml'}"
+            ) from error
+        return weights, int(round_num)
+
+    def save_test(self, report, table, predictions):
+        """Write the evaluation and TensorBoard's eval/; replaces an earlier evaluation.
+
+        Args:
+            report: dict, from `evaluate.full_report`, and the `round` of the weights.
+            table: {column: list}, one entry per client.
+            predictions: {column: array}, from `evaluate.prediction_table`.
+        """
+        write_parquet(self.path / "predictions.parquet", predictions)
+        write_table(self.path / "clients.csv", table)
+        if (self.path / "eval").exists():
+            shutil.rmtree(self.path / "eval")
+        self._events.write(report, report["round"])
+        write_json(self.path / "test.json", report)  # last: who finds it finds the rest
+
+    def save_summed_test(self, report, table):
+        """Write an evaluation of which no more than sums are known, as `save_test` does."""
+        write_table(self.path / "clients.csv", table)
+        if (self.path / "eval").exists():
+            shutil.rmtree(self.path / "eval")
+        self._events.write(report, report["round"])
+        write_json(self.path / "test.json", report)
+
+    def save_fine_tuned(self, table):
+        """Write clients-fine-tuned.csv, a table as clients.csv; None removes an earlier one."""
+        file = self.path / "clients-fine-tuned.csv"
+        if table is None:
+            file.unlink(missing_ok=True)
+        else:
+            write_table(file, table)
+
+    def save_audit(self, report):
+        """Write audit.json; concepts of an earlier audit of the same round stay beside the new."""
+        earlier = self.audit()
+        if earlier.get("round") == report["round"] and isinstance(earlier.get("concepts"), dict):
+            concepts = earlier["concepts"] | report["concepts"]
+            report = report | {"concepts": concepts}
+        write_json(self.path / "audit.json", report)
+
+    def test(self):
+        """Return test.json as a dict; empty if the run has not been evaluated."""
+        return self._read_json("test.json")
+
+    def predictions(self, columns=None):
+        """Return predictions.parquet as {column: array}, see `evaluate.prediction_table`.
+
+        Args:
+            columns: which; None for all.
+
+        Raises:
+            RunError: if the run has not been evaluated, or the file is damaged.
+        """
+        import pyarrow.parquet
+
+        file = self._evaluated("predictions.parquet")
+        try:
+            with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as parquet:
+                table = parquet.read(columns)
+            table.validate(full=True)
+            found = {name: table[name].to_pandas().to_numpy() for name in table.column_names}
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            raise self._damaged(file) from error
+        for name in columns or found:
+            if name not in found or found[name].dtype.kind != _PREDICTION_KINDS.get(name):
+                raise self._damaged(file)
+        return found
+
+    def client_table(self, name="clients.csv"):
+        """Return clients.csv or clients-fine-tuned.csv as {column: array}: ids texts, else floats.
+
+        Raises:
+            RunError: if the run has not been evaluated, or the file is damaged.
+        """
+        file = self._evaluated(name)
+        try:
+            with open(file, newline="", encoding="utf-8") as stream:
+                rows = list(csv.DictReader(stream))
+            return {
+                column: np.array([row[column] for row in rows])
+                if column == "client_id"
+                else np.array([float(row[column] or "nan") for row in rows])
+                for column in (rows[0] if rows else {"client_id": None})
+            }
+        except (TypeError, ValueError, csv.Error) as error:  # ValueError: also what is not UTF-8
+            raise self._damaged(file) from error
+
+    def _evaluated(self, name):
+        if not (self.path / name).exists():
+            if self.kind == "deployed":
+                raise RunError(f"{self.path} has no {name}: its clients sent sums alone.")
+            raise RunError(f"{self.path} has no {name}: score it with: fedgru eval {self.path}")
+        return self.path / name
+
+    def _damaged(self, file):
+        return RunError(f"{file} is damaged. Make it again with: fedgru eval {self.path}")
+
+    def audit(self):
+        """Return audit.json as a dict; empty if the run has not been audited."""
+        return self._read_json("audit.json")
+
+    def settings(self):
+        """Return the run's Settings."""
+        return config.load(config_file=self.path / "config.toml")
+
+
+def open_run(log_dir, name=None):
+    """Open an existing run.
+
+    Args:
+        log_dir: folder of all runs.
+        name: the name of a folder in it, the --name that a run was given, the path of a run
+            anywhere, or None for the one started last.
+
+    Raises:
+        RunError: if there is no such run, several go by that --name, or the clock does not let us
+            tell which was started last.
+    """
+    log_dir = Path(log_dir)
+    if name is None:
+        runs = all_runs(log_dir)
+        if not runs:
+            raise RunError(f"no run in {log_dir}/. Make one with: fedgru train --features big")
+        if (started := _started(runs[0])) > _now():
+            raise RunError(
+                f"{runs[0].path} says that it was started at {started}, which is in the future. If "
+                "the clock was set back, later runs look older than they are: name the run."
+            )
+        return runs[0]
+    name = str(name)
+    if Path(name).name != name or name == "..":  # a path: `../x` means what it means in a shell
+        if (Path(name) / "run.json").is_file():
+            return RunFolder(name)
+        raise RunError(f"no run {name}: it is not a folder with a run.json.")
+    for path in (Path(name), log_dir / name):
+        if (path / "run.json").is_file():
+            return RunFolder(path)
+    named = [run for run in all_runs(log_dir) if run.path.name[_STAMP:] == name]
+    if len(named) > 1:
+        raise RunError(
+            f"{len(named)} runs are called {name}: "
+            f"{', '.join(run.path.name for run in named)}. Give one of these names."
+        )
+    if named:
+        return named[0]
+    raise RunError(
+        f"no run {name}: neither {name} nor {log_dir / name} is a folder with a run.json, and no "
+        f"run in {log_dir}/ was given that --name."
+    )
+
+
+def all_runs(log_dir):
+    """Return the RunFolders in a folder of runs, started last first."""
+    files = Path(log_dir).glob("[!.]*/run.json")  # what begins with a dot is not made whole yet
+    return sorted(map(RunFolder, (file.parent for file in files)), key=_started, reverse=True)
+
+
+def remove_runs(runs, log_dir):
+    """Delete runs, whole folders.
+
+    Args:
+        runs: RunFolders.
+        log_dir: folder of all runs; a run that does not lie right in it is not touched.
+
+    Raises:
+        RunError: before any is deleted, if one lies elsewhere or is being written; or if a folder
+            cannot be deleted.
+    """
+    for run in runs:
+        if run.path.resolve().parent != Path(log_dir).resolve():
+            raise RunError(f"{run.path} does not lie in {log_dir}/: delete it yourself.")
+        if is_locked(run.path):
+            raise RunError(f"{run.path} is being written: wait until that has ended.")
+    for run in runs:
+        try:
+            shutil.rmtree(run.path)
+        except OSError as error:
+            raise RunError(f"cannot delete {error.filename}: {error.strerror}.") from None
+
+
+def _started(run):
+    """When a run was started, as a text that sorts; a run whose run.json is damaged comes first."""
+    try:
+        return str(run.facts().get("started", ""))
+    except RunError as error:
+        logger.warning("passed over: %s", error)
+        return ""
+
+
+def _now():
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _warn_of_clock(log_dir):
+    """Say so if a run is about to look older than one that is there already."""
+    runs = all_runs(log_dir)
+    if runs and (started := _started(runs[0])) > _now():
+        logger.warning(
+            "%s says that it was started at %s, which is in the future: was the clock set back? "
+            "The new run will look older.",
+            runs[0].path,
+            started,
+        )
+
+
+def _move_to_new(folder, path):
+    """Move a folder that holds something to a path, or to the first free of path-2, path-3 ..."""
+    candidate, number = path, 1
+    while True:
+        try:
+            return folder.rename(candidate)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")
+
+
+class _RunLog(logging.FileHandler):
+    """Raises what goes wrong in writing, as everywhere else in the run folder."""
+
+    def handleError(self, record):
+        """See logging.Handler; its own prints a traceback and goes on."""
+        with naming(self.baseFilename):
+            raise
+
+
+def _metric_cells(round_num, row, _):
+    return {"round": round_num} | row
+
+
+def _time_cells(round_num, _, seconds):
+    return {"round": round_num} | {f"{name}_s": f"{s:.3f}" for name, s in seconds.items()}
+
+
+def installed_versions():
+    """Return {package: version} of what is installed; a package that is not there is left out."""
+    versions = {"fedgru": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions

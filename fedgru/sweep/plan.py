@@ -1,0 +1,128 @@
+"""What a sweep is asked for, checked before anything is trained."""
+
+from dataclasses import dataclass
+
+from fedgru import config
+from fedgru.sweep import search_space
+from fedgru.sweep.search_space import Range
+from fedgru.training import loop as round_loop
+
+DEFAULT_TRIALS = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is asked for.
+
+    Attributes:
+        name: str, of the folder under log/sweeps/.
+        base: Settings of the first point and first seed; the others differ in the axes.
+        axes: {setting: tuple of values, or Range}.
+        seeds: int, trainings per point.
+        num_trials: int, points.
+        draws: whether TPE draws the points; otherwise they are the grid, in order.
+        prunes: whether a trial that falls behind is given up.
+    """
+
+    name: str
+    base: config.Settings
+    axes: dict
+    seeds: int
+    num_trials: int
+    draws: bool
+    prunes: bool
+
+    @property
+    def metric(self):
+        """The key of what is searched for, such as val/loss/micro: of validation, never of test."""
+        return self.base.loop.stop_metric
+
+    @property
+    def all_seeds(self):
+        """The seeds that every point is trained with."""
+        first = self.base.loop.seed
+        return range(first, first + self.seeds)
+
+    @property
+    def takes_threads(self):
+        """Whether it is left to fedgru how many clients are trained at the same time."""
+        return self.base.loop.threads is None and self.base.loop.engine != "reference"
+
+    @property
+    def direction(self):
+        """What optuna calls it: "minimize" or "maximize"."""
+        better = round_loop.parse_stop_metric(self.metric).higher_is_better
+        return "maximize" if better else "minimize"
+
+    def settings(self, point, **others):
+        """Return the Settings of a point.
+
+        Raises:
+            ConfigError: if its values do not fit together.
+        """
+        nested = self.base.model_dump(exclude_none=True)
+        for name, value in (point | others).items():
+            nested[config.fields()[name][0]][name] = value
+        return config.build(nested)
+
+    def to_json(self):
+        """Return the dict that `from_json` reads back to the same Plan."""
+        return {
+            "name": self.name,
+            "axes": search_space.axes_to_json(self.axes),
+            "seeds": self.seeds,
+            "trials": self.num_trials,
+            "search": "tpe" if self.draws else "grid",
+            "prune": self.prunes,
+            "settings": self.base.model_dump(exclude_none=True),
+        }
+
+    @classmethod
+    def from_json(cls, found):
+        return cls(
+            name=found["name"],
+            base=config.build(found["settings"]),
+            axes=search_space.axes_from_json(found["axes"]),
+            seeds=found["seeds"],
+            num_trials=found["trials"],
+            draws=found["search"] == "tpe",
+            prunes=found["prune"],
+        )
+
+
+def make_plan(axes, overrides, config_file=None, preset=None, **asked):
+    """Check what is asked for, before anything is trained.
+
+    Args:
+        axes: {setting: tuple of values, or Range}.
+        overrides, config_file, preset: of the other settings, see `config.load`.
+        asked: name, seeds, trials, prune; None for name, trials and prune leaves them to fedgru.
+
+    Returns:
+        Plan.
+
+    Raises:
+        ConfigError: with the setting's own message for a value that it does not take, and if
+            the points could not be compared.
+    """
+    axes = {name: axes[name] for name in config.fields() if name in axes}  # however typed
+    search_space.check_axes(axes)
+    edges = search_space.edges(axes)
+    base = config.load(overrides | edges[0], config_file, preset)
+    name = asked["name"] or "_".join(axis.replace("_", "-") for axis in axes)
+    draws = asked["trials"] is not None or any(isinstance(v, Range) for v in axes.values())
+    points = edges if draws else search_space.grid(axes)
+    plan = Plan(
+        name=name,
+        base=base,
+        axes=axes,
+        seeds=asked["seeds"],
+        num_trials=(asked["trials"] or DEFAULT_TRIALS) if draws else len(points),
+        draws=draws,
+        prunes=draws if asked["prune"] is None else asked["prune"],
+    )
+    plan.settings({}, seed=plan.all_seeds[-1], name=name)
+    round_loop.parse_stop_metric(plan.metric)
+    for point in points:
+        plan.settings(point)
+    return plan

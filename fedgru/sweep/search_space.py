@@ -1,0 +1,173 @@
+"""What a sweep tries: values and ranges of settings, a grid of them, or points drawn by TPE."""
+
+import itertools
+from dataclasses import dataclass
+
+from fedgru import config
+from fedgru.core import seeding
+from fedgru.core.errors import ConfigError
+
+LOG_FROM = 10  # a range whose high end is this many times its low end is searched by its logarithm
+DIGITS = 4  # significant digits of a number drawn from a range: it can be typed again
+STARTUP_TRIALS = 10  # drawn at random before TPE has something to go by
+
+# Points that differ in these would not be scored on the same check-ins, by the same measure.
+WHO_IS_SCORED = ("data", "users", "min_checkins", "target", "stop_metric", "eval_clients")
+
+
+def import_optuna():
+    """Return the optuna module, which from then on tells of nothing less than a warning."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+@dataclass(frozen=True)
+class Range:
+    """A range of numbers, both ends included.
+
+    Attributes:
+        low, high: int for a setting of whole numbers, else float.
+    """
+
+    low: int | float
+    high: int | float
+
+    @property
+    def by_logarithm(self):
+        """Whether orders of magnitude count, as for a learning rate.
+
+        >>> Range(1e-4, 1e-1).by_logarithm, Range(0.0, 0.5).by_logarithm, Range(8, 64).by_logarithm
+        (True, False, False)
+        """
+        return self.low > 0 and self.high >= LOG_FROM * self.low
+
+
+def parse_values(name, text):
+    """Return the texts of the values in `--seq-len 4,8,16`.
+
+    A list of features is one value, not several: what is a value as a whole is not split.
+
+    >>> parse_values("seq_len", "4,8"), parse_values("features", "user,clock")
+    (['4', '8'], ['user,clock'])
+    >>> parse_values("features", "big,small")
+    ['big', 'small']
+    """
+    if "," not in text or (name == "agnostic_to" and ":" in text):
+        return [text]
+    if name == "features":
+        from fedgru.task.features import parse_features
+
+        try:
+            parse_features(text)
+            return [text]
+        except ConfigError:
+            pass
+    return [part.strip() for part in text.split(",")]
+
+
+def check_axes(axes):
+    """Raise a ConfigError unless every point would be measured by the same measure.
+
+    Args:
+        axes: {setting: tuple of values, or Range}.
+    """
+    for name, values in axes.items():
+        option = config.option(name)
+        if name in WHO_IS_SCORED:
+            raise ConfigError(
+                f"cannot sweep over {option}: it changes which check-ins are scored, or by what, "
+                "so the points could not be compared. Make one sweep for each value. The same "
+                f"holds for {', '.join(config.option(n) for n in WHO_IS_SCORED if n != name)}."
+            )
+        if name == "seed":
+            raise ConfigError(
+                "cannot sweep over --seed: the luckiest seed is no result. Use --seeds N, which "
+                "trains every point with N seeds and counts their mean."
+            )
+        if isinstance(values, tuple) and len(set(values)) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            raise ConfigError(f"{option} names {twice} twice.")
+
+
+def grid(axes):
+    """Return the list of all points, {setting: value}; the last axis changes fastest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def edges(axes):
+    """Return points that hold each value, and both ends of each range, at least once."""
+    ends = {
+        name: (values.low, values.high) if isinstance(values, Range) else values
+        for name, values in axes.items()
+    }
+    first = {name: values[0] for name, values in ends.items()}
+    return [first, *(first | {name: v} for name, values in ends.items() for v in values[1:])]
+
+
+def distributions(axes):
+    """Return {setting: optuna distribution}."""
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    found = {}
+    for name, values in axes.items():
+        if not isinstance(values, Range):
+            found[name] = CategoricalDistribution(values)
+            continue
+        kind = IntDistribution if isinstance(values.low, int) else FloatDistribution
+        found[name] = kind(values.low, values.high, log=values.by_logarithm)
+    return found
+
+
+def draw(axes, seed, number, trials, direction):
+    """Return the point that TPE draws for a trial.
+
+    The draw depends on nothing but the arguments: the state of a sampler that a killed process
+    took with it does not matter.
+
+    Args:
+        axes: {setting: tuple of values, or Range}.
+        seed: int.
+        number: int, of the trial to draw for.
+        trials: list of optuna FrozenTrial, those before it; unfinished ones count as bad, so that
+            two processes do not draw the same point.
+        direction: "minimize" or "maximize".
+
+    Returns:
+        dict, {setting: value}; numbers from a float range have DIGITS significant digits.
+
+    Source: Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization", as optuna's
+        TPESampler does it.
+    """
+    optuna = import_optuna()
+    words = seeding.rng(seed, "sweep", number).integers(0, 2**32)
+    sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS, seed=int(words))
+    study = optuna.create_study(direction=direction, sampler=sampler)
+    study.add_trials(trials)
+    point = study.ask(distributions(axes)).params
+    for name, values in axes.items():
+        if isinstance(values, Range) and isinstance(point[name], float):
+            short = float(f"{point[name]:.{DIGITS}g}")
+            point[name] = min(max(short, values.low), values.high)
+    return {name: point[name] for name in axes}
+
+
+def axes_to_json(axes):
+    """Return what `axes_from_json` reads back to the same axes."""
+    return {
+        name: {"low": v.low, "high": v.high} if isinstance(v, Range) else list(v)
+        for name, v in axes.items()
+    }
+
+
+def axes_from_json(found):
+    """Return the axes that `axes_to_json` wrote."""
+    return {
+        name: Range(**values) if isinstance(values, dict) else tuple(values)
+        for name, values in found.items()
+    }

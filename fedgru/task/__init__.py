@@ -1,0 +1,1 @@
+"""Check-ins to a task: vocabulary, features, clients, streams, prior, model shapes."""

@@ -1,0 +1,189 @@
+"""Check-ins -> clients: who takes part, in what order, and where each one's splits end."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fedgru.core.errors import ConfigError, DataError
+
+SPLITS = ("train", "val", "test")
+TEST_SHARE = 0.2
+VAL_SHARE = 0.2  # of what is left beside test: 64/16/20 in all
+
+
+class Ends(NamedTuple):
+    """Where the check-ins of some clients begin, and where each split and all of them end.
+
+    Each is a position per client, int64 [num_chosen], or an int for one client.
+    """
+
+    start: np.ndarray
+    train_end: np.ndarray
+    val_end: np.ndarray
+    end: np.ndarray
+
+    def bounds(self, split):
+        """Return first and end positions of a split's check-ins, as Ends are."""
+        return {
+            "train": (self.start, self.train_end),
+            "val": (self.train_end, self.val_end),
+            "test": (self.val_end, self.end),
+        }[split]
+
+    def target_bounds(self, split):
+        """Return int64 first and end positions [num_chosen] of a split's targets.
+
+        The first check-in of a client has nothing before it and is no target.
+        """
+        first, end = self.bounds(split)
+        first = np.maximum(first, self.start + 1)
+        return first, np.maximum(first, end)
+
+    def target_positions(self, split):
+        """Return int64 [num_targets], the split's targets, client after client."""
+        return _concatenate_ranges(*self.target_bounds(split))
+
+
+@dataclass(frozen=True)
+class Clients:
+    """Each client's check-ins in order of time, and the ends of its splits.
+
+    A *position* is an index into `rows`. Every position but a client's first is one target,
+    predicted from the position before it; it belongs to the split it lies in.
+
+    Attributes:
+        client_ids: most check-ins first; ties in order of first appearance.
+        rows: int64 [num_positions], rows of CheckIns, client after client.
+        starts: int64 [num_clients + 1]; client i owns positions starts[i] to starts[i + 1].
+        train_ends: int64 [num_clients], first position after client i's train split.
+        val_ends: int64 [num_clients], first position after client i's val split.
+    """
+
+    client_ids: tuple[str, ...]
+    rows: np.ndarray
+    starts: np.ndarray
+    train_ends: np.ndarray
+    val_ends: np.ndarray
+
+    def __len__(self):
+        return len(self.client_ids)
+
+    @property
+    def lengths(self):
+        """int64 [num_clients], check-ins of each client."""
+        return np.diff(self.starts)
+
+    @property
+    def client_of(self):
+        """int32 [num_positions], index of the client that owns each position."""
+        return np.repeat(np.arange(len(self), dtype=np.int32), self.lengths)
+
+    def ends(self, chosen=slice(None)):
+        """Return the Ends of some clients, by a slice or an array of indices; all by default."""
+        every = self.starts[:-1], self.train_ends, self.val_ends, self.starts[1:]
+        return Ends(*(positions[chosen] for positions in every))
+
+    def bounds(self, split):
+        """See `Ends.bounds`."""
+        return self.ends().bounds(split)
+
+    def target_bounds(self, split):
+        """See `Ends.target_bounds`."""
+        return self.ends().target_bounds(split)
+
+    def target_positions(self, split):
+        """See `Ends.target_positions`."""
+        return self.ends().target_positions(split)
+
+    def in_split(self, split):
+        """Return bool [num_positions], whether each position lies in the split."""
+        first, end = self.bounds(split)
+        inside = np.zeros(len(self.rows), bool)
+        inside[_concatenate_ranges(first, end)] = True
+        return inside
+
+
+@dataclass(frozen=True)
+class CoverageLine:
+    """What one step kept: clients and check-ins (or targets, where the step says so)."""
+
+    step: str
+    clients: int
+    checkins: int
+
+
+def choose_clients(check_ins, users=None, min_checkins=5):
+    """Choose who takes part and split each one's check-ins by time.
+
+    Args:
+        check_ins: CheckIns, in order of time.
+        users: keep this many, most check-ins first, ties by first appearance; None keeps all.
+        min_checkins: drop who has fewer check-ins than this.
+
+    Returns:
+        Clients, and a list of CoverageLine: before, after each step that can drop somebody.
+
+    Raises:
+        ConfigError: if `users` is more than there are.
+        DataError: if nobody is left.
+    """
+    counts = np.bincount(check_ins.user.codes, minlength=len(check_ins.user.values))
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    coverage = [CoverageLine("in the data set", len(order), len(check_ins))]
+    if len(order) and counts[order[0]] < min_checkins:
+        raise DataError(
+            f"no user has {min_checkins} check-ins; the most active one, "
+            f"{check_ins.user.values[order[0]]!r}, has {counts[order[0]]}. "
+            "Lower --min-checkins (at least 3, so that train, val and test are not empty)."
+        )
+    order = order[counts[order] >= min_checkins]
+    coverage.append(
+        CoverageLine(f"with {min_checkins} or more check-ins", len(order), int(counts[order].sum()))
+    )
+    if users is not None:
+        if users > len(order):
+            raise ConfigError(
+                f"--users is {users}, but the data set has {len(order)} users "
+                f"with {min_checkins} or more check-ins."
+            )
+        order = order[:users]
+        coverage.append(
+            CoverageLine(f"the {users} most active", len(order), int(counts[order].sum()))
+        )
+    rank = np.full(len(counts), -1)
+    rank[order] = np.arange(len(order))
+    rank_of_row = rank[check_ins.user.codes]
+    rows = np.flatnonzero(rank_of_row >= 0)
+    rows = rows[np.argsort(rank_of_row[rows], kind="stable")]
+    lengths = counts[order]
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    num_test, num_val = split_sizes(lengths)
+    val_ends = starts[1:] - num_test
+    clients = Clients(
+        client_ids=tuple(check_ins.user.values[code] for code in order),
+        rows=rows,
+        starts=starts,
+        train_ends=val_ends - num_val,
+        val_ends=val_ends,
+    )
+    return clients, coverage
+
+
+def split_sizes(lengths):
+    """Return int64 test and val sizes, rounded up as scikit-learn's train_test_split does.
+
+    >>> split_sizes(np.array([5, 100, 101]))
+    (array([ 1, 20, 21]), array([ 1, 16, 16]))
+    """
+    num_test = np.ceil(TEST_SHARE * lengths).astype(np.int64)
+    num_val = np.ceil(VAL_SHARE * (lengths - num_test)).astype(np.int64)
+    return num_test, num_val
+
+
+def _concatenate_ranges(first, end):
+    """Return the integers of [first[0], end[0]), [first[1], end[1]) and so on in one array."""
+    lengths = np.maximum(end - first, 0)
+    offsets = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) - np.repeat(offsets - first, lengths)

@@ -1,0 +1,466 @@
+"""The kernel prior: counts of what followed check-ins like the last one, with learnt likeness.
+
+Markov counts take every earlier check-in of the same category for equal, and no other. Here each
+earlier check-in j counts by how alike it is to the last one, i, and by how long ago it was:
+
+    weight(i, j) = exp(sum over m of w_m * (x_m(i, j) - 1) - forgetting * months(i, j))
+    counts       = sum over j < i of weight(i, j) * [class of j + 1]
+    base         = (recent frequencies + 5 shared) / (their sum + 5)
+    log p        = log softmax(base_power * log base
+                               + trust * (log((counts + k base) / (sum(counts) + k)) - log base))
+
+with likenesses x_m: same venue, same category, nearness exp(-(d / 1 km)^2 / 2), cosine of the
+difference of the local hours, both or neither at the weekend, same category before, same venue
+before. Recent frequencies are the client's class counts with a half-life of 15 days.
+
+The weights are eleven numbers, the same for everybody, learnt by federated SGD: in each round
+every client sends its gradient of these eleven, at a few of its own train pairs, and a quadratic
+penalty pulls them to their start values, so that little data moves them little. A special case
+of a Nadaraya-Watson estimate (1964) over a person's own past; the softmax form is the log-linear
+pool of both estimates.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, astuple, dataclass
+
+import numpy as np
+
+from fedgru.core import seeding
+from fedgru.core.jax_setup import num_threads
+from fedgru.task.priors import ClientPrior, one_hot_classes
+
+HALF_LIFE_S = 15 * 86400.0
+MONTH_S = 30 * 86400.0
+SHARED_WEIGHT = 5.0  # check-ins that the shared frequencies count for
+KM_PER_DEG = 111.2
+
+FIT_ROUNDS = 80
+FIT_PAIRS = 64  # of each client, in each round
+MIN_PAST = 10  # pairs with a shorter past say little about any past
+SHRINKAGE = (
+    10.0  # pull to the start values; as strong as 10 pairs' losses, so that few teach little
+)
+FIT_LR = 0.1  # falls to zero over the rounds
+BLOCK = 64  # check-ins predicted at once
+CELLS_AT_ONCE = 1 << 16  # pairs of check-ins compared at once: as much as a core's cache holds
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The shared numbers, with the values that learning starts from and shrinks to.
+
+    Where a number must be positive its logarithm stands here.
+    """
+
+    same_venue: float = 1.0
+    same_category: float = 1.0
+    near: float = 1.0
+    hour: float = 1.0
+    weekend: float = 1.0
+    same_category_before: float = 1.0
+    same_venue_before: float = 1.0
+    log_forgetting: float = -1.0
+    log_k: float = 0.0
+    trust: float = 1.0
+    base_power: float = 1.0
+
+    def to_dict(self):
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values):
+        return cls(**values)
+
+
+# What two check-ins are compared by, in the order of the arrays: first what is equal or not.
+EQUAL = ("same_venue", "same_category", "weekend", "same_category_before", "same_venue_before")
+COMPARED = (*EQUAL, "near", "hour", "log_forgetting")
+PLACES = [list(Kernel().to_dict()).index(name) for name in COMPARED]
+FAR = 40.0  # exp(-40) is nothing beside 1; below exp(-87) float32 loses digits, and time
+TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class _Pasts:
+    """Check-ins of some clients, on the first axis, padded to the longest.
+
+    What is called earlier are those check-ins of which it is known what class followed, in the
+    order of that class: what adds up to one count stands side by side.
+
+    Attributes:
+        lengths: pairs of each client, n - 1.
+        supports: int32 [num_own] of each client.
+        num_followed: int [num_own] of each client, how often each class followed.
+        codes: int32 [clients, 5, n], what is compared for equality, see EQUAL; missing ones
+            equal none.
+        points: float32 [clients, 6, n], what else is compared: north, east at the equator, by how
+            much east is narrower here, cosine and sine of the hour, months.
+        located: bool [clients, n], whether there are coordinates.
+        earlier_codes, earlier_points, earlier_located: the same [clients, ..., 1, num_earlier].
+        earlier: int32 [clients, 1, num_earlier], the places of these check-ins; n in padding.
+        targets: float32 [clients, n, num_own], one-hot class of the check-in after each.
+        log_base: float32 [clients, n, num_own], log base on the support, 0 in padding.
+        log_base_rest: float32 [clients, n], what log shared is added to elsewhere.
+        exists: float32 [clients, 1, num_own], 1 on the support, 0 in padding.
+        log_others: float32 [clients, most], log shared of the classes that a client has not.
+        is_other: float32 [clients, most], 1 there, 0 in padding.
+    """
+
+    lengths: list[int]
+    supports: list[np.ndarray]
+    num_followed: list[np.ndarray]
+    codes: np.ndarray
+    points: np.ndarray
+    located: np.ndarray
+    earlier_codes: np.ndarray
+    earlier_points: np.ndarray
+    earlier_located: np.ndarray
+    earlier: np.ndarray
+    targets: np.ndarray
+    log_base: np.ndarray
+    log_base_rest: np.ndarray
+    exists: np.ndarray
+    log_others: np.ndarray
+    is_other: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """Predictions of some pairs of each client, float32, and what their gradient needs.
+
+    Attributes:
+        own: [clients, pairs, num_own], log of what the classes of the support get, not yet
+            normalised; of no meaning in padding.
+        rest: [clients, pairs], the same for what is added to base_power * log shared elsewhere.
+        normaliser: [clients, pairs], to be subtracted from both.
+        share_own: [clients, pairs, num_own], probabilities of the support; 0 in padding.
+        share_others: [clients, pairs], probability of all other classes together.
+        others_mean: [clients, 1], mean of log shared over the other classes, by their
+            probabilities.
+        compared: [clients, 8, pairs, num_earlier], see COMPARED.
+        weights: [clients, pairs, num_earlier].
+        base_counts: [clients, pairs, num_own], k base.
+        all_counts: the same, with the counts.
+        gain: the same: log pooled - log base.
+        total: [clients, pairs], sum(counts) + k.
+        rest_gain: [clients, pairs], log k - log total.
+    """
+
+    own: np.ndarray
+    rest: np.ndarray
+    normaliser: np.ndarray
+    share_own: np.ndarray
+    share_others: np.ndarray
+    others_mean: np.ndarray
+    compared: np.ndarray
+    weights: np.ndarray
+    base_counts: np.ndarray
+    all_counts: np.ndarray
+    gain: np.ndarray
+    total: np.ndarray
+    rest_gain: np.ndarray
+
+
+def kernel_prior(kernel, history, shared, first=0):
+    """Return a client's ClientPrior under a Kernel.
+
+    Args:
+        kernel: Kernel.
+        history: History of n check-ins.
+        shared: float64 [num_classes].
+        first: leave out the predictions of the check-ins up to and with this one.
+
+    Returns:
+        ClientPrior with n - 1 - first rows; row j is the prediction of check-in first + j + 1.
+    """
+    pasts = _lay_out([history], shared)
+    (length,), (support,) = pasts.lengths, pasts.supports
+    log_own = np.empty((length - first, len(support)), np.float32)
+    log_rest = np.empty(length - first, np.float32)
+    numbers = np.array(astuple(kernel), np.float32)
+    for start in range(first, length, BLOCK):
+        rows = np.arange(start, min(start + BLOCK, length))
+        found = _predict(numbers, pasts, rows[None])
+        log_own[rows - first] = (found.own - found.normaliser[..., None])[0]
+        log_rest[rows - first] = (found.rest - found.normaliser)[0]
+    return ClientPrior(support, log_own, log_rest, kernel.base_power)
+
+
+def fit_kernel(histories, shared, seed, threads=None, on_round=None, rounds=FIT_ROUNDS):
+    """Learn the shared numbers by federated SGD with a server Adam.
+
+    Args:
+        histories: one History per client, of its train split alone.
+        shared: float64 [num_classes].
+        seed: int; each client draws its pairs by it, by round and by client.
+        threads: how many compute at the same time; all cores if None. The result is the same.
+        on_round: called as on_round(round_num, mean loss in nats), or None.
+        rounds: int.
+
+    Returns:
+        Kernel; the start values if no client has more than MIN_PAST pairs.
+    """
+    able = [client for client, h in enumerate(histories) if len(h) - 1 > MIN_PAST]
+    counts = np.array([len(histories[client]) - 1 - MIN_PAST for client in able], np.float64)
+    groups = [
+        (group, _lay_out([histories[client] for client in group], shared))
+        for group in _groups(able, [len(histories[client]) for client in able])
+    ]
+    numbers = start = np.array(astuple(Kernel()))
+    first, second = np.zeros_like(numbers), np.zeros_like(numbers)
+
+    def gradients(group, pasts, round_num):
+        rows = [
+            seeding.rng(seed, "kernel", round_num, client).integers(MIN_PAST, length, FIT_PAIRS)
+            for client, length in zip(group, pasts.lengths, strict=True)
+        ]
+        return _gradients(numbers.astype(np.float32), pasts, np.stack(rows))
+
+    with ThreadPoolExecutor(num_threads(threads)) as pool:
+        for round_num in range(1, rounds + 1) if able else ():
+            sent = list(pool.map(lambda g: gradients(*g, round_num), groups))  # noqa: B023
+            *gradient, loss = np.average(np.concatenate(sent), axis=0, weights=counts)
+            gradient = np.array(gradient) + SHRINKAGE / counts.sum() * (numbers - start)
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.98 * second + 0.02 * gradient**2
+            rate = FIT_LR * (1 - (round_num - 1) / rounds) / (1 - 0.9**round_num)
+            numbers = numbers - rate * first / (np.sqrt(second / (1 - 0.98**round_num)) + 1e-8)
+            if on_round is not None:
+                on_round(round_num, loss)
+    return Kernel(*numbers.tolist())
+
+
+def _groups(clients, lengths):
+    """Cut a list of clients into groups that are computed at once."""
+    groups, longest = [], 0
+    for client, length in zip(clients, lengths, strict=True):
+        longest = max(longest, length)
+        if not groups or (len(groups[-1]) + 1) * longest * FIT_PAIRS > CELLS_AT_ONCE:
+            groups.append([])
+            longest = length
+        groups[-1].append(client)
+    return groups
+
+
+def _lay_out(histories, shared):
+    """Bring the Histories of some clients into the form of `_Pasts`."""
+    clients = [_lay_out_client(history, shared) for history in histories]
+    names = ("codes", "points", "earlier_codes", "earlier_points", "targets", "log_base")
+    names += ("log_base_rest", "exists", "log_others", "is_other")
+    lengths = [len(history) - 1 for history in histories]
+    return _Pasts(
+        lengths=lengths,
+        supports=[client["support"] for client in clients],
+        num_followed=[client["num_followed"] for client in clients],
+        earlier=_stack([client["earlier"] for client in clients], max(lengths) + 1),
+        located=_stack([client["located"] for client in clients], True),
+        earlier_located=_stack([client["earlier_located"] for client in clients], True),
+        **{name: _stack([client[name] for client in clients]) for name in names},
+    )
+
+
+def _stack(arrays, padding=0):
+    """Put arrays behind one another on a new first axis, padded to the largest of each axis."""
+    shape = np.max([array.shape for array in arrays], axis=0)
+    stacked = np.full((len(arrays), *shape), padding, arrays[0].dtype)
+    for place, array in zip(stacked, arrays, strict=True):
+        place[tuple(slice(size) for size in array.shape)] = array
+    return stacked
+
+
+def _lay_out_client(history, shared):
+    """Return {name: array} of one client, named and shaped as in `_Pasts`."""
+    support, one_hot = one_hot_classes(history)
+    n, num_own = one_hot.shape
+    frequencies = np.empty((n - 1, num_own))
+    running = np.zeros(num_own)
+    kept = 0.5 ** (np.diff(history.time_s, prepend=history.time_s[0]) / HALF_LIFE_S)
+    for i in range(n - 1):
+        running = running * kept[i] + one_hot[i]
+        frequencies[i] = running
+    total = frequencies.sum(axis=1) + SHARED_WEIGHT
+    rest = SHARED_WEIGHT / total
+    targets = np.zeros((n, num_own), np.float32)
+    targets[: n - 1] = one_hot[1:]
+    known, followed_by = np.nonzero(targets)
+    earlier = known[np.argsort(followed_by, kind="stable")]
+
+    located = np.isfinite(history.lat_deg) & np.isfinite(history.lon_deg)
+    lat_deg, lon_deg = (
+        np.where(located, values, 0.0) for values in (history.lat_deg, history.lon_deg)
+    )
+    first = np.argmax(located)
+    unit = KM_PER_DEG / np.sqrt(2)  # nearness is exp(-distance^2) then
+    hour_turn = 2 * np.pi * history.local_hour / 24
+    points = (
+        # from the first check-in: small numbers keep float32 precise
+        unit * (lat_deg - lat_deg[first]),
+        unit * (lon_deg - lon_deg[first]),
+        np.cos(np.radians(lat_deg)),
+        np.cos(hour_turn),
+        np.sin(hour_turn),
+        (history.time_s - history.time_s[0]) / MONTH_S,
+    )
+    points = np.stack(points).astype(np.float32)
+    codes = (history.venues, history.categories, history.weekend)
+    codes += tuple(np.append(-1, values[:-1]) for values in (history.categories, history.venues))
+    codes = np.stack(codes).astype(np.int32)
+    log_others = np.log(np.delete(shared, support)).astype(np.float32)
+    log_base = np.log(frequencies / total[:, None] + rest[:, None] * shared[support])
+    return {
+        "support": support,
+        "num_followed": np.bincount(followed_by, minlength=num_own),
+        "codes": np.where(codes < 0, -2, codes),
+        "points": points,
+        "located": located,
+        "earlier_codes": codes[:, None, earlier],
+        "earlier_points": points[:, None, earlier],
+        "earlier_located": located[None, earlier],
+        "earlier": earlier[None].astype(np.int32),
+        "targets": targets,
+        "log_base": log_base.astype(np.float32),
+        "log_base_rest": np.log(rest).astype(np.float32),
+        "exists": np.ones((1, num_own), np.float32),
+        "log_others": log_others,
+        "is_other": np.ones_like(log_others),
+    }
+
+
+def _predict(numbers, pasts, rows):
+    """Return the _Predictions of some pairs of each client.
+
+    Args:
+        numbers: float32 [11], those of a Kernel.
+        pasts: _Pasts.
+        rows: int [clients, pairs]; pair i predicts check-in i + 1.
+    """
+    kernel = Kernel(*numbers)
+    k = np.exp(kernel.log_k)
+    at = np.arange(len(rows))[:, None], rows
+    compared = _compare(pasts, rows)
+    exponent = np.einsum("m,cmij->cij", _coefficients(kernel), compared)
+    exponent -= numbers[:7].sum()
+    is_later = pasts.earlier >= rows[..., None].astype(np.int32)
+    np.copyto(exponent, -np.inf, where=is_later)
+    weights = np.exp(exponent, out=exponent)
+
+    counts = np.zeros((*rows.shape, pasts.targets.shape[2]), np.float32)
+    for to, num, values in zip(counts, pasts.num_followed, weights, strict=True):
+        (occurs,) = np.nonzero(num)
+        starts = (np.cumsum(num) - num)[occurs]
+        to[:, occurs] = np.add.reduceat(values[:, : num.sum()], starts, axis=1)
+    total = counts.sum(axis=2) + k
+    log_base, log_base_rest = pasts.log_base[at], pasts.log_base_rest[at]
+    base_counts = k * np.exp(log_base)
+    all_counts = counts + base_counts
+    gain = np.log(all_counts) - np.log(total)[..., None] - log_base
+    own = kernel.base_power * log_base + kernel.trust * gain
+    rest_gain = kernel.log_k - np.log(total)
+    rest = kernel.base_power * log_base_rest + kernel.trust * rest_gain
+
+    others = np.exp(kernel.base_power * pasts.log_others) * pasts.is_other
+    # the client may own all classes
+    sum_others = np.maximum(others.sum(axis=1, keepdims=True), TINY)
+    others_mean = (others * pasts.log_others).sum(axis=1, keepdims=True) / sum_others
+    log_others = rest + np.log(sum_others)
+    top = np.maximum(own.max(axis=2, initial=-np.inf), log_others)
+    share_own = np.exp(own - top[..., None]) * pasts.exists
+    share_others = np.exp(log_others - top)
+    scale = share_own.sum(axis=2) + share_others
+    return _Predictions(
+        own=own,
+        rest=rest,
+        normaliser=top + np.log(scale),
+        share_own=share_own / scale[..., None],
+        share_others=share_others / scale,
+        others_mean=others_mean,
+        compared=compared,
+        weights=weights,
+        base_counts=base_counts,
+        all_counts=all_counts,
+        gain=gain,
+        total=total,
+        rest_gain=rest_gain,
+    )
+
+
+def _compare(pasts, rows):
+    """Return float32 [clients, 8, pairs, num_earlier], in the order of COMPARED."""
+    at = np.arange(len(rows))[:, None], slice(None), rows
+    shape = len(rows), len(COMPARED), rows.shape[1], pasts.earlier.shape[2]
+    compared = np.empty(shape, np.float32)
+    equal, (near, hour, months) = compared[:, :5], np.moveaxis(compared[:, 5:], 1, 0)
+    codes = np.swapaxes(pasts.codes[at], 1, 2)
+    equal[...] = codes[..., None] == pasts.earlier_codes
+    now = np.moveaxis(pasts.points[at], 2, 0)[..., None]
+    north, east, narrowing, cos, sin, time = zip(
+        now, np.moveaxis(pasts.earlier_points, 1, 0), strict=True
+    )
+
+    np.subtract(*north, out=near)
+    near *= near
+    other = np.subtract(*east)
+    other *= narrowing[0]
+    other *= other
+    near += other
+    np.minimum(near, FAR, out=near)
+    np.negative(near, out=near)
+    np.exp(near, out=near)
+    if not pasts.located.all():
+        both = pasts.located[at[0], rows][..., None] & pasts.earlier_located
+        near[...] = np.where(both, near, equal[:, 0])
+    np.multiply(*cos, out=hour)
+    hour += np.multiply(*sin, out=other)
+    np.subtract(*time, out=months)
+    return compared
+
+
+def _coefficients(kernel):
+    """Return float32 [8], what each of COMPARED counts for in the exponent."""
+    likeness = [getattr(kernel, name) for name in COMPARED[:7]]
+    return np.array([*likeness, -np.exp(kernel.log_forgetting)], np.float32)
+
+
+def _gradients(numbers, pasts, rows):
+    """Return float64 [clients, 12], the gradient of each client's mean loss, and the loss.
+
+    Args: as for `_predict`. A pair whose class is unknown does not count.
+    """
+    kernel = Kernel(*numbers)
+    at = np.arange(len(rows))[:, None], rows
+    targets, log_base = pasts.targets[at], pasts.log_base[at]
+    found = _predict(numbers, pasts, rows)
+    known = targets.sum(axis=2)
+    num_known = np.maximum(known.sum(axis=1, keepdims=True), 1)
+    log_prob = np.where(targets > 0, found.own - found.normaliser[..., None], 0)
+
+    # the derivative of the loss by each of these
+    share = known / num_known
+    by_own = found.share_own * share[..., None] - targets / num_known[..., None]
+    by_rest = found.share_others * share
+    by_log = kernel.trust * by_own
+    by_count = by_log / found.all_counts
+    by_total = -(by_log.sum(axis=2) + kernel.trust * by_rest) / found.total
+    by_class = by_count + by_total[..., None]
+    by_exponent = np.zeros_like(found.weights)
+    for to, num, values in zip(by_exponent, pasts.num_followed, by_class, strict=True):
+        to[:, : num.sum()] = np.repeat(values[:, : len(num)], num, axis=1)
+    by_exponent *= found.weights
+    of_rows = np.einsum("cmij,cij->cmi", found.compared, by_exponent)
+    by_coefficient = of_rows.sum(axis=2, dtype=np.float64)
+
+    gradients = np.empty((len(rows), len(numbers) + 1))
+    gradients[:, PLACES] = by_coefficient
+    gradients[:, :7] -= by_exponent.sum(axis=(1, 2))[:, None]
+    gradients[:, 7] *= -np.exp(kernel.log_forgetting)
+    gradients[:, 8] = (
+        (by_count * found.base_counts).sum(axis=(1, 2))
+        + np.exp(kernel.log_k) * by_total.sum(axis=1)
+        + kernel.trust * by_rest.sum(axis=1)
+    )
+    gradients[:, 9] = (by_own * found.gain).sum(axis=(1, 2))
+    gradients[:, 9] += (by_rest * found.rest_gain).sum(axis=1)
+    gradients[:, 10] = (by_own * log_base).sum(axis=(1, 2))
+    gradients[:, 10] += (by_rest * (pasts.log_base_rest[at] + found.others_mean)).sum(axis=1)
+    gradients[:, 11] = -log_prob.sum(axis=(1, 2)) / num_known[:, 0]
+    return gradients

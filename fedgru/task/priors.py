@@ -1,0 +1,170 @@
+"""The personal prior: each client's own past as a distribution over the next target.
+
+What stands here at a check-in rests on pairs that ended at or before it, so nothing of the future
+enters; and nothing leaves the device but the frequencies that all clients share (`shared`) and,
+for the kernel, the gradients of a dozen shared numbers.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+COUNTS = ("markov", "backoff")  # plain counts; "kernel" lies in fedgru/task/kernel_prior.py
+SHARED_WEIGHT = 3.0  # check-ins that the shared frequencies count for
+FREQUENCY_WEIGHT = {"markov": 5.0, "backoff": 10.0}  # own frequencies, in transitions
+BACKOFF_WEIGHT = 15.0  # the coarser estimate, in transitions out of the finer context
+
+
+@dataclass(frozen=True)
+class History:
+    """What a client's own device knows of its check-ins, in order of time.
+
+    Attributes:
+        classes: int32 [n], target classes, -1 unknown (not counted).
+        categories: int32 [n], codes, -1 missing.
+        venues: int32 [n], codes.
+        time_s: int64 [n], Unix seconds.
+        local_time_s: int64 [n], the same on the local clock.
+        lat_deg, lon_deg: float64 [n], NaN where missing.
+    """
+
+    classes: np.ndarray
+    categories: np.ndarray
+    venues: np.ndarray
+    time_s: np.ndarray
+    local_time_s: np.ndarray
+    lat_deg: np.ndarray
+    lon_deg: np.ndarray
+
+    def __len__(self):
+        return len(self.classes)
+
+    def __getitem__(self, part):
+        return History(*(values[part] for values in vars(self).values()))
+
+    def join(self, other):
+        """Return the History of these check-ins and then the other's."""
+        joined = zip(vars(self).values(), vars(other).values(), strict=True)
+        return History(*(np.concatenate(values) for values in joined))
+
+    def with_open_end(self):
+        """Return the History with one check-in more, of which nothing is known.
+
+        A prior's last row is then what the last real check-in says of the one to come.
+        """
+        last = self[-1:]
+        return self.join(replace(last, classes=np.full_like(last.classes, -1)))
+
+    @property
+    def local_hour(self):
+        """float64 [n], 0 to 24."""
+        return self.local_time_s % 86400 / 3600
+
+    @property
+    def weekend(self):
+        """bool [n], Saturday or Sunday on the local clock."""
+        return (self.local_time_s // 86400 + 3) % 7 >= 5  # 1970-01-01 was a Thursday
+
+
+@dataclass(frozen=True)
+class ClientPrior:
+    """One client's prior at each of its check-ins but the last.
+
+    log p(class) = log_own on the classes that the client counts, and log_rest + power * log
+    shared(class) on all others: those differ by what everybody does alone.
+
+    Attributes:
+        support: int32 [num_own], the classes that the client ever counts.
+        log_own: float32 [num_pairs, num_own].
+        log_rest: float32 [num_pairs].
+        power: float.
+    """
+
+    support: np.ndarray
+    log_own: np.ndarray
+    log_rest: np.ndarray
+    power: float
+
+    def log_probs(self, shared, pairs=slice(None)):
+        """Return float32 [num_pairs, num_classes], log p(next class) after each check-in.
+
+        Args:
+            shared: float64 [num_classes], frequencies of all clients, positive, sum 1.
+            pairs: which rows; all by default.
+        """
+        log_shared = (self.power * np.log(shared)).astype(np.float32)
+        log_probs = self.log_rest[pairs, None] + log_shared
+        log_probs[:, self.support] = self.log_own[pairs]
+        return log_probs
+
+
+def shared_frequencies(train_classes, num_classes):
+    """Return float64 [num_classes], add-one-smoothed frequencies of everybody's train split.
+
+    >>> shared_frequencies(np.array([0, 0, 1]), 3)
+    array([0.5       , 0.33333333, 0.16666667])
+    """
+    counts = np.bincount(train_classes[train_classes >= 0], minlength=num_classes) + 1.0
+    return counts / counts.sum()
+
+
+def count_prior(kind, history, shared):
+    """Return the running counts of one client's check-ins as a ClientPrior.
+
+    With n the class counts up to and with a check-in, m the counts of what followed its class,
+    g the shared frequencies and f = (n + 3 g) / (sum(n) + 3):
+
+    * markov: p1 = (m + 5 f) / (sum(m) + 5);
+    * backoff: p1 with 10 for 5; p2 = (c + 15 p1) / (sum(c) + 15), c the counts of what followed
+      the same (class, hour // 4, weekend); p3 = (d + 15 p2) / (sum(d) + 15), d the counts of
+      what followed the same venue.
+
+    Args:
+        kind: "markov" or "backoff".
+        history: History of n check-ins.
+        shared: float64 [num_classes].
+
+    Returns:
+        ClientPrior with n - 1 rows; row j is the prediction of check-in j + 1.
+    """
+    support, one_hot = one_hot_classes(history)
+    frequencies = np.cumsum(one_hot, axis=0)[:-1]
+    total = frequencies.sum(axis=1) + SHARED_WEIGHT
+    own, rest = frequencies / total[:, None], SHARED_WEIGHT / total
+
+    keys = [(history.classes, FREQUENCY_WEIGHT[kind])]
+    if kind == "backoff":
+        hour_block = history.local_hour.astype(np.int64) // 4
+        keys.append(((history.classes * 6 + hour_block) * 2 + history.weekend, BACKOFF_WEIGHT))
+        keys.append((history.venues, BACKOFF_WEIGHT))
+    for key, weight in keys:
+        counts = _followers(key, one_hot)
+        total = counts.sum(axis=1) + weight
+        own, rest = (counts + weight * own) / total[:, None], weight * rest / total
+    return ClientPrior(
+        support,
+        np.log(own + rest[:, None] * shared[support]).astype(np.float32),
+        np.log(rest).astype(np.float32),
+        1.0,
+    )
+
+
+def one_hot_classes(history):
+    """Return support, int32 [num_own], and float64 [n, num_own], 1 at each check-in's class."""
+    known = history.classes >= 0
+    support, compact = np.unique(history.classes[known], return_inverse=True)
+    one_hot = np.zeros((len(history), len(support)))
+    one_hot[known, compact] = 1.0
+    return support.astype(np.int32), one_hot
+
+
+def _followers(key, one_hot):
+    """Return float64 [n - 1, k]: up to each check-in, what has followed the same key so far."""
+    key, following = key[:-1], one_hot[1:]
+    order = np.argsort(key, kind="stable")
+    sums = np.cumsum(following[order], axis=0) - following[order]  # the pair itself is the future
+    first = np.concatenate([[True], key[order][1:] != key[order][:-1]])
+    group_start = np.flatnonzero(first)[np.cumsum(first) - 1]
+    counts = np.empty_like(sums)
+    counts[order] = sums - sums[group_start]
+    return counts

@@ -1,0 +1,201 @@
+"""What a task is made of, and how that of a large data set is laid out on disk.
+
+To build a task, every check-in is read once: who takes part, vocabularies, scaling, which targets
+are known. Of a large data set that is done once for the settings that it depends on; later runs
+open the result in constant time and memory.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+import fedgru
+from fedgru.storage import mapped
+from fedgru.storage.linear_pieces import LinearPieces, compress
+from fedgru.task import features, priors
+from fedgru.task.clients import Clients, CoverageLine
+from fedgru.task.features import Inputs, Scale
+from fedgru.task.vocabulary import Vocabulary
+
+FOLDER = "prepared"
+_HISTORY = fields(priors.History)
+HISTORY = tuple(f"history.{field.name}" for field in _HISTORY)
+LEARNT_FROM = ("classes", "inputs.rows", "inputs.numbers")
+OF_A_CLIENT = LEARNT_FROM + HISTORY  # what lies side by side in the file of a large data set
+ENDS, DRAWN_FROM = "clients.pieces", "training_clients.pieces"
+FEW_VALUES = 10_000  # so many texts are read at once; more stay on the disk
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The parts of a `fedgru.task.task.Task` that take a look at every check-in.
+
+    Attributes:
+        clients, inputs, target_vocabulary, classes, target_codes, history, best_prob,
+            training_clients: as in Task.
+        coverage: tuple of CoverageLine, as in Task without what depends on --eval-clients.
+        known: {name of a property of Task: its value} for those that were computed already.
+        folder: the Mapped that the arrays lie in, if they do; then there are also
+        ends: LinearPieces of the clients' Ends, and
+        drawn_from: LinearPieces of the training clients, both known without reading a file.
+    """
+
+    clients: Clients
+    inputs: Inputs
+    target_vocabulary: Vocabulary
+    classes: np.ndarray
+    target_codes: np.ndarray
+    history: priors.History
+    best_prob: np.ndarray | None
+    training_clients: np.ndarray
+    coverage: tuple[CoverageLine, ...]
+    known: dict
+    folder: mapped.Mapped | None = None
+    ends: LinearPieces | None = None
+    drawn_from: LinearPieces | None = None
+
+
+def open_or_make(data_set, settings, make):
+    """Return the Prepared of a data set and settings.
+
+    Args:
+        data_set: DataSet; that of a large one is looked for in its folder, and kept there.
+        settings: Settings.
+        make: called without arguments where there is none; returns it.
+    """
+    if data_set.maps is None:
+        return make()
+    made_from = _made_from(data_set, settings)
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(data_set.folder, FOLDER, key)
+    found = mapped.load(folder, made_from)
+    if found is None or ENDS not in found.arrays:  # an earlier fedgru laid it out in another way
+        logger.info("the first run with these settings: %s is being laid out", folder)
+        parts = make()
+        try:
+            arrays, facts = _to_arrays(parts, data_set.check_ins)
+            mapped.save(folder, arrays, facts, made_from, OF_A_CLIENT)
+        except OSError as error:
+            logger.warning(
+                "%s cannot be written (%s): all check-ins are held in memory",
+                folder,
+                error.strerror or error,
+            )
+            return parts
+        found = mapped.load(folder, made_from)
+    return _from_arrays(found, data_set.check_ins)
+
+
+def _made_from(data_set, settings):
+    """All that a Prepared depends on."""
+    return {
+        "fedgru": fedgru.__version__,
+        "fingerprint": data_set.passport["fingerprint"],
+        "data": {"users": settings.data.users, "min_checkins": settings.data.min_checkins},
+        "inputs": settings.inputs.model_dump(exclude={"prior"}),
+        "layout": settings.layout.model_dump(),
+        "local_epochs": settings.client.local_epochs,
+    }
+
+
+def _to_arrays(parts, check_ins):
+    """Return (arrays, facts) for `mapped.save`."""
+    clients, inputs = parts.clients, parts.inputs
+    arrays = {
+        "target_codes": parts.target_codes,
+        "training_clients": parts.training_clients,
+        DRAWN_FROM: compress([parts.training_clients]),
+        "clients.rows": clients.rows,
+        "clients.starts": clients.starts,
+        "clients.train_ends": clients.train_ends,
+        "clients.val_ends": clients.val_ends,
+        ENDS: compress(clients.ends()),
+        "clients.users": check_ins.user.codes[clients.rows[clients.starts[:-1]]],
+        **arrays_of_a_client(parts),
+        **_vocabulary_arrays("target", parts.target_vocabulary),
+    }
+    for name, vocabulary in inputs.vocabularies.items():
+        arrays |= _vocabulary_arrays(f"input.{name}", vocabulary)
+    if parts.best_prob is not None:
+        arrays["best_prob"] = parts.best_prob
+    num_classes, in_split = len(parts.target_vocabulary), clients.in_split
+    arrays["shared"] = priors.shared_frequencies(parts.classes[in_split("train")], num_classes)
+    facts = {
+        "id_names": inputs.id_names,
+        "number_names": inputs.number_names,
+        "scales": {name: asdict(scale) for name, scale in inputs.scales.items()},
+        "coverage": [asdict(line) for line in parts.coverage],
+        "unknown_rates": features.unknown_rates(inputs, clients),
+        "num_known": num_known(parts.classes, clients),
+    }
+    return arrays, facts
+
+
+def arrays_of_a_client(parts):
+    """Return {name out of OF_A_CLIENT: array} of a Prepared or a Task."""
+    learnt_from = parts.classes, parts.inputs.rows, parts.inputs.numbers
+    history = (getattr(parts.history, field.name) for field in _HISTORY)
+    return dict(zip(OF_A_CLIENT, (*learnt_from, *history), strict=True))
+
+
+def num_known(classes, clients):
+    """Return {split: how many of its targets are of a known class}."""
+    return {
+        split: int((classes[clients.target_positions(split)] >= 0).sum())
+        for split in ("train", "val", "test")
+    }
+
+
+def _vocabulary_arrays(name, vocabulary):
+    id_of_code = {f"{name}.id_of_code": vocabulary.id_of_code}
+    return id_of_code | mapped.named_texts(name, vocabulary.values)
+
+
+def _from_arrays(found, check_ins):
+    arrays, facts = found.arrays, found.facts
+
+    def vocabulary(name):
+        values = found.texts(name)
+        values = tuple(values) if len(values) <= FEW_VALUES else values
+        return Vocabulary(values, arrays[f"{name}.id_of_code"])
+
+    clients = Clients(
+        client_ids=check_ins.user.values.chosen(arrays["clients.users"]),
+        rows=arrays["clients.rows"],
+        starts=arrays["clients.starts"],
+        train_ends=arrays["clients.train_ends"],
+        val_ends=arrays["clients.val_ends"],
+    )
+    inputs = Inputs(
+        rows=arrays["inputs.rows"],
+        numbers=arrays["inputs.numbers"],
+        id_names=tuple(facts["id_names"]),
+        number_names=tuple(facts["number_names"]),
+        vocabularies={name: vocabulary(f"input.{name}") for name in facts["id_names"]},
+        scales={name: Scale(**scale) for name, scale in facts["scales"].items()},
+    )
+    return Prepared(
+        clients=clients,
+        inputs=inputs,
+        target_vocabulary=vocabulary("target"),
+        classes=arrays["classes"],
+        target_codes=arrays["target_codes"],
+        history=priors.History(*(arrays[f"history.{field.name}"] for field in _HISTORY)),
+        best_prob=arrays.get("best_prob"),
+        training_clients=arrays["training_clients"],
+        coverage=tuple(CoverageLine(**line) for line in facts["coverage"]),
+        known={
+            "shared": np.array(arrays["shared"]),
+            "unknown_rates": facts["unknown_rates"],
+            "num_known": facts["num_known"],
+        },
+        folder=found,
+        ends=LinearPieces(np.array(arrays[ENDS])),
+        drawn_from=LinearPieces(np.array(arrays[DRAWN_FROM])),
+    )

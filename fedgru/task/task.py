@@ -1,0 +1,518 @@
+"""Task: clients + inputs + targets + prior + model shapes, checked to fit before round 1."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from numbers import Integral
+
+import numpy as np
+
+from fedgru.agnostic.protection import Protection, make_protection
+from fedgru.algorithms import faults
+from fedgru.config import Settings
+from fedgru.core import seeding
+from fedgru.core.errors import ConfigError, DataError
+from fedgru.data.checkins import CheckIns
+from fedgru.models.gru import ModelSpec
+from fedgru.task import features, priors, stored, streams, vocabulary
+from fedgru.task.clients import SPLITS, Clients, CoverageLine, Ends, choose_clients
+from fedgru.task.kernel_prior import Kernel, fit_kernel, kernel_prior
+
+KEPT_SHARE = 0.25  # of the clients in a cohort: with fewer, what is kept is seldom used again
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """One client's training data for one round, local step by local step.
+
+    Attributes:
+        rows: int32 [steps, batch, seq_len, num_id_features], table rows, -1 unknown or padding.
+        numbers: float32 [steps, batch, seq_len, num_numbers].
+        targets: int32 [steps, batch, seq_len]; 0 in padding.
+        mask: float32 [steps, batch, seq_len], 1 where there is a target, 0 in padding and where
+            the target's class is missing.
+        log_prior: float32 [steps, batch, seq_len, num_classes], or None without a prior.
+        protected: int32 [steps, batch, seq_len], label of the protected concept, -1 in padding
+            and where it is unknown; None without one.
+        passes: how often the steps are gone through; the state is zero at the start of each.
+        num_examples: targets trained on in one round, counting each pass.
+    """
+
+    rows: np.ndarray
+    numbers: np.ndarray
+    targets: np.ndarray
+    mask: np.ndarray
+    log_prior: np.ndarray | None
+    protected: np.ndarray | None
+    passes: int
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learnt, from whom: the one value that engines and evaluation read.
+
+    Attributes:
+        settings: Settings.
+        check_ins: CheckIns, all of the data set.
+        clients: Clients.
+        inputs: Inputs of every position.
+        target_vocabulary: Vocabulary of the target; class = id - 1.
+        classes: int32 [num_positions], class of each position, -1 if not seen in train.
+        target_codes: int32 [num_positions], the target column as the data set codes it.
+        num_target_codes: how many codes there are.
+        history: History of all positions, client after client.
+        kernel: the Kernel that the clients have learnt, with --prior kernel; else None.
+        best_prob: float32 [num_positions], the chance of the best possible predictor to be right
+            there, for the categories of a made-up city; else None.
+        coverage: list of CoverageLine, what each step kept.
+        protection: Protection, with --agnostic-to; else None.
+        training_clients: int64, the clients with at least one local step; cohorts are drawn
+            from these.
+        laid_out: the Prepared of a large data set, which these parts were taken from; else None.
+        fitted: Fitted, where it was given instead of fitted on these clients; else None.
+    """
+
+    settings: Settings
+    check_ins: CheckIns
+    clients: Clients
+    inputs: features.Inputs
+    target_vocabulary: vocabulary.Vocabulary
+    classes: np.ndarray
+    target_codes: np.ndarray
+    num_target_codes: int
+    history: priors.History
+    kernel: Kernel | None
+    best_prob: np.ndarray | None
+    coverage: list[CoverageLine]
+    protection: Protection | None
+    training_clients: np.ndarray
+    laid_out: stored.Prepared | None = None
+    fitted: features.Fitted | None = None
+
+    def let_go(self):
+        """Give back the memory of what was read of a large data set; it can be read again."""
+        if self.laid_out is not None:
+            self.laid_out.folder.let_go()
+
+    def read(self, names, positions):
+        """Return some arrays at some positions, a slice or int of any shape, as a list.
+
+        Of a large data set they are read from its file, see `mapped.Records`.
+
+        Args:
+            names: out of `stored.OF_A_CLIENT`.
+            positions: not negative.
+        """
+        if self._large is not None:
+            return self._large.folder.records.read(names, positions)
+        return [self._own_arrays[name][positions] for name in names]
+
+    def read_clients(self, clients):
+        """Return {client: what it is trained on} of a list of clients, for `local_data`.
+
+        That is a list of arrays over all of its check-ins: `stored.LEARNT_FROM`, and with a prior
+        `stored.HISTORY`. Clients of a large data set are read all at once, which takes less time
+        than one by one; of another the dict is empty.
+        """
+        if self._large is None or not clients:
+            return {}
+        begins, *_, ends = self.ends(np.array(clients))
+        records, names = self._large.folder.records, self._learnt_from
+        arrays = records.read_ranges(names, begins.tolist(), ends.tolist())
+        until = np.cumsum(ends - begins)
+        bounds = zip((until - ends + begins).tolist(), until.tolist(), strict=True)
+        own = ([array[begin:end] for array in arrays] for begin, end in bounds)
+        return dict(zip(clients, own, strict=True))
+
+    @cached_property
+    def _learnt_from(self):
+        return stored.OF_A_CLIENT if self.spec.has_prior else stored.LEARNT_FROM
+
+    def ends(self, chosen):
+        """Return the Ends of one client, an int, or of several: a slice or array, not negative."""
+        if self._large is not None and not isinstance(chosen, slice):
+            return Ends(*self._large.ends.at(chosen))
+        found = self.clients.ends(chosen)
+        return Ends(*map(int, found)) if isinstance(chosen, Integral) else found
+
+    def draw(self, generator, number):
+        """Return int64 [number], ascending: different training clients, drawn at random."""
+        places = np.sort(generator.choice(len(self.training_clients), number, replace=False))
+        if self._large is not None:
+            return self._large.drawn_from.at(places)[0]
+        return self.training_clients[places]
+
+    @cached_property
+    def _own_arrays(self):
+        return stored.arrays_of_a_client(self)
+
+    @cached_property
+    def _large(self):
+        """The Prepared of exactly these parts: a task made of another one may have only some."""
+        whole = self.laid_out
+        if whole is None or whole.folder.is_small:
+            return None
+        names = ("clients", "inputs", "classes", "history", "training_clients")
+        return whole if all(getattr(self, n) is getattr(whole, n) for n in names) else None
+
+    @property
+    def num_classes(self):
+        return len(self.target_vocabulary)
+
+    @cached_property
+    def spec(self):
+        """ModelSpec: the shapes of the weights."""
+        model = self.settings.model
+        return ModelSpec(
+            cell=model.cell,
+            num_rows=self.inputs.num_rows,
+            num_numbers=self.inputs.numbers.shape[1],
+            hidden_dim=model.hidden_dim,
+            num_classes=self.num_classes,
+            dropout=model.dropout,
+            has_prior=self.settings.inputs.prior != "none",
+        )
+
+    @cached_property
+    def shared(self):
+        """float64 [num_classes], the frequencies that all clients share."""
+        if self.fitted is not None:
+            return self.fitted.shared
+        train = self.classes[self.clients.in_split("train")]
+        return priors.shared_frequencies(train, self.num_classes)
+
+    @cached_property
+    def unknown_rates(self):
+        """See `features.unknown_rates`."""
+        return features.unknown_rates(self.inputs, self.clients)
+
+    @cached_property
+    def num_known(self):
+        """{split: int}, how many of its targets are of a class that train has."""
+        return stored.num_known(self.classes, self.clients)
+
+    @cached_property
+    def _client_priors(self):
+        return {}
+
+    def with_kernel(self, on_round=None):
+        """Return the task with the kernel that the clients learn on their train splits.
+
+        The same task where the prior needs none, or it is learnt already.
+
+        Args:
+            on_round: see `fit_kernel`.
+        """
+        if self.settings.inputs.prior != "kernel" or self.kernel is not None:
+            return self
+        own = zip(*self.clients.bounds("train"), strict=True)
+        loop = self.settings.loop
+        histories = [self.history[start:end] for start, end in own]
+        kernel = fit_kernel(histories, self.shared, loop.seed, loop.threads, on_round)
+        return replace(self, kernel=kernel)
+
+    @cached_property
+    def validation_clients(self):
+        """int64 [--eval-clients], ascending, who is validated on each round; None for everybody.
+
+        The same for every seed, so that runs are compared on the same check-ins.
+        """
+        return _draw_validation(self.settings, self.clients)
+
+    @property
+    def cohorts_recur(self):
+        """Whether a client takes part in so many rounds that what is laid out for it is kept."""
+        cohort = self.settings.loop.clients_per_round
+        return cohort is None or KEPT_SHARE * len(self.training_clients) <= cohort
+
+    def _recurs(self, client):
+        """Whether a client comes up again soon, in a round or in validation."""
+        return self.cohorts_recur or self._validated is None or client in self._validated
+
+    @cached_property
+    def _validated(self):
+        drawn = self.validation_clients
+        return None if drawn is None else frozenset(drawn.tolist())
+
+    @cached_property
+    def attackers(self):
+        """Indices of the clients that lie, with --attack; else empty."""
+        return faults.draw_attackers(self.settings, self.training_clients)
+
+    def client_prior(self, client, kind, own=None):
+        """Return the ClientPrior of a client, computed once if it comes up again.
+
+        Args:
+            client: index of the client.
+            kind: of running counts, or "kernel".
+            own: History of the client; None reads it.
+        """
+        if (client, kind) in self._client_priors:
+            return self._client_priors[client, kind]
+        if own is None:
+            start, *_, end = self.ends(client)
+            own = priors.History(*self.read(stored.HISTORY, slice(start, end)))
+        if kind == "kernel":
+            prior = kernel_prior(self.kernel, own, self.shared)
+        else:
+            prior = priors.count_prior(kind, own, self.shared)
+        if self._recurs(client):
+            self._client_priors[client, kind] = prior
+        return prior
+
+    def log_prior(self, client, pairs, kind=None, own=None):
+        """Return float32 [num_pairs, num_classes], log p(next) by the personal prior.
+
+        Args:
+            client, own: as for `client_prior`.
+            pairs: int [num_pairs] or a slice; pair j predicts the client's check-in j + 1.
+            kind: which prior; the run's own by default.
+        """
+        kind = kind or self.settings.inputs.prior
+        return self.client_prior(client, kind, own).log_probs(self.shared, pairs)
+
+    def batches(self, client):
+        """Return the Batches of a client's train pairs in the run's layout."""
+        start, train_end, *_ = self.ends(client)
+        return self._lay_out(max(train_end - start - 1, 0))
+
+    def _lay_out(self, num_pairs):
+        layout, epochs = self.settings.layout, self.settings.client.local_epochs
+        lay_out = streams.LAYOUTS[layout.layout]
+        return lay_out(num_pairs, layout.batch_size, layout.seq_len, epochs)
+
+    def local_data(self, client, own=None):
+        """Return the LocalData of one client.
+
+        Args:
+            client: its index.
+            own: what `read_clients` has for it; None reads it now.
+        """
+        start, train_end, _, end = self.ends(client)
+        num_pairs = max(train_end - start - 1, 0)
+        batches = self._lay_out(num_pairs)
+        pairs = np.maximum(batches.pairs, 0)
+        if own is None:
+            own = self.read(self._learnt_from, slice(start, end))
+        classes, rows, numbers, *history = own
+        padded = batches.pairs < 0
+        targets = np.where(padded, -1, classes[pairs + 1])
+        if client in self.attackers and self.settings.faults.attack == "label-flip":
+            targets = faults.flip_labels(targets, self.num_classes)
+        log_prior = None
+        if self.spec.has_prior:
+            history = priors.History(*history)
+            log_prior = self.log_prior(client, slice(num_pairs), own=history)[pairs]
+        return LocalData(
+            rows=np.where(padded[..., None], -1, rows[pairs]),
+            numbers=numbers[pairs],
+            targets=np.maximum(targets, 0),
+            mask=(targets >= 0).astype(np.float32),
+            log_prior=log_prior,
+            protected=self._protected(start + pairs, padded),
+            passes=batches.passes,
+            num_examples=int((targets >= 0).sum()) * batches.passes,
+        )
+
+    def _protected(self, inputs_at, padded):
+        if self.protection is None:
+            return None
+        return np.where(padded, -1, self.protection.concept.labels[inputs_at])
+
+
+def build_task(data_set, settings, kernel=None, fitted=None):
+    """Build the Task of a data set; the parts of a large one are laid out in its folder.
+
+    Args:
+        data_set: DataSet.
+        settings: Settings.
+        kernel: with --prior kernel, the Kernel of an earlier run; None leaves it to be learnt
+            by `Task.with_kernel`.
+        fitted: Fitted, in place of what would be fitted on the train splits; None fits it.
+
+    Returns:
+        Task.
+
+    Raises:
+        ConfigError: if the settings ask for what the data does not hold.
+        DataError: if nothing is left to train on.
+    """
+    if fitted is None:
+        parts = stored.open_or_make(data_set, settings, lambda: _prepare(data_set, settings))
+    else:
+        parts = _prepare(data_set, settings, fitted)
+    if data_set.maps is not None:
+        data_set.maps.let_go()
+    check_ins, clients, training_clients = (
+        data_set.check_ins,
+        parts.clients,
+        parts.training_clients,
+    )
+    validated = settings.loop.eval_clients
+    if validated is not None and validated > len(clients):
+        raise ConfigError(
+            f"--eval-clients is {validated}, but there are {len(clients)} clients. Leave it out to "
+            "validate on all."
+        )
+    cohort = settings.loop.clients_per_round
+    if cohort is not None and cohort > len(training_clients):
+        raise ConfigError(
+            f"--clients-per-round is {cohort}, but the split has {len(training_clients)} clients "
+            "with training data."
+        )
+    _check_cohort(settings, cohort or len(training_clients), len(training_clients))
+    task = Task(
+        settings=settings,
+        check_ins=check_ins,
+        clients=clients,
+        inputs=parts.inputs,
+        target_vocabulary=parts.target_vocabulary,
+        classes=parts.classes,
+        target_codes=parts.target_codes,
+        num_target_codes=len(getattr(check_ins, settings.inputs.target).values),
+        history=parts.history,
+        kernel=kernel,
+        best_prob=parts.best_prob,
+        coverage=_with_validated(parts.coverage, settings, clients),
+        protection=make_protection(settings, check_ins, clients),
+        training_clients=training_clients,
+        laid_out=None if parts.folder is None else parts,
+        fitted=fitted,
+    )
+    vars(task).update(parts.known)  # cached properties, computed when the parts were made
+    return task
+
+
+def _with_validated(coverage, settings, clients):
+    """The coverage with a line on --eval-clients after that on validation."""
+    drawn, lines = _draw_validation(settings, clients), []
+    for line in coverage:
+        lines.append(line)
+        if line.step == "val targets" and drawn is not None:
+            targets = len(clients.ends(drawn).target_positions("val"))
+            lines.append(CoverageLine("  of which in each round", len(drawn), targets))
+    return lines
+
+
+def _prepare(data_set, settings, fitted=None):
+    """Make the Prepared of a data set: every check-in is looked at. Errors as `build_task`."""
+    check_ins, inputs_settings = data_set.check_ins, settings.inputs
+    names = features.parse_features(inputs_settings.features)
+    needed = {"category", "raw_category"} & set(names)
+    needed |= {"category"} if inputs_settings.target == "category" else set()
+    for column in sorted(needed):
+        if not len(getattr(check_ins, column).values):
+            raise ConfigError(
+                f"data set {data_set.name} has no {column.replace('_', ' ')}, which --features "
+                f"{inputs_settings.features} and --target {inputs_settings.target} ask for. Use "
+                "--target venue with --features user,venue,clock,weekday, or import it again "
+                "with a category column."
+            )
+    for column in sorted({"latitude", "longitude"} & set(names)):
+        if not np.isfinite(check_ins.lat_deg if column == "latitude" else check_ins.lon_deg).any():
+            raise ConfigError(
+                f"data set {data_set.name} has no {column}, which --features "
+                f"{inputs_settings.features} asks for. Leave it out, or import the data again with "
+                f"--column {column}=NAME."
+            )
+    clients, coverage = choose_clients(check_ins, settings.data.users, settings.data.min_checkins)
+    column = getattr(check_ins, inputs_settings.target)
+    if fitted is None:
+        target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])
+    else:
+        ids = {value: number for number, value in enumerate(fitted.classes, start=1)}
+        target_vocabulary = vocabulary.from_ids(column, ids, len(ids))
+    target_codes = column.codes[clients.rows]
+    classes = target_vocabulary.encode(target_codes) - 1
+    num_trained = _count_trained(settings, clients, classes)
+    training_clients = np.flatnonzero(num_trained)
+    if not len(training_clients):
+        raise DataError(
+            f"none of the {len(clients)} clients has enough check-ins for one local step with "
+            f"--layout {settings.layout.layout}, --batch-size {settings.layout.batch_size}, "
+            f"--seq-len {settings.layout.seq_len}."
+        )
+    for split in SPLITS:
+        positions = clients.target_positions(split)
+        first, end = clients.target_bounds(split)
+        owners = int((first < end).sum())
+        coverage.append(CoverageLine(f"{split} targets", owners, len(positions)))
+        if split == "train":
+            line = CoverageLine(
+                "  of which trained on", len(training_clients), int(num_trained.sum())
+            )
+            coverage.append(line)
+
+    def codes(name):  # one array, not two equal ones: it is written to the disk once
+        is_target = name == inputs_settings.target
+        return target_codes if is_target else getattr(check_ins, name).codes[clients.rows]
+
+    knows_best = data_set.best_prob is not None and inputs_settings.target == "category"
+    history = priors.History(
+        classes=classes,
+        categories=codes("category"),
+        venues=codes("venue"),
+        time_s=check_ins.time_s[clients.rows],
+        local_time_s=check_ins.local_time_s[clients.rows],
+        lat_deg=check_ins.lat_deg[clients.rows],
+        lon_deg=check_ins.lon_deg[clients.rows],
+    )
+    return stored.Prepared(
+        clients=clients,
+        inputs=features.build_inputs(
+            check_ins,
+            clients,
+            names,
+            inputs_settings.clock,
+            inputs_settings.vocabulary,
+            inputs_settings.scaling == "standard",
+            fitted,
+        ),
+        target_vocabulary=target_vocabulary,
+        classes=classes,
+        target_codes=target_codes,
+        history=history,
+        best_prob=data_set.best_prob[clients.rows] if knows_best else None,
+        training_clients=training_clients,
+        coverage=tuple(coverage),
+        known={},
+    )
+
+
+def _draw_validation(settings, clients):
+    number = settings.loop.eval_clients
+    if number is None:
+        return None
+    draw = seeding.rng(0, "validation clients")
+    return np.sort(draw.choice(len(clients), number, replace=False))
+
+
+def _check_cohort(settings, cohort, num_training):
+    """Refuse what no round could have: more usable updates, or liars, than there are clients."""
+    if settings.faults.min_clients > cohort:
+        raise ConfigError(
+            f"--min-clients is {settings.faults.min_clients}, but a round has {cohort} clients."
+        )
+    if (settings.faults.attackers or 0) > num_training:
+        raise ConfigError(
+            f"--attackers is {settings.faults.attackers}, but the split has {num_training} clients "
+            "with training data."
+        )
+
+
+def _count_trained(settings, clients, classes):
+    """How many different targets of known class each client trains on, int64 [num_clients]."""
+    layout = settings.layout
+    first, end = clients.target_bounds("train")
+    num_pairs, positions = end - first, clients.target_positions("train")
+    is_trained = streams.is_trained_on(
+        layout.layout,
+        positions - np.repeat(first, num_pairs),
+        np.repeat(num_pairs, num_pairs),
+        layout.batch_size,
+        layout.seq_len,
+        settings.client.local_epochs,
+    )
+    up_to = np.concatenate([[0], np.cumsum(is_trained & (classes[positions] >= 0))])
+    ends = np.cumsum(num_pairs)
+    return up_to[ends] - up_to[ends - num_pairs]

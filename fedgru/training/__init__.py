@@ -1,0 +1,1 @@
+"""The round loop, when it stops, and training without federation or beyond it."""

@@ -1,0 +1,42 @@
+"""Personalisation: each client's copy of the model, trained on before it is scored."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from fedgru.engines.jax.engine import JaxEngine
+from fedgru.evaluation import evaluate
+
+
+def evaluate_fine_tuned(task, weights, epochs, round_num, on_client=None):
+    """Train a copy per client on its own train split, and score its test targets with it.
+
+    As in a round of training: the client's optimizer, learning rate and dropout. What a client
+    learns stays with it.
+
+    Args:
+        task: Task.
+        weights: name -> float32 array, what every client starts from.
+        epochs: local epochs.
+        round_num: the round that the weights are of; dropout is drawn as in the one after.
+        on_client: called after each client, without arguments, or None.
+
+    Returns:
+        Evaluation of the test split, the state warmed by all of the past. Who has too little to
+        train on is scored with the weights as they are.
+    """
+    client = task.settings.client.model_copy(update={"local_epochs": epochs})
+    task = replace(task, settings=task.settings.model_copy(update={"client": client}))
+    engine = JaxEngine(task)
+    parts = {}
+    for update in engine.local_updates(weights, task.training_clients, round_num + 1):
+        own = {name: weights[name] + change for name, change in update.dense.items()}
+        own["rows"] = weights["rows"].copy()
+        own["rows"][update.row_ids] += update.row_update
+        parts[update.client] = evaluate.evaluate(engine, own, "test", clients=[update.client])
+        if on_client is not None:
+            on_client()
+    for untrained in np.setdiff1d(np.arange(len(task.clients)), task.training_clients):
+        parts[int(untrained)] = evaluate.evaluate(engine, weights, "test", clients=[untrained])
+    in_order = [parts[client] for client in range(len(task.clients))]
+    return evaluate.join(in_order)

@@ -1,0 +1,212 @@
+"""Local training: one model per client, and nothing is exchanged. What does federation gain?
+
+A baseline. Each client knows the values of its own train split alone: its vocabulary, its table,
+its frequencies, its kernel. What all have in common is the list of classes and the scale of the
+numbers. Each client stops by its own validation.
+"""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedgru.algorithms.fed_avg import FedAvg
+from fedgru.algorithms.server_optimizers import SGD
+from fedgru.core import seeding
+from fedgru.core.errors import RunError, TrainingError
+from fedgru.core.jax_setup import num_threads
+from fedgru.engines.jax.engine import JaxEngine
+from fedgru.evaluation import evaluate
+from fedgru.models import gru
+from fedgru.task import features
+from fedgru.task.clients import Clients
+from fedgru.task.kernel_prior import Kernel
+from fedgru.training import loop as round_loop
+from fedgru.training.early_stopping import EarlyStopping
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """What one client has learnt alone.
+
+    Attributes:
+        weights: name -> float32 array, of the client's own table.
+        kernel: Kernel, with --prior kernel; else None.
+        best_round: the round that was best on its validation; 0 if none was better than none.
+    """
+
+    weights: dict[str, np.ndarray]
+    kernel: Kernel | None
+    best_round: int
+
+
+def alone(task, client):
+    """Return the Task of one client that knows nothing of the others.
+
+    Args:
+        task: Task of all.
+        client: index of the client.
+    """
+    start, end = task.clients.starts[client : client + 2]
+    train_end, part = task.clients.train_ends[client], slice(start, end)
+    clients = Clients(
+        client_ids=(task.clients.client_ids[client],),
+        rows=task.clients.rows[part],
+        starts=np.array([0, end - start]),
+        train_ends=np.array([train_end - start]),
+        val_ends=np.array([task.clients.val_ends[client] - start]),
+    )
+    one_thread = task.settings.loop.model_copy(
+        update={"threads": 1, "clients_per_round": None, "eval_clients": None}
+    )
+    return replace(
+        task,
+        settings=task.settings.model_copy(update={"loop": one_thread}),
+        clients=clients,
+        inputs=features.narrowed(task.inputs, part, slice(start, train_end)),
+        classes=task.classes[part],
+        target_codes=task.target_codes[part],
+        history=task.history[part],
+        kernel=None,
+        best_prob=None if task.best_prob is None else task.best_prob[part],
+        coverage=[],
+        training_clients=np.flatnonzero(np.isin([client], task.training_clients)),
+    )
+
+
+def train_local(task, on_client=None):
+    """Train every client alone.
+
+    Args:
+        task: Task.
+        on_client: called after each client, without arguments, or None.
+
+    Returns:
+        (models, rows): a LocalModel per client; and per round, from 0, {"split/metric/average"}
+        over all clients, a client that has stopped counting with the round it stopped in.
+    """
+    engine = JaxEngine(alone(task, int(task.training_clients[0])))
+
+    def train(client):
+        found = _train_one(engine, alone(task, client), client)
+        if on_client is not None:
+            on_client()
+        return found
+
+    with ThreadPoolExecutor(num_threads(task.settings.loop.threads)) as pool:
+        found = list(pool.map(train, range(len(task.clients))))
+    models, histories = zip(*found, strict=True)
+    idle = len(task.clients) - len(task.training_clients)
+    if idle:
+        logger.warning("%d clients have too few check-ins to train on: theirs is untrained", idle)
+    unimproved = sum(model.best_round == 0 for model in models) - idle
+    if unimproved:
+        logger.warning(
+            "%d of %d clients found no round better than before training",
+            unimproved,
+            len(task.training_clients),
+        )
+    rows = []
+    for round_num in range(max(len(history) for history in histories)):
+        now = [history[min(round_num, len(history) - 1)] for history in histories]
+        row = {"train/loss/micro": None, "train/acc@1/micro": None}
+        trained = [(train, n) for train, n, _ in now if train is not None]
+        if round_num and trained:
+            total = sum(n for _, n in trained)
+            for name in ("loss", "acc@1"):
+                row[f"train/{name}/micro"] = sum(m[name] * n for m, n in trained) / total
+        rows.append(row | join(task, [found for _, _, found in now]).summary())
+    return models, rows
+
+
+def _train_one(engine, task, client):
+    """Return a client's LocalModel, and per round (train metrics, examples, val Evaluation)."""
+    task = task.with_kernel()
+    engine = engine.beside(task)
+    loop = task.settings.loop
+    metric = round_loop.parse_stop_metric(loop.stop_metric)
+    stopping = EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
+    algorithm = FedAvg(SGD(1.0))  # of one: its update as it stands
+    weights = gru.init_weights(task.spec, seeding.rng(loop.seed, "weights", client=client))
+    state = best = algorithm.init(weights)
+    found = evaluate.evaluate(engine, state.weights, "val")
+    history = [(None, 0, found)]
+    stopping.report(0, _value(found, loop.stop_metric))
+    for round_num in range(1, loop.rounds + 1 if len(task.training_clients) else 1):
+        try:
+            result = engine.run_round(algorithm, state, task.training_clients)
+        except TrainingError as error:
+            logger.warning("%s That client keeps its round %d.", error, best.round_num)
+            break
+        state = result.state
+        found = evaluate.evaluate(engine, state.weights, "val")
+        history.append((result.metrics, result.num_examples, found))
+        improved, stop = stopping.report(round_num, _value(found, loop.stop_metric))
+        best = state if improved else best
+        if stop:
+            break
+    return LocalModel(best.weights, task.kernel, best.round_num), history
+
+
+def _value(found, key):
+    """The stop metric; NaN for a client that has no validation target to score."""
+    return found.summary()[key] if len(found.positions) else float("nan")
+
+
+def evaluate_local(task, models, split, warm=True):
+    """Score each client's targets with its own model; see `evaluate.evaluate`."""
+    engine = JaxEngine(alone(task, 0))
+    parts = []
+    for client, model in enumerate(models):
+        own = replace(alone(task, client), kernel=model.kernel)
+        parts.append(evaluate.evaluate(engine.beside(own), model.weights, split, warm))
+    return join(task, parts)
+
+
+def join(task, parts):
+    """Return the Evaluation of all clients from one each."""
+    starts = task.clients.starts[:-1]
+    return evaluate.join(
+        parts, [start + part.positions for start, part in zip(starts, parts, strict=True)]
+    )
+
+
+def to_arrays(models):
+    """Return {name: array}, what LocalModels are stored as: `3/rows` is client 3's table."""
+    arrays = {}
+    for client, model in enumerate(models):
+        arrays |= {f"{client}/{name}": array for name, array in model.weights.items()}
+        if model.kernel is not None:
+            numbers = model.kernel.to_dict()
+            arrays |= {f"{client}/kernel/{n}": np.float64(v) for n, v in numbers.items()}
+        arrays[f"{client}/best_round"] = np.int64(model.best_round)
+    return arrays
+
+
+def from_arrays(arrays, num_clients):
+    """Return the LocalModels of `to_arrays`.
+
+    Raises:
+        RunError: if they are not of that many clients.
+    """
+    by_client = [{} for _ in range(num_clients)]
+    for key, array in arrays.items():
+        client, _, name = key.partition("/")
+        if not client.isdecimal() or int(client) >= num_clients:
+            raise RunError(f"the weights are of other clients: {key!r} in a run of {num_clients}.")
+        by_client[int(client)][name] = array
+    models = []
+    for client, own in enumerate(by_client):
+        if "best_round" not in own:
+            raise RunError(f"the weights of client {client} are missing.")
+        kernel = {n.partition("/")[2]: float(v) for n, v in own.items() if n.startswith("kernel/")}
+        weights = {n: a for n, a in own.items() if n != "best_round" and "/" not in n}
+        models.append(
+            LocalModel(
+                weights, Kernel.from_dict(kernel) if kernel else None, int(own["best_round"])
+            )
+        )
+    return models

@@ -1,0 +1,257 @@
+"""The round loop: sample a cohort, run the round, evaluate, record, stop."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from fedgru.agnostic import protection
+from fedgru.algorithms.fed_avg import ServerState
+from fedgru.core import metrics, seeding
+from fedgru.core.errors import ConfigError
+from fedgru.evaluation.evaluate import evaluate
+from fedgru.training.early_stopping import EarlyStopping
+
+AVERAGES = ("micro", "macro")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where training stands after a round: with the task, all that the next one depends on.
+
+    Random draws need no place here: each is a function of seed, purpose, round and client. What a
+    Protection carries from round to round lies in the weights.
+
+    Attributes:
+        state: ServerState after the round.
+        best: ServerState of the round that is best so far; `state` itself if that is this one.
+        stopping: EarlyStopping, as it stands.
+        rows: for each round from 0 on, its (row, seconds), see `train`.
+        faults: (round_num, client_id, why) of every client that dropped out or whose update was
+            kept out of the mean, see `fedgru.algorithms.faults`.
+    """
+
+    state: ServerState
+    best: ServerState
+    stopping: EarlyStopping
+    rows: tuple[tuple[dict, dict], ...]
+    faults: tuple[tuple[int, str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How training ended.
+
+    Attributes:
+        best: ServerState of the round that was best by the stop metric on validation.
+        last: ServerState of the last round.
+        best_value: the stop metric in the best round.
+        why: "all rounds done", or why it stopped early.
+        faults: as in Checkpoint.
+    """
+
+    best: ServerState
+    last: ServerState
+    best_value: float
+    why: str
+    faults: tuple[tuple[int, str, str], ...] = ()
+
+
+def train(
+    engine,
+    algorithm,
+    on_round,
+    on_checkpoint,
+    progress=None,
+    start=None,
+    on_faults=None,
+    summarise=None,
+):
+    """Train until the rounds are done or the stop metric no longer improves.
+
+    With a protected concept only rounds under the final alpha may be the best: one before would
+    be chosen for what it still gets from the concept, and the untrained network tells everything.
+
+    Args:
+        engine: Engine.
+        algorithm: FedAvg or a subclass.
+        on_round: called as on_round(round_num, row, seconds) after each round and, as round 0,
+            before the first; row is {"split/metric/average": value}. Training stops after a
+            round for which it returns a text, the reason.
+        on_checkpoint: called with the Checkpoint after each round, round 0 too.
+        progress: a tqdm bar over the rounds, or None.
+        start: the Checkpoint to go on from; None starts before round 1. Either way the result is
+            the same, to the bit.
+        on_faults: called with the list of a round's faults, if it has any; or None.
+        summarise: called as summarise(weights), returns {"val/metric/average": value}; None
+            evaluates the engine's own clients.
+
+    Returns:
+        TrainResult.
+
+    Raises:
+        ConfigError: for an unknown stop metric, before round 1.
+        TrainingError: if training diverges.
+    """
+    task = engine.task
+    loop = task.settings.loop
+    metric = parse_stop_metric(loop.stop_metric)
+    if summarise is None:
+        summarise = partial(_validate, engine)
+    if start is None:
+        start = _before_training(task, algorithm, summarise)
+        on_round(0, *start.rows[0])
+        on_checkpoint(start)
+    state, best, rows, faults = start.state, start.best, start.rows, start.faults
+    stopping, untrained = replace(start.stopping), rows[0][0]
+    why = None
+    while state.round_num < loop.rounds and not (stopping.is_over or why):
+        round_num = state.round_num + 1
+        started = time.perf_counter()
+        result = engine.run_round(algorithm, state, draw_cohort(task, round_num))
+        state = result.state
+        trained = time.perf_counter()
+        found = _faults_of(task, round_num, result)
+        faults = (*faults, *found)
+        if found and on_faults is not None:
+            on_faults(found)
+        row = {f"train/{name}/micro": value for name, value in result.metrics.items()}
+        row = _plain(row | summarise(state.weights))
+        engine.check_diverged(row["val/loss/micro"], round_num, "val")
+        task.let_go()
+        seconds = {"train": trained - started, "val": time.perf_counter() - trained}
+        rows = (*rows, (row, seconds))
+        why = on_round(round_num, row, seconds)
+        improved = False
+        if task.protection is None or task.protection.is_risen(round_num):
+            improved, _ = stopping.report(round_num, row[loop.stop_metric])
+        if improved:
+            best = state
+        on_checkpoint(Checkpoint(state, best, replace(stopping), rows, faults))
+        _report(round_num, row, seconds, improved, progress)
+    if stopping.is_over:
+        why = f"{loop.stop_metric} has not improved in {loop.patience} rounds"
+    elif not why:
+        why = "all rounds done"
+    if best.round_num == 0:
+        logger.warning(
+            "no round was better than before training (%s %.4f): what counts is %s",
+            loop.stop_metric,
+            stopping.best_value,
+            "the prior alone" if task.spec.has_prior else "the untrained model",
+        )
+    elif task.protection is not None:
+        _compare_with_untrained(loop.stop_metric, metric, stopping.best_value, untrained)
+    return TrainResult(best, state, stopping.best_value, why, faults)
+
+
+def _faults_of(task, round_num, result):
+    """Return a round's faults as (round_num, client_id, why), and tell of them."""
+    ids = task.clients.client_ids
+    found = [(round_num, ids[c], why) for why, clients in result.faults.items() for c in clients]
+    if found:
+        told = ", ".join(f"{len(clients)} {why}" for why, clients in result.faults.items())
+        logger.info("round %d, clients: %s", round_num, told)
+    if not result.num_clients:
+        logger.warning(
+            "round %d was skipped, the weights stay: fewer usable updates than --min-clients %d",
+            round_num,
+            task.settings.faults.min_clients,
+        )
+    return found
+
+
+def make_stopping(loop):
+    """Return the EarlyStopping that LoopSettings ask for, before its first report."""
+    metric = parse_stop_metric(loop.stop_metric)
+    return EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
+
+
+def _before_training(task, algorithm, summarise):
+    """Return the Checkpoint of round 0."""
+    stopping = make_stopping(task.settings.loop)
+    state = algorithm.init(protection.init_weights(task))
+    started = time.perf_counter()
+    untrained = _plain(summarise(state.weights))
+    measured = ("loss", "acc@1", *(task.protection.metric_names if task.protection else ()))
+    row = {f"train/{name}/micro": None for name in measured} | untrained
+    if task.protection is None or task.protection.is_risen(0):
+        stopping.report(0, untrained[task.settings.loop.stop_metric])
+    seconds = {"train": 0.0, "val": time.perf_counter() - started}
+    return Checkpoint(state, state, stopping, ((row, seconds),))
+
+
+def _validate(engine, weights):
+    """The summary of validation: on everybody, or on the clients drawn for --eval-clients."""
+    return evaluate(engine, weights, "val", clients=engine.task.validation_clients).summary()
+
+
+def _plain(row):
+    """The same numbers as Python's own, which a file gives back as they were."""
+    return {key: v.item() if isinstance(v, np.generic) else v for key, v in row.items()}
+
+
+def _compare_with_untrained(key, metric, best_value, untrained):
+    """Say so if what is left beside the concept is worth less than the prior alone."""
+    gain = best_value - untrained[key]
+    if (gain if metric.higher_is_better else -gain) <= 0:
+        logger.warning(
+            "the best round under the final alpha (%s %.4f) is no better than before training "
+            "(%.4f)",
+            key,
+            best_value,
+            untrained[key],
+        )
+
+
+def parse_stop_metric(key):
+    """Return the Metric that a key such as val/loss/micro names.
+
+    Raises:
+        ConfigError: if there is no such metric on validation.
+    """
+    split, _, rest = key.partition("/")
+    name, _, average = rest.partition("/")
+    if split != "val" or average not in AVERAGES or name not in metrics.METRICS:
+        raise ConfigError(
+            f"--stop-metric is {key}, expected val/METRIC/AVERAGE with METRIC one of "
+            f"{', '.join(metrics.METRICS)} and AVERAGE micro (each check-in once) or macro "
+            "(each client once)."
+        )
+    return metrics.METRICS[name]
+
+
+def draw_cohort(task, round_num):
+    """Return int [cohort], ascending: the clients of a round, drawn by seed and round number."""
+    size = task.settings.loop.clients_per_round
+    if size is None:
+        return task.training_clients
+    generator = seeding.rng(task.settings.loop.seed, "cohort", round_num)
+    return task.draw(generator, size)
+
+
+def _report(round_num, row, seconds, improved, progress):
+    shown = {
+        "loss": _short(row["train/loss/micro"]),
+        "val loss": _short(row["val/loss/micro"]),
+        "val acc": _short(row["val/acc@1/micro"]),
+    }
+    logger.info(
+        "round %d: %s, %.1f + %.1f s%s",
+        round_num,
+        ", ".join(f"{name} {value}" for name, value in shown.items()),
+        seconds["train"],
+        seconds["val"],
+        ", best so far" if improved else "",
+    )
+    if progress is not None:
+        progress.set_postfix(shown, refresh=False)
+        progress.update()
+
+
+def _short(value):
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"

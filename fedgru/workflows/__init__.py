@@ -1,0 +1,1 @@
+"""What one command does, callable from Python: train, score, baseline."""

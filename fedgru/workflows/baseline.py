@@ -1,0 +1,122 @@
+"""Baselines as runs: folders like any other, so that they are evaluated and compared alike."""
+
+import logging
+
+from tqdm import tqdm
+
+from fedgru import config
+from fedgru.core.errors import ConfigError, Interrupted
+from fedgru.evaluation import evaluate
+from fedgru.runs.folder import RunFolder
+from fedgru.training import local_models
+from fedgru.workflows import train as train_workflow
+
+COUNTING = {  # as on the command line -> as in a report
+    "commonest": "commonest",
+    "last": "last",
+    "frequency": "frequency",
+    "markov": "user_markov",
+    "global-markov": "global_markov",
+    "running-markov": "running_markov",
+    "running-backoff": "running_backoff",
+    "kernel": "running_kernel",
+}
+TRAINED = ("central", "local")
+KINDS = (*COUNTING, *TRAINED)
+_SERVER, _FAULTS = config.ServerSettings.model_fields, config.FaultSettings.model_fields
+_COUNTED = ("data", "users", "min_checkins", "target", "seed", "threads", "name")
+WITHOUT_EFFECT = {
+    **dict.fromkeys(TRAINED, (*_SERVER, *_FAULTS, "engine", "clients_per_round")),
+    "local": (*_SERVER, *_FAULTS, "engine", "clients_per_round", "eval_clients"),
+    **dict.fromkeys(COUNTING, tuple(name for name in config.fields() if name not in _COUNTED)),
+}
+
+logger = logging.getLogger(__name__)
+
+
+def settings_of(kind, overrides, config_file=None, preset=None):
+    """Resolve a baseline's settings, see `config.load`.
+
+    A config file may hold more than a baseline reads: it is the federated run's, so that both
+    are of the same users and splits. The run is named after the baseline unless it is given a
+    name.
+
+    Args:
+        kind: out of KINDS.
+        overrides: {field name: value}, as given on the command line.
+        config_file, preset: see `config.load`.
+
+    Raises:
+        ConfigError: for what has no effect on this baseline, or as `config.load`.
+    """
+    for name in overrides:
+        if name in WITHOUT_EFFECT[kind]:
+            raise ConfigError(f"{config.option(name)} has no effect on the baseline {kind}.")
+    forced = {"name": overrides.get("name", kind)}
+    if kind == "kernel":
+        forced["prior"] = "kernel"
+    settings = config.load(overrides | forced, config_file, preset)
+    if settings.agnostic.agnostic_to is not None:
+        raise ConfigError(
+            f"the settings are agnostic to {settings.agnostic.agnostic_to}, but the baseline "
+            f"{kind} is ordinary: leave [agnostic] out of the config file."
+        )
+    return settings
+
+
+def make_baseline(kind, task, facts, log_dir, show_progress=False):
+    """Make the run of a baseline.
+
+    Args:
+        kind: out of KINDS.
+        task: Task.
+        facts: from `open_task`.
+        log_dir: folder of all runs.
+        show_progress: whether to draw a bar on stderr.
+
+    Returns:
+        (RunFolder, Task); the task with the prior learnt.
+
+    Raises:
+        Interrupted: on Ctrl-C or SIGTERM.
+        RunError: if the run folder cannot be written.
+        TrainingError: if central training diverges.
+    """
+    if kind == "central":
+        run, task, _ = train_workflow.train(task, facts, log_dir, show_progress, kind=kind)
+        return run, task
+    with RunFolder.create(log_dir, task.settings, facts | {"kind": kind}) as run:
+        logger.info("run folder %s, baseline %s", run.path, kind)
+        try:
+            if kind == "local":
+                _train_local(run, task, show_progress)
+            elif kind == "kernel":
+                task = train_workflow.learn_prior(task, show_progress)
+                run.write_facts({"kernel": task.kernel.to_dict()})
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"; you can delete {run.path}.", error) from error
+        run.write_facts({"status": "done"})
+    return run, task
+
+
+def evaluate_counting(task, kind):
+    """Return the Evaluation of a counting baseline on the test split."""
+    name = COUNTING[kind]
+    if name.startswith("running_"):
+        return evaluate.evaluate_running(task, name.removeprefix("running_"), "test")
+    return evaluate.evaluate_static(task, name)
+
+
+def _train_local(run, task, show_progress):
+    with tqdm(
+        total=len(task.clients), unit="client", disable=not show_progress, leave=False
+    ) as progress:
+        models, rows = local_models.train_local(task, progress.update)
+    for round_num, row in enumerate(rows):
+        run.record_round(round_num, row, {})
+    run.save_weights("best", local_models.to_arrays(models), len(rows) - 1)
+    rounds = [model.best_round for model in models]
+    logger.info(
+        "%d clients trained alone, best rounds %d to %d", len(models), min(rounds), max(rounds)
+    )
+    run.write_facts({"rounds": len(rows) - 1, "best_rounds": [min(rounds), max(rounds)]})

@@ -1,0 +1,199 @@
+"""What is done with a trained run: evaluated on the test split, audited, held to a baseline."""
+
+from tqdm import tqdm
+
+from fedgru.core.errors import ConfigError, Interrupted, MissingEngineError, RunError
+from fedgru.evaluation import audit, baselines, evaluate
+from fedgru.training import local_models
+from fedgru.training.fine_tuning import evaluate_fine_tuned
+from fedgru.workflows import train as train_workflow
+from fedgru.workflows.baseline import COUNTING, evaluate_counting
+
+BASELINES = (
+    *baselines.STATIC_BASELINES,
+    *(f"running_{kind}" for kind in evaluate.RUNNING_BASELINES),
+)
+
+
+def evaluate_run(run, task, engine=None, fine_tune=None, show_progress=False):
+    """Evaluate a run's best round and write what `RunFolder.save_test` writes.
+
+    Args:
+        run: RunFolder, also that of a baseline.
+        task: the run's Task.
+        engine: name of the engine that runs the model forward, where all give the same numbers;
+            None takes the one that trained it.
+        fine_tune: local epochs that each client's copy is trained for before it is scored once
+            more; None scores the model as it is, alone.
+        show_progress: whether to draw a bar on stderr.
+
+    Returns:
+        dict, see `evaluate.full_report`, with the run's path, data set, kind, round, the engine
+        that scored, the number of clients with test targets; `leakage`, see `audit.quick_audit`,
+        where there is one representation; and with `fine_tune` `fine_tuned`: epochs, summary,
+        and `gains` on the model as it is.
+
+    Raises:
+        ConfigError: if the run is one that `engine` or `fine_tune` has no meaning for.
+        MissingEngineError: if the engine is not in this environment; says how to score all the
+            same.
+    """
+    kind = run.kind
+    _check_choices(run, task, engine, fine_tune)
+    fine_tuned = None
+    with run:
+        head = {"run": str(run.path), "data": task.settings.data.data, "kind": kind}
+        try:
+            if kind in COUNTING:
+                warm, cold, more = evaluate_counting(task, kind), None, {"round": 0}
+            elif kind == "local":
+                warm, cold, more = _evaluate_local(run, task)
+            else:
+                warm, cold, more, fine_tuned = _evaluate_model(
+                    run, task, engine, fine_tune, show_progress
+                )
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f" while scoring. Score it again with: fedgru eval {run.path}", error
+            ) from error
+        table = evaluate.client_table(task, warm)
+        seed = task.settings.loop.seed
+        head |= {"test/clients": len(table["client_id"])}
+        report = head | evaluate.full_report(task, warm, seed, cold) | more
+        if fine_tuned is not None:
+            report["fine_tuned"] = {
+                "epochs": fine_tune,
+                **fine_tuned.summary(),
+                "gains": evaluate.gains(fine_tuned, warm, seed),
+            }
+        run.save_test(report, table, evaluate.prediction_table(task, warm))
+        run.save_fine_tuned(None if fine_tuned is None else evaluate.client_table(task, fine_tuned))
+    return report
+
+
+def _check_choices(run, task, engine, fine_tune):
+    kind = run.kind
+    if engine is not None and kind != "federated":
+        raise ConfigError(
+            f"--engine has no effect on {run.path}, which is the baseline {kind}: leave it out."
+        )
+    if fine_tune is None:
+        return
+    if kind not in ("federated", "central"):
+        raise ConfigError(
+            f"{run.path} is the baseline {kind}: there is no common model to fine-tune."
+        )
+    concept = task.settings.agnostic.agnostic_to
+    if concept is not None:
+        raise ConfigError(
+            f"{run.path} is agnostic to {concept}: fine-tuning would teach each client's copy what "
+            "it was kept from. Leave --fine-tune out."
+        )
+
+
+def _evaluate_local(run, task):
+    arrays, _ = run.load_weights("best")
+    models = local_models.from_arrays(arrays, len(task.clients))
+    warm, cold = (local_models.evaluate_local(task, models, "test", w) for w in (True, False))
+    alone = {"not_audited": "each client has a representation of its own."}
+    rounds = max(model.best_round for model in models)
+    return warm, cold, {"round": rounds, "leakage": dict.fromkeys(audit.QUICK_CONCEPTS, alone)}
+
+
+def _evaluate_model(run, task, engine, fine_tune, show_progress):
+    """Return warm, cold, what else the report holds, and the fine-tuned Evaluation or None."""
+    weights, round_num = train_workflow.best_weights(run, task)
+    try:
+        scorer = train_workflow.make_engine(task, engine)
+    except MissingEngineError as error:
+        raise MissingEngineError(
+            f"{run.path}: {error} Or score with an engine that is here; all give the same "
+            f"numbers: fedgru eval {run.path} --engine jax"
+        ) from error
+    warm, cold = (evaluate.evaluate(scorer, weights, "test", w) for w in (True, False))
+    leakage = audit.quick_audit(_auditing_engine(scorer), weights)
+    fine_tuned = None
+    if fine_tune is not None:
+        with tqdm(
+            total=len(task.training_clients),
+            desc="fine-tuning",
+            unit="client",
+            disable=not show_progress,
+            leave=False,
+        ) as progress:
+            fine_tuned = evaluate_fine_tuned(task, weights, fine_tune, round_num, progress.update)
+    more = {"round": round_num, "engine": scorer.name, "leakage": leakage}
+    return warm, cold, more, fine_tuned
+
+
+def _auditing_engine(engine):
+    """The engine itself, or the fast one beside it: the forward pass is the same in all."""
+    from fedgru.engines.jax.engine import JaxEngine
+
+    return engine if isinstance(engine, JaxEngine) else JaxEngine(engine.task)
+
+
+def audit_run(run, task, concepts, probe_names, seeds, show_progress=False):
+    """Audit a run's best round for some concepts and write audit.json.
+
+    Args:
+        run: RunFolder.
+        task: Task, see `reopen_task`.
+        concepts: names, see `make_concept`.
+        probe_names: names out of PROBES.
+        seeds: int, how many.
+        show_progress: whether to draw a bar on stderr.
+
+    Returns:
+        dict: `run`, `data`, `round`, and `concepts`, {name: dict of an Audit, and `left_out`}.
+    """
+    from fedgru.engines.jax.engine import JaxEngine
+
+    if run.kind not in ("federated", "central"):
+        raise ConfigError(
+            f"{run.path} is the baseline {run.kind}: it has no representation that all clients "
+            "share, so there is nothing to audit."
+        )
+    with run:
+        weights, round_num = train_workflow.best_weights(run, task)
+        found = {}
+        with tqdm(desc="probes", unit="fit", disable=not show_progress, leave=False) as progress:
+            for name in concepts:
+                done, left_out = audit.audit_task(
+                    JaxEngine(task),
+                    weights,
+                    name,
+                    probe_names,
+                    range(seeds),
+                    on_fit=progress.update,
+                )
+                found[name] = done.to_dict() | {"left_out": left_out}
+        head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}
+        report = head | {"seeds": seeds, "concepts": found}
+        run.save_audit(report)
+    return report
+
+
+def check_baseline(name, settings):
+    """Raise a ConfigError unless the report of a run with these settings has this baseline."""
+    known = list(BASELINES)
+    if settings.inputs.prior != "kernel":
+        known.remove("running_kernel")
+    if name not in known:
+        raise ConfigError(f"--must-beat is {name}, expected one of {', '.join(known)}.")
+
+
+def check_beats(report, baseline):
+    """Return a line that says by how much the run beats a baseline in test acc@1.
+
+    Args:
+        report: from `evaluate_run`.
+        baseline: a key of report["baselines"].
+
+    Raises:
+        RunError: if the run does not beat it.
+    """
+    ours, theirs = (r["test/acc@1/micro"] for r in (report, report["baselines"][baseline]))
+    if ours <= theirs:
+        raise RunError(f"test acc@1 is {ours:.4f}, not above {baseline} with {theirs:.4f}.")
+    return f"test acc@1 is {ours:.4f}, above {baseline} with {theirs:.4f}."

@@ -1,0 +1,102 @@
+"""fedgru/console/describe.py: what is printed of a task and of an evaluated run."""
+
+from fedgru.console import describe
+
+
+def test_the_embedded_data_set_is_named():
+    assert describe.describe_data("embedded") == (
+        "data set embedded (the made-up city that comes with fedgru)"
+    )
+    assert describe.describe_data("nyc") == "data set nyc"
+
+
+def test_what_cannot_be_told_is_a_dash():
+    row = {"test/acc@1/micro": 0.5, "test/loss/micro": float("nan")}
+    report = row | {
+        "run": "log/x",
+        "round": 3,
+        "test/targets": 1234,
+        "test/unknown_targets": 1000,
+        "test/clients": 2,
+        "cold": row,
+        "revisits": row,
+        "first_visits": {"test/targets": 0},
+        "baselines": {"user_markov": row},
+        "intervals": {"test/acc@1/micro": [0.25, 0.75]},
+        "gains": {
+            "user_markov": {"test/acc@1/micro": {"difference": 0.0, "interval": [-0.125, 0.125]}}
+        },
+        "leakage": {
+            "client": {
+                "worst": {"representation": 0.875, "logits": 0.5},
+                "num_values": 150,
+                "floor": 0.25,
+                "left_out": {"clients": 1050},
+            },
+            "zone": {"not_audited": "why not."},
+        },
+    }
+    assert describe.describe_report(report).splitlines() == [
+        "Test of log/x, round 3: 1,234 targets of 2 clients, each scored once",
+        "                          acc@1    acc@5   acc@10      mrr     ndcg     loss  acc@1 macro",
+        "  model                  0.5000        -        -        -        -        -            -",
+        "    cold state           0.5000        -        -        -        -        -            -",
+        "    revisits             0.5000        -        -        -        -        -            -",
+        "    first visits              -        -        -        -        -        -            -",
+        "  user markov            0.5000        -        -        -        -        -            -",
+        "95 % interval of acc@1 over clients: 0.2500 to 0.7500",
+        "  against user markov: +0.0000 (-0.1250 to +0.1250, not significant)",
+        "1,000 targets were never seen in train: they count as misses and have no loss.",
+        "What a fresh logistic regression reads (fitted on val weeks, tested on test weeks):",
+        "  client (150 values): representation 0.875, logits 0.500; commonest 0.250; 1,050 clients "
+        "left out",
+        "  zone: not audited: why not.",
+    ]
+
+
+def test_the_audit_names_its_worst_case_and_what_was_left_out():
+    def reading(probe, accuracy, **others):
+        return {
+            "view": "representation",
+            "probe": probe,
+            "accuracy": accuracy,
+            "lowest": accuracy,
+            "highest": accuracy,
+            "interval": [0.25, 0.75],
+            "control": 0.125,
+            "converged": True,
+        } | others
+
+    report = {
+        "run": "log/x",
+        "round": 3,
+        "concepts": {
+            "zone": {
+                "num_values": 4,
+                "num_fit": 1000,
+                "num_test": 2000,
+                "num_unknown": 7,
+                "floor": 0.3125,
+                "left_out": {},
+                "readings": [
+                    reading("logistic", 0.5),
+                    reading("mlp", 0.625, control=None, converged=False),
+                ],
+            }
+        },
+    }
+    assert describe.describe_audit(report).splitlines() == [
+        "Audit of log/x, round 3: accuracy of fresh probes",
+        "",
+        "zone: 4 values, fitted on 1,000 check-ins of the val weeks, tested on 2,000 of the test "
+        "weeks",
+        "  the representation tells 62.5 % to the best probe (mlp); always the commonest value: "
+        "31.2 %",
+        "                                   probe  accuracy       95 % interval          over seeds"
+        "  shuffled",
+        "  representation                logistic    0.5000    0.2500 to 0.7500    0.5000 to 0.5000"
+        "    0.1250",
+        "  representation                     mlp    0.6250    0.2500 to 0.7500    0.6250 to 0.6250"
+        "         -  not converged: a lower bound",
+        "  left out: 7 check-ins of unknown value",
+    ]

@@ -1,0 +1,466 @@
+"""fedgru/engines: every engine against the reference, and that the fast path is what ran."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedgru import config
+from fedgru.agnostic import objective
+from fedgru.core import seeding
+from fedgru.core.errors import ConfigError, TrainingError
+from fedgru.core.jax_setup import import_jax
+from fedgru.engines.jax import engine as jax_engine
+from fedgru.engines.jax import stacked
+from fedgru.engines.jax.engine import JaxEngine
+from fedgru.engines.jax.forward_pass import Form
+from fedgru.engines.ray.engine import RayEngine
+from fedgru.engines.reference import ReferenceEngine
+from fedgru.engines.tff.engine import TffEngine
+from fedgru.evaluation import evaluate
+from fedgru.models import gru
+from fedgru.task.task import build_task
+from tests.conftest import largest_gap, needs_ray, needs_tff, start
+
+COHORT = [0, 2, 5]  # clients of different size
+# A gradient that passes near zero makes Adam's step a matter of rounding, the more so the larger
+# the steps are: hence the small client_lr, and the small server_lr with Adam and Yogi.
+SMALL = {
+    "hidden_dim": 8,
+    "batch_size": 2,
+    "seq_len": 5,
+    "dropout": 0.0,
+    "threads": 1,
+    "local_epochs": 2,
+    "client_lr": 0.003,
+    "mean": "clients",
+    "prior": "backoff",
+}
+AGNOSTIC = {"method": "reversal", "alpha": 0.6, "alpha_schedule": "constant"}
+CASES = {
+    "client adam, server sgd": {},
+    "client sgd": {"client_optimizer": "sgd", "client_lr": 0.1},
+    "server momentum": {"server_optimizer": "momentum", "server_lr": 0.5},
+    "server adam": {"server_optimizer": "adam", "server_lr": 0.001},
+    "server yogi": {"server_optimizer": "yogi", "server_lr": 0.001},
+    "lstm": {"cell": "lstm"},
+    "no prior": {"prior": "none"},
+    "chunks": {"layout": "chunks"},
+    "owners": {"mean": "owners"},
+    "owners, server adam": {"mean": "owners", "server_optimizer": "adam", "server_lr": 0.001},
+    "reversal": {**AGNOSTIC, "agnostic_to": "weekend"},
+    "reversal, client": {**AGNOSTIC, "agnostic_to": "client"},
+    "reversal, lambda": {
+        "agnostic_to": "weekend",
+        "method": "reversal",
+        "alpha_schedule": "constant",
+        "protected_weight": 1.5,
+    },
+    "reversal, client sgd": {
+        **{"client_optimizer": "sgd", "client_lr": 0.1},
+        **AGNOSTIC,
+        **{"agnostic_to": "zone", "zones": 3},
+    },
+}
+
+
+def with_loop(task, **settings):
+    """The task with other LoopSettings."""
+    loop = task.settings.loop.model_copy(update=settings)
+    return replace(task, settings=task.settings.model_copy(update={"loop": loop}))
+
+
+class XlaEngine(JaxEngine):
+    """As the jax engine is where the C code cannot be."""
+
+    def __init__(self, task):
+        super().__init__(with_loop(task, local_loop="xla"))
+
+
+class StackedEngine(JaxEngine):
+    """As the jax engine is on a GPU; here two stacks, of two clients and of one."""
+
+    def __init__(self, task):
+        super().__init__(with_loop(task, clients_per_call=2))
+
+
+def native_runs(case):
+    """Whether the C code knows what a case asks for."""
+    return "lstm" not in case and "reversal" not in case
+
+
+STACKED = (  # what goes another way in a stack
+    "client adam, server sgd",
+    "client sgd",
+    "lstm",
+    "no prior",
+    "chunks",
+    "reversal, client",
+)
+PAIRS = [pytest.param(JaxEngine, case, id=f"jax-{case}") for case in CASES]
+PAIRS += [pytest.param(XlaEngine, case, id=f"xla-{case}") for case in CASES if native_runs(case)]
+PAIRS += [pytest.param(StackedEngine, case, id=f"stacked-{case}") for case in STACKED]
+PAIRS += [
+    pytest.param(TffEngine, case, id=f"tff-{case}", marks=[needs_tff, pytest.mark.tff])
+    for case in CASES
+    if not case.startswith(("owners", "reversal"))  # it has the plain mean alone
+]
+# The rest of it is the jax engine: what is added up, how, and what goes to the actors.
+RAY_CASES = ("client adam, server sgd", "owners, server adam", "lstm", "reversal")
+PAIRS += [
+    pytest.param(RayEngine, case, id=f"ray-{case}", marks=[needs_ray, pytest.mark.dist])
+    for case in RAY_CASES
+]
+
+
+@pytest.fixture(scope="module")
+def case_task(tiny_data_set):
+    """Build the task of a case."""
+
+    def make(case, **overrides):
+        return build_task(tiny_data_set, config.load(SMALL | CASES[case] | overrides))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run_two_rounds(case_task):
+    """Two rounds of an engine on a case: ServerState, train metrics, val metrics. Runs are kept."""
+    done = {}
+
+    def run(engine_class, case):
+        key = engine_class, case
+        if key not in done:
+            engine = engine_class(case_task(case))
+            algorithm, state = start(engine.task)
+            rows = []
+            for _ in range(2):
+                result = engine.run_round(algorithm, state, COHORT)
+                state = result.state
+                rows.append(result.metrics)
+            val = evaluate.evaluate(engine, state.weights, "val").summary()
+            engine.close()
+            done[key] = state, rows, val
+        return done[key]
+
+    return run
+
+
+@pytest.mark.parametrize(("engine", "case"), PAIRS)
+def test_equals_the_reference(run_two_rounds, engine, case, request):
+    if engine is RayEngine:
+        request.getfixturevalue("ray_in_place")
+    expected, expected_rows, expected_val = run_two_rounds(ReferenceEngine, case)
+    state, rows, val = run_two_rounds(engine, case)
+    assert largest_gap(state.weights, expected.weights) < 1
+    for row, expected_row in zip(rows, expected_rows, strict=True):
+        assert row == pytest.approx(expected_row, abs=1e-5)
+    assert val == pytest.approx(expected_val, abs=1e-5)
+    # the slots too, so that a run can go on with another engine
+    assert state.round_num == 2 and state.optimizer.keys() == expected.optimizer.keys()
+    for name, slot in expected.optimizer.items():
+        if name == "step":
+            assert state.optimizer["step"] == slot == 2
+        else:
+            assert largest_gap(state.optimizer[name], slot) < 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_case_has_what_a_fault_would_show_in(case_task, case):
+    task = case_task(case)
+    data = [task.local_data(client) for client in COHORT]
+    assert len({d.num_examples for d in data}) == 3  # equal weights would give another mean
+    assert all(len(d.mask) > 1 for d in data)  # the state is carried, Adam goes on
+    if case != "chunks":  # which are one pass over all local epochs, without tails
+        assert all(d.passes == 2 for d in data)  # the state starts anew, Adam does not
+        assert any((d.mask == 0).any() for d in data)  # a padded tail
+
+
+class RunsAllStepsOfTheLongest(StackedEngine):
+    def _train_stack(self, dense, table, round_num, constants, clients):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stacked, "stack", self._longest)
+            return super()._train_stack(dense, table, round_num, constants, clients)
+
+    @staticmethod
+    def _longest(*args):
+        found = STACK(*args)
+        return replace(found, num_steps=np.full_like(found.num_steps, found.num_steps.max()))
+
+
+STACK = stacked.stack
+
+
+class ForgetsToTurnTheGradient(JaxEngine):
+    def local_updates(self, weights, cohort, round_num, constants=None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(objective, "reverse_gradient", lambda x, weight: x)
+            yield from super().local_updates(weights, cohort, round_num, constants)
+
+
+def test_a_gradient_that_is_not_turned_is_seen(run_two_rounds):
+    expected, _, _ = run_two_rounds(ReferenceEngine, "reversal")
+    state, _, _ = run_two_rounds(ForgetsToTurnTheGradient, "reversal")
+    assert largest_gap(state.weights, expected.weights) > 20
+
+
+class ForgetsTheState(XlaEngine):
+    def local_updates(self, weights, cohort, round_num, constants=None):
+        recur = gru.recur
+
+        def forgetful(cell, gates, recurrent, bias, state, length=None):
+            return recur(cell, gates, recurrent, bias, tuple(0.0 * s for s in state), length)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gru, "recur", forgetful)
+            yield from super().local_updates(weights, cohort, round_num)
+
+
+class CountsPadding(JaxEngine):
+    def _prepare(self, *args):
+        data = super()._prepare(*args)
+        rows, numbers, targets, mask, *others = data.arrays
+        padded = np.ones_like(mask)
+        return replace(data, arrays=(rows, numbers, targets, padded, *others))
+
+
+class WeighsClientsEqually(JaxEngine):
+    def local_updates(self, weights, cohort, round_num, constants=None):
+        for update in super().local_updates(weights, cohort, round_num):
+            yield replace(update, num_examples=1, loss_sum=0.0)
+
+
+class CarriesTheStateIntoTheNextEpoch(JaxEngine):
+    def _prepare(self, *args):
+        data = super()._prepare(*args)
+        twice = (None if a is None else np.concatenate([a[: data.steps]] * 2) for a in data.arrays)
+        return replace(data, arrays=tuple(twice), steps=2 * data.steps, passes=1)
+
+
+class RestartsAdamAtEachEpoch(JaxEngine):
+    def _prepare(self, *args):
+        return replace(super()._prepare(*args), passes=1)
+
+    def local_updates(self, weights, cohort, round_num, constants=None):
+        for client in cohort:
+            (first,) = super().local_updates(weights, [client], round_num)
+            between = {name: weights[name] + u for name, u in first.dense.items()}
+            between["rows"] = weights["rows"].copy()
+            between["rows"][first.row_ids] += first.row_update
+            (second,) = super().local_updates(between, [client], round_num)
+            yield replace(
+                second,
+                dense={name: first.dense[name] + u for name, u in second.dense.items()},
+                row_update=first.row_update + second.row_update,
+                loss_sum=first.loss_sum + second.loss_sum,
+            )
+
+
+class NeverRestartsAdam(ReferenceEngine):
+    def _client_update(self, weights, client):
+        update = super()._client_update(weights, client)
+        self._fresh_optimizer = [v.numpy() for v in self._optimizer.variables]
+        return update
+
+
+class RestartsTheServersAdam(JaxEngine):
+    def run_round(self, algorithm, state, cohort):
+        fresh = algorithm.init(state.weights)
+        return super().run_round(algorithm, replace(fresh, round_num=state.round_num), cohort)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ForgetsTheState,
+        CarriesTheStateIntoTheNextEpoch,
+        CountsPadding,
+        WeighsClientsEqually,
+        RestartsAdamAtEachEpoch,
+        NeverRestartsAdam,
+        RestartsTheServersAdam,
+        RunsAllStepsOfTheLongest,
+    ],
+)
+def test_a_planted_fault_is_seen(run_two_rounds, fault):
+    case = "server adam" if fault is RestartsTheServersAdam else "client adam, server sgd"
+    expected, _, _ = run_two_rounds(ReferenceEngine, case)
+    state, _, _ = run_two_rounds(fault, case)
+    assert largest_gap(state.weights, expected.weights) > 100
+
+
+def test_a_client_moves_its_own_rows_alone(make_task):
+    task = make_task(client_lr=0.01)
+    weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
+    for engine in (JaxEngine(task), ReferenceEngine(task)):
+        (update,) = engine.local_updates(weights, [2], round_num=1)
+        own = {row for row in np.unique(task.local_data(2).rows) if row >= 0}
+        assert set(update.row_ids.tolist()) == own
+        assert 0 < len(own) < task.spec.num_rows
+        assert np.abs(update.row_update).min(axis=1).max() > 0
+
+
+def test_threads_and_cohort_order_change_nothing(make_task):
+    results = []
+    for threads, cohort in ((1, [0, 1, 2, 3]), (2, [0, 1, 2, 3])):
+        task = make_task(threads=threads, dropout=0.3)
+        algorithm, state = start(task)
+        results.append(JaxEngine(task).run_round(algorithm, state, cohort).state.weights)
+    for name, array in results[0].items():
+        np.testing.assert_array_equal(array, results[1][name])
+    task = make_task(dropout=0.3)
+    algorithm, state = start(task)
+    turned = JaxEngine(task).run_round(algorithm, state, [3, 1, 0, 2]).state.weights
+    for name, array in results[0].items():
+        np.testing.assert_allclose(array, turned[name], atol=1e-6)
+
+
+def test_nothing_is_compiled_after_round_one(make_task):
+    task = make_task(local_loop="xla")
+    engine = JaxEngine(task)
+    algorithm, state = start(task)
+    assert engine.local_loops_compiled == 0
+    state = engine.run_round(algorithm, state, task.training_clients).state
+    assert engine.local_loops_compiled == 1  # one shape serves clients of all lengths
+    engine.run_round(algorithm, state, task.training_clients)
+    assert engine.local_loops_compiled == 1
+
+
+def test_a_stack_is_one_compiled_call_and_draws_the_same_dropout(make_task):
+    task = make_task(dropout=0.3, clients_per_call=100)
+    weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
+    one_by_one = JaxEngine(make_task(dropout=0.3, device="cpu"))
+    engine = JaxEngine(task)
+    cohort = [5, 0, 3, 1]
+    stacks = []
+    train = engine._train_stack
+    engine._train_stack = lambda *args: stacks.append(args[-1]) or train(*args)
+    for _ in range(2):
+        found = list(engine.local_updates(weights, cohort, round_num=1))
+        assert engine.local_loops_compiled == 1
+    assert [sorted(clients) for clients in stacks] == [sorted(cohort)] * 2
+    expected = list(one_by_one.local_updates(weights, cohort, round_num=1))
+    assert [update.client for update in found] == cohort
+    for update, other in zip(found, expected, strict=True):
+        assert update.loss_sum == pytest.approx(other.loss_sum, rel=1e-5)
+        assert update.num_examples == other.num_examples
+        np.testing.assert_array_equal(update.row_ids, other.row_ids)
+        assert largest_gap(update.dense, other.dense) < 1
+        assert largest_gap({"rows": update.row_update}, {"rows": other.row_update}) < 1
+
+
+def test_a_stack_is_padded_with_clients_that_have_no_steps(make_task):
+    task = make_task()
+    engine = JaxEngine(task)
+    table = gru.init_weights(task.spec, seeding.rng(0, "weights"))["rows"]
+    prepared = [engine._prepare(client) for client in (0, 2, 5)]
+    found = stacked.stack(prepared, [np.array([i, 7], np.uint32) for i in range(3)], table)
+    assert found.rows.shape[0] == len(found.keys) == len(found.num_steps) == 4
+    assert found.num_steps.tolist() == [*(d.steps * d.passes for d in prepared), 0]
+    assert not found.rows[3].any() and not found.arrays[3][3].any()
+    for at, data in enumerate(prepared):
+        np.testing.assert_array_equal(found.rows[at, : len(data.row_ids)], table[data.row_ids])
+        for array, own in zip(found.arrays, data.arrays, strict=True):
+            if own is None:
+                assert array is None
+            else:
+                np.testing.assert_array_equal(array[at, : len(own)], own)
+
+
+def test_the_engine_says_where_it_computes(make_task):
+    assert str(JaxEngine(make_task(threads=1, device="cpu"))) == (
+        "jax on cpu (1 thread; local steps in C)"
+    )
+    assert str(JaxEngine(make_task(threads=1, device="cpu", local_loop="xla"))) == (
+        "jax on cpu (1 thread; local steps by XLA)"
+    )
+    assert str(JaxEngine(make_task(threads=2, device="cpu", clients_per_call=8))) == (
+        "jax on cpu (2 threads, up to 8 clients in a call; local steps by XLA: the C code cannot "
+        "be used, it trains one client in a call)"
+    )
+
+
+def test_a_gpu_that_is_not_there(make_task, monkeypatch):
+    jax = import_jax()
+    cpus = jax.devices("cpu")
+
+    def devices(kind="cpu"):
+        if kind != "cpu":
+            raise RuntimeError(f"Unknown backend {kind}")
+        return cpus
+
+    monkeypatch.setattr(jax, "devices", devices)  # as it is where there is none
+    with pytest.raises(ConfigError) as error:
+        JaxEngine(make_task(device="gpu"))
+    assert str(error.value) == (
+        "--device gpu: JAX finds only cpu here. For a GPU of NVIDIA's install JAX for it "
+        '(pip install "jax[cuda12]"), or use --device cpu.'
+    )
+
+
+def test_dropout_is_drawn_anew_for_each_round_and_client(make_task):
+    task = make_task(dropout=0.5)
+    weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
+    engine = JaxEngine(task)
+    first, again, second = (
+        next(engine.local_updates(weights, [0], round_num)).loss_sum for round_num in (1, 1, 2)
+    )
+    assert first == again != second
+
+
+@pytest.mark.parametrize("num_rows", [1, 2])
+@pytest.mark.parametrize("loop", ["native", "xla"])
+def test_packed_walk_equals_one_client_at_a_time(make_task, monkeypatch, loop, num_rows):
+    # clients share rows, and rows take several parts
+    monkeypatch.setattr(jax_engine, "WALK_SEQ_LEN", 16)
+    monkeypatch.setattr(jax_engine, "WALK_ROWS", num_rows)
+    monkeypatch.setattr("fedgru.engines.jax.native.calls.WALK", Form(num_rows, num_rows, 16, False))
+    task = make_task(threads=2, local_loop=loop)
+    clients = task.clients
+    weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
+    first = clients.starts[:-1] + np.arange(len(clients)) * 3
+    end = clients.starts[1:] - np.arange(len(clients)) * 4
+    wanted = np.concatenate([np.arange(f, e, 3) for f, e in zip(first, end, strict=True)])
+    found = JaxEngine(task).hidden_states(weights, first, end, wanted)
+    for client in range(len(clients)):
+        own = slice(first[client], end[client])
+        gates = gru.project(
+            weights, task.inputs.rows[own][:, None], task.inputs.numbers[own][:, None]
+        )
+        state = gru.zero_state("gru", task.spec.hidden_dim, 1)
+        hidden, _ = gru.recur("gru", gates, weights["recurrent"], weights["bias"], state)
+        at = (wanted >= own.start) & (wanted < own.stop)
+        np.testing.assert_allclose(found[at], hidden[::3, 0], atol=1e-5)
+
+
+def test_a_loss_that_is_not_a_number_stops_and_names_the_client(make_task):
+    task = make_task(client_optimizer="sgd", client_lr=1e38)
+    algorithm, state = start(task)
+    engine = JaxEngine(task)
+    with pytest.raises(TrainingError) as error:
+        engine.run_round(algorithm, state, [4, 1])
+    assert str(error.value) == (
+        f"training loss became NaN in round 1 (client {task.clients.client_ids[4]} first). "
+        "Try a smaller --client-lr (now 1e+38) or --server-lr (now 1)."
+    )
+
+
+def test_divergence_is_told_from_bad_luck(make_task):
+    for client_lr, told in (
+        (70.0, "the train loss of round 1 is .* nats, "),
+        (1000.0, "2 of 2 updates cannot be used in round 1 "),  # they are too large as well
+    ):
+        task = make_task(client_optimizer="sgd", client_lr=client_lr, prior="none")
+        algorithm, state = start(task)
+        with pytest.raises(TrainingError, match=f"^training diverged: {told}"):
+            JaxEngine(task).run_round(algorithm, state, np.array([0, 1]))
+
+
+def test_the_reference_needs_keras_on_tensorflow(make_task, monkeypatch):
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    with pytest.raises(ConfigError) as error:
+        ReferenceEngine(make_task())
+    assert str(error.value) == (
+        "--engine reference needs Keras on TensorFlow, but KERAS_BACKEND is jax, where a training "
+        "step does not carry the state of a stateful layer. Unset KERAS_BACKEND."
+    )

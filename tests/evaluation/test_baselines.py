@@ -1,0 +1,188 @@
+"""Small cases by hand, the published tables on the real check-ins."""
+
+import numpy as np
+import pytest
+
+from fedgru.core.errors import TrainingError
+from fedgru.evaluation import baselines
+from fedgru.task.clients import Clients, choose_clients
+
+
+def make_clients(**sequences):
+    """Return Clients and classes; each client is (train, val, test) lists of classes.
+
+    A keyword _9 is client id "9", given in the order of `Clients`.
+    """
+    sizes = np.array([[len(part) for part in parts] for parts in sequences.values()])
+    starts = np.concatenate([[0], np.cumsum(sizes.sum(axis=1))])
+    clients = Clients(
+        client_ids=tuple(name.removeprefix("_") for name in sequences),
+        rows=np.arange(starts[-1]),
+        starts=starts,
+        train_ends=starts[:-1] + sizes[:, 0],
+        val_ends=starts[:-1] + sizes[:, :2].sum(axis=1),
+    )
+    classes = [c for parts in sequences.values() for part in parts for c in part]
+    return clients, np.array(classes, np.int32)
+
+
+def ranking(scores):
+    """Return the classes best first, and as a set those that share the last ranks."""
+    ranked = [int(c) for c in np.argsort(-scores, kind="stable") if scores[c] > 0]
+    return ranked, set(np.flatnonzero(scores == 0).tolist())
+
+
+def rankings(name, clients, classes, num_classes):
+    scores = baselines.STATIC_BASELINES[name](clients, classes, num_classes)
+    return [[ranking(row) for row in client_scores] for client_scores in scores]
+
+
+def test_frequency_counts_train_and_validation_ties_to_the_first():
+    # counts: 3 twice, 1 twice, 4 once; 3 came before 1; 0 and 2 were never counted
+    clients, classes = make_clients(a=([3, 1, 1], [4, 3], [1, 1]))
+    assert rankings("frequency", clients, classes, 5) == [[([3, 1, 4], {0, 2})] * 2]
+
+
+def test_commonest_is_everybodys():
+    # 0 three times, 1 once, 2 four times
+    clients, classes = make_clients(a=([0, 0], [1], [2]), b=([2, 2, 2], [2, 0], [1, 1]))
+    assert rankings("commonest", clients, classes, 3) == [
+        [([2, 0, 1], set())],
+        [([2, 0, 1], set())] * 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    "ids, first",
+    [
+        (("_10", "_9"), 1),  # numbers: 9 before 10, so client 9's class 1 was counted first
+        (("_10", "_9x"), 0),  # texts: "10" before "9x"
+    ],
+)
+def test_global_ties_go_to_the_first_user_by_id(ids, first):
+    clients, classes = make_clients(**{ids[0]: ([0], [], [0]), ids[1]: ([1], [], [1])})
+    (ranked, _) = rankings("commonest", clients, classes, 2)[0][0]
+    assert ranked[0] == first
+
+
+def test_last_puts_the_last_class_before_the_own_frequencies():
+    clients, classes = make_clients(a=([3, 1, 1], [4], [2, 0, 1]))
+    assert rankings("last", clients, classes, 5) == [
+        [
+            ([4, 1, 3], {0, 2}),  # predicted from the last validation check-in
+            ([2, 1, 3, 4], {0}),  # a class never counted before
+            ([0, 1, 3, 4], {2}),
+        ]
+    ]
+
+
+def test_user_markov_ranks_followers_then_the_own_frequencies():
+    # 0 -> 1, 0 -> 2 and 0 -> 2 again, 1 -> 0, 2 -> 0, 2 -> 3; counts 0: 3, 2: 2, 1: 1, 3: 1
+    clients, classes = make_clients(a=([0, 1, 0, 2, 0], [2, 3], [0, 4, 2, 1, 0]))
+    assert rankings("user_markov", clients, classes, 5) == [
+        [
+            ([0, 2, 1, 3], {4}),  # after 3 nothing was counted: the frequencies
+            ([2, 1, 0, 3], {4}),  # after 0: 2 twice, 1 once, then the rest by frequency
+            ([0, 2, 1, 3], {4}),  # after 4, never counted
+            ([0, 3, 2, 1], {4}),  # after 2: 0 and 3 once each, 0 followed first
+            ([0, 2, 1, 3], {4}),  # after 1: 0
+        ]
+    ]
+
+
+def test_markov_ties_go_to_what_followed_first_not_to_what_came_first():
+    # after 2: 1, then 0, once each; in the sequence 0 comes before 1
+    clients, classes = make_clients(a=([0, 2, 1, 2, 0], [2], [0]))
+    assert rankings("user_markov", clients, classes, 3) == [[([1, 0, 2], set())]]
+
+
+def test_global_markov_does_not_count_from_one_client_to_the_next():
+    # a: 0 -> 1; b: 2 -> 0, 0 -> 2, 2 -> 0. From a's end to b's start would be 1 -> 2.
+    clients, classes = make_clients(a=([0], [1], [1, 0]), b=([2, 0], [2, 0], [0]))
+    assert rankings("global_markov", clients, classes, 3) == [
+        [
+            ([0, 2, 1], set()),  # after 1, nothing: the frequencies 0: 3, 2: 2, 1: 1
+            ([0, 2, 1], set()),
+        ],
+        [([1, 2, 0], set())],  # after 0: 1 and 2 once each, a's 1 first
+    ]
+
+
+def test_missing_classes_are_not_counted_and_miss():
+    # 1 -> missing -> 0 is no transition at all
+    clients, classes = make_clients(a=([1, -1, 0], [0], [-1, 0]))
+    assert rankings("user_markov", clients, classes, 2) == [[([0, 1], set()), ([0, 1], set())]]
+    assert rankings("last", clients, classes, 2) == [[([0, 1], set()), ([0, 1], set())]]
+    summary = baselines.evaluate_static(clients, classes, 2)["frequency"]
+    assert (summary["targets"], summary["unknown_targets"]) == (2, 1)
+    assert summary["acc@1/micro"] == 0.5
+
+
+def test_a_first_check_in_is_no_target():
+    # client a has a single check-in, client b's first test check-in follows nothing
+    clients, classes = make_clients(a=([], [], [0]), b=([], [], [1, 0]), c=([0], [1], [1]))
+    summary = baselines.evaluate_static(clients, classes, 2)
+    assert summary["last"]["targets"] == 2
+    assert summary["last"]["acc@1/micro"] == 0.5
+
+
+def test_counts_do_not_see_the_test_split():
+    clients, classes = make_clients(a=([0, 1, 0], [1], [0, 2, 0, 2, 2]))
+    changed = classes.copy()
+    changed[-1] = 1  # predicted, but nothing is predicted from it
+    for baseline in baselines.STATIC_BASELINES.values():
+        for before, after in zip(
+            baseline(clients, classes, 3), baseline(clients, changed, 3), strict=True
+        ):
+            np.testing.assert_array_equal(after, before)
+
+
+def test_no_test_targets_are_an_error():
+    clients, classes = make_clients(a=([0, 1], [1], []))
+    with pytest.raises(TrainingError) as error:
+        baselines.evaluate_static(clients, classes, 2)
+    assert str(error.value) == "there are no targets to score."
+
+
+def evaluate_real(data_set, users, column):
+    clients, _ = choose_clients(data_set.check_ins, users)
+    coded = getattr(data_set.check_ins, column)
+    return baselines.evaluate_static(clients, coded.codes[clients.rows], len(coded.values))
+
+
+@pytest.mark.realdata
+def test_published_table_of_the_top_100_users(nyc):
+    summaries = evaluate_real(nyc, 100, "category")
+    assert all(summary["targets"] == 11308 for summary in summaries.values())
+    assert {name: f"{summary['acc@1/micro']:.4f}" for name, summary in summaries.items()} == {
+        "commonest": "0.1525",
+        "last": "0.1958",
+        "global_markov": "0.2189",
+        "frequency": "0.2884",
+        "user_markov": "0.3058",
+    }
+    assert {
+        name: [f"{summary[f'acc@{k}/micro']:.3f}" for k in (5, 10)]
+        for name, summary in summaries.items()
+        if name != "last"  # published at rank 1 only
+    } == {
+        "commonest": ["0.518", "0.739"],
+        "global_markov": ["0.576", "0.765"],
+        "frequency": ["0.712", "0.897"],
+        "user_markov": ["0.710", "0.883"],
+    }
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    "users, column, targets, published",
+    [
+        (100, "venue", 11308, ["0.006", "0.049", "0.162", "0.129", "0.182"]),
+        (None, "category", 32117, ["0.124", "0.246", "0.247", "0.326", "0.325"]),
+    ],
+)
+def test_published_accuracies(nyc, users, column, targets, published):
+    summaries = evaluate_real(nyc, users, column)
+    assert list(summaries) == ["commonest", "last", "global_markov", "frequency", "user_markov"]
+    assert [f"{summary['acc@1/micro']:.3f}" for summary in summaries.values()] == published
+    assert {summary["targets"] for summary in summaries.values()} == {targets}

@@ -1,0 +1,141 @@
+"""Differences by hand, seeds averaged, what must not be compared."""
+
+import numpy as np
+import pytest
+
+from fedgru import config
+from fedgru.console import describe
+from fedgru.core.errors import ConfigError, RunError
+from fedgru.evaluation import comparison
+from fedgru.runs import folder as run_folder
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Make a run folder that looks evaluated: two clients, ann of 4 targets and bob of 2."""
+
+    def make(name, ann, bob, kind="federated", rows=range(6), loss=None, facts=(), **overrides):
+        settings = config.load({"name": name} | overrides)
+        facts = {"kind": kind, "data": "town", "fingerprint": "f" * 20} | dict(facts)
+        run = run_folder.RunFolder.create(tmp_path / "log", settings, facts)
+        clients = np.array(["bob", "ann"], object)
+        table = {"client_id": clients, "checkins": [10, 20], "targets": [2, 4]}
+        table |= {"unknown_targets": [0, 1], "acc@1": [bob, ann]}
+        if loss is not None:
+            table["loss"] = loss
+        rows = np.array(rows, np.int64)
+        run.save_test({"round": 1}, table, {"row": rows})
+        return run
+
+    return make
+
+
+def test_a_difference_by_hand(make_run):
+    ours = make_run("ours", ann=0.75, bob=0.5, loss=[1.0, 2.0])
+    theirs = make_run("theirs", ann=0.25, bob=1.0, kind="local", loss=[1.5, 1.0])
+    found = comparison.compare([ours, theirs], ("acc@1", "loss"))
+    assert (found["targets"], found["clients"], found["reference"]) == (6, 2, "ours")
+    first, second = found["rows"]
+    # ann counts four times, bob twice: (3 + 1) / 6 and (1 + 2) / 6
+    assert (first["acc@1"]["mean"], second["acc@1"]["mean"]) == pytest.approx((4 / 6, 3 / 6))
+    assert first["acc@1"]["difference"] is None
+    gain = second["acc@1"]["difference"]
+    assert gain["difference"] == pytest.approx(-1 / 6)
+    # only ann drawn: 1/4 - 3/4; only bob: 1 - 1/2; so the interval is all that there can be
+    assert gain["interval"] == pytest.approx([-0.5, 0.5])
+    assert gain["significant"] is False
+    # one of ann's targets is unknown and has no loss: (3 * 2 + 2 * 1) / 5, (3 * 1 + 2 * 1.5) / 5
+    assert (first["loss"]["mean"], second["loss"]["mean"]) == pytest.approx((8 / 5, 6 / 5))
+
+
+def test_seeds_are_one_row(make_run):
+    seeds = [make_run("ours", ann=a, bob=0.5, seed=s, threads=1 + s) for s, a in enumerate((0, 1))]
+    theirs = make_run("theirs", ann=0.25, bob=0.25, kind="local")
+    found = comparison.compare([theirs, *seeds], ("acc@1",))
+    row = found["rows"][1]
+    assert (row["label"], row["seeds"]) == ("ours", [0, 1])
+    # (0 + 1) / 6 and (4 + 1) / 6; their mean is 1/2, that of the other row 1/4
+    values = [row["acc@1"][key] for key in ("lowest", "mean", "highest")]
+    assert values == pytest.approx([1 / 6, 3 / 6, 5 / 6])
+    # each client gains 1/4: the interval has no width, and zero lies outside
+    gain = row["acc@1"]["difference"]
+    assert [gain["difference"], *gain["interval"]] == pytest.approx([0.25] * 3)
+    assert gain["significant"] is True
+    assert found["rows"][0]["label"] == "local (theirs)"
+    assert describe.describe_comparison(found, markdown=True).splitlines()[3] == (
+        "| ours | 2 | 0.5000 (0.1667 to 0.8333) | +0.2500 (+0.2500 to +0.2500, significant) |"
+    )
+
+
+def test_fine_tuned_copies_are_a_row(make_run):
+    run, other = make_run("ours", 0.5, 0.5), make_run("theirs", 0.5, 0.5, kind="local")
+    run.save_test({"round": 1, "fine_tuned": {"epochs": 2}}, run.client_table(), run.predictions())
+    table = run.client_table()
+    run.save_fine_tuned(table | {"acc@1": np.array([1.0, 1.0])})
+    found = comparison.compare([run, other], ("acc@1", "loss"))
+    assert [row["label"] for row in found["rows"]] == [
+        *("ours", "ours, 2 x fine-tuned", "local (theirs)")
+    ]
+    assert found["rows"][1]["acc@1"]["difference"]["difference"] == pytest.approx(0.5)
+    assert [row["loss"] for row in found["rows"]] == [None] * 3
+    assert describe.describe_comparison(found).splitlines()[:5] == [
+        "6 targets of 2 clients; means over seeds (smallest to largest); differences with paired "
+        "95 % intervals over clients",
+        "",
+        "acc@1" + 19 * " " + "seeds          acc@1 against ours",
+        "  ours" + 22 * " " + "1  0.5000",
+        "  ours, 2 x fine-tuned      1  1.0000  +0.5000 (+0.5000 to +0.5000, significant)",
+    ]
+
+
+def message(action, *args):
+    with pytest.raises((ConfigError, RunError)) as error:
+        action(*args)
+    return str(error.value)
+
+
+def test_what_cannot_be_compared(make_run, tmp_path):
+    first = make_run("first", 0.5, 0.5)
+    other_data = make_run("other", 0.5, 0.5, facts={"data": "city", "fingerprint": "e" * 20})
+    assert message(comparison.compare, [first, other_data]) == (
+        f"{other_data.path} cannot be compared with {first.path}: data set city (fingerprint "
+        "eeeeeeeeeeee), not town (ffffffffffff)."
+    )
+    venue = make_run("venue", 0.5, 0.5, target="venue")
+    assert message(comparison.compare, [first, venue]) == (
+        f"{venue.path} cannot be compared with {first.path}: it predicts the venue, not category."
+    )
+    fewer = make_run("fewer", 0.5, 0.5, rows=range(3, 8))
+    assert message(comparison.compare, [first, fewer]) == (
+        f"{fewer.path} cannot be compared with {first.path}: other users or splits. It was tested "
+        "on 5 check-ins, the first on 6; 3 are the same. Give both the same --users and "
+        "--min-checkins."
+    )
+    assert message(comparison.compare, [first, first]) == (
+        f"of {first.path}, {first.path} two are of the same settings and the same seed: give one "
+        "of them."
+    )
+    assert message(comparison.compare, [first]) == (
+        "nothing to compare: all runs are seeds of the same settings, and none was fine-tuned. "
+        "Give a run of other settings, or a baseline (fedgru baseline)."
+    )
+    assert message(comparison.compare, [first, fewer], ["f1"]) == (
+        "unknown metric 'f1'. Accepted: acc@1, acc@5, acc@10, mrr, ndcg, loss."
+    )
+    (first.path / "predictions.parquet").unlink()
+    assert message(comparison.compare, [first, fewer]) == (
+        f"{first.path} has no predictions.parquet: score it with: fedgru eval {first.path}"
+    )
+
+
+def test_a_damaged_table_is_said_to_be(make_run):
+    first, second = make_run("first", 0.5, 0.5), make_run("second", 0.5, 0.5, kind="last")
+    (second.path / "predictions.parquet").write_bytes(b"PAR1 and no more")
+    again = f"Make it again with: fedgru eval {second.path}"
+    assert message(comparison.compare, [first, second]) == (
+        f"{second.path / 'predictions.parquet'} is damaged. {again}"
+    )
+    (first.path / "clients.csv").write_text("client_id,targets\nann,many\n")
+    assert message(first.client_table) == (
+        f"{first.path / 'clients.csv'} is damaged. Make it again with: fedgru eval {first.path}"
+    )

@@ -1,0 +1,246 @@
+"""Baselines as runs: central and local training against a second route, counting, fine-tuning."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedgru import config
+from fedgru.agnostic import protection
+from fedgru.config import LayoutSettings
+from fedgru.core.errors import ConfigError, RunError
+from fedgru.engines.jax.central import CentralEngine, CentralTraining, pool_streams
+from fedgru.engines.jax.engine import JaxEngine
+from fedgru.evaluation import evaluate
+from fedgru.task.clients import Clients
+from fedgru.training import fine_tuning, local_models
+from fedgru.workflows import baseline as baseline_workflow
+from fedgru.workflows import score as score_workflow
+from fedgru.workflows import train as train_workflow
+from tests.conftest import largest_gap, start
+
+
+def test_streams_are_pooled_as_the_docstring_says():
+    starts = np.array([0, 4, 6, 9])
+    clients = Clients(("a", "b", "c"), np.arange(9), starts, starts[1:], starts[1:])
+    layout = LayoutSettings(batch_size=2, seq_len=2)
+    positions, resets = pool_streams(clients, np.arange(3), layout, np.arange(3))
+    assert positions.tolist() == [[[0, 1], [4, -1]], [[2, -1], [6, 7]]]
+    assert resets.tolist() == [[True, True], [False, True]]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [5, 2, 0, 1, 4, 3]])
+def test_every_train_pair_is_pooled_once(make_task, order):
+    task = make_task()
+    positions, _ = pool_streams(task.clients, np.arange(6), task.settings.layout, order)
+    targets = np.sort(positions[positions >= 0] + 1)
+    assert targets.tolist() == task.clients.target_positions("train").tolist()
+
+
+def of_one(task, client=0):
+    """The task of one client, in one stream, so that pooled and own steps are the same."""
+    return local_models.alone(task, client)
+
+
+@pytest.mark.parametrize("client_optimizer", ["adam", "sgd"])
+def test_central_on_one_client_is_federated_averaging_of_one(make_task, client_optimizer):
+    task = of_one(make_task(batch_size=1, client_optimizer=client_optimizer, client_lr=0.01))
+    algorithm, state = start(task)
+    federated = JaxEngine(task).run_round(algorithm, state, task.training_clients)
+    training = CentralTraining(task.settings.client)
+    engine = CentralEngine(task)
+    central = engine.run_round(training, training.init(state.weights), task.training_clients)
+    assert largest_gap(central.state.weights, federated.state.weights) < 1
+    assert central.metrics == pytest.approx(federated.metrics, rel=1e-5)
+    assert central.num_examples == federated.num_examples
+    steps = 4 * -(-(int(task.clients.train_ends[0]) - 1) // 5)
+    assert central.state.optimizer["step"] == steps
+    # a second round goes on with the same optimizer: Adam's step count has grown
+    again = engine.run_round(training, central.state, task.training_clients)
+    assert again.state.optimizer["step"] == 2 * steps
+
+
+def test_the_state_does_not_flow_from_one_client_into_the_next(make_task):
+    # two clients laid into one row; with the state carried over, the second's loss would differ
+    task = make_task(batch_size=1, local_epochs=1, client_optimizer="sgd", client_lr=1e-12)
+    two = np.array([0, 1])
+    weights = protection.init_weights(task)
+    training = CentralTraining(task.settings.client)
+    pooled = CentralEngine(task).run_round(training, training.init(weights), two)
+    algorithm, state = start(task)
+    apart = JaxEngine(task).run_round(algorithm, state, two)
+    assert pooled.metrics["loss"] == pytest.approx(apart.metrics["loss"], rel=1e-6)
+    assert pooled.num_examples == apart.num_examples
+
+
+def test_alone_a_client_knows_its_own_values_only(make_task):
+    task = make_task()
+    own = local_models.alone(task, 2)
+    start_position, end = task.clients.starts[2:4]
+    train = slice(start_position, task.clients.train_ends[2])
+    for column, name in enumerate(task.inputs.id_names):
+        codes = getattr(task.check_ins, name).codes[task.clients.rows]
+        values = getattr(task.check_ins, name).values
+        known = {values[code] for code in codes[train] if code >= 0}
+        vocabulary = own.inputs.vocabularies[name]
+        assert set(vocabulary.values) == known
+        for position in range(start_position, end):
+            row = own.inputs.rows[position - start_position, column]
+            before = sum(len(own.inputs.vocabularies[n]) for n in task.inputs.id_names[:column])
+            value = values[codes[position]]
+            assert (row >= 0) == (value in known)
+            if row >= 0:
+                assert vocabulary.values[row - before] == value
+                assert vocabulary.encode(codes[position]) == row - before + 1
+    np.testing.assert_array_equal(own.classes, task.classes[start_position:end])
+    counts = np.bincount(task.classes[train], minlength=task.num_classes) + 1
+    np.testing.assert_allclose(own.shared, counts / counts.sum())
+
+
+def test_local_training_of_one_client_is_a_federation_of_one(make_task):
+    task = of_one(make_task(rounds=3, patience=0, mean="clients", client_lr=0.01))
+    (model,), rows = local_models.train_local(task)
+    algorithm, state = start(task)
+    engine, losses = JaxEngine(task), []
+    best = state
+    for _ in range(3):
+        losses.append(evaluate.evaluate(engine, state.weights, "val").summary())
+        best = state if losses[-1] == min(losses, key=lambda r: r["val/loss/micro"]) else best
+        state = engine.run_round(algorithm, state, task.training_clients).state
+    losses.append(evaluate.evaluate(engine, state.weights, "val").summary())
+    found = [row["val/loss/micro"] for row in rows]
+    assert found == pytest.approx([row["val/loss/micro"] for row in losses], rel=1e-5)
+    assert model.best_round == int(np.argmin(found)) > 0
+    assert rows[0]["train/loss/micro"] is None and rows[1]["train/loss/micro"] > 0
+
+
+def test_local_models_come_back_as_they_were(make_task):
+    task = make_task(rounds=2, prior="kernel")
+    models, _ = local_models.train_local(task)
+    assert len({model.kernel for model in models}) == len(models)  # each learnt its own
+    again = local_models.from_arrays(local_models.to_arrays(models), len(task.clients))
+    first, second = (local_models.evaluate_local(task, m, "test") for m in (models, again))
+    assert first.summary() == second.summary()
+    assert first.positions.tolist() == task.clients.target_positions("test").tolist()
+    with pytest.raises(RunError) as error:
+        local_models.from_arrays(local_models.to_arrays(models), 5)
+    assert str(error.value) == "the weights are of other clients: '5/rows' in a run of 5."
+
+
+def test_fine_tuning_adds_each_clients_own_update_to_its_own_copy(make_task):
+    task = make_task(client_lr=0.01)
+    weights = protection.init_weights(task)
+    found = fine_tuning.evaluate_fine_tuned(task, weights, epochs=2, round_num=3)
+    client = task.settings.client.model_copy(update={"local_epochs": 2})
+    two_epochs = replace(task, settings=task.settings.model_copy(update={"client": client}))
+    engine = JaxEngine(two_epochs)
+    for update in engine.local_updates(weights, [4], 4):
+        own = {n: weights[n] + u for n, u in update.dense.items()} | {"rows": weights["rows"] + 0}
+        own["rows"][update.row_ids] += update.row_update
+    expected = evaluate.evaluate(engine, own, "test")
+    its = expected.client_index == 4
+    np.testing.assert_allclose(
+        found.scores.values["loss"][found.client_index == 4], expected.scores.values["loss"][its]
+    )
+    before = evaluate.evaluate(engine, weights, "test")
+    assert not np.allclose(before.scores.values["loss"][its], expected.scores.values["loss"][its])
+    assert found.positions.tolist() == before.positions.tolist()
+
+
+@pytest.fixture
+def baseline(tmp_path, monkeypatch):
+    """Make and evaluate a baseline on a tiny city."""
+    from fedgru.data import datasets, synthetic
+
+    city = synthetic.make_city(synthetic.CityConfig(num_users=6, checkins_per_user=40, seed=1))
+    data_set = datasets.DataSet("tiny", city.check_ins, {"fingerprint": "t"}, city.best_prob)
+    monkeypatch.setattr(datasets, "open_data_set", lambda *_: data_set)
+    small = {"hidden_dim": 8, "batch_size": 2, "seq_len": 5, "rounds": 2, "prior": "backoff"}
+
+    def make(kind, **overrides):
+        settings = baseline_workflow.settings_of(kind, overrides)
+        if kind in baseline_workflow.TRAINED:
+            settings = baseline_workflow.settings_of(kind, small | overrides)
+        task, facts = train_workflow.open_task(settings, tmp_path)
+        run, task = baseline_workflow.make_baseline(kind, task, facts, tmp_path / "log")
+        return (
+            run,
+            task,
+            score_workflow.evaluate_run(run, train_workflow.reopen_task(run, tmp_path)),
+        )
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "name"), baseline_workflow.COUNTING.items())
+def test_a_counting_run_scores_what_the_report_of_every_run_says(baseline, kind, name):
+    run, _, report = baseline(kind)
+    row = report["baselines"][name]
+    assert {key: report[key] for key in row} == row
+    assert (report["kind"], run.kind, report["round"]) == (kind, kind, 0)
+    assert report["gains"][name]["test/acc@1/micro"] == {"difference": 0.0, "interval": [0.0, 0.0]}
+    assert ("cold" in report, "leakage" in report) == (False, False)
+    assert run.settings().loop.name == kind
+    with pytest.raises(ConfigError) as error:
+        score_workflow.evaluate_run(run, None, engine="jax")
+    assert str(error.value) == (
+        f"--engine has no effect on {run.path}, which is the baseline {kind}: leave it out."
+    )
+
+
+def check_before_and_after_fine_tuning(run, task, before):
+    report = score_workflow.evaluate_run(run, task, fine_tune=3)
+    fine_tuned = report["fine_tuned"]
+    assert fine_tuned["epochs"] == 3
+    gain = fine_tuned["gains"]["test/loss/micro"]["difference"]
+    assert gain == pytest.approx(fine_tuned["test/loss/micro"] - before["test/loss/micro"])
+    assert gain != 0
+    assert (run.path / "clients-fine-tuned.csv").exists()
+
+
+@pytest.mark.parametrize("kind", baseline_workflow.TRAINED)
+def test_a_trained_baseline_is_a_run(baseline, kind):
+    run, task, report = baseline(kind)
+    assert report == json.loads((run.path / "test.json").read_text())
+    assert (run.kind, run.facts()["status"], run.facts()["rounds"]) == (kind, "done", 2)
+    rounds = (run.path / "metrics.csv").read_text().splitlines()
+    assert len(rounds) == 4  # the header, before training, two rounds
+    assert report["test/targets"] == len(task.clients.target_positions("test"))
+    if kind == "central":
+        check_before_and_after_fine_tuning(run, task, report)
+    assert score_workflow.evaluate_run(run, task) == report
+    assert not (run.path / "clients-fine-tuned.csv").exists()
+
+
+def test_what_has_no_effect_on_a_baseline_is_refused(baseline, tmp_path):
+    for kind, given, message in (
+        ("markov", {"hidden_dim": 8}, "--hidden-dim has no effect on the baseline markov."),
+        ("local", {"mean": "owners"}, "--mean has no effect on the baseline local."),
+    ):
+        with pytest.raises(ConfigError) as error:
+            baseline_workflow.settings_of(kind, given)
+        assert str(error.value) == message
+    file = tmp_path / "agnostic.toml"
+    file.write_text(config.dump(config.load({"agnostic_to": "zone", "hidden_dim": 9})))
+    with pytest.raises(ConfigError) as error:
+        baseline_workflow.settings_of("central", {}, file)
+    assert str(error.value) == (
+        "the settings are agnostic to zone, but the baseline central is ordinary: leave [agnostic] "
+        "out of the config file."
+    )
+
+
+def test_what_cannot_be_fine_tuned_or_audited(baseline):
+    run, task, _ = baseline("last")
+    with pytest.raises(ConfigError) as error:
+        score_workflow.evaluate_run(run, task, fine_tune=1)
+    assert str(error.value) == (
+        f"{run.path} is the baseline last: there is no common model to fine-tune."
+    )
+    with pytest.raises(ConfigError) as error:
+        score_workflow.audit_run(run, task, ["client"], ["knn"], 1)
+    assert str(error.value) == (
+        f"{run.path} is the baseline last: it has no representation that all clients share, so "
+        "there is nothing to audit."
+    )
