@@ -21,20 +21,19 @@ import errno
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import threading
 import time
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from fedgru import __version__, config
+from fedgru import config
 from fedgru.core.errors import FedgruError, Interrupted, RunError
+from fedgru.core.versions import installed_versions
 from fedgru.runs.checkpoints import Checkpoints
 from fedgru.runs.tensorboard import EventFiles
 from fedgru.storage.files import (
@@ -49,10 +48,6 @@ from fedgru.storage.files import (
 from fedgru.storage.locks import Lock, is_locked
 from fedgru.storage.tables import append_csv, write_csv, write_json, write_parquet, write_table
 
-PACKAGES = (
-    *("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow"),
-    "tensorflow-federated",  # in an environment of its own
-)
 _STAMP = len("2031-05-02-184500-")  # what stands before a run's --name in its folder's name
 _OF_THE_BEST = ("test.json", "predictions.parquet", "clients.csv", "clients-fine-tuned.csv")
 _OF_THE_BEST += ("audit.json",)
@@ -552,12 +547,3 @@ def _metric_cells(round_num, row, _):
 
 def _time_cells(round_num, _, seconds):
     return {"round": round_num} | {f"{name}_s": f"{s:.3f}" for name, s in seconds.items()}
-
-
-def installed_versions():
-    """Return {package: version} of what is installed; a package that is not there is left out."""
-    versions = {"fedgru": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions

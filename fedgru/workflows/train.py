@@ -12,9 +12,10 @@ from fedgru.agnostic import protection
 from fedgru.console import describe
 from fedgru.core.errors import DataError, Interrupted, RunError, TrainingError
 from fedgru.core.jax_setup import kept_between_runs
+from fedgru.core.versions import installed_versions
 from fedgru.data import datasets
 from fedgru.engines import ENGINES
-from fedgru.runs.folder import RunFolder, installed_versions
+from fedgru.runs.folder import RunFolder
 from fedgru.task.kernel_prior import FIT_ROUNDS, Kernel
 from fedgru.task.task import build_task
 from fedgru.training import loop as round_loop

@@ -8,9 +8,9 @@ from collections import Counter, deque
 from concurrent import futures
 
 from fedgru.core.errors import FedgruError, TrainingError
+from fedgru.core.versions import installed_versions
 from fedgru.engines.ray.connection import connect
 from fedgru.engines.ray.trainer import Trainer, for_training
-from fedgru.runs.folder import installed_versions
 
 MAX_LOST = 3  # times that a work item may be lost with its actor, or that actors do not come up
 PATIENCE_S = 180  # how long to be without any actor

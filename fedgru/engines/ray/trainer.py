@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from fedgru.core.jax_setup import kept_between_runs, limit_threads
+from fedgru.core.versions import installed_versions
 from fedgru.engines.base import Gathered
 from fedgru.engines.jax.engine import JaxEngine
-from fedgru.runs.folder import installed_versions
 
 
 class Trainer:

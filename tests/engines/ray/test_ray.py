@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from fedgru import config
 from fedgru.cli.main import main
 from fedgru.core.errors import ConfigError, TrainingError
+from fedgru.core.versions import installed_versions
 from fedgru.data import datasets
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.engines.ray import actors as ray_actors
@@ -288,7 +289,7 @@ def test_more_actors_than_fit(make_ray_task, ray_in_place):
 
 @needs_ray
 def test_another_version_on_a_machine_is_refused(make_ray_task, ray_in_place, monkeypatch):
-    versions = run_folder.installed_versions()
+    versions = installed_versions()
     monkeypatch.setattr(ray_actors, "installed_versions", lambda: versions | {"jax": "0.0.1"})
     with pytest.raises(TrainingError) as error:
         train(RayEngine(make_ray_task()))
