@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedgru.config.feature_names import ID_FEATURES, TIME_FEATURES, parse_features
 from fedgru.core.errors import ConfigError
 
 EMBEDDED = "embedded"
@@ -397,8 +398,6 @@ def _short(value):
 
 def _check_together(settings):
     """Refuse settings, other than the defaults, that have no effect beside the others."""
-    from fedgru.task.features import ID_FEATURES, TIME_FEATURES, parse_features
-
     features = settings.inputs.features
     names = set(parse_features(features))
     for name, needed in (

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from fedgru.config import feature_names
 from fedgru.core.errors import DataError, RunError
 from fedgru.models.gru import ModelSpec
 from fedgru.task import features, vocabulary
@@ -84,7 +85,7 @@ class Interface:
         settings, inputs = task.settings, task.inputs
         return cls(
             spec=task.spec,
-            features=features.parse_features(settings.inputs.features),
+            features=feature_names.parse_features(settings.inputs.features),
             clock=settings.inputs.clock,
             vocabularies={
                 name: known_ids(getattr(task.check_ins, name), vocab)
@@ -115,8 +116,8 @@ class Interface:
     def number_names(self):
         """Names of the number inputs, in the order in which the model takes them."""
         names = []
-        for name in (name for name in self.features if name in features.NUMBER_FEATURES):
-            is_circle = name in features.TIME_FEATURES
+        for name in (name for name in self.features if name in feature_names.NUMBER_FEATURES):
+            is_circle = name in feature_names.TIME_FEATURES
             names += [f"{name}_sin", f"{name}_cos"] if is_circle else [name]
         return tuple(names)
 

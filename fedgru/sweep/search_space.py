@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 from fedgru import config
+from fedgru.config.feature_names import parse_features
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError
 
@@ -57,8 +58,6 @@ def parse_values(name, text):
     if "," not in text or (name == "agnostic_to" and ":" in text):
         return [text]
     if name == "features":
-        from fedgru.task.features import parse_features
-
         try:
             parse_features(text)
             return [text]

@@ -9,6 +9,7 @@ import numpy as np
 from fedgru.agnostic.protection import Protection, make_protection
 from fedgru.algorithms import faults
 from fedgru.config import Settings
+from fedgru.config.feature_names import parse_features
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.data.checkins import CheckIns
@@ -397,7 +398,7 @@ def _with_validated(coverage, settings, clients):
 def _prepare(data_set, settings, fitted=None):
     """Make the Prepared of a data set: every check-in is looked at. Errors as `build_task`."""
     check_ins, inputs_settings = data_set.check_ins, settings.inputs
-    names = features.parse_features(inputs_settings.features)
+    names = parse_features(inputs_settings.features)
     needed = {"category", "raw_category"} & set(names)
     needed |= {"category"} if inputs_settings.target == "category" else set()
     for column in sorted(needed):

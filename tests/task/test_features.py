@@ -5,6 +5,7 @@ from calendar import timegm
 import numpy as np
 import pytest
 
+from fedgru.config.feature_names import TIME_FEATURES, parse_features
 from fedgru.core.errors import ConfigError
 from fedgru.task import features
 from fedgru.task.clients import choose_clients
@@ -52,12 +53,12 @@ def test_local_weekday_at_the_edge_of_a_day():
 
 def test_big_is_exactly_the_notebooks_inputs():
     check_ins, clients = ten_check_ins()
-    inputs = features.build_inputs(check_ins, clients, features.parse_features("big"))
+    inputs = features.build_inputs(check_ins, clients, parse_features("big"))
     assert inputs.id_names == ("user", "category", "venue", "raw_category")
     assert inputs.number_names == (
         "latitude",
         "longitude",
-        *(f"{name}_{part}" for name in features.TIME_FEATURES for part in ("sin", "cos")),
+        *(f"{name}_{part}" for name in TIME_FEATURES for part in ("sin", "cos")),
     )
 
 
@@ -109,14 +110,14 @@ def test_gap_is_that_before_the_check_in_and_starts_anew_for_each_client():
 )
 def test_bad_lists(text, message):
     with pytest.raises(ConfigError) as error:
-        features.parse_features(text)
+        parse_features(text)
     assert str(error.value) == message
 
 
 def test_changing_val_and_test_changes_no_train_input():
     check_ins, clients = ten_check_ins()
     changed, _ = ten_check_ins(lat_deg=[40.7] * 6 + [0.0] * 4)
-    names = features.parse_features("big")
+    names = parse_features("big")
     before, after = (features.build_inputs(c, clients, names) for c in (check_ins, changed))
     np.testing.assert_array_equal(before.numbers[:6], after.numbers[:6])
     assert (before.numbers[6:, 0] != after.numbers[6:, 0]).all()
