@@ -167,7 +167,8 @@ def check(name, data_dir):
     through memory maps; opened later, only sizes and the time of change are compared. This reads
     all of it again, and all that is laid out.
     """
-    from fedgru.data.datasets import check_data_set, list_data_sets
+    from fedgru.data.datasets import list_data_sets
+    from fedgru.workflows.data_check import check_data_set
 
     names = [passport["name"] for passport in list_data_sets(data_dir)] if name is None else [name]
     for one in names:

@@ -31,7 +31,6 @@ from fedgru.data.passport import FORMAT, check_passport, fingerprint, make_passp
 from fedgru.data.reading.readers import read_csv, read_tsmc2014
 from fedgru.data.reading.timestamps import MAX_OFFSET_MIN
 from fedgru.storage import mapped
-from fedgru.task import stored
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MAX_NAME_CHARACTERS = 100  # file systems take 255 bytes, also with what is put around it
@@ -286,7 +285,7 @@ def open_data_set(name=EMBEDDED, data_dir="data"):
 
     Every byte of a data set is verified, but of a large one only when its columns are laid out:
     later it is enough that `checkins.parquet` has the size and the time of change that it had
-    then, and each column its size. `check_data_set` verifies all.
+    then, and each column its size. `fedgru data check` verifies all.
 
     Args:
         name: of a data set in `data_dir`, or "embedded".
@@ -366,37 +365,14 @@ def _open_whole(folder, passport):
     return DataSet(passport["name"], check_ins, passport, best_prob)
 
 
-def check_data_set(name, data_dir="data"):
-    """Verify every byte of a data set and of what is laid out beside it.
-
-    Args:
-        name: of a data set in `data_dir`.
-        data_dir: folder of data sets.
-
-    Returns:
-        (DataSet, folders): those of columns and prepared tasks; all is as it was written.
+def open_verified(name, data_dir="data"):
+    """Open a saved data set in memory, every byte of `checkins.parquet` verified.
 
     Raises:
-        DataError: as `open_data_set`, and if a file that is laid out is damaged.
+        DataError: as `open_data_set`.
     """
     folder = _find(name, data_dir)
-    data_set = _open_whole(folder, _read_passport(folder))
-    laid_out = sorted(
-        path.parent
-        for pattern in (columns.FOLDER, f"{stored.FOLDER}/*")
-        for path in folder.glob(f"{pattern}/{mapped.MANIFEST}")
-    )
-    for path in laid_out:
-        try:
-            damaged = mapped.check(path)
-        except (OSError, ValueError):
-            damaged = [mapped.MANIFEST]
-        if damaged:
-            raise DataError(
-                f"{path} is damaged ({', '.join(damaged)}); checkins.parquet is as it was saved. "
-                f"Delete {path}: it is made again when it is needed."
-            )
-    return data_set, laid_out
+    return _open_whole(folder, _read_passport(folder))
 
 
 def read_passport(name, data_dir="data"):

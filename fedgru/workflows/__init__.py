@@ -1,1 +1,1 @@
-"""What one command does, callable from Python: train, score, baseline."""
+"""What one command does, callable from Python: train, score, baseline, data_check."""

@@ -22,6 +22,7 @@ from fedgru.task import stored
 from fedgru.training import local_models
 from fedgru.training import loop as round_loop
 from fedgru.workflows import train as train_workflow
+from fedgru.workflows.data_check import check_data_set
 
 SMALL = {"hidden_dim": 8, "batch_size": 2, "seq_len": 5, "prior": "backoff", "rounds": 2}
 
@@ -163,7 +164,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_does_without(
 
 def test_check_reads_every_byte(city, all_large):
     open_task(city)
-    data_set, folders = datasets.check_data_set("town", city)
+    data_set, folders = check_data_set("town", city)
     assert len(data_set.check_ins) == len(datasets.open_data_set("town", city).check_ins)
     assert [path.parent.name for path in folders] == ["town", "prepared"]
     column = folders[0] / "lat_deg.npy"
@@ -172,7 +173,7 @@ def test_check_reads_every_byte(city, all_large):
     column.write_bytes(flipped)
     datasets.open_data_set("town", city)  # this is what is not seen without the check
     with pytest.raises(DataError) as error:
-        datasets.check_data_set("town", city)
+        check_data_set("town", city)
     assert str(error.value) == (
         f"{folders[0]} is damaged (lat_deg.npy); checkins.parquet is as it was saved. Delete "
         f"{folders[0]}: it is made again when it is needed."
