@@ -82,7 +82,7 @@ def predict(
     from fedgru.console import describe, predictions
     from fedgru.data.datasets import read_passport
     from fedgru.predict import past as pasts
-    from fedgru.predict.schema import load_model
+    from fedgru.predict.load import load_model
     from fedgru.runs import folder as run_folder
     from fedgru.workflows import train as train_workflow
 

@@ -17,7 +17,8 @@ import numpy as np
 from fedgru import __version__
 from fedgru.core.errors import ConfigError, RunError
 from fedgru.models.heads import split_heads
-from fedgru.predict.schema import Interface, load_model
+from fedgru.predict.load import load_model
+from fedgru.predict.schema import Interface
 
 KINDS = ("keras", "savedmodel", "weights")
 DESCRIPTION, WEIGHTS = "model.json", "weights.npz"

@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from fedgru.config import feature_names
-from fedgru.core.errors import DataError, RunError
+from fedgru.core.errors import DataError
 from fedgru.models.gru import ModelSpec
 from fedgru.task import features, vocabulary
 from fedgru.task.kernel_prior import Kernel
-from fedgru.workflows import train as train_workflow
 
 FORMAT = 1
 
@@ -236,25 +235,6 @@ class Interface:
             what = "standard normal, drawn anew each time; it hides the concept; axis: hidden_dim"
             described.append({"name": "noise", "dtype": "float32", "what": what})
         return described
-
-
-def load_model(run, task):
-    """Return (Interface, weights, round_num) of a run's best round.
-
-    Args:
-        run: RunFolder.
-        task: the run's Task.
-
-    Raises:
-        RunError: if the run has no model that all clients share, or none at all.
-    """
-    if run.kind not in ("federated", "central"):
-        raise RunError(
-            f"{run.path} is the baseline {run.kind}: it has no model that all clients share. "
-            "Take a run of fedgru train, or of fedgru baseline central."
-        )
-    weights, round_num = train_workflow.best_weights(run, task)
-    return Interface.of(task, weights), weights, round_num
 
 
 def known_ids(column, vocab):

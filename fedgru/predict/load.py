@@ -1,0 +1,24 @@
+"""The model of a run: its schema, and the weights of its best round."""
+
+from fedgru.core.errors import RunError
+from fedgru.predict.schema import Interface
+from fedgru.workflows import train as train_workflow
+
+
+def load_model(run, task):
+    """Return (Interface, weights, round_num) of a run's best round.
+
+    Args:
+        run: RunFolder.
+        task: the run's Task.
+
+    Raises:
+        RunError: if the run has no model that all clients share, or none at all.
+    """
+    if run.kind not in ("federated", "central"):
+        raise RunError(
+            f"{run.path} is the baseline {run.kind}: it has no model that all clients share. "
+            "Take a run of fedgru train, or of fedgru baseline central."
+        )
+    weights, round_num = train_workflow.best_weights(run, task)
+    return Interface.of(task, weights), weights, round_num
