@@ -2,6 +2,7 @@
 
 import click
 
+from fedgru.cli.logging import log_to_stderr
 from fedgru.cli.options import (
     LazyOptions,
     config_option,
@@ -42,7 +43,6 @@ def baseline(kind, config_file, preset, evaluates, data_dir, log_dir, **given):
     split), central (the same model, all check-ins in one place), local (a model per client,
     nothing exchanged).
     """
-    from fedgru.cli import main as cli_main
     from fedgru.console import describe
     from fedgru.workflows import baseline as baseline_workflow
     from fedgru.workflows import score as score_workflow
@@ -54,7 +54,7 @@ def baseline(kind, config_file, preset, evaluates, data_dir, log_dir, **given):
         )
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = baseline_workflow.settings_of(kind, overrides, config_file, preset)
-    cli_main.log_to_stderr()
+    log_to_stderr()
     task, facts = train_workflow.open_task(settings, data_dir)
     note(describe.describe_task(task, facts, counting=kind in baseline_workflow.COUNTING))
     run, task = baseline_workflow.make_baseline(

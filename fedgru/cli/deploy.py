@@ -2,6 +2,7 @@
 
 import click
 
+from fedgru.cli.logging import log_to_stderr
 from fedgru.cli.options import (
     LazyOptions,
     columns_option,
@@ -177,7 +178,6 @@ def server(app, clients, keys, certificates, host, port, timeout_s, folder, inse
 
     Stopped or killed, it goes on from its last round when the same command is given again.
     """
-    from fedgru.cli.main import log_to_stderr
     from fedgru.console.describe import describe_report
     from fedgru.deploy.serve import Server
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 
 from fedgru import __version__
+from fedgru.cli.logging import log_to_stderr
 from fedgru.cli.options import (
     LazyOptions,
     config_option,
     data_dir_option,
-    is_quiet,
     json_option,
     log_dir_option,
     mlflow_option,
@@ -308,26 +308,3 @@ def _open_tracker(uri, log_dir):
 def _track(tracker, run):
     if tracker is not None:
         note(f"MLflow run {tracker.log_run(run)} at {tracker.uri}")
-
-
-def log_to_stderr(level=None):
-    """Show warnings, and where no progress bar can be drawn also a line per round."""
-    if level is None:
-        level = logging.WARNING if sys.stderr.isatty() or is_quiet() else logging.INFO
-    handler = AboveTheBar()
-    handler.setLevel(level)
-    handler.addFilter(lambda record: record.levelno < logging.ERROR)  # these come as the message
-    logger = logging.getLogger("fedgru")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    click.get_current_context().call_on_close(lambda: logger.removeHandler(handler))
-
-
-class AboveTheBar(logging.StreamHandler):
-    """Writes to stderr lines of their own, above a progress bar if there is one."""
-
-    def emit(self, record):
-        from tqdm import tqdm
-
-        with tqdm.external_write_mode(self.stream):
-            super().emit(record)

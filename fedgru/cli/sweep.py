@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import click
 
+from fedgru.cli.logging import log_to_stderr
 from fedgru.cli.options import (
     LazyOptions,
     config_option,
@@ -96,7 +97,6 @@ def sweep(
     alone make a grid; a range, or --trials, a Bayesian search. The same command goes on with a
     sweep that was stopped, and may run several times at once.
     """
-    from fedgru.cli.main import log_to_stderr
     from fedgru.sweep import plan as sweep_plan
     from fedgru.sweep import results as sweep_results
     from fedgru.sweep import sweep as sweeps

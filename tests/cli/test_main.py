@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 from tqdm import tqdm
 
-from fedgru.cli.main import AboveTheBar, main
+from fedgru.cli.logging import AboveTheBar
+from fedgru.cli.main import main
 from fedgru.console import describe
 from fedgru.runs import folder as run_folder
 from fedgru.workflows import train as train_workflow

@@ -1,0 +1,31 @@
+"""What goes to stderr while a command works: warnings, and a line per round."""
+
+import logging
+import sys
+
+import click
+
+from fedgru.cli.options import is_quiet
+
+
+def log_to_stderr(level=None):
+    """Show warnings, and where no progress bar can be drawn also a line per round."""
+    if level is None:
+        level = logging.WARNING if sys.stderr.isatty() or is_quiet() else logging.INFO
+    handler = AboveTheBar()
+    handler.setLevel(level)
+    handler.addFilter(lambda record: record.levelno < logging.ERROR)  # these come as the message
+    logger = logging.getLogger("fedgru")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    click.get_current_context().call_on_close(lambda: logger.removeHandler(handler))
+
+
+class AboveTheBar(logging.StreamHandler):
+    """Writes to stderr lines of their own, above a progress bar if there is one."""
+
+    def emit(self, record):
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
