@@ -1,12 +1,23 @@
 """Every setting: its default, its range, its help; read from files, checked, written.
 
-The names of `fedgru.config.settings` that others use are offered here.
+`settings` has the settings, `rules` what goes together, `files` reads and writes them; what others
+use is offered here.
 """
 
-from fedgru.config.settings import (
-    EMBEDDED,
+from fedgru.config.files import (
     MAX_CONFIG_BYTES,
     PRESETS,
+    build,
+    dump,
+    load,
+    preset_names,
+    read_config_file,
+    read_config_text,
+    read_toml,
+    resolve,
+)
+from fedgru.config.settings import (
+    EMBEDDED,
     AgnosticSettings,
     ClientSettings,
     Count,
@@ -21,17 +32,9 @@ from fedgru.config.settings import (
     ServerSettings,
     Settings,
     Share,
-    build,
     differences,
-    dump,
     fields,
-    load,
     option,
-    preset_names,
-    read_config_file,
-    read_config_text,
-    read_toml,
-    resolve,
 )
 
 __all__ = [

@@ -7,13 +7,13 @@ from pydantic import Field, ValidationError
 from fedgru.agnostic.schedules import SCHEDULES
 from fedgru.config import Count, Positive, Share, option
 from fedgru.config.methods import DEFAULT_METHOD, parse_method
-from fedgru.config.settings import _explain, _Section
+from fedgru.config.settings import Section, explain
 from fedgru.core.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class ImageSettings(_Section):
+class ImageSettings(Section):
     """Everything that decides the numbers of an image experiment, but for alpha and method."""
 
     target: str | None = Field(
@@ -116,7 +116,7 @@ def load(overrides=None, preset="small"):
     try:
         settings = ImageSettings.model_validate(PRESETS[preset] | (overrides or {}))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(one) for one in error.errors())) from None
+        raise ConfigError("\n".join(explain(one) for one in error.errors())) from None
     if preset == "paper" and (settings.target is None or settings.context is None):
         raise ConfigError(
             "--preset paper needs --target and --context: folders of images, one sub-folder per "
