@@ -66,9 +66,10 @@ train: $(READY)  ## the main job on the embedded data: train, evaluate, say wher
 test: $(READY)  ## every test that needs no extra environment
 	$(BIN)/python -m pytest
 
-lint: $(READY)  ## style and common errors
+lint: $(READY)  ## style, common errors, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 tensorboard: $(READY)  ## show the runs in log/ at http://localhost:6006
 	$(FEDGRU) tensorboard
