@@ -17,6 +17,7 @@ from fedgru.cli.options import (
     log_dir_option,
     print_json,
 )
+from fedgru.core.cpus import usable_cpus
 from fedgru.core.errors import ConfigError
 
 
@@ -188,7 +189,7 @@ def _check_processes(settings, processes):
 
 def _share(processes):
     """Threads for each of several processes."""
-    return max(1, len(os.sched_getaffinity(0)) // processes)
+    return max(1, usable_cpus() // processes)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from fedgru.core import cache
+from fedgru.core.cpus import usable_cpus
 from fedgru.core.errors import ConfigError
 
 TROUBLE = re.compile("Error (reading|writing) persistent compilation cache entry for '(.*?)'")
@@ -113,7 +114,7 @@ def kept_between_runs():
 
 def num_threads(threads=None):
     """Return how many clients are worked on at the same time: all cores if `threads` is None."""
-    return threads or len(os.sched_getaffinity(0))
+    return threads or usable_cpus()
 
 
 def pick_device(name):

@@ -3,7 +3,6 @@
 import csv
 import io
 import itertools
-import os
 import re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from fedgru.core.cpus import usable_cpus
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.data.checkins import FIELDS, NAMES_TAKEN, CheckIns, Coded, encode, in_order
 from fedgru.data.ledger import Ledger
@@ -33,7 +33,6 @@ TSMC2014_FIELDS = (
 )
 _TEXT_FIELDS = ("user", "venue", "category", "raw_category")
 _OWN = "own:"  # before a kept column's name, to keep it apart from the fields
-NUM_THREADS = len(os.sched_getaffinity(0))
 MAX_COMPARED = 16  # rows of one second, pair by pair
 _KEPT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -298,11 +297,12 @@ def _read_rows(
         part.numbers.clear()
         read.append(part)
 
-    with _returning_memory(), ThreadPoolExecutor(NUM_THREADS) as pool:
+    threads = usable_cpus()
+    with _returning_memory(), ThreadPoolExecutor(threads) as pool:
         waiting = deque()
         for rows in parts:
             waiting.append(pool.submit(_read_part, rows, pick, time_layout, settings))
-            if len(waiting) > NUM_THREADS:  # no more text in memory than is being worked on
+            if len(waiting) > threads:  # no more text in memory than is being worked on
                 take(waiting.popleft().result())
         while waiting:
             take(waiting.popleft().result())

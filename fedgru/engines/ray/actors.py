@@ -1,12 +1,12 @@
 """The actors of one training: started, given work items, replaced when they die."""
 
 import logging
-import os
 import time
 import weakref
 from collections import Counter, deque
 from concurrent import futures
 
+from fedgru.core.cpus import usable_cpus
 from fedgru.core.errors import FedgruError, TrainingError
 from fedgru.core.versions import installed_versions
 from fedgru.engines.ray.connection import connect
@@ -34,7 +34,7 @@ class Actors:
         here = self._settings.ray_address is None
         actors, cpus = self._settings.ray_actors, self._settings.ray_cpus
         if here and actors is None:
-            actors = max(1, len(os.sched_getaffinity(0)) // cpus)
+            actors = max(1, usable_cpus() // cpus)
         self._connection = connect(self._settings.ray_address, (actors or 0) * cpus)
         self._ray = self._connection.ray
         self._idle_cpus = {}  # actor -> how many more items it can take now
