@@ -345,6 +345,6 @@ def _percent(value):
 
 
 def _table(rows):
-    from fedgru.cli.data import _align
+    from fedgru.console.tables import align
 
-    return _align(rows, right=tuple(range(1, len(rows[0]))))
+    return align(rows, right=tuple(range(1, len(rows[0]))))

@@ -20,7 +20,7 @@ def show(config_file, as_json, as_toml, preset, **given):
     The later of these wins: default, --preset, --config, command line.
     """
     from fedgru import config as configs
-    from fedgru.cli.data import _align
+    from fedgru.console.tables import align
 
     if as_json and as_toml:
         raise click.UsageError("--json and --toml exclude each other: give one of them.")
@@ -41,4 +41,4 @@ def show(config_file, as_json, as_toml, preset, **given):
         (name, "-" if one["value"] is None else str(one["value"]), one["origin"])
         for name, one in found.items()
     ]
-    click.echo(_align([("setting", "value", "origin"), *rows]))
+    click.echo(align([("setting", "value", "origin"), *rows]))

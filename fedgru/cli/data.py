@@ -3,6 +3,7 @@
 import click
 
 from fedgru.cli.options import columns_option, complete_data_sets, data_dir_option, note, print_json
+from fedgru.console.tables import align
 
 
 def _examples(*lines):
@@ -200,7 +201,7 @@ def list_(as_json, data_dir):
         numbers = [f"{counts[key]:,}" for key in ("check_ins", "users", "venues")]
         days = [span[key][:10] for key in ("first", "last")]
         rows.append((passport["name"], *numbers, *days, source.get("file", source["kind"])))
-    click.echo(_align(rows, right=(1, 2, 3)))
+    click.echo(align(rows, right=(1, 2, 3)))
 
 
 @data.command(epilog=_examples("fedgru data synth --name town --users 20 --checkins-per-user 100"))
@@ -255,7 +256,7 @@ def _describe(facts):
         f"{facts['name']}: {_count(counts['check_ins'], 'check-in')} of "
         f"{_count(counts['users'], 'user')} at {_count(counts['venues'], 'venue')}"
     )
-    blocks = [_align(_overview(facts)), _per_user(facts["check_ins_per_user"])]
+    blocks = [align(_overview(facts)), _per_user(facts["check_ins_per_user"])]
     if facts["source"]["kind"] != "made-up city":
         blocks.append(_rows_on_the_way_in(facts))
     return "\n\n".join([title, *blocks])
@@ -330,7 +331,7 @@ def _per_user(quantiles):
         ["", *(names.get(key, f"{key}%") for key in percent)],
         ["", *(f"{quantiles[key]:,}" for key in percent)],
     ]
-    table = _align(rows, right=range(1, len(rows[0])))
+    table = align(rows, right=range(1, len(rows[0])))
     return f"Check-ins per user (mean {quantiles['mean']:,.1f})\n{table}"
 
 
@@ -355,21 +356,8 @@ def _rows_on_the_way_in(facts):
     for kind in ("repaired", "dropped"):
         if kind not in {line["kind"] for line in lines}:
             rows.insert(0, ("", kind, "0", "0.0%", "", ""))
-    table = _align(rows, right=(2, 3))
+    table = align(rows, right=(2, 3))
     return f"What happened to rows on the way in\n{table}"
-
-
-def _align(rows, right=()):
-    """Rows of texts as lines, columns padded to the same width, two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def _utc_offset(offset_min):

@@ -4,6 +4,7 @@ from collections import Counter
 
 from fedgru import config
 from fedgru.config import EMBEDDED
+from fedgru.console.tables import align
 
 _WITH_ROUNDS = ("federated", "central", "deployed")
 _PARTS = ("revisits", "first_visits")  # which a report of sums alone does not have
@@ -227,11 +228,7 @@ def describe_runs(overviews):
     for shown in overviews:
         cells = ["-" if shown[column] is None else str(shown[column]) for column in columns]
         rows.append(cells + [_cell(shown[f"test/{name}/micro"], 0) for name in ("acc@1", "loss")])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return align(rows)
 
 
 def describe_run(run):

@@ -1,0 +1,26 @@
+"""Columns of text on the terminal."""
+
+from collections.abc import Collection, Sequence
+
+
+def align(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Return rows of texts as lines: columns of the same width, two spaces apart.
+
+    Args:
+        rows: at least one, all with the same number of texts.
+        right: the columns whose texts end, not begin, below each other.
+
+    >>> print(align([("name", "check-ins"), ("town", "12"), ("b", "1,234")], right=[1]))
+    name  check-ins
+    town         12
+    b         1,234
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
