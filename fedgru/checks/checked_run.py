@@ -13,7 +13,7 @@ from fedgru.evaluation import evaluate
 from fedgru.task.task import build_task
 from fedgru.training import local_models
 from fedgru.workflows import train as train_workflow
-from fedgru.workflows.baseline import COUNTING, evaluate_counting
+from fedgru.workflows.baseline import evaluate_counting
 
 PREDICTED = ("client_id", "row", "target", "predicted", "rank", "log_prob", "prob")
 
@@ -32,7 +32,7 @@ class CheckedRun:
     Attributes:
         run: RunFolder.
         facts: dict, of run.json.
-        kind: "federated", or which baseline it is.
+        kind: RunKind.
         settings: Settings.
     """
 
@@ -67,11 +67,9 @@ class CheckedRun:
     @cached_property
     def _kernel(self):
         numbers = self.facts.get("kernel")
-        if self.settings.inputs.prior != "kernel" or self.kind == "local":
+        if self.settings.inputs.prior != "kernel" or not self.kind.learns_kernel:
             return None
         if numbers is None:
-            if self.kind in COUNTING and self.kind != "kernel":
-                return None
             raise NotApplicable("the run was stopped before its prior was learnt")
         return train_workflow.learnt_kernel(self.run)
 
@@ -87,20 +85,15 @@ class CheckedRun:
 
     def score(self, task, split):
         """Return the Evaluation of a split by the run's own predictor, the way `eval` scores."""
-        if self.kind in COUNTING:
+        if not self.kind.trains:
             return evaluate_counting(task, self.kind)  # of the test split, the only one
-        if self.kind == "local":
+        if not self.kind.shares_model:
             return local_models.evaluate_local(task, self._models, split)
         return evaluate.evaluate(self._engine.beside(task), self.weights, split)
 
-    @property
-    def trains(self):
-        """Whether the run trains a model."""
-        return self.kind not in COUNTING
-
     def trained_on(self, task, client):
         """Return the LocalData of a client of a task, as the run trains on it."""
-        if self.kind == "local":
+        if not self.kind.shares_model:
             own = local_models.alone(task, client)
             return replace(own, kernel=self._models[client].kernel).local_data(0)
         return task.local_data(client)
@@ -113,7 +106,7 @@ class CheckedRun:
     @property
     def scored_splits(self):
         """The splits that `score` can score beside train."""
-        return ("test",) if self.kind in COUNTING else ("val", "test")
+        return ("val", "test") if self.kind.trains else ("test",)
 
     @cached_property
     def weights(self):
@@ -127,11 +120,11 @@ class CheckedRun:
 
     @cached_property
     def _best(self):
-        if self.kind in COUNTING:
+        if not self.kind.trains:
             raise NotApplicable("the run counts: it has no weights")
         if not (self.run.path / "best.npz").exists():
             raise NotApplicable("the run has no best.npz: no round was finished")
-        if self.kind == "local":
+        if not self.kind.shares_model:
             return self.run.load_weights("best")
         return train_workflow.best_weights(self.run, self.task)
 

@@ -130,10 +130,10 @@ def _refuse(checked, is_bad, what):
 
 def check_training_targets(checked):
     """What a client trains on for a target does not hold that target, nor what came later."""
-    if not checked.trains:
+    if not checked.kind.trains:
         raise NotApplicable("the run counts: it trains on nothing")
     task, clients = checked.task, checked.task.clients
-    if checked.kind != "central":  # its streams are never repeated, and are reset by client
+    if not checked.kind.pools:  # its streams are never repeated, and are reset by client
         _refuse_carried_state(task)
     starts, ends = clients.bounds("train")
     draw = seeding.rng(_SEED, "backwards from")

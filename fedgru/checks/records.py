@@ -30,7 +30,7 @@ def check_data(checked):
 
 def check_stop_metric(checked):
     """The best round is chosen on validation."""
-    if not checked.trains:
+    if not checked.kind.trains:
         raise NotApplicable("the run counts: no round is chosen")
     key = checked.settings.loop.stop_metric
     try:
@@ -42,9 +42,9 @@ def check_stop_metric(checked):
 
 def check_best_round(checked):
     """The best round is the one that the stop metric in metrics.csv makes the best."""
-    if not checked.trains:
+    if not checked.kind.trains:
         raise NotApplicable("the run counts: no round is chosen")
-    if checked.kind == "local":
+    if not checked.kind.shares_model:
         raise NotApplicable("each client has a best round of its own")
     loop, rounds, key = checked.settings.loop, checked.rounds, checked.settings.loop.stop_metric
     if key not in rounds or "round" not in rounds:
@@ -230,7 +230,7 @@ def check_reproduced(checked):
                 f"first in row {table['row'][order][other[0]]}: {theirs[other[0]]:.4f}, now "
                 f"{ours[other[0]]:.4f}"
             )
-    what = "weights" if checked.trains else "counts"
+    what = "weights" if checked.kind.trains else "counts"
     summary = again.summary()
     slack = 10 / len(table["row"])  # ten targets whose rank rounding decides
     for key, value in summary.items():

@@ -44,22 +44,24 @@ def baseline(kind, config_file, preset, evaluates, data_dir, log_dir, **given):
     nothing exchanged).
     """
     from fedgru.console import describe
+    from fedgru.runs.kinds import BASELINES
     from fedgru.workflows import baseline as baseline_workflow
     from fedgru.workflows import score as score_workflow
     from fedgru.workflows import train as train_workflow
 
-    if kind not in baseline_workflow.KINDS:
+    if kind not in BASELINES:
         raise click.BadParameter(
-            f"{kind!r} is not one of {', '.join(baseline_workflow.KINDS)}.", param_hint="KIND"
+            f"{kind!r} is not one of {', '.join(BASELINES)}.", param_hint="KIND"
         )
+    kind = BASELINES[kind]
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = baseline_workflow.settings_of(kind, overrides, config_file, preset)
     log_to_stderr()
     task, facts = train_workflow.open_task(settings, data_dir)
-    note(describe.describe_task(task, facts, counting=kind in baseline_workflow.COUNTING))
+    note(describe.describe_task(task, facts, counting=not kind.trains))
     run, task = baseline_workflow.make_baseline(
         kind, task, facts, log_dir, show_progress=shows_progress()
     )
     if evaluates:
-        click.echo(describe.describe_report(score_workflow.evaluate_run(run, task)))
+        click.echo(describe.describe_report(score_workflow.evaluate_run(run, task), kind))
     click.echo(f"Run folder:  {run.path}")

@@ -186,7 +186,7 @@ def server(app, clients, keys, certificates, host, port, timeout_s, folder, inse
         warn("plaintext: whoever can reach the port reads the updates, and can send some.")
         certificates = keys = None
     run = Server(folder, app, host, port, certificates, keys).run(log_dir, clients, timeout_s, note)
-    click.echo(describe_report(run.test()))
+    click.echo(describe_report(run.test(), run.kind))
     click.echo(f"Run folder:  {run.path}")
 
 

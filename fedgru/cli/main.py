@@ -179,7 +179,7 @@ def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log
         print_json(found)
         return
     if evaluates:
-        click.echo(describe.describe_report(report))
+        click.echo(describe.describe_report(report, run.kind))
     click.echo(f"Run folder:  {run.path}")
     elsewhere = "" if log_dir == Path("log") else f" --log-dir {shlex.quote(str(log_dir))}"
     click.echo(f"TensorBoard: fedgru tensorboard{elsewhere}")
@@ -247,7 +247,7 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_d
     if as_json:
         print_json(report)
     else:
-        click.echo(describe.describe_report(report))
+        click.echo(describe.describe_report(report, folder.kind))
     if must_beat is not None:
         note(score_workflow.check_beats(report, must_beat))
 

@@ -6,7 +6,6 @@ from fedgru import config
 from fedgru.config import EMBEDDED
 from fedgru.console.tables import align
 
-_WITH_ROUNDS = ("federated", "central", "deployed")
 _PARTS = ("revisits", "first_visits")  # which a report of sums alone does not have
 
 
@@ -86,11 +85,15 @@ def describe_done(facts, path):
     )
 
 
-def describe_report(report):
-    """Return the table of a report: the model, cold and warm, beside the baselines."""
+def describe_report(report, kind):
+    """Return the table of a report: the model, cold and warm, beside the baselines.
+
+    Args:
+        report: test.json of a run.
+        kind: the run's RunKind.
+    """
     columns = ("acc@1", "acc@5", "acc@10", "mrr", "ndcg", "loss")
-    kind = report.get("kind", "federated")
-    rows = [("model" if kind == "federated" else kind, report)]
+    rows = [(kind.row, report)]
     if "cold" in report:
         rows.append(("  cold state", report["cold"]))
     if "fine_tuned" in report:
@@ -98,7 +101,7 @@ def describe_report(report):
     rows += [(f"  {n.replace('_', ' ')}", report[n]) for n in _PARTS if n in report]
     rows += [(name.replace("_", " "), r) for name, r in report["baselines"].items()]
     lines = [
-        f"Test of {report['run']}{_which(report)}: "
+        f"Test of {report['run']}{_which(report, kind)}: "
         f"{report['test/targets']:,} targets of {count(report['test/clients'], 'client')}, "
         "each scored once",
         f"  {'':20}" + "".join(f"{name:>9}" for name in columns) + f"{'acc@1 macro':>13}",
@@ -248,7 +251,7 @@ def describe_run(run):
     lines += [f"  {option} {value}" for option, value in asked.items()]
     test = run.test()
     if test:
-        lines.append(describe_report(test))
+        lines.append(describe_report(test, run.kind))
     else:
         lines.append(f"Not evaluated. Do it with: fedgru eval {run.path}")
     return "\n".join(lines)
@@ -281,12 +284,13 @@ def describe_gain(gain):
     return f"{gain['difference']:+.4f} ({low:+.4f} to {high:+.4f}, {verdict})"
 
 
-def _which(report):
+def _which(report, kind):
     """Which model of a run was scored; a counting baseline has no rounds."""
-    kind = report.get("kind", "federated")
-    if kind == "local":
-        return f", each client's best of up to {count(report['round'], 'round')}"
-    return f", round {report['round']}" if kind in _WITH_ROUNDS else ""
+    if not kind.trains:
+        return ""
+    if kind.shares_model:
+        return f", round {report['round']}"
+    return f", each client's best of up to {count(report['round'], 'round')}"
 
 
 def count(number, noun):

@@ -14,13 +14,13 @@ from fedgru.deploy.engine import FederationEngine, RemoteTask
 from fedgru.deploy.federation import Federation, unpack_members
 from fedgru.deploy.scores import make_report
 from fedgru.runs.folder import RunFolder
+from fedgru.runs.kinds import DEPLOYED
 from fedgru.storage.files import write_text
 from fedgru.task.clients import CoverageLine
 from fedgru.workflows import train as train_workflow
 
 STATE = "FEDGRU_DEPLOY_STATE"  # names the server's folder to the process that Flower starts
 JOB, UNFINISHED, OUTCOME, LOG = "job.json", "unfinished", "outcome.json", "server.log"
-KIND = "deployed"
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def train(grid, app, job, state):
             )
         weights, round_num = train_workflow.best_weights(run, task)
         found = engine.test(weights, round_num)
-        head = {"run": str(run.path), "data": app.settings.data.data, "kind": KIND}
+        head = {"run": str(run.path), "data": app.settings.data.data, "kind": DEPLOYED.name}
         report, table = make_report(found, federation.names, app.settings.loop.seed)
         run.save_summed_test(head | {"round": round_num} | report, table)
     unfinished.unlink()
@@ -121,7 +121,7 @@ def _facts(app, federation):
     joined = CoverageLine("joined", len(members), sum(one.checkins for one in members))
     kernel = app.interface.kernel
     return {
-        "kind": KIND,
+        "kind": DEPLOYED.name,
         "data": app.settings.data.data,
         "fingerprint": app.sha256,
         "coverage": [vars(joined)],

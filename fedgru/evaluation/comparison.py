@@ -192,8 +192,8 @@ def _labels(by_settings):
     labels = {}
     for key, runs in by_settings.items():
         kind, name = key[0], names[key]
-        label = name if kind in ("federated", name) else f"{kind} ({name})"
-        if list(names.values()).count(name) > 1 and kind == "federated":
+        label = f"{kind.name} ({name})" if kind.is_baseline and kind.name != name else name
+        if list(names.values()).count(name) > 1 and not kind.is_baseline:
             label = runs[0].path.name
         labels[key] = label
     return labels

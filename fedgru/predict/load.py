@@ -15,9 +15,9 @@ def load_model(run, task):
     Raises:
         RunError: if the run has no model that all clients share, or none at all.
     """
-    if run.kind not in ("federated", "central"):
+    if not run.kind.shares_model:
         raise RunError(
-            f"{run.path} is the baseline {run.kind}: it has no model that all clients share. "
+            f"{run.path} is {run.kind.words}: it has no model that all clients share. "
             "Take a run of fedgru train, or of fedgru baseline central."
         )
     weights, round_num = train_workflow.best_weights(run, task)

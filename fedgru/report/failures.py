@@ -168,7 +168,7 @@ def leakage(runs):
     parts += [
         paragraph(f"For stronger probes{of_run(runs, run)}: fedgru audit {run.folder.path}")
         for run in runs
-        if not run.audit and run.folder.kind in ("federated", "central")
+        if not run.audit and run.folder.kind.shares_model
     ]
     return Section("leakage", "Leakage", "\n".join(parts))
 

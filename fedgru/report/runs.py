@@ -126,10 +126,10 @@ def _check_folders(folders):
             "other."
         )
     for folder in folders:
-        if folder.kind == "deployed":
+        if not folder.kind.has_check_ins:
             raise RunError(
-                f"{folder.path} is of fedgru deploy: its clients sent sums alone, so there are no "
-                f"predictions to report. The scores are shown by: fedgru runs show {folder.path}"
+                f"{folder.path} is {folder.kind.words}: its clients sent sums alone, so there are "
+                f"no predictions to report. The scores are shown by: fedgru runs show {folder.path}"
             )
     waiting = [
         folder.path
@@ -160,7 +160,7 @@ def _read(number, folder, label, data_dir):
         raise DataError(f"{folder.path}: its data set cannot be opened. {error}") from None
     rounds = _read_table(folder.path / "metrics.csv")
     traffic, cohort_bytes = None, (0, 0)
-    if rounds and folder.kind == "federated":
+    if rounds and folder.kind.has_engine:
         traffic = _count_traffic(task)
         cohort_bytes = _sum_over_cohorts(task, traffic, len(rounds["round"]) - 1)
     return ReportedRun(

@@ -5,7 +5,7 @@ import shlex
 from fedgru import config
 from fedgru.report.page import Section, command, grid, paragraph, table
 from fedgru.report.words import count, each_label, of_run
-from fedgru.workflows.baseline import WITHOUT_EFFECT
+from fedgru.workflows.baseline import without_effect
 
 
 def asked(runs):
@@ -38,14 +38,13 @@ def asked(runs):
 def _command(run):
     """Spell out the command that trains the run again, settings that are the defaults left out."""
     kind = run.folder.kind
-    start = ["fedgru", "train"] if kind == "federated" else ["fedgru", "baseline", kind]
-    words = [*start]
-    unread = WITHOUT_EFFECT.get(kind, ())  # a config file may hold them, the command line not
+    words = [*kind.command]
+    unread = without_effect(kind)  # a config file may hold them, the command line not
     for name, (section, info) in config.fields().items():
         value = getattr(getattr(run.settings, section), name)
         if value != info.default and name not in unread:
             words += [config.option(name), _plain(value)]
-    same = shlex.join([*start, "--config", f"{run.folder.path}/config.toml"])
+    same = shlex.join([*kind.command, "--config", f"{run.folder.path}/config.toml"])
     return f"{shlex.join(words)}\n# the same: {same}"
 
 

@@ -35,6 +35,7 @@ from fedgru import config
 from fedgru.core.errors import FedgruError, Interrupted, RunError
 from fedgru.core.versions import installed_versions
 from fedgru.runs.checkpoints import Checkpoints
+from fedgru.runs.kinds import FEDERATED, KINDS
 from fedgru.runs.tensorboard import EventFiles
 from fedgru.storage.files import (
     check_like,
@@ -221,8 +222,18 @@ class RunFolder:
 
     @property
     def kind(self):
-        """ "federated", or which baseline the run is."""
-        return self.facts().get("kind", "federated")
+        """The RunKind.
+
+        Raises:
+            RunError: if run.json is damaged, or names a kind that this fedgru does not know.
+        """
+        name = self.facts().get("kind", FEDERATED.name)  # the first runs did not say
+        if not isinstance(name, str) or name not in KINDS:
+            raise RunError(
+                f"{self.path / 'run.json'} says that the run is of kind {name!r}, expected one of "
+                f"{', '.join(KINDS)}. It is damaged, or a newer fedgru made the run."
+            )
+        return KINDS[name]
 
     def overview(self):
         """Return a dict of what a list of runs shows; None for what is not known (yet).
@@ -235,7 +246,7 @@ class RunFolder:
         try:
             facts, test = self.facts(), self.test()
             shown |= {key: facts[key] for key in shown if key in facts}
-            shown |= {"kind": self.kind, "status": self.status()}
+            shown |= {"kind": self.kind.name, "status": self.status()}
             shown["seed"] = self.settings().loop.seed
             shown |= {key: test[key] for key in _LISTED_METRICS if key in test}
         except FedgruError as error:
@@ -403,7 +414,7 @@ class RunFolder:
 
     def _evaluated(self, name):
         if not (self.path / name).exists():
-            if self.kind == "deployed":
+            if not self.kind.has_check_ins:
                 raise RunError(f"{self.path} has no {name}: its clients sent sums alone.")
             raise RunError(f"{self.path} has no {name}: score it with: fedgru eval {self.path}")
         return self.path / name

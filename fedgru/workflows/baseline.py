@@ -11,27 +11,20 @@ from fedgru.runs.folder import RunFolder
 from fedgru.training import local_models
 from fedgru.workflows import train as train_workflow
 
-COUNTING = {  # as on the command line -> as in a report
-    "commonest": "commonest",
-    "last": "last",
-    "frequency": "frequency",
-    "markov": "user_markov",
-    "global-markov": "global_markov",
-    "running-markov": "running_markov",
-    "running-backoff": "running_backoff",
-    "kernel": "running_kernel",
-}
-TRAINED = ("central", "local")
-KINDS = (*COUNTING, *TRAINED)
-_SERVER, _FAULTS = config.ServerSettings.model_fields, config.FaultSettings.model_fields
 _COUNTED = ("data", "users", "min_checkins", "target", "seed", "threads", "name")
-WITHOUT_EFFECT = {
-    **dict.fromkeys(TRAINED, (*_SERVER, *_FAULTS, "engine", "clients_per_round")),
-    "local": (*_SERVER, *_FAULTS, "engine", "clients_per_round", "eval_clients"),
-    **dict.fromkeys(COUNTING, tuple(name for name in config.fields() if name not in _COUNTED)),
-}
+_SERVER, _FAULTS = config.ServerSettings.model_fields, config.FaultSettings.model_fields
 
 logger = logging.getLogger(__name__)
+
+
+def without_effect(kind):
+    """Return the names of the settings that runs of a RunKind do not read, a tuple."""
+    if not kind.trains:
+        return tuple(name for name in config.fields() if name not in _COUNTED)
+    if not kind.is_baseline:
+        return ()
+    federation = (*_SERVER, *_FAULTS, "engine", "clients_per_round")
+    return federation if kind.shares_model else (*federation, "eval_clients")
 
 
 def settings_of(kind, overrides, config_file=None, preset=None):
@@ -42,24 +35,25 @@ def settings_of(kind, overrides, config_file=None, preset=None):
     name.
 
     Args:
-        kind: out of KINDS.
+        kind: RunKind, out of `kinds.BASELINES`.
         overrides: {field name: value}, as given on the command line.
         config_file, preset: see `config.load`.
 
     Raises:
         ConfigError: for what has no effect on this baseline, or as `config.load`.
     """
+    unread = without_effect(kind)
     for name in overrides:
-        if name in WITHOUT_EFFECT[kind]:
-            raise ConfigError(f"{config.option(name)} has no effect on the baseline {kind}.")
-    forced = {"name": overrides.get("name", kind)}
-    if kind == "kernel":
+        if name in unread:
+            raise ConfigError(f"{config.option(name)} has no effect on {kind.words}.")
+    forced = {"name": overrides.get("name", kind.name)}
+    if kind.learns_kernel and not kind.trains:  # then it is all that the baseline is
         forced["prior"] = "kernel"
     settings = config.load(overrides | forced, config_file, preset)
     if settings.agnostic.agnostic_to is not None:
         raise ConfigError(
-            f"the settings are agnostic to {settings.agnostic.agnostic_to}, but the baseline "
-            f"{kind} is ordinary: leave [agnostic] out of the config file."
+            f"the settings are agnostic to {settings.agnostic.agnostic_to}, but {kind.words} "
+            "is ordinary: leave [agnostic] out of the config file."
         )
     return settings
 
@@ -68,7 +62,7 @@ def make_baseline(kind, task, facts, log_dir, show_progress=False):
     """Make the run of a baseline.
 
     Args:
-        kind: out of KINDS.
+        kind: RunKind, out of `kinds.BASELINES`.
         task: Task.
         facts: from `open_task`.
         log_dir: folder of all runs.
@@ -82,15 +76,15 @@ def make_baseline(kind, task, facts, log_dir, show_progress=False):
         RunError: if the run folder cannot be written.
         TrainingError: if central training diverges.
     """
-    if kind == "central":
+    if kind.shares_model:
         run, task, _ = train_workflow.train(task, facts, log_dir, show_progress, kind=kind)
         return run, task
-    with RunFolder.create(log_dir, task.settings, facts | {"kind": kind}) as run:
-        logger.info("run folder %s, baseline %s", run.path, kind)
+    with RunFolder.create(log_dir, task.settings, facts | {"kind": kind.name}) as run:
+        logger.info("run folder %s, baseline %s", run.path, kind.name)
         try:
-            if kind == "local":
+            if kind.trains:
                 _train_local(run, task, show_progress)
-            elif kind == "kernel":
+            elif kind.learns_kernel:
                 task = train_workflow.learn_prior(task, show_progress)
                 run.write_facts({"kernel": task.kernel.to_dict()})
         except KeyboardInterrupt as error:
@@ -100,8 +94,8 @@ def make_baseline(kind, task, facts, log_dir, show_progress=False):
 
 
 def evaluate_counting(task, kind):
-    """Return the Evaluation of a counting baseline on the test split."""
-    name = COUNTING[kind]
+    """Return the Evaluation of a counting baseline, a RunKind, on the test split."""
+    name = kind.counting
     if name.startswith("running_"):
         return evaluate.evaluate_running(task, name.removeprefix("running_"), "test")
     return evaluate.evaluate_static(task, name)

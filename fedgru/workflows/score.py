@@ -7,7 +7,7 @@ from fedgru.evaluation import audit, baselines, evaluate
 from fedgru.training import local_models
 from fedgru.training.fine_tuning import evaluate_fine_tuned
 from fedgru.workflows import train as train_workflow
-from fedgru.workflows.baseline import COUNTING, evaluate_counting
+from fedgru.workflows.baseline import evaluate_counting
 
 BASELINES = (
     *baselines.STATIC_BASELINES,
@@ -42,11 +42,11 @@ def evaluate_run(run, task, engine=None, fine_tune=None, show_progress=False):
     _check_choices(run, task, engine, fine_tune)
     fine_tuned = None
     with run:
-        head = {"run": str(run.path), "data": task.settings.data.data, "kind": kind}
+        head = {"run": str(run.path), "data": task.settings.data.data, "kind": kind.name}
         try:
-            if kind in COUNTING:
+            if not kind.trains:
                 warm, cold, more = evaluate_counting(task, kind), None, {"round": 0}
-            elif kind == "local":
+            elif not kind.shares_model:
                 warm, cold, more = _evaluate_local(run, task)
             else:
                 warm, cold, more, fine_tuned = _evaluate_model(
@@ -73,16 +73,14 @@ def evaluate_run(run, task, engine=None, fine_tune=None, show_progress=False):
 
 def _check_choices(run, task, engine, fine_tune):
     kind = run.kind
-    if engine is not None and kind != "federated":
+    if engine is not None and not kind.has_engine:
         raise ConfigError(
-            f"--engine has no effect on {run.path}, which is the baseline {kind}: leave it out."
+            f"--engine has no effect on {run.path}, which is {kind.words}: leave it out."
         )
     if fine_tune is None:
         return
-    if kind not in ("federated", "central"):
-        raise ConfigError(
-            f"{run.path} is the baseline {kind}: there is no common model to fine-tune."
-        )
+    if not kind.shares_model:
+        raise ConfigError(f"{run.path} is {kind.words}: there is no common model to fine-tune.")
     concept = task.settings.agnostic.agnostic_to
     if concept is not None:
         raise ConfigError(
@@ -149,9 +147,9 @@ def audit_run(run, task, concepts, probe_names, seeds, show_progress=False):
     """
     from fedgru.engines.jax.engine import JaxEngine
 
-    if run.kind not in ("federated", "central"):
+    if not run.kind.shares_model:
         raise ConfigError(
-            f"{run.path} is the baseline {run.kind}: it has no representation that all clients "
+            f"{run.path} is {run.kind.words}: it has no representation that all clients "
             "share, so there is nothing to audit."
         )
     with run:

@@ -16,6 +16,7 @@ from fedgru.core.versions import installed_versions
 from fedgru.data import datasets
 from fedgru.engines import ENGINES
 from fedgru.runs.folder import RunFolder
+from fedgru.runs.kinds import FEDERATED
 from fedgru.task.kernel_prior import FIT_ROUNDS, Kernel
 from fedgru.task.task import build_task
 from fedgru.training import loop as round_loop
@@ -117,7 +118,7 @@ def make_engine(task, name=None):
     return getattr(importlib.import_module(module), name)(task)
 
 
-def train(task, facts, log_dir, show_progress=False, kind="federated", on_round=None):
+def train(task, facts, log_dir, show_progress=False, kind=FEDERATED, on_round=None):
     """Train in a new run folder.
 
     Args:
@@ -125,7 +126,7 @@ def train(task, facts, log_dir, show_progress=False, kind="federated", on_round=
         facts: from `open_task`.
         log_dir: folder of all runs.
         show_progress: whether to draw a bar on stderr.
-        kind: "federated", or "central" for the baseline that pools all clients' data.
+        kind: RunKind, one that shares a model.
         on_round: called as on_round(round_num, row) once a round is written down; training
             stops after a round for which it returns a text, the reason.
 
@@ -138,7 +139,7 @@ def train(task, facts, log_dir, show_progress=False, kind="federated", on_round=
         TrainingError: if training diverges.
     """
     engine, algorithm = _who_trains(task, kind)
-    create = RunFolder.create(log_dir, task.settings, facts | {"kind": kind})
+    create = RunFolder.create(log_dir, task.settings, facts | {"kind": kind.name})
     with closing(engine), _keeping_compiled(engine), create as run:
         engine.choose_local_loop()
         logger.info("run folder %s, engine %s", run.path, engine)
@@ -147,7 +148,7 @@ def train(task, facts, log_dir, show_progress=False, kind="federated", on_round=
 
 def _who_trains(task, kind):
     """Return the Engine and the algorithm of a kind of run."""
-    if kind == "central":
+    if kind.pools:
         from fedgru.engines.jax.central import CentralEngine, CentralTraining
 
         return CentralEngine(task), CentralTraining(task.settings.client)
@@ -256,8 +257,8 @@ def check_resumable(run):
             f"{run.path} was begun by fedgru {trained_with}, this is {__version__}: the rounds to "
             f"come would not be computed as those before. Go on with fedgru {trained_with}. {anew}"
         )
-    if run.kind not in ("federated", "central", "deployed"):
-        raise RunError(f"{run.path} is the baseline {run.kind}, which keeps no checkpoints.")
+    if not run.kind.resumes:
+        raise RunError(f"{run.path} is {run.kind.words}, which keeps no checkpoints.")
     if "config_sha256" not in facts:
         raise RunError(f"{run.path} was begun by a fedgru that kept no checkpoints. {anew}")
     if hashlib.sha256(toml.read_bytes()).hexdigest() != facts["config_sha256"]:
@@ -360,9 +361,9 @@ def reopen_task(run, data_dir):
 
 
 def _rebuild_task(run, data_dir):
-    if run.kind == "deployed":
+    if not run.kind.has_check_ins:
         raise RunError(
-            f"{run.path} is of fedgru deploy: its check-ins are with the clients. The scores that "
+            f"{run.path} is {run.kind.words}: its check-ins are with the clients. The scores that "
             f"they sent are shown by: fedgru runs show {run.path}"
         )
     task, facts = open_task(run.settings(), data_dir, learnt_kernel(run))

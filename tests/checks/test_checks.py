@@ -12,6 +12,7 @@ from fedgru.agnostic import concepts
 from fedgru.checks import checks, counterfactuals
 from fedgru.data import datasets
 from fedgru.runs import folder as run_folder
+from fedgru.runs.kinds import FEDERATED, KINDS
 from fedgru.storage import tables
 from fedgru.task import clients, features, priors, task, vocabulary
 from fedgru.workflows import baseline as baseline_workflow
@@ -31,14 +32,15 @@ SMALL = {
 
 
 def make_run(data_set, log_dir, kind="federated", **overrides):
-    if kind in baseline_workflow.COUNTING:
-        settings = baseline_workflow.settings_of(kind, overrides)
-    else:
+    kind = KINDS[kind]
+    if kind.trains:
         settings = config.load(SMALL | overrides)
+    else:
+        settings = baseline_workflow.settings_of(kind, overrides)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "open_data_set", lambda *_: data_set)
         built, facts = train_workflow.open_task(settings, "data")
-        if kind == "federated":
+        if kind is FEDERATED:
             run, built, _ = train_workflow.train(built, facts, log_dir)
         else:
             run, built = baseline_workflow.make_baseline(kind, built, facts, log_dir)

@@ -1,6 +1,9 @@
 """fedgru/console/describe.py: what is printed of a task and of an evaluated run."""
 
+import pytest
+
 from fedgru.console import describe
+from fedgru.runs.kinds import FEDERATED, KINDS
 
 
 def test_the_embedded_data_set_is_named():
@@ -36,7 +39,7 @@ def test_what_cannot_be_told_is_a_dash():
             "zone": {"not_audited": "why not."},
         },
     }
-    assert describe.describe_report(report).splitlines() == [
+    assert describe.describe_report(report, FEDERATED).splitlines() == [
         "Test of log/x, round 3: 1,234 targets of 2 clients, each scored once",
         "                          acc@1    acc@5   acc@10      mrr     ndcg     loss  acc@1 macro",
         "  model                  0.5000        -        -        -        -        -            -",
@@ -52,6 +55,30 @@ def test_what_cannot_be_told_is_a_dash():
         "left out",
         "  zone: not audited: why not.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "which", "row"),
+    [
+        ("federated", ", round 3", "model"),
+        ("central", ", round 3", "central"),
+        ("deployed", ", round 3", "deployed"),
+        ("local", ", each client's best of up to 3 rounds", "local"),
+        ("markov", "", "markov"),
+    ],
+)
+def test_a_report_says_which_model_was_scored(kind, which, row):
+    report = {
+        "run": "log/x",
+        "round": 3,
+        "test/targets": 4,
+        "test/unknown_targets": 0,
+        "test/clients": 1,
+        "baselines": {},
+    }
+    lines = describe.describe_report(report, KINDS[kind]).splitlines()
+    assert lines[0] == f"Test of log/x{which}: 4 targets of 1 client, each scored once"
+    assert lines[2].split()[0] == row
 
 
 def test_the_audit_names_its_worst_case_and_what_was_left_out():

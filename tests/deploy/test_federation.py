@@ -23,6 +23,7 @@ pytest.importorskip("flwr", reason="needs the environment that `make dist` creat
 from fedgru.data import datasets, synthetic
 from fedgru.deploy import processes
 from fedgru.runs.folder import all_runs, open_run
+from fedgru.runs.kinds import DEPLOYED
 from tests.conftest import SHARED_NYC
 
 ROOT = Path(__file__).parents[2]
@@ -333,7 +334,7 @@ def test_the_test_report_stands_beside_counting(place, undisturbed):
     assert report["test/targets"] == sum(-(-n // 5) for n in checkins)
     assert report["test/clients"] == 3
     assert {"running_backoff", "frequency", "last"} <= set(report["baselines"])
-    assert run.kind == "deployed"
+    assert run.kind is DEPLOYED
     assert [line.split(",")[0] for line in (run.path / "clients.csv").read_text().split()] == [
         "client_id",
         "cem",

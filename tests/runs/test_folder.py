@@ -16,6 +16,7 @@ from fedgru import config
 from fedgru.cli.main import main
 from fedgru.core.errors import RunError
 from fedgru.runs import folder as run_folder
+from fedgru.runs.kinds import FEDERATED
 from fedgru.storage import tables
 from fedgru.workflows import train as train_workflow
 from tests.conftest import HAS_TFF
@@ -272,6 +273,25 @@ def test_a_damaged_run_json(make_run, tmp_path):
     )
     (run.path / "run.json").write_text("[]")
     assert message_of(run.facts) == f"{run.path}/run.json is damaged, it is no JSON object."
+
+
+@pytest.mark.parametrize("kind", ["pooled", 3, ["federated"]])
+def test_a_run_of_an_unknown_kind(make_run, kind):
+    run = make_run()
+    run.write_facts({"kind": kind})
+    message = (
+        f"{run.path}/run.json says that the run is of kind {kind!r}, expected one of federated, "
+        "deployed, commonest, last, frequency, markov, global-markov, running-markov, "
+        "running-backoff, kernel, central, local. It is damaged, or a newer fedgru made the run."
+    )
+    assert message_of(lambda: run.kind) == message
+    assert run.overview()["status"] == message  # and is listed all the same
+
+
+def test_a_run_whose_run_json_does_not_say_its_kind_is_federated(make_run):
+    run = make_run()
+    assert "kind" not in run.facts()
+    assert run.kind is FEDERATED
 
 
 def test_a_damaged_run_is_passed_over_and_said_so(make_run, tmp_path, caplog):

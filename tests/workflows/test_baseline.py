@@ -13,6 +13,7 @@ from fedgru.core.errors import ConfigError, RunError
 from fedgru.engines.jax.central import CentralEngine, CentralTraining, pool_streams
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
+from fedgru.runs.kinds import BASELINES, CENTRAL
 from fedgru.task.clients import Clients
 from fedgru.training import fine_tuning, local_models
 from fedgru.workflows import baseline as baseline_workflow
@@ -159,8 +160,9 @@ def baseline(tmp_path, monkeypatch):
     small = {"hidden_dim": 8, "batch_size": 2, "seq_len": 5, "rounds": 2, "prior": "backoff"}
 
     def make(kind, **overrides):
+        kind = BASELINES[kind]
         settings = baseline_workflow.settings_of(kind, overrides)
-        if kind in baseline_workflow.TRAINED:
+        if kind.trains:
             settings = baseline_workflow.settings_of(kind, small | overrides)
         task, facts = train_workflow.open_task(settings, tmp_path)
         run, task = baseline_workflow.make_baseline(kind, task, facts, tmp_path / "log")
@@ -173,12 +175,15 @@ def baseline(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize(("kind", "name"), baseline_workflow.COUNTING.items())
+COUNTING = {name: kind.counting for name, kind in BASELINES.items() if not kind.trains}
+
+
+@pytest.mark.parametrize(("kind", "name"), COUNTING.items())
 def test_a_counting_run_scores_what_the_report_of_every_run_says(baseline, kind, name):
     run, _, report = baseline(kind)
     row = report["baselines"][name]
     assert {key: report[key] for key in row} == row
-    assert (report["kind"], run.kind, report["round"]) == (kind, kind, 0)
+    assert (report["kind"], run.kind.name, report["round"]) == (kind, kind, 0)
     assert report["gains"][name]["test/acc@1/micro"] == {"difference": 0.0, "interval": [0.0, 0.0]}
     assert ("cold" in report, "leakage" in report) == (False, False)
     assert run.settings().loop.name == kind
@@ -199,11 +204,11 @@ def check_before_and_after_fine_tuning(run, task, before):
     assert (run.path / "clients-fine-tuned.csv").exists()
 
 
-@pytest.mark.parametrize("kind", baseline_workflow.TRAINED)
+@pytest.mark.parametrize("kind", ["central", "local"])
 def test_a_trained_baseline_is_a_run(baseline, kind):
     run, task, report = baseline(kind)
     assert report == json.loads((run.path / "test.json").read_text())
-    assert (run.kind, run.facts()["status"], run.facts()["rounds"]) == (kind, "done", 2)
+    assert (run.kind.name, run.facts()["status"], run.facts()["rounds"]) == (kind, "done", 2)
     rounds = (run.path / "metrics.csv").read_text().splitlines()
     assert len(rounds) == 4  # the header, before training, two rounds
     assert report["test/targets"] == len(task.clients.target_positions("test"))
@@ -219,12 +224,12 @@ def test_what_has_no_effect_on_a_baseline_is_refused(baseline, tmp_path):
         ("local", {"mean": "owners"}, "--mean has no effect on the baseline local."),
     ):
         with pytest.raises(ConfigError) as error:
-            baseline_workflow.settings_of(kind, given)
+            baseline_workflow.settings_of(BASELINES[kind], given)
         assert str(error.value) == message
     file = tmp_path / "agnostic.toml"
     file.write_text(config.dump(config.load({"agnostic_to": "zone", "hidden_dim": 9})))
     with pytest.raises(ConfigError) as error:
-        baseline_workflow.settings_of("central", {}, file)
+        baseline_workflow.settings_of(CENTRAL, {}, file)
     assert str(error.value) == (
         "the settings are agnostic to zone, but the baseline central is ordinary: leave [agnostic] "
         "out of the config file."
