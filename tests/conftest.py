@@ -89,9 +89,9 @@ def nyc():
     if not SHARED_NYC.exists():
         pytest.skip("needs ../shared/data/nyc, which is not here")
     from fedgru.data import categories
-    from fedgru.data.reading import readers
+    from fedgru.data.reading import tsmc2014
 
-    reading = readers.read_tsmc2014(SHARED_NYC)
+    reading = tsmc2014.read_tsmc2014(SHARED_NYC)
     scheme = categories.load_scheme("coarse")
     check_ins = categories.apply_scheme(reading.check_ins, scheme, SHARED_NYC.name)
     return datasets.DataSet("nyc", check_ins, {"fingerprint": "nyc"})

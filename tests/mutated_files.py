@@ -327,11 +327,11 @@ OF_A_DATA_SET = {"passport.json": PASSPORT_WAYS, "checkins.parquet": PARQUET_WAY
 COLUMNS = {"user": "who", "venue": "place", "time": "when", "category": "kind"}
 COLUMNS |= {"latitude": "lat", "longitude": "lon"}
 READERS = {
-    "tsmc2014": lambda file, data_dir, skip: datasets.import_tsmc2014(
-        file, "made", data_dir, "raw", skip_bad_rows=skip
+    "tsmc2014": lambda file, data_dir, skip: datasets.import_file(
+        "tsmc2014", file, "made", data_dir, "raw", skip_bad_rows=skip
     ),
-    "csv": lambda file, data_dir, skip: datasets.import_csv(
-        file, "made", data_dir, COLUMNS, skip_bad_rows=skip
+    "csv": lambda file, data_dir, skip: datasets.import_file(
+        "csv", file, "made", data_dir, columns=COLUMNS, skip_bad_rows=skip
     ),
     "categories": lambda file, data_dir, skip: categories.load_scheme(str(file)),
     "config.toml": lambda file, data_dir, skip: config.load(config_file=file),
@@ -396,7 +396,7 @@ MADE = ["data", "data/made", "data/made/checkins.parquet", "data/made/passport.j
 
 
 def _data_sets(kind, number, folder, seed):
-    datasets.import_tsmc2014(DATA / "checkins.txt", "good", folder, "raw")
+    datasets.import_file("tsmc2014", DATA / "checkins.txt", "good", folder, "raw")
     good = (folder / "good" / kind).read_bytes()
     ways = OF_A_DATA_SET[kind]
     for i in range(number):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fedgru import config
 from fedgru.core import metrics
 from fedgru.core.errors import ConfigError
-from fedgru.data.reading import readers
+from fedgru.data.reading import delimited, tsmc2014
 from fedgru.task import clients, streams
 from fedgru.training.early_stopping import EarlyStopping
 from tests.conftest import make_check_ins
@@ -62,7 +62,7 @@ def values_of(column):
 def test_a_tsmc2014_file_is_read_as_it_was_written(tmp_path, rows):
     file = tmp_path / "made.txt"
     file.write_bytes("".join(as_tsmc2014(row) + "\n" for row in rows).encode())
-    reading = readers.read_tsmc2014(file)
+    reading = tsmc2014.read_tsmc2014(file)
     found, expected = reading.check_ins, sorted(rows, key=lambda row: row[3])
     assert found.time_s.tolist() == [row[3] for row in expected]
     for column, index in (("user", 0), ("venue", 1), ("category", 2), ("raw_category", 2)):
@@ -85,7 +85,7 @@ def test_a_csv_file_is_read_as_it_was_written(tmp_path, rows, delimiter, quotes_
         for user, venue, category, time_s, _ in rows:
             writer.writerow([user, venue, 10**9 + time_s % 10**9, category])
     columns = {"user": "who", "venue": "where", "time": "when", "category": "what"}
-    found = readers.read_csv(file, columns, delimiter).check_ins
+    found = delimited.read_csv(file, columns, delimiter).check_ins
     expected = sorted(rows, key=lambda row: row[3] % 10**9)
     assert found.time_s.tolist() == [10**9 + row[3] % 10**9 for row in expected]
     for column, index in (("user", 0), ("venue", 1), ("category", 2)):

@@ -16,21 +16,71 @@ name_option = click.option(
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a data set of that name."
 )
-skip_option = click.option(
-    "--skip-bad-rows",
-    is_flag=True,
-    help="Drop and count bad rows instead of stopping at the first.",
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 
 
-def _categories_option(default):
+class Formats(click.Group):
+    """One command per reader of check-in files, also of other packages', made when asked for."""
+
+    def list_commands(self, ctx):
+        from fedgru.data.reading.registry import reader_names
+
+        return reader_names()
+
+    def get_command(self, ctx, name):
+        from fedgru.data.reading.registry import READERS, find_reader, reader_names
+
+        known = name in READERS or name in reader_names()
+        return _import_command(find_reader(name)) if known else None
+
+
+def _import_command(reader):
+    """The command `fedgru data import FORMAT` of a reader."""
+
+    def run(file, name, data_dir, categories, overwrite, **options):
+        from fedgru.data.datasets import import_file
+
+        data_set = import_file(reader.name, file, name, data_dir, categories, overwrite, **options)
+        _show_saved(data_set, data_dir)
+
+    wrapped = [
+        click.argument("file"),
+        name_option,
+        *map(_reader_option, reader.options),
+        click.option(
+            "--categories",
+            default=reader.categories,
+            show_default=True,
+            metavar="coarse|raw|FILE",
+            help="27 coarse categories, the names as they are, or a CSV with the header "
+            "name,category.",
+        ),
+        overwrite_option,
+        data_dir_option,
+    ]
+    for wrap in reversed(wrapped):
+        run = wrap(run)
+    return click.command(
+        reader.name,
+        help=f"{reader.help}\n\n{reader.details}",
+        epilog=_examples(*reader.example) if reader.example else None,
+    )(run)
+
+
+def _reader_option(option):
+    flag = option.flag or "--" + option.name.replace("_", "-")
+    if option.type is dict:
+        return columns_option(option.help, option.required, flag, option.name)
     return click.option(
-        "--categories",
-        default=default,
-        show_default=True,
-        metavar="coarse|raw|FILE",
-        help="27 coarse categories, the names as they are, or a CSV with the header name,category.",
+        flag,
+        option.name,
+        type=option.type,
+        is_flag=option.type is bool,
+        multiple=option.multiple,
+        required=option.required,
+        default=option.default,
+        metavar=option.metavar,
+        help=option.help,
     )
 
 
@@ -40,7 +90,9 @@ def data():
 
 
 @data.group(
-    "import", epilog=_examples("fedgru data import tsmc2014 tests/data/checkins.txt --name tiny")
+    "import",
+    cls=Formats,
+    epilog=_examples("fedgru data import tsmc2014 tests/data/checkins.txt --name tiny"),
 )
 def import_():
     """Make a data set from a file of check-ins.
@@ -48,92 +100,6 @@ def import_():
     The file may be plain, .gz or .zip, in UTF-8 or Latin-1. Nothing is written unless the whole
     import succeeds.
     """
-
-
-@import_.command(
-    epilog=_examples("fedgru data import tsmc2014 tests/data/checkins.txt --name tiny")
-)
-@click.argument("file")
-@name_option
-@_categories_option("coarse")
-@skip_option
-@overwrite_option
-@data_dir_option
-def tsmc2014(file, name, categories, skip_bad_rows, overwrite, data_dir):
-    """Import FILE in the layout of TSMC2014.
-
-    That is the layout of the Foursquare check-ins of New York and Tokyo published in 2014. Eight
-    columns separated by tabs, without header: user, venue, category id, category name, latitude,
-    longitude, offset from UTC in minutes, UTC time ("Tue Apr 03 18:00:09 +0000 2012").
-    """
-    from fedgru.data.datasets import import_tsmc2014
-
-    data_set = import_tsmc2014(file, name, data_dir, categories, skip_bad_rows, overwrite)
-    _show_saved(data_set, data_dir)
-
-
-@import_.command(
-    "csv",
-    epilog=_examples(
-        "fedgru data import csv tests/data/visits.csv --name visits \\",
-        "  --column user=who --column venue=place --column time=when",
-    ),
-)
-@click.argument("file")
-@name_option
-@columns_option(
-    "Which column of the header holds what. FIELD is user, venue, time (these three are "
-    "needed), latitude, longitude, category, raw_category or offset (minutes from UTC).",
-    required=True,
-)
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="COLUMN",
-    help="Keep a column of the header as a protected concept under its own name, such as religion "
-    "or income_band, for fedgru train --agnostic-to and fedgru audit --concept; may be repeated.",
-)
-@_categories_option("raw")
-@click.option(
-    "--delimiter",
-    metavar="CHARACTER",
-    help="Between fields; 'tab' for a tab.  [default: comma, semicolon, tab or bar, as fits]",
-)
-@click.option(
-    "--offset",
-    "offset_min",
-    type=int,
-    metavar="MINUTES",
-    help="Minutes from UTC of the local clock, for every row. Times that name no zone are read on "
-    "it.  [default: the offset column, the zone in the time, or UTC]",
-)
-@skip_option
-@overwrite_option
-@data_dir_option
-def csv_(
-    file, name, columns, keep, categories, delimiter, offset_min, skip_bad_rows, overwrite, data_dir
-):
-    """Import FILE, a table with a header row.
-
-    It needs columns for user, venue and time. Times are ISO 8601 ("2012-04-03T18:00:09Z"), Unix
-    seconds, or as in TSMC2014; which one is recognised and shown.
-    """
-    from fedgru.data.datasets import import_csv
-
-    delimiter = "\t" if delimiter in ("tab", "\\t") else delimiter
-    data_set = import_csv(
-        file,
-        name,
-        data_dir,
-        columns,
-        categories,
-        delimiter,
-        offset_min,
-        skip_bad_rows,
-        overwrite,
-        keep,
-    )
-    _show_saved(data_set, data_dir)
 
 
 @data.command(epilog=_examples("fedgru data describe"))

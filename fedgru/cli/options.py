@@ -120,11 +120,11 @@ def _newest_first(log_dir):
     return sorted(folders, key=lambda folder: (started(folder), folder.name), reverse=True)
 
 
-def columns_option(text, required=False):
+def columns_option(text, required=False, flag="--column", name="columns"):
     """Return the option --column FIELD=NAME, a dict; it may be repeated."""
     return click.option(
-        "--column",
-        "columns",
+        flag,
+        name,
         multiple=True,
         required=required,
         callback=_parse_columns,

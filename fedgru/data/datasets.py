@@ -28,7 +28,7 @@ from fedgru.data.categories import apply_scheme, load_scheme
 from fedgru.data.checkins import CheckIns
 from fedgru.data.ledger import Ledger
 from fedgru.data.passport import FORMAT, check_passport, fingerprint, make_passport
-from fedgru.data.reading.readers import read_csv, read_tsmc2014
+from fedgru.data.reading.registry import find_reader
 from fedgru.data.reading.timestamps import MAX_OFFSET_MIN
 from fedgru.storage import mapped
 
@@ -63,78 +63,55 @@ class DataSet:
     maps: mapped.Mapped | None = None
 
 
-def import_tsmc2014(
-    path, name, data_dir, categories="coarse", skip_bad_rows=False, overwrite=False
-):
-    """Import a file in the TSMC2014 layout; see `fedgru.data.reading.readers.read_tsmc2014`.
+def import_file(
+    format_name: str,
+    path,
+    name: str,
+    data_dir,
+    categories: str | None = None,
+    overwrite: bool = False,
+    **options,
+) -> DataSet:
+    """Import a file of check-ins.
 
     Args:
+        format_name: of a reader, such as "tsmc2014" or "csv"; see
+            `fedgru.data.reading.registry`.
         path: the file.
         name: of the new data set.
         data_dir: folder of data sets, made if need be.
         categories: "coarse", "raw", or the path of a table; see
-            `fedgru.data.categories.load_scheme`.
-        skip_bad_rows: drop and count bad rows instead of stopping at the first.
+            `fedgru.data.categories.load_scheme`. None takes the reader's own.
         overwrite: replace a data set of that name.
+        options: of the reader, see `Reader.options`; those left out have their defaults.
 
     Returns:
         The `DataSet`, saved. If anything fails, nothing in `data_dir` has changed.
 
     Raises:
-        DataError: if the name is taken or no name, or the file or the categories cannot be used.
+        ConfigError: if there is no such format, or the options do not make sense.
+        DataError: if the name is taken or no name, or the file or the categories cannot be used;
+            also if categories are chosen that can have no effect.
     """
+    reader = find_reader(format_name)
+    options = reader.complete(options)
+    categories = reader.categories if categories is None else categories
     _check_free(name, data_dir, overwrite)
+    reader.check(options, categories)
     scheme = load_scheme(categories)
-    reading = read_tsmc2014(path, skip_bad_rows)
-    return _save_reading(
-        name, data_dir, "tsmc2014", reading, scheme, {"skip_bad_rows": skip_bad_rows}, overwrite
-    )
-
-
-def import_csv(
-    path,
-    name,
-    data_dir,
-    columns,
-    categories="raw",
-    delimiter=None,
-    offset_min=None,
-    skip_bad_rows=False,
-    overwrite=False,
-    keep=(),
-):
-    """Import any table with a header row; see `fedgru.data.reading.readers.read_csv`.
-
-    Args and returns as there and in `import_tsmc2014`.
-
-    Raises:
-        ConfigError: if the columns, those to keep, delimiter or offset do not make sense.
-        DataError: as `import_tsmc2014`; also if categories are chosen but there is no column.
-    """
-    _check_free(name, data_dir, overwrite)
-    if categories != "raw" and not {"category", "raw_category"} & set(columns):
-        raise DataError(f"--categories {categories} has no effect without --column category=NAME.")
-    scheme = load_scheme(categories)
-    reading = read_csv(path, columns, delimiter, offset_min, skip_bad_rows, keep)
-    settings = {"columns": columns, "offset_min": offset_min, "skip_bad_rows": skip_bad_rows}
-    if keep:
-        settings["keep"] = list(keep)
-    return _save_reading(name, data_dir, "csv", reading, scheme, settings, overwrite)
-
-
-def _save_reading(name, data_dir, kind, reading, scheme, settings, overwrite):
+    reading = reader.read(path, options)
     return save_data_set(
         name,
         data_dir,
         apply_scheme(reading.check_ins, scheme, reading.source.file),
         source={
-            "kind": kind,
+            "kind": reader.name,
             **asdict(reading.source),
             "rows": reading.num_rows,
             "time_layout": reading.time_layout,
             "delimiter": reading.delimiter,
         },
-        settings=settings,
+        settings=reading.settings,
         categories={"scheme": scheme.name, "sha256": scheme.sha256},
         ledger=reading.ledger,
         overwrite=overwrite,

@@ -38,13 +38,17 @@ def import_own(file, folder, columns=None, categories=None, skip_bad_rows=False)
     Raises:
         ConfigError, DataError: if the file cannot be used, or is not of one person.
     """
-    given = {"skip_bad_rows": skip_bad_rows, "overwrite": True}
-    if columns:
-        data_set = datasets.import_csv(
-            file, DATA_SET, folder, columns, categories or "raw", **given
-        )
-    else:
-        data_set = datasets.import_tsmc2014(file, DATA_SET, folder, categories or "coarse", **given)
+    how = {"columns": columns} if columns else {}
+    data_set = datasets.import_file(
+        "csv" if columns else "tsmc2014",
+        file,
+        DATA_SET,
+        folder,
+        categories,
+        overwrite=True,
+        skip_bad_rows=skip_bad_rows,
+        **how,
+    )
     check_one_person(data_set)
     return data_set
 

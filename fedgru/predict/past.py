@@ -9,7 +9,7 @@ from fedgru.core.errors import ConfigError, DataError
 from fedgru.data.categories import load_scheme, translate
 from fedgru.data.checkins import FIELDS, Coded
 from fedgru.data.ledger import Ledger
-from fedgru.data.reading import readers
+from fedgru.data.reading import delimited
 from fedgru.predict.predictor import Predictor, check_ins_of, evaluation_noise
 from fedgru.predict.schema import CheckIn
 
@@ -74,7 +74,7 @@ def file_past(
     until=None,
     skip_bad_rows=False,
 ):
-    """Return the Past in a file of check-ins, see `fedgru.data.reading.readers.read_csv`.
+    """Return the Past in a file of check-ins, see `fedgru.data.reading.delimited.read_csv`.
 
     Args:
         path: the file.
@@ -94,9 +94,9 @@ def file_past(
         DataError: if the file cannot be used; if it has several users and none is chosen, or not
             the chosen one.
     """
-    header = readers.read_column_names(path)
+    header = delimited.read_column_names(path)
     columns = {field: field for field in FIELDS if field in header} | dict(columns)
-    reading = readers.read_csv(path, columns, None, offset_min, skip_bad_rows)
+    reading = delimited.read_csv(path, columns, None, offset_min, skip_bad_rows)
     found, file = reading.check_ins, reading.source.file
     users = found.user.values
     if user is None and len(users) > 1:

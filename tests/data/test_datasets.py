@@ -15,15 +15,14 @@ from fedgru.data import synthetic
 from fedgru.data.checkins import Coded
 from fedgru.data.datasets import (
     EMBEDDED,
-    import_csv,
-    import_tsmc2014,
+    import_file,
     list_data_sets,
     open_data_set,
     save_city,
     save_data_set,
 )
 from fedgru.data.passport import check_time_zone, describe, fingerprint
-from fedgru.data.reading.readers import read_tsmc2014
+from fedgru.data.reading.tsmc2014 import read_tsmc2014
 
 DATA = Path(__file__).parents[1] / "data"
 FILE = DATA / "checkins.txt"
@@ -56,7 +55,7 @@ def assert_equal(first, second):
 
 
 def test_passport_of_a_small_file(tmp_path):
-    import_tsmc2014(FILE, "tiny", tmp_path)
+    import_file("tsmc2014", FILE, "tiny", tmp_path)
     passport = json.loads((tmp_path / "tiny" / "passport.json").read_text(encoding="utf-8"))
     assert passport.pop("fedgru_version")
     assert len(passport.pop("fingerprint")) == 64
@@ -99,7 +98,7 @@ def test_passport_of_a_small_file(tmp_path):
 
 
 def test_what_is_opened_is_what_was_imported(tmp_path):
-    imported = import_tsmc2014(FILE, "tiny", tmp_path / "deep" / "data")
+    imported = import_file("tsmc2014", FILE, "tiny", tmp_path / "deep" / "data")
     opened = open_data_set("tiny", tmp_path / "deep" / "data")
     assert opened.check_ins.category.values == ("Cafe", "Home", "Park")
     assert_equal(opened.check_ins, imported.check_ins)
@@ -113,7 +112,7 @@ def test_what_is_opened_is_what_was_imported(tmp_path):
 
 def test_the_same_file_gives_the_same_bytes(tmp_path):
     for data_dir in ("one", "two"):
-        import_tsmc2014(FILE, "tiny", tmp_path / data_dir)
+        import_file("tsmc2014", FILE, "tiny", tmp_path / data_dir)
     first, second = (tmp_path / data_dir / "tiny" for data_dir in ("one", "two"))
     assert [path.name for path in sorted(first.iterdir())] == ["checkins.parquet", "passport.json"]
     for name in ("checkins.parquet", "passport.json"):
@@ -121,7 +120,7 @@ def test_the_same_file_gives_the_same_bytes(tmp_path):
 
 
 def test_parquet_has_dictionaries_and_nulls(tmp_path):
-    import_tsmc2014(FILE, "tiny", tmp_path)
+    import_file("tsmc2014", FILE, "tiny", tmp_path)
     table = pq.read_table(tmp_path / "tiny" / "checkins.parquet")
     assert pa.types.is_dictionary(table.schema.field("venue").type)
     assert table["raw_category"].to_pylist() == ["c1", "c2", None, "c1", "c3", "c2"]
@@ -129,8 +128,8 @@ def test_parquet_has_dictionaries_and_nulls(tmp_path):
 
 
 def test_schemes(tmp_path):
-    raw = import_tsmc2014(FILE, "raw", tmp_path, categories="raw")
-    own = import_tsmc2014(FILE, "own", tmp_path, categories=DATA / "categories.csv")
+    raw = import_file("tsmc2014", FILE, "raw", tmp_path, categories="raw")
+    own = import_file("tsmc2014", FILE, "own", tmp_path, categories=DATA / "categories.csv")
     assert raw.check_ins.category.values == ("Café", "Home (private)", "Park")
     assert raw.passport["categories"] == {"scheme": "raw", "sha256": None}
     assert own.check_ins.category.values == ("Food", "Home", "Outdoors")
@@ -142,7 +141,9 @@ def test_schemes(tmp_path):
 
 def test_csv(tmp_path):
     columns = {"user": "who", "venue": "place", "time": "when", "category": "kind"}
-    data_set = import_csv(DATA / "visits.csv", "visits", tmp_path, columns, offset_min=60)
+    data_set = import_file(
+        "csv", DATA / "visits.csv", "visits", tmp_path, columns=columns, offset_min=60
+    )
     assert data_set.passport["source"]["time_layout"] == "iso8601"
     assert data_set.passport["settings"] == {
         "columns": columns,
@@ -152,7 +153,7 @@ def test_csv(tmp_path):
     assert data_set.passport["time_zone"]["offsets_min"] == {"60": 3}
     del columns["category"]
     assert error_of(
-        import_csv, DATA / "visits.csv", "v", tmp_path, columns, categories="coarse"
+        import_file, "csv", DATA / "visits.csv", "v", tmp_path, columns=columns, categories="coarse"
     ) == ("--categories coarse has no effect without --column category=NAME.")
 
 
@@ -165,7 +166,7 @@ def kept(tmp_path):
     path.write_text("\n".join([*rows, "ann,cafe,1333476012,Café,sikh,"]), encoding="utf-8")
     columns = {"user": "who", "venue": "place", "time": "when", "category": "kind"}
     keep = ["pay", "faith"]
-    return import_csv(path, "kept", tmp_path / "data", columns, "coarse", keep=keep)
+    return import_file("csv", path, "kept", tmp_path / "data", "coarse", columns=columns, keep=keep)
 
 
 def test_kept_columns_are_saved_and_opened(tmp_path, kept):
@@ -214,7 +215,7 @@ def test_a_kept_column_may_be_called_as_a_stored_one(tmp_path):
         f"who,place,when,{','.join(names)}\nann,home,1333476009,x,y,z\n", encoding="utf-8"
     )
     columns = {"user": "who", "venue": "place", "time": "when"}
-    import_csv(path, "v", tmp_path / "data", columns, keep=names)
+    import_file("csv", path, "v", tmp_path / "data", columns=columns, keep=names)
     opened = open_data_set("v", tmp_path / "data")
     assert [coded.values for coded in opened.check_ins.own.values()] == [("x",), ("y",), ("z",)]
     assert opened.check_ins.time_s.tolist() == [1333476009]
@@ -229,7 +230,7 @@ def bad_file(tmp_path):
 
 
 def test_skipped_rows_are_in_the_ledger(tmp_path, bad_file):
-    data_set = import_tsmc2014(bad_file, "bad", tmp_path / "data", skip_bad_rows=True)
+    data_set = import_file("tsmc2014", bad_file, "bad", tmp_path / "data", skip_bad_rows=True)
     assert data_set.passport["settings"] == {"skip_bad_rows": True}
     assert data_set.passport["source"]["rows"] == 7
     assert data_set.passport["counts"]["check_ins"] == 6
@@ -243,14 +244,14 @@ def test_skipped_rows_are_in_the_ledger(tmp_path, bad_file):
 
 def test_a_failed_import_leaves_the_data_folder_as_it_was(tmp_path, bad_file, monkeypatch):
     data_dir = tmp_path / "data"
-    error_of(import_tsmc2014, bad_file, "bad", data_dir)
+    error_of(import_file, "tsmc2014", bad_file, "bad", data_dir)
     assert not data_dir.exists()
 
-    import_tsmc2014(FILE, "tiny", data_dir)
+    import_file("tsmc2014", FILE, "tiny", data_dir)
     before = content(data_dir)
-    error_of(import_tsmc2014, bad_file, "bad", data_dir)
-    error_of(import_tsmc2014, bad_file, "tiny", data_dir, overwrite=True)
-    error_of(import_tsmc2014, FILE, "tiny", data_dir)
+    error_of(import_file, "tsmc2014", bad_file, "bad", data_dir)
+    error_of(import_file, "tsmc2014", bad_file, "tiny", data_dir, overwrite=True)
+    error_of(import_file, "tsmc2014", FILE, "tiny", data_dir)
     assert content(data_dir) == before
 
     def full_disk(*args, **kwargs):
@@ -258,16 +259,16 @@ def test_a_failed_import_leaves_the_data_folder_as_it_was(tmp_path, bad_file, mo
 
     monkeypatch.setattr(pq, "ParquetWriter", full_disk)
     for name in ("tiny", "new"):
-        assert error_of(import_tsmc2014, FILE, name, data_dir, overwrite=True) == (
+        assert error_of(import_file, "tsmc2014", FILE, name, data_dir, overwrite=True) == (
             f"{data_dir / name} cannot be written: No space left on device."
         )
     assert content(data_dir) == before
-    error_of(import_tsmc2014, FILE, "tiny", tmp_path / "elsewhere")
+    error_of(import_file, "tsmc2014", FILE, "tiny", tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_failed_rename_puts_the_old_data_set_back(tmp_path, monkeypatch):
-    import_tsmc2014(FILE, "tiny", tmp_path)
+    import_file("tsmc2014", FILE, "tiny", tmp_path)
     before = content(tmp_path)
     rename = Path.rename
 
@@ -277,20 +278,20 @@ def test_a_failed_rename_puts_the_old_data_set_back(tmp_path, monkeypatch):
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail_new)
-    error_of(import_tsmc2014, FILE, "tiny", tmp_path, categories="raw", overwrite=True)
+    error_of(import_file, "tsmc2014", FILE, "tiny", tmp_path, categories="raw", overwrite=True)
     assert content(tmp_path) == before
 
 
 def test_overwrite_replaces_only_when_told(tmp_path):
-    import_tsmc2014(FILE, "tiny", tmp_path)
-    assert error_of(import_tsmc2014, FILE, "tiny", tmp_path, categories="raw") == (
+    import_file("tsmc2014", FILE, "tiny", tmp_path)
+    assert error_of(import_file, "tsmc2014", FILE, "tiny", tmp_path, categories="raw") == (
         f"{tmp_path / 'tiny'} is there already: choose another name, or add --overwrite."
     )
-    import_tsmc2014(FILE, "tiny", tmp_path, categories="raw", overwrite=True)
+    import_file("tsmc2014", FILE, "tiny", tmp_path, categories="raw", overwrite=True)
     assert open_data_set("tiny", tmp_path).passport["categories"]["scheme"] == "raw"
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     (tmp_path / "notes").mkdir()
-    assert error_of(import_tsmc2014, FILE, "notes", tmp_path, overwrite=True) == (
+    assert error_of(import_file, "tsmc2014", FILE, "notes", tmp_path, overwrite=True) == (
         f"{tmp_path / 'notes'} is there and is not a data set: choose another name."
     )
 
@@ -301,19 +302,19 @@ def test_names_that_are_none(tmp_path, name):
         f"{name!r} cannot name a data set: expected letters, digits, '.', '_' and '-', "
         "starting with a letter or digit."
     )
-    assert error_of(import_tsmc2014, FILE, name, tmp_path) == text
+    assert error_of(import_file, "tsmc2014", FILE, name, tmp_path) == text
     assert error_of(open_data_set, name, tmp_path) == text
     assert not any(tmp_path.iterdir())
 
 
 def test_the_name_embedded_is_taken(tmp_path):
-    assert error_of(import_tsmc2014, FILE, EMBEDDED, tmp_path) == (
+    assert error_of(import_file, "tsmc2014", FILE, EMBEDDED, tmp_path) == (
         "'embedded' is the made-up city that comes with fedgru: choose another name."
     )
 
 
 def test_opening_what_is_not_there(tmp_path):
-    import_tsmc2014(FILE, "tiny", tmp_path)
+    import_file("tsmc2014", FILE, "tiny", tmp_path)
     assert error_of(open_data_set, "huge", tmp_path) == (
         f"There is no data set 'huge' in {tmp_path}, only tiny, embedded. "
         "Make one with `fedgru data import` or `fedgru data synth`."
@@ -325,7 +326,7 @@ def test_opening_what_is_not_there(tmp_path):
 
 
 def test_opening_what_was_changed(tmp_path):
-    import_tsmc2014(FILE, "tiny", tmp_path)
+    import_file("tsmc2014", FILE, "tiny", tmp_path)
     folder = tmp_path / "tiny"
     parquet = folder / "checkins.parquet"
     table = pq.read_table(parquet)
@@ -473,7 +474,7 @@ def test_the_embedded_city_equals_itself_saved(tmp_path):
 def test_list(tmp_path):
     assert list_data_sets(tmp_path / "nowhere") == []
     for name in ("b", "a"):
-        import_tsmc2014(FILE, name, tmp_path)
+        import_file("tsmc2014", FILE, name, tmp_path)
     (tmp_path / "README.md").write_text("x", encoding="utf-8")
     (tmp_path / "notes").mkdir()
     (tmp_path / "b").rename(tmp_path / "c")
@@ -486,7 +487,7 @@ def test_describe(tmp_path):
     # users with 3 (ann), 3 (bob), 1 (cy) and 9 (dan) check-ins: 16 in all, mean 4
     lines += [lines[-1].replace("bob", "cy")] + [lines[-1].replace("bob", "dan")] * 9
     path.write_text("\n".join(lines), encoding="utf-8")
-    facts = describe(import_tsmc2014(path, "tiny", tmp_path / "data"))
+    facts = describe(import_file("tsmc2014", path, "tiny", tmp_path / "data"))
     # sorted 1 3 3 9: 25 % have at most 1, 75 % at most 3
     quantiles = [1, 1, 1, 3, 3, 3, 3, 3, 9, 9, 9]
     expected = {str(10 * i): quantile for i, quantile in enumerate(quantiles)}
@@ -523,7 +524,7 @@ def test_quiet_hours_of_the_day():
 @pytest.mark.realdata
 @pytest.mark.skipif(not NYC.exists(), reason="needs ../shared/data")
 def test_the_real_file(tmp_path):
-    data_set = import_tsmc2014(NYC, "nyc", tmp_path)
+    data_set = import_file("tsmc2014", NYC, "nyc", tmp_path)
     assert data_set.passport["counts"] == {
         "check_ins": 158_360,
         "users": 1083,

@@ -114,7 +114,7 @@ def test_a_zip_never_writes_what_it_holds(tmp_path):
     file.parent.mkdir(parents=True)
     with zipfile.ZipFile(file, "w") as archive:
         archive.write(mutated_files.DATA / "checkins.txt", "../../escaped.txt")
-    datasets.import_tsmc2014(file, "made", tmp_path / "data", "raw")
+    datasets.import_file("tsmc2014", file, "made", tmp_path / "data", "raw")
     assert [p.name for p in tmp_path.rglob("*.txt")] == []
 
 
@@ -125,7 +125,7 @@ def test_a_name_does_not_leave_the_data_folder(tmp_path, name):
     for call in (
         lambda: datasets.open_data_set(name, tmp_path),
         lambda: datasets.read_passport(name, tmp_path),
-        lambda: datasets.import_tsmc2014(source, name, tmp_path, "raw"),
+        lambda: datasets.import_file("tsmc2014", source, name, tmp_path, "raw"),
     ):
         with pytest.raises(DataError):
             call()
@@ -158,7 +158,7 @@ def test_a_long_value_is_shown_short():
 
 @pytest.fixture
 def tiny(tmp_path):
-    datasets.import_tsmc2014(mutated_files.DATA / "checkins.txt", "tiny", tmp_path, "raw")
+    datasets.import_file("tsmc2014", mutated_files.DATA / "checkins.txt", "tiny", tmp_path, "raw")
     return tmp_path / "tiny"
 
 

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from fedgru.data import text_columns
-from fedgru.data.reading import readers, row_checks, timestamps
+from fedgru.data.reading import row_checks, timestamps
+from fedgru.data.reading import rows as reading_rows
 
 
 def slow(monkeypatch):
@@ -64,11 +65,11 @@ def test_a_slice_is_read_where_it_begins():
 
 @pytest.mark.parametrize("most", [1, 2, 3, 50])
 def test_rows_alike_are_found_in_quiet_and_in_crowded_seconds(monkeypatch, most):
-    monkeypatch.setattr(readers, "MAX_COMPARED", most)
+    monkeypatch.setattr(reading_rows, "MAX_COMPARED", most)
     rng = np.random.default_rng(most)
     time_s = np.sort(rng.integers(0, 60, 400)) ** 2 // 30
     user, venue = rng.integers(0, 4, (2, 400))
     rows = list(zip(user, venue, time_s, strict=True))
     expected = [i for i, row in enumerate(rows) if rows.count(row) > 1]
-    assert readers._find_alike(user, venue, time_s).tolist() == expected
+    assert reading_rows.find_alike(user, venue, time_s).tolist() == expected
     assert 100 < len(expected) < 400

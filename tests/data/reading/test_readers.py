@@ -10,8 +10,9 @@ import pytest
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.data.ledger import Ledger, Line
 from fedgru.data.reading import growing_columns, sources
-from fedgru.data.reading.readers import read_csv, read_tsmc2014
+from fedgru.data.reading.delimited import read_csv
 from fedgru.data.reading.timestamps import guess_layout, read_times
+from fedgru.data.reading.tsmc2014 import read_tsmc2014
 
 DATA = Path(__file__).parents[2] / "data"
 NYC = Path(__file__).parents[4] / "shared/data/nyc/dataset_TSMC2014_NYC.partial.txt.gz"

@@ -1,0 +1,51 @@
+"""What somebody else's package brings: entry points, loaded when they are asked for."""
+
+from importlib import metadata
+
+from fedgru.core.errors import ConfigError
+
+
+def find(group: str) -> dict[str, metadata.EntryPoint]:
+    """Return the entry points of a group by name, sorted; nothing is loaded.
+
+    Raises:
+        ConfigError: if two packages bring the same name.
+    """
+    found: dict[str, metadata.EntryPoint] = {}
+    for entry in sorted(metadata.entry_points(group=group), key=lambda entry: entry.name):
+        other = found.setdefault(entry.name, entry)
+        if other is not entry:
+            raise ConfigError(
+                f"the packages {_package(other)} and {_package(entry)} both bring {entry.name!r} "
+                f"({group}). Uninstall one of them."
+            )
+    return found
+
+
+def load(entry: metadata.EntryPoint, kind: type) -> object:
+    """Return what an entry point stands for.
+
+    Args:
+        entry: from `find`.
+        kind: what it must be an instance of; has an attribute `name`, which must be the entry's.
+
+    Raises:
+        ConfigError: if it cannot be loaded or is something else; names the package.
+    """
+    where = f"{entry.value} of the package {_package(entry)} ({entry.group})"
+    try:
+        loaded = entry.load()
+    except Exception as error:
+        raise ConfigError(
+            f"{where} cannot be loaded: {type(error).__name__}: {error}. "
+            "Upgrade the package, or uninstall it."
+        ) from error
+    if not isinstance(loaded, kind):
+        raise ConfigError(f"{where} is a {type(loaded).__name__}, expected a {kind.__name__}.")
+    if loaded.name != entry.name:
+        raise ConfigError(f"{where} is called {loaded.name!r}, but its entry point {entry.name!r}.")
+    return loaded
+
+
+def _package(entry):
+    return entry.dist.name if entry.dist else "?"

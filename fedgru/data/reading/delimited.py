@@ -1,0 +1,234 @@
+"""Reader of tables with a header row: CSV, whatever stands between the fields."""
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Sequence
+
+from fedgru.core.errors import ConfigError, DataError
+from fedgru.data.checkins import FIELDS, NAMES_TAKEN
+from fedgru.data.reading.base import SKIP_BAD_ROWS, Option, Reader, Reading
+from fedgru.data.reading.row_checks import DELIMITERS
+from fedgru.data.reading.rows import read_rows
+from fedgru.data.reading.sources import Rows, open_text, split_rows
+from fedgru.data.reading.timestamps import MAX_OFFSET_MIN, guess_layout
+
+_KEPT_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def read_csv(
+    path,
+    columns: dict[str, str],
+    delimiter: str | None = None,
+    offset_min: int | None = None,
+    skip_bad_rows: bool = False,
+    keep: Sequence[str] = (),
+) -> Reading:
+    """Read check-ins from a table with a header row and standard quoting.
+
+    Times are recognised as ISO 8601, Unix seconds or the TSMC2014 layout; fractions of a second
+    are cut off and counted. The local clock of a row is, in this order, `offset_min`, the row's
+    offset column, the zone in its time, or UTC. A time without a zone is read on the clock of
+    `offset_min` if that is given, else as UTC.
+
+    Args:
+        path: the file; plain, .gz or .zip, UTF-8 or Latin-1.
+        columns: dict from `FIELDS` to names in the header; user, venue and time must be there.
+            Without raw_category the category names stand in for it, and the other way round.
+        delimiter: one character; None finds the one of comma, semicolon, tab and bar with which
+            the header has the columns.
+        offset_min: minutes from UTC of every row's local clock, or None.
+        skip_bad_rows: drop and count bad rows instead of stopping at the first.
+        keep: names in the header of text columns to keep as `CheckIns.own`. An empty field is a
+            missing value.
+
+    Returns:
+        `Reading`.
+
+    Raises:
+        ConfigError: if the columns, delimiter or offset do not make sense, or a kept column is in
+            use, named twice, or has a name that cannot be a concept's.
+        DataError: as `read_tsmc2014`, and if the header lacks a column or has it twice.
+    """
+    _check_csv_settings(columns, delimiter, offset_min)
+    _check_kept_names(keep, columns)
+    wanted = {f"--column {field}={name}": name for field, name in columns.items()}
+    wanted |= {f"--keep {name}": name for name in keep}
+    settings = {"columns": columns, "offset_min": offset_min, "skip_bad_rows": skip_bad_rows}
+    if keep:
+        settings["keep"] = list(keep)
+    swap_hint = "use --column latitude={longitude} --column longitude={latitude}"
+    with open_text(path) as text:
+        file = text.source.file
+        header, delimiter = _read_header(text, wanted, delimiter)
+
+        def pick(fields):
+            picked = {field: fields[header.index(name)] for field, name in columns.items()}
+            return picked, {name: fields[header.index(name)] for name in keep}
+
+        parts = _without_header(split_rows(text, len(header), delimiter, quoted=True), file)
+        first = next(parts)
+        return read_rows(
+            text.source,
+            itertools.chain([first], parts),
+            pick,
+            time_layout=guess_layout(pick(first.columns)[0]["time"]),
+            delimiter=delimiter,
+            offset_min=offset_min,
+            swap_hint=swap_hint.format(**columns) if "latitude" in columns else "",
+            skip_bad_rows=skip_bad_rows,
+            settings=settings,
+        )
+
+
+def _without_header(parts, file):
+    """Yield Rows without the first one of the file."""
+    for number, rows in enumerate(parts):
+        if number > 0:
+            yield rows
+            continue
+        if rows.row_nums[:1] != [1]:
+            raise DataError(f"{file}, row 1: the header cannot be read. Is a quote left open?")
+        if len(rows.row_nums) + len(rows.misfits) == 1:
+            raise DataError(f"{file} has a header but no rows.")
+        columns_below = [column.slice(1) for column in rows.columns]
+        yield Rows(columns_below, rows.row_nums[1:], rows.misfits)
+
+
+def read_column_names(path):
+    """Return the names in the header row of a table, cut where most names come out."""
+    with open_text(path) as text:
+        header, _ = _read_header(text, {}, None)
+        return header
+
+
+def _check_csv_settings(columns, delimiter, offset_min):
+    for field in columns:
+        if field not in FIELDS:
+            raise ConfigError(
+                f"--column {field}={columns[field]}: {field!r} is not a field, "
+                f"expected one of {', '.join(FIELDS)}."
+            )
+    for field in FIELDS[:3]:
+        if field not in columns:
+            raise ConfigError(f"--column {field}=NAME is missing: user, venue and time are needed.")
+    if ("latitude" in columns) != ("longitude" in columns):
+        given, other = ("latitude", "longitude")[:: 1 if "latitude" in columns else -1]
+        raise ConfigError(f"--column {given}={columns[given]} needs --column {other}=NAME too.")
+    if delimiter is not None and (not delimiter.isascii() or len(delimiter) != 1):
+        raise ConfigError(f"--delimiter is {delimiter!r}, expected one character.")
+    if offset_min is None:
+        return
+    if "offset" in columns:
+        raise ConfigError("--offset and --column offset=... exclude each other: give one of them.")
+    if abs(offset_min) > MAX_OFFSET_MIN:
+        raise ConfigError(
+            f"--offset is {offset_min}, expected {-MAX_OFFSET_MIN} to {MAX_OFFSET_MIN} minutes."
+        )
+
+
+def _check_kept_names(keep, columns):
+    field_of = {name: field for field, name in columns.items()}
+    for i, name in enumerate(keep):
+        if name in keep[:i]:
+            raise ConfigError(f"--keep {name} is given twice.")
+        if name in field_of:
+            raise ConfigError(
+                f"--keep {name}: that column is in use already (--column {field_of[name]}={name})."
+            )
+        if not _KEPT_NAME.fullmatch(name):
+            raise ConfigError(
+                f"--keep {name!r} cannot name a concept: expected letters, digits, '_' and '-'. "
+                "Rename the column in the file's header."
+            )
+        if name in NAMES_TAKEN:
+            raise ConfigError(
+                f"--keep {name}: that name has a meaning of its own, as have "
+                f"{', '.join(other for other in NAMES_TAKEN if other != name)}. Rename the column "
+                "in the file's header."
+            )
+
+
+def _read_header(text, wanted, delimiter):
+    """Column names of the first row, and the delimiter with which it has most of ours.
+
+    `wanted` are these names by the option that asks for them, as typed.
+    """
+    file = text.source.file
+    head = text.head(1 << 16).decode("utf-8", errors="ignore")
+    headers = {}
+    for candidate in [delimiter] if delimiter else DELIMITERS:
+        names = next(csv.reader(io.StringIO(head, newline=None), delimiter=candidate))
+        headers[candidate] = [name.strip() for name in names]
+    names = set(wanted.values())
+    delimiter = max(headers, key=lambda key: (len(names & set(headers[key])), len(headers[key])))
+    header = headers[delimiter]
+    for option, name in wanted.items():
+        if header.count(name) != 1:
+            found = f"{header.count(name)} columns" if name in header else "no column"
+            between = DELIMITERS.get(delimiter, repr(delimiter))
+            raise DataError(
+                f"{file} has {found} {name!r} ({option}). "
+                f"Its header, cut at {between}, has: {', '.join(header)}."
+            )
+    return header, delimiter
+
+
+def _read(path, options):
+    delimiter = options["delimiter"]
+    return read_csv(path, **{**options, "delimiter": "\t" if delimiter in _TABS else delimiter})
+
+
+def _check_categories(options, categories):
+    if categories != "raw" and not {"category", "raw_category"} & set(options["columns"]):
+        raise DataError(f"--categories {categories} has no effect without --column category=NAME.")
+
+
+_TABS = ("tab", "\\t")  # as people type a tab
+
+READER = Reader(
+    name="csv",
+    help="Import FILE, a table with a header row.",
+    details="It needs columns for user, venue and time. Times are ISO 8601 "
+    '("2012-04-03T18:00:09Z"), Unix seconds, or as in TSMC2014; which one is recognised and shown.',
+    example=(
+        "fedgru data import csv tests/data/visits.csv --name visits \\",
+        "  --column user=who --column venue=place --column time=when",
+    ),
+    read=_read,
+    options=(
+        Option(
+            "columns",
+            "Which column of the header holds what. FIELD is user, venue, time (these three are "
+            "needed), latitude, longitude, category, raw_category or offset (minutes from UTC).",
+            type=dict,
+            flag="--column",
+            required=True,
+        ),
+        Option(
+            "keep",
+            "Keep a column of the header as a protected concept under its own name, such as "
+            "religion or income_band, for fedgru train --agnostic-to and fedgru audit --concept; "
+            "may be repeated.",
+            metavar="COLUMN",
+            multiple=True,
+            default=(),
+        ),
+        Option(
+            "delimiter",
+            "Between fields; 'tab' for a tab.  [default: comma, semicolon, tab or bar, as fits]",
+            metavar="CHARACTER",
+        ),
+        Option(
+            "offset_min",
+            "Minutes from UTC of the local clock, for every row. Times that name no zone are read "
+            "on it.  [default: the offset column, the zone in the time, or UTC]",
+            type=int,
+            flag="--offset",
+            metavar="MINUTES",
+        ),
+        SKIP_BAD_ROWS,
+    ),
+    check=_check_categories,
+)

@@ -1,0 +1,38 @@
+"""Which formats of check-in files can be read: those of fedgru, and those of other packages."""
+
+from fedgru.core import plugins
+from fedgru.core.errors import ConfigError
+from fedgru.data.reading import delimited, tsmc2014
+from fedgru.data.reading.base import Reader
+
+GROUP = "fedgru.readers"  # of entry points
+READERS: dict[str, Reader] = {reader.name: reader for reader in (tsmc2014.READER, delimited.READER)}
+
+
+def reader_names() -> list[str]:
+    """Return the names of all formats, sorted; other packages' readers are not loaded.
+
+    Raises:
+        ConfigError: if two packages bring the same format, or one that fedgru has itself.
+    """
+    found = plugins.find(GROUP)
+    for name in READERS.keys() & found.keys():
+        raise ConfigError(
+            f"the package {found[name].dist.name} brings a reader {name!r} ({GROUP}), which fedgru "
+            "has itself. Uninstall the package."
+        )
+    return sorted([*READERS, *found])
+
+
+def find_reader(name: str) -> Reader:
+    """Return the reader of a format; another package's is loaded now.
+
+    Raises:
+        ConfigError: if there is none of that name, or it cannot be loaded.
+    """
+    if name in READERS:
+        return READERS[name]
+    found = plugins.find(GROUP)
+    if name not in found:
+        raise ConfigError(f"there is no format {name!r}, only {', '.join(reader_names())}.")
+    return plugins.load(found[name], Reader)

@@ -1,0 +1,226 @@
+"""Rows of a file to check-ins: checked, put in order of time and coded, a part at a time."""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from fedgru.core.cpus import usable_cpus
+from fedgru.data.checkins import CheckIns, Coded, encode, in_order
+from fedgru.data.reading.base import Reading
+from fedgru.data.reading.growing_columns import NumberColumn, TextColumn
+from fedgru.data.reading.row_checks import BadRows, parse_rows, settle
+
+_TEXT_FIELDS = ("user", "venue", "category", "raw_category")
+_OWN = "own:"  # before a kept column's name, to keep it apart from the fields
+MAX_COMPARED = 16  # rows of one second, pair by pair
+
+
+@contextmanager
+def _returning_memory():
+    """Let Arrow take its memory from the system, and give it back: its own pools keep it."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The good rows of a part of a file, in the order of the file; the columns as of CheckIns.
+
+    Attributes:
+        fields: which fields of FIELDS the file has.
+        texts: {field or "own:" and a name: pyarrow dictionary array}.
+        numbers: {name: array}: row_nums, is_cut, time_s, offset_min, lat_deg, lon_deg.
+        bad: BadRows.
+        num_rows: good and bad.
+    """
+
+    fields: tuple[str, ...]
+    texts: dict[str, pa.DictionaryArray]
+    numbers: dict[str, np.ndarray]
+    bad: BadRows
+    num_rows: int
+
+
+def read_rows(
+    source,
+    parts,
+    pick,
+    *,
+    delimiter,
+    time_layout,
+    skip_bad_rows,
+    settings,
+    offset_min=None,
+    swap_hint="",
+    layout_hint="",
+):
+    """Parse and check rows, put the good ones in order of time, and code their texts.
+
+    Args:
+        source: `fedgru.data.reading.sources.Source`.
+        parts: `fedgru.data.reading.sources.Rows`, part after part of the file.
+        pick: called with the columns of a part; returns ({field: column}, {kept name: column}),
+            with fields of `fedgru.data.checkins.FIELDS`, user, venue and time among them.
+        delimiter: the character between fields.
+        time_layout: a key of `fedgru.data.reading.timestamps.LAYOUTS`, or None if no time follows
+            any.
+        skip_bad_rows: drop and count bad rows instead of stopping at the first.
+        settings: of the reader, for the passport.
+        offset_min: minutes from UTC of every row's local clock; None if rows say their own.
+        swap_hint: what to do if latitude and longitude are swapped.
+        layout_hint: what to do if every row has a wrong number of fields.
+
+    Returns:
+        `Reading`.
+
+    Raises:
+        DataError: at the first bad row, or if no row is good.
+    """
+    for_parsing = {"time_layout": time_layout, "offset_min": offset_min, "swap_hint": swap_hint}
+    read, columns, growing = [], {}, {}
+
+    def take(part):
+        for name, texts in part.texts.items():
+            columns.setdefault(name, TextColumn()).add(texts)
+        for name, values in part.numbers.items():
+            growing.setdefault(name, NumberColumn(values.dtype)).add(values)
+        part.texts.clear()
+        part.numbers.clear()
+        read.append(part)
+
+    threads = usable_cpus()
+    with _returning_memory(), ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        for rows in parts:
+            waiting.append(pool.submit(_read_part, rows, pick, for_parsing))
+            if len(waiting) > threads:  # no more text in memory than is being worked on
+                take(waiting.popleft().result())
+        while waiting:
+            take(waiting.popleft().result())
+    ledger = settle(source.file, [part.bad for part in read], skip_bad_rows, delimiter, layout_hint)
+    num_rows, fields = sum(part.num_rows for part in read), read[0].fields
+    numbers = {name: growing.pop(name).join() for name in list(growing)}
+    codes, values = {}, {}
+    for name in list(columns):
+        codes[name], values[name] = columns.pop(name).join()
+    read.clear()
+
+    time_s = numbers["time_s"]
+    is_late = time_s < np.maximum.accumulate(time_s)
+    ledger = ledger.add("repaired", "row out of time order, sorted", numbers["row_nums"][is_late])
+    if is_late.any():
+        order = np.argsort(time_s, kind="stable")
+        for columns in (numbers, codes):
+            for name in columns:
+                columns[name] = columns[name][order]
+
+    texts = {name: in_order(Coded(codes.pop(name), values.pop(name))) for name in list(codes)}
+    row_nums, is_cut = numbers.pop("row_nums"), numbers.pop("is_cut")
+    nothing = Coded(np.full(len(row_nums), -1, np.int32), ())
+    kept = {name.removeprefix(_OWN): texts[name] for name in texts if name.startswith(_OWN)}
+    check_ins = CheckIns(
+        user=texts["user"],
+        venue=texts["venue"],
+        category=texts.get("category", texts.get("raw_category", nothing)),
+        raw_category=texts.get("raw_category", texts.get("category", nothing)),
+        **numbers,
+        own=kept,
+    )
+    ledger = ledger.add("repaired", "fraction of a second cut off", row_nums[is_cut])
+    ledger = _note_missing(ledger, fields, check_ins, row_nums)
+    ledger = ledger.add("kept", "row repeats another one", row_nums[_find_repeats(check_ins)])
+    return Reading(check_ins, ledger, source, num_rows, time_layout, delimiter, settings)
+
+
+def _read_part(rows, pick, for_parsing):
+    """Parse and check some rows, and code the texts of the good ones."""
+    fields, own = pick(rows.columns)
+    parsed = parse_rows(rows, fields | own, **for_parsing)
+    keep = slice(None) if parsed.good.all() else np.flatnonzero(parsed.good)
+
+    def code(texts):
+        return encode(texts if isinstance(keep, slice) else texts.take(pa.array(keep)))
+
+    texts = {field: code(fields[field]) for field in _TEXT_FIELDS if field in fields}
+    texts |= {f"{_OWN}{name}": code(column) for name, column in own.items()}
+    numbers = {
+        "row_nums": rows.row_nums[keep].astype(np.uint32),  # MAX_TEXT_BYTES hold no more rows
+        "is_cut": parsed.is_cut[keep],
+        "time_s": parsed.time_s[keep],
+        "offset_min": parsed.offset_min[keep].astype(np.int32),
+        "lat_deg": parsed.lat_deg[keep],
+        "lon_deg": parsed.lon_deg[keep],
+    }
+    return _Part(tuple(fields), texts, numbers, parsed.bad, len(rows.row_nums) + len(rows.misfits))
+
+
+def _note_missing(ledger, fields, check_ins, row_nums):
+    if "raw_category" in fields:
+        ledger = ledger.add(
+            "missing", "category id is empty", row_nums[check_ins.raw_category.codes < 0]
+        )
+    if "category" in fields:
+        ledger = ledger.add(
+            "missing", "category name is empty", row_nums[check_ins.category.codes < 0]
+        )
+    if "latitude" in fields:
+        ledger = ledger.add(
+            "missing", "coordinates are empty", row_nums[np.isnan(check_ins.lat_deg)]
+        )
+    for name, coded in check_ins.own.items():
+        ledger = ledger.add("missing", f"{name} is empty", row_nums[coded.codes < 0])
+    return ledger
+
+
+def _find_repeats(check_ins):
+    """Indices of rows that equal an earlier one in every column."""
+    user, venue, time_s = check_ins.user.codes, check_ins.venue.codes, check_ins.time_s
+    columns = (
+        user,
+        venue,
+        time_s,
+        check_ins.category.codes,
+        check_ins.raw_category.codes,
+        check_ins.offset_min,
+        np.nan_to_num(check_ins.lat_deg, nan=999),
+        np.nan_to_num(check_ins.lon_deg, nan=999),
+        *(coded.codes for coded in check_ins.own.values()),
+    )
+    seen, repeats = set(), []
+    for i in find_alike(user, venue, time_s):
+        row = tuple(column[i] for column in columns)
+        if row in seen:
+            repeats.append(i)
+        seen.add(row)
+    return np.array(repeats, np.int64)
+
+
+def find_alike(user, venue, time_s):
+    """Ascending indices of rows that have user, venue and time with another one in common.
+
+    Rows are in order of time: each is compared with those of its second, which are few. Where
+    a second has many, they are sorted.
+    """
+    rows, alike = np.flatnonzero(time_s[1:] == time_s[:-1]), []
+    for distance in range(1, MAX_COMPARED):
+        if not len(rows):
+            break
+        same = (user[rows] == user[rows + distance]) & (venue[rows] == venue[rows + distance])
+        alike += [rows[same], rows[same] + distance]
+        rows = rows[rows + distance + 1 < len(time_s)]
+        rows = rows[time_s[rows] == time_s[rows + distance + 1]]
+    if len(rows):
+        crowded = np.flatnonzero(np.isin(time_s, np.unique(time_s[rows])))
+        order = crowded[np.lexsort((venue[crowded], user[crowded], time_s[crowded]))]
+        keys = np.stack([user[order], venue[order], time_s[order]])
+        same = np.flatnonzero((keys[:, 1:] == keys[:, :-1]).all(axis=0))
+        alike += [order[same], order[same + 1]]
+    return np.unique(np.concatenate(alike)) if alike else np.zeros(0, np.int64)
