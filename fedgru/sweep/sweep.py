@@ -21,6 +21,8 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from fedgru import config
 from fedgru.core.errors import ConfigError, Interrupted, RunError, TrainingError
 from fedgru.core.jax_setup import compiled_in
@@ -131,18 +133,15 @@ class Sweep:
     def lock(self, name, wait=True):
         """Return a lock of the folder, a context manager; None if another holds it and not `wait`.
 
-        It is the system's own (flock), so that a killed process holds nothing: no heartbeat that
-        comes late, no process number that another process has by now.
+        It is the system's own, so that a killed process holds nothing: no heartbeat that comes
+        late, no process number that another process has by now.
         """
-        import fcntl
-
-        file = open(self.path / "locks" / name, "w", encoding="utf-8")  # noqa: SIM115
+        file = self.path / "locks" / name
+        lock = FileLock(file, blocking=wait, thread_local=False, fallback_to_soft=False)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.close()
+            return lock.acquire()
+        except Timeout:
             return None
-        return file
 
     @cached_property
     def storage(self):
@@ -236,7 +235,7 @@ class Sweep:
                 # who held the lock may have finished the trial since: look again
                 if not study.get_trials(deepcopy=False)[number].state.is_finished():
                     return lock, number, True
-                lock.close()
+                lock.lock.release()
             number = len(trials)
             if number >= plan.num_trials:
                 return None

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
+from filelock import lock_descriptor, unlock_descriptor
 
 from fedgru.core.errors import RunError
 from fedgru.storage import locks
@@ -12,7 +14,8 @@ from fedgru.storage import locks
 HOLD = """
 import sys
 from fedgru.storage.locks import Lock
-Lock(sys.argv[1]).acquire()
+lock = Lock(sys.argv[1])
+lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -67,18 +70,49 @@ def test_two_in_one_process(tmp_path):
 
 def test_a_file_removed_between_opening_and_locking_is_not_taken(tmp_path, monkeypatch):
     # the other process releases, and with that removes, the file that we have just opened
-    real, opened = locks._try_lock, []
+    opens, opened = os.open, []
 
-    def lock_after_removal(descriptor, *args, **given):
+    def open_and_remove(path, *args, **given):
+        descriptor = opens(path, *args, **given)
         if not opened:
-            (tmp_path / locks.FILE).unlink()
-        opened.append(descriptor)
-        return real(descriptor, *args, **given)
+            os.unlink(path)
+        opened.append(path)
+        return descriptor
 
-    monkeypatch.setattr(locks, "_try_lock", lock_after_removal)
-    lock = locks.Lock(tmp_path)
-    lock.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", open_and_remove)
+        lock = locks.Lock(tmp_path)
+        lock.acquire()
     assert len(opened) == 2
+    assert locks.is_locked(tmp_path)
+    lock.release()
+
+
+def test_asking_leaves_a_folder_as_it_is(tmp_path):
+    assert not locks.is_locked(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / locks.FILE).write_text("1\n")  # left behind
+    (tmp_path / locks.FILE).chmod(0o400)
+    assert not locks.is_locked(tmp_path)
+    assert (tmp_path / locks.FILE).read_text() == "1\n"
+
+
+def test_who_asks_for_a_moment_neither_looks_like_a_writer_nor_bars_one(tmp_path, monkeypatch):
+    (tmp_path / locks.FILE).touch()
+    lock, sleep, waits = locks.Lock(tmp_path), time.sleep, []
+    with open(tmp_path / locks.FILE, "rb") as asking, monkeypatch.context() as patch:
+
+        def answered_meanwhile(seconds):
+            waits.append(seconds)
+            unlock_descriptor(asking.fileno())
+            sleep(seconds)
+
+        patch.setattr(time, "sleep", answered_meanwhile)
+        assert lock_descriptor(asking.fileno(), blocking=False)
+        assert not locks.is_locked(tmp_path)
+        assert lock_descriptor(asking.fileno(), blocking=False)
+        lock.acquire()
+        assert len(waits) == 2
     assert locks.is_locked(tmp_path)
     lock.release()
 
@@ -87,3 +121,4 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(OSError) as error:
         locks.Lock(tmp_path / "missing").acquire()
     assert error.value.filename == str(tmp_path / "missing")
+    assert not (tmp_path / "missing").exists()
