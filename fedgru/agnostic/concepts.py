@@ -61,7 +61,7 @@ def make_concept(name, check_ins, clients, zones=12, seed=0):
     """
     kind, _, rest = name.partition(":")
     if kind == "zone" and not rest:
-        labels, values = _zones(check_ins, clients, zones, seed)
+        labels, values = zone_labels(check_ins, clients, zones, seed)
     elif kind == "weekend" and not rest:
         day = check_ins.local_time_s[clients.rows] // 86400
         labels, values = (day + 3) % 7 >= 5, ("weekday", "weekend")  # 1970-01-01: a Thursday
@@ -93,7 +93,7 @@ def make_concept(name, check_ins, clients, zones=12, seed=0):
     return Concept(name, labels, tuple(values), pairs == len(np.unique(owners)))
 
 
-def _zones(check_ins, clients, zones, seed):
+def zone_labels(check_ins, clients, zones, seed):
     """k-means cells of the coordinates in kilometres; -1 where they are missing."""
     from sklearn.cluster import KMeans
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedgru.core.errors import TrainingError
 
-_CELLS_AT_ONCE = 1 << 22  # scores compared in one go: bounds the memory for thousands of classes
+CELLS_AT_ONCE = 1 << 22  # scores compared in one go: bounds the memory for thousands of classes
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def rank_targets(scores, targets):
     num_targets, num_classes = scores.shape
     higher, equal = np.zeros((2, num_targets), np.int64)
     predicted = np.zeros(num_targets, np.int32)
-    step = max(1, _CELLS_AT_ONCE // num_classes)
+    step = max(1, CELLS_AT_ONCE // num_classes)
     for start in range(0, num_targets, step):
         part = slice(start, start + step)
         _check_numbers(scores[part], start)
@@ -259,7 +259,7 @@ def bootstrap_interval(numerators, denominators, rng, num_samples=2000, level=0.
     if not counted.any():
         raise TrainingError("there are no targets to score.")
     numerators, denominators = numerators[counted], denominators[counted]
-    ratios, at_once = [], max(1, _CELLS_AT_ONCE // len(numerators))
+    ratios, at_once = [], max(1, CELLS_AT_ONCE // len(numerators))
     for begin in range(0, num_samples, at_once):
         size = min(at_once, num_samples - begin), len(numerators)
         drawn = rng.integers(len(numerators), size=size)

@@ -149,8 +149,12 @@ def public_keys(folder):
     return found
 
 
-def check_certificate(folder):
+def check_certificate(folder, now=None):
     """Return when the server's certificate ends, datetime, UTC.
+
+    Args:
+        folder: as for `make_certificate`.
+        now: datetime, UTC, at which it must not have ended; the present time if None.
 
     Raises:
         ConfigError: if there is none that can be read, or it has ended.
@@ -169,7 +173,7 @@ def check_certificate(folder):
     except ValueError:
         raise ConfigError(f"{folder / SERVER_CERT} is no certificate.") from None
     ends = certificate.not_valid_after_utc
-    if ends < _now():
+    if ends < (now or _now()):
         raise ConfigError(
             f"{folder / SERVER_CERT} ended on {ends:%Y-%m-%d}. Renew it with: {again} {folder} "
             "--host NAME, for each name that clients use."

@@ -29,8 +29,8 @@ MAX_MANIFEST_BYTES = 1 << 20
 KEPT_BYTES = 1 << 25  # of a folder's files, that stay in memory once they were read
 RECORDS = "records.npy"
 _AT_ONCE = 1 << 24  # bytes that a checksum reads in one go
-_RECORDS_AT_ONCE = 1 << 18
-_MAX_GAP_BYTES = 1 << 13  # between two records that are still read in one go
+RECORDS_AT_ONCE = 1 << 18  # that are written in one go
+MAX_GAP_BYTES = 1 << 13  # between two records that are still read in one go
 
 
 class Texts(Sequence):
@@ -151,7 +151,7 @@ class Records:
             raise IndexError(f"places {distinct[0]} to {distinct[-1]} of {self._length}")
         raw = np.dtype((np.void, self._dtype.itemsize))  # copied whole, not field by field
         found = np.empty(len(distinct), raw)
-        far = np.diff(distinct) * raw.itemsize > _MAX_GAP_BYTES
+        far = np.diff(distinct) * raw.itemsize > MAX_GAP_BYTES
         begins = np.flatnonzero(np.r_[True, far])
         ends = np.r_[begins[1:], len(distinct)]
         parts = (begins, ends, distinct[begins], distinct[ends - 1] + 1)
@@ -252,9 +252,9 @@ def _write_records(path, fields):
     header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
     with open(path, "wb") as stream:
         npy.write_array_header_1_0(stream, header)
-        for begin in range(0, length, _RECORDS_AT_ONCE):
-            part = slice(begin, begin + _RECORDS_AT_ONCE)
-            block = np.zeros(min(length - begin, _RECORDS_AT_ONCE), dtype)
+        for begin in range(0, length, RECORDS_AT_ONCE):
+            part = slice(begin, begin + RECORDS_AT_ONCE)
+            block = np.zeros(min(length - begin, RECORDS_AT_ONCE), dtype)
             for name, array in fields.items():
                 block[name] = array[part]
             stream.write(block)

@@ -138,7 +138,7 @@ def count_prior(kind, history, shared):
         keys.append(((history.classes * 6 + hour_block) * 2 + history.weekend, BACKOFF_WEIGHT))
         keys.append((history.venues, BACKOFF_WEIGHT))
     for key, weight in keys:
-        counts = _followers(key, one_hot)
+        counts = followers(key, one_hot)
         total = counts.sum(axis=1) + weight
         own, rest = (counts + weight * own) / total[:, None], weight * rest / total
     return ClientPrior(
@@ -158,7 +158,7 @@ def one_hot_classes(history):
     return support.astype(np.int32), one_hot
 
 
-def _followers(key, one_hot):
+def followers(key, one_hot):
     """Return float64 [n - 1, k]: up to each check-in, what has followed the same key so far."""
     key, following = key[:-1], one_hot[1:]
     order = np.argsort(key, kind="stable")

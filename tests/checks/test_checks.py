@@ -176,14 +176,14 @@ def test_scaling_by_all_splits_is_found(run, monkeypatch):
 
 
 def test_a_concept_fitted_on_all_splits_is_found(data, agnostic, monkeypatch):
-    zones, own = concepts._zones, clients.Clients.in_split
+    zones, own = concepts.zone_labels, clients.Clients.in_split
 
     def on_all(*args):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(clients.Clients, "in_split", lambda self, split: own(self, split) | True)
             return zones(*args)
 
-    monkeypatch.setattr(concepts, "_zones", on_all)
+    monkeypatch.setattr(concepts, "zone_labels", on_all)
     found = problems(agnostic)
     assert found["scaling"].startswith(
         "the task cannot be built with another future: concept zone has "
@@ -262,8 +262,8 @@ def test_a_number_that_holds_the_target_is_found(run, monkeypatch):
 
 
 def test_a_prior_that_has_counted_the_target_is_found(run, monkeypatch):
-    own = priors._followers
-    monkeypatch.setattr(priors, "_followers", lambda key, one_hot: own(key, one_hot) + one_hot[1:])
+    own = priors.followers
+    monkeypatch.setattr(priors, "followers", lambda key, one_hot: own(key, one_hot) + one_hot[1:])
     found = problems(run)
     assert found["training targets"].startswith("the prior changes with the target")
     assert found["scored targets"].startswith("what is said of val changes with the target")
@@ -271,8 +271,8 @@ def test_a_prior_that_has_counted_the_target_is_found(run, monkeypatch):
 
 def test_a_counting_baseline_that_has_counted_the_target_is_found(data, tmp_path, monkeypatch):
     run = make_run(data, tmp_path, "running-markov")
-    own = priors._followers
-    monkeypatch.setattr(priors, "_followers", lambda key, one_hot: own(key, one_hot) + one_hot[1:])
+    own = priors.followers
+    monkeypatch.setattr(priors, "followers", lambda key, one_hot: own(key, one_hot) + one_hot[1:])
     assert problems(run)["scored targets"].startswith(
         "what is said of test changes with the target"
     )

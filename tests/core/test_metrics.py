@@ -86,7 +86,7 @@ def test_large_tables_are_scored_in_parts(monkeypatch):
     rng = np.random.default_rng(0)
     scores, targets = rng.integers(0, 9, (50, 7)), rng.integers(-1, 7, 50)
     whole = metrics.rank_targets(scores, targets)
-    monkeypatch.setattr(metrics, "_CELLS_AT_ONCE", 3 * 7)
+    monkeypatch.setattr(metrics, "CELLS_AT_ONCE", 3 * 7)
     in_parts = metrics.rank_targets(scores, targets)
     for name in metrics.RANK_METRICS:
         np.testing.assert_array_equal(in_parts.values[name], whole.values[name])
@@ -105,7 +105,7 @@ def test_renaming_the_classes_changes_nothing():
 
 
 def test_a_score_that_is_not_a_number_is_an_error(monkeypatch):
-    monkeypatch.setattr(metrics, "_CELLS_AT_ONCE", 3)  # one target at a time
+    monkeypatch.setattr(metrics, "CELLS_AT_ONCE", 3)  # one target at a time
     scores = np.zeros((4, 3))
     scores[2, 1] = np.nan
     with pytest.raises(TrainingError) as error:
@@ -214,5 +214,5 @@ def test_a_paired_difference_is_narrower_than_the_spread_of_either():
 def test_a_bootstrap_of_many_clients_is_drawn_in_parts(monkeypatch):
     hits, counts = np.arange(10.0) % 3, np.full(10, 4)
     at_once = metrics.bootstrap_interval(hits, counts, np.random.default_rng(1))
-    monkeypatch.setattr(metrics, "_CELLS_AT_ONCE", 70)  # 7 resamples at a time
+    monkeypatch.setattr(metrics, "CELLS_AT_ONCE", 70)  # 7 resamples at a time
     assert metrics.bootstrap_interval(hits, counts, np.random.default_rng(1)) == at_once

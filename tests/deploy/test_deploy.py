@@ -427,7 +427,7 @@ def test_a_node_forgets_a_message_whose_run_has_ended(monkeypatch, ends, status,
 def test_a_client_that_hangs_replies_that_it_was_out_of_time(deploy, tmp_path, monkeypatch):
     deploy(prior="none")
     (tmp_path / "own").mkdir()
-    monkeypatch.setattr(client, "_own_task", lambda *_: time.sleep(30))
+    monkeypatch.setattr(datasets, "open_data_set", lambda *_: time.sleep(30))
     message = Message(RecordDict(), 1, "query", ttl=0.2)
     message.metadata.__dict__["_message_id"] = "message"
     context = Context(1, 1, {"folder": str(tmp_path / "own")}, RecordDict(), {})
@@ -638,15 +638,13 @@ def test_a_certificate_is_renewed_by_the_same_authority(tmp_path):
         assert (tmp_path / name).stat().st_mode & 0o777 == mode
 
 
-def test_a_certificate_that_has_ended_says_how_to_renew_it(tmp_path, monkeypatch):
-    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    with monkeypatch.context() as patch:
-        patch.setattr(keys, "_now", lambda: long_ago)
-        keys.make_certificate(tmp_path, ["localhost"], days=1)
+def test_a_certificate_that_has_ended_says_how_to_renew_it(tmp_path):
+    ends = keys.make_certificate(tmp_path, ["localhost"], days=1)
+    assert keys.check_certificate(tmp_path) == keys.check_certificate(tmp_path, ends) == ends
     with pytest.raises(ConfigError) as error:
-        keys.check_certificate(tmp_path)
+        keys.check_certificate(tmp_path, ends + datetime.timedelta(seconds=1))
     assert str(error.value) == (
-        f"{tmp_path}/server.crt ended on 2020-01-02. Renew it with: fedgru deploy certificate "
+        f"{tmp_path}/server.crt ended on {ends:%Y-%m-%d}. Renew it with: fedgru deploy certificate "
         f"{tmp_path} --host NAME, for each name that clients use."
     )
 

@@ -13,12 +13,12 @@ from fedgru import config
 from fedgru.algorithms import from_settings
 from fedgru.core import seeding
 from fedgru.core.errors import DataError
-from fedgru.data import checkins, datasets, synthetic
+from fedgru.data import checkins, datasets, parquet_files, synthetic
 from fedgru.data.ledger import Ledger
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.engines.ray.trainer import for_training
 from fedgru.storage import mapped
-from fedgru.task import stored
+from fedgru.task import features, stored
 from fedgru.training import local_models
 from fedgru.training import loop as round_loop
 from fedgru.workflows import train as train_workflow
@@ -85,8 +85,8 @@ def test_a_large_task_is_the_task(city, monkeypatch, overrides, kept_bytes):
     monkeypatch.setattr(datasets, "MAPPED_FROM", 1)
     monkeypatch.setattr(stored, "FEW_VALUES", 3)
     made, _ = open_task(city, **overrides)
-    monkeypatch.setattr(datasets, "_open_whole", None)  # now all must come from the maps
-    monkeypatch.setattr("fedgru.task.task._prepare", None)
+    monkeypatch.setattr(parquet_files, "read", None)  # now all must come from the maps
+    monkeypatch.setattr(features, "build_inputs", None)
     opened, facts = open_task(city, **overrides)
     assert facts == small_facts
     for task in (made, opened):
@@ -204,7 +204,7 @@ def test_columns_are_laid_out_with_the_import(tmp_path, monkeypatch, all_large):
         categories={"scheme": "raw", "sha256": None},
         ledger=Ledger(),
     )
-    monkeypatch.setattr(datasets, "_open_whole", None)
+    monkeypatch.setattr(parquet_files, "read", None)
     opened = datasets.open_data_set("kept", tmp_path)
     assert_same(opened.check_ins, saved.check_ins)
     assert opened.check_ins.own["x"].values == ("é", "b")
@@ -294,7 +294,7 @@ def records(tmp_path):
 
 @pytest.mark.parametrize("at_once", [7, 1 << 18])
 def test_records_hold_the_arrays(tmp_path, monkeypatch, at_once, request):
-    monkeypatch.setattr(mapped, "_RECORDS_AT_ONCE", at_once)
+    monkeypatch.setattr(mapped, "RECORDS_AT_ONCE", at_once)
     arrays, found, folder = request.getfixturevalue("records")
     assert_same(found.arrays, arrays)
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "other.npy", "records.npy"]
@@ -317,7 +317,7 @@ def test_records_hold_the_arrays(tmp_path, monkeypatch, at_once, request):
     ],
 )
 def test_records_are_read_at_any_places(records, monkeypatch, places, gap):
-    monkeypatch.setattr(mapped, "_MAX_GAP_BYTES", gap)
+    monkeypatch.setattr(mapped, "MAX_GAP_BYTES", gap)
     arrays, found, _ = records
     names = ["b", "c", "a", "same"]
     for name, array in zip(names, found.records.read(names, places), strict=True):

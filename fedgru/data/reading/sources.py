@@ -25,7 +25,7 @@ from fedgru.core.errors import DataError
 MAX_TEXT_BYTES = 1 << 33  # a file that is, or unpacks to, more than this is not read
 MAX_HELD_BYTES = 1 << 30  # of a text that is read whole
 # What unpacks to more than both of these is taken for a bomb: text shrinks to a tenth or so.
-_BOMB_BYTES, _BOMB_RATIO = 1 << 30, 200
+BOMB_BYTES, BOMB_RATIO = 1 << 30, 200
 _SPOOLED_BYTES = 1 << 26  # what is smaller stays in memory
 _PART_BYTES = 1 << 24
 _MAX_ROW_BYTES = 1 << 20  # also pyarrow's block size: a longer row is an error
@@ -181,7 +181,7 @@ def _unpacked(stored, size_bytes, path, limit):
         return
     with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as raw:
         try:
-            unpack(stored, raw, path.name, limit, max(_BOMB_BYTES, _BOMB_RATIO * size_bytes))
+            unpack(stored, raw, path.name, limit, max(BOMB_BYTES, BOMB_RATIO * size_bytes))
         except OSError as error:
             raise DataError(f"{path.name} cannot be unpacked: {error.strerror or error}.") from None
         yield raw, "gzip" if magic != b"PK" else "zip"
@@ -196,7 +196,7 @@ def _copy(packed, raw, name, limit, believable):
             raise DataError(_too_large(name, limit))
         if size > believable:
             raise DataError(
-                f"{name} unpacks to more than {_BOMB_RATIO} times its size: that is no table."
+                f"{name} unpacks to more than {BOMB_RATIO} times its size: that is no table."
             )
         raw.write(part)
 

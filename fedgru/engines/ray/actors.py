@@ -99,7 +99,7 @@ class Actors:
         alone_since = time.monotonic()
         for turn in range(len(items)):
             while turn not in parts:
-                self._hand_out(queues, running, sent, items)
+                self.hand_out(queues, running, sent, items)
                 if self._idle_cpus:
                     alone_since = time.monotonic()
                 elif time.monotonic() - alone_since > PATIENCE_S:
@@ -140,7 +140,7 @@ class Actors:
             queues[homes.most_common(1)[0][0]].append(number)
         return queues
 
-    def _hand_out(self, queues, running, sent, items):
+    def hand_out(self, queues, running, sent, items):
         """Give every actor with a CPU to spare its own items, then any, then another's."""
         for actor in self._idle_cpus:
             while self._idle_cpus[actor] and any(queues.values()):

@@ -733,7 +733,7 @@ def test_a_csv_is_read_in_parts_as_in_one(tmp_path, monkeypatch):
 
 
 def test_what_unpacks_to_more_than_a_text_can(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_BOMB_BYTES", 1000)
+    monkeypatch.setattr(sources, "BOMB_BYTES", 1000)
     bomb = tmp_path / "bomb.gz"
     bomb.write_bytes(gzip.compress(b"a" * 1_000_000))
     assert message(read_tsmc2014, bomb) == (

@@ -198,7 +198,7 @@ def test_a_protected_concept(make_ray_task, ray_in_place):
 
 def kill_after_handing_out(monkeypatch, times, places=1):
     """Let SIGKILL hit an actor that was just given work in round 2; return the list of pids."""
-    hand_out, killed = Actors._hand_out, []
+    hand_out, killed = Actors.hand_out, []
 
     def and_kill(self, queues, running, sent, items):
         hand_out(self, queues, running, sent, items)
@@ -214,7 +214,7 @@ def kill_after_handing_out(monkeypatch, times, places=1):
         self.round_num = round_num
         return work(self, sent, items, round_num)
 
-    monkeypatch.setattr(Actors, "_hand_out", and_kill)
+    monkeypatch.setattr(Actors, "hand_out", and_kill)
     monkeypatch.setattr(Actors, "work", in_round)
     return killed
 
@@ -351,13 +351,12 @@ def test_processes_of_a_sweep_say_how_many_actors_each_has(tmp_path):
 
 
 @needs_ray
-def test_nobody_answers(monkeypatch, make_ray_task):
-    monkeypatch.setattr(ray_connection, "_open", None)
+def test_nobody_answers():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(TrainingError) as error:
-            train(RayEngine(make_ray_task(ray_address=address)))
+            ray_connection.Connection(address, num_cpus=1)
     port = address.rpartition(":")[2]
     assert str(error.value) == (
         f"no Ray cluster answers at {address} (Connection refused). On its first machine: ray "
