@@ -19,7 +19,7 @@ from fedgru.core import seeding
 from fedgru.core.errors import DataError, TrainingError
 from fedgru.core.jax_setup import compiled_in
 from fedgru.data import datasets
-from fedgru.deploy import records, secure
+from fedgru.deploy import private, records, secure
 from fedgru.deploy.app import PLAIN, read_app
 from fedgru.deploy.limits import OutOfTime, limited
 from fedgru.deploy.privacy import protect
@@ -237,9 +237,6 @@ def _logging_to(file):
 
 def _record(reply, folder):
     """Write down the bytes of a reply, as Flower puts them on the wire, in a new file."""
-    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-
     folder.mkdir(exist_ok=True)
-    objects = get_all_nested_objects(reply).values()
     name = f"{len(list(folder.iterdir())):06d}.bin"
-    (folder / name).write_bytes(b"".join(one.deflate() for one in objects))
+    (folder / name).write_bytes(private.wire_bytes(reply))

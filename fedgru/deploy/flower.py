@@ -15,7 +15,9 @@ import signal
 import sys
 import threading
 import time
-from importlib import import_module, metadata
+from importlib import metadata
+
+from fedgru.deploy import private
 
 FLEET = "/v1/fleet/"
 _WATCH_S, _GRACE_S = 0.5, 5.0
@@ -65,50 +67,6 @@ def _address(text):
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def guard_superlink():
-    """Let the app that the SuperLink is about to make have OnlyFleetFromOutside in front."""
-    main = import_module("flwr.superlink.main")
-    create_app = main.create_app
-
-    def create_guarded(*args, **kwargs):
-        app = create_app(*args, **kwargs)
-        app.add_middleware(OnlyFleetFromOutside)
-        return app
-
-    main.create_app = create_guarded
-
-
-def forget_ignored_messages():
-    """Let a SuperNode that ignores a message end what it has begun for it, too.
-
-    By itself Flower 1.42 leaves a client's program waiting for the rest of the message forever.
-    Once that is ended from outside, the node sends an error for the old message in place of the
-    next reply, and from then on each reply one message late.
-    """
-    loop = import_module("flwr.supernode.start_client_internal")
-    pull = loop._pull_and_store_message
-
-    def pull_or_forget(*, state, object_store, receive, **others):
-        received, before = [], {task.task_id for task in state.get_tasks()}
-
-        def receive_and_note():
-            found = receive()
-            if found is not None:
-                received.append(found[0].metadata.message_id)
-            return found
-
-        run_id = pull(state=state, object_store=object_store, receive=receive_and_note, **others)
-        if run_id is None and received:
-            for task in state.get_tasks():
-                if task.task_id not in before:
-                    state.finish_task(task.task_id, "stopped", "its message is ignored")
-            state.delete_messages(message_ids=received)
-            object_store.delete(received[0])
-        return run_id
-
-    loop._pull_and_store_message = pull_or_forget
-
-
 def end_with_parent():
     """End this process when the one that started it is gone; at the latest after some seconds."""
     parent = os.getppid()
@@ -128,9 +86,9 @@ def main():
     (entry,) = metadata.entry_points(group="console_scripts", name=program)
     end_with_parent()
     if program == "flower-superlink":
-        guard_superlink()
+        private.add_to_superlink(OnlyFleetFromOutside)
     if program == "flower-supernode":
-        forget_ignored_messages()
+        private.forget_ignored_messages()
     sys.argv = [program, *arguments]
     sys.exit(entry.load()())
 

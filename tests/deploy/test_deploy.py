@@ -21,7 +21,6 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.supernode import start_client_internal as loop
 from flwr.supernode.nodestate import NodeStateFactory
 
 from fedgru.agnostic import protection
@@ -31,7 +30,7 @@ from fedgru.core.errors import ConfigError, DataError, RunError, TrainingError
 from fedgru.core.jax_setup import compiled_in
 from fedgru.data import datasets
 from fedgru.data.checkins import CheckIns, Coded
-from fedgru.deploy import client, flower, keys, processes, records, secure, server
+from fedgru.deploy import client, keys, private, processes, records, secure, server
 from fedgru.deploy.app import PACKAGE, read_app, write_app
 from fedgru.deploy.privacy import Privacy, protect
 from fedgru.deploy.scores import read_scores
@@ -394,10 +393,8 @@ def test_a_program_that_hangs_ends_itself(how, code, out, err):
 @pytest.mark.parametrize(
     ("ends", "status", "messages"), [(True, "finished", 0), (False, "pending", 1)]
 )
-def test_a_node_forgets_a_message_whose_run_has_ended(monkeypatch, ends, status, messages):
+def test_a_node_forgets_a_message_whose_run_has_ended(ends, status, messages):
     """Else its program waits for it forever, and its error is sent in place of a later reply."""
-    monkeypatch.setattr(loop, "_pull_and_store_message", loop._pull_and_store_message)
-    flower.forget_ignored_messages()
     factory = ObjectStoreFactory()
     store, state = factory.store(), NodeStateFactory(factory).state()
     message = Message(RecordDict(), 1, "train")
@@ -408,7 +405,7 @@ def test_a_node_forgets_a_message_whose_run_has_ended(monkeypatch, ends, status,
         if ends:
             raise RunNotRunningException
 
-    pulled = loop._pull_and_store_message(
+    pulled = private.make_pull()(
         state=state,
         object_store=store,
         node_config={},

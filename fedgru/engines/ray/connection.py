@@ -12,7 +12,7 @@ import threading
 from contextlib import contextmanager, nullcontext
 
 from fedgru.core.errors import TrainingError
-from fedgru.engines.ray.node import on_loopback
+from fedgru.engines.ray import private
 
 START_TIMEOUT_S = 120
 ANSWER_TIMEOUT_S = 10
@@ -37,7 +37,7 @@ def import_ray(joins):
     import ray
 
     if draws:
-        ray._raylet.Config.initialize("")  # it may have read the environment before
+        private.read_environment_again()
     return ray
 
 
@@ -83,9 +83,9 @@ class Connection:
         self.ray = import_ray(joins=address is not None)
         if address is None:
             self._node, address = _start_node(num_cpus)
-        _print_into_the_log()
+        private.print_into(lambda line: logger.info("Ray: %s", line))
         try:
-            with _own_sigterm(), nullcontext() if self._node is None else on_loopback():
+            with _own_sigterm(), nullcontext() if self._node is None else private.on_loopback():
                 self.ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
         except BaseException as error:
             self._leave()
@@ -172,17 +172,6 @@ def _own_sigterm():
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-def _print_into_the_log():
-    """Let what Ray has to tell go to the log: it would go to stdout, where results are."""
-    from ray._private import worker
-
-    def log(data, **_):
-        for line in data["lines"]:
-            logger.info("Ray: %s", line)
-
-    worker.print_to_stdstream = log
 
 
 def _first_line(error):

@@ -5,28 +5,13 @@ standard input is closed. The kernel closes that when fedgru is gone, however it
 program ends Ray in good order and removes the folder, which fedgru itself, killed, could not do.
 """
 
-import contextlib
 import logging
 import os
 import shutil
 import sys
 import time
 
-
-@contextlib.contextmanager
-def on_loopback():
-    """A context in which Ray takes 127.0.0.1 for this machine's address, and listens there alone.
-
-    As it does on systems where it knows no clusters; elsewhere it would listen on all interfaces.
-    """
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+from fedgru.engines.ray.private import on_loopback
 
 
 def main(folder, num_cpus):

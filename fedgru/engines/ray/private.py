@@ -1,0 +1,40 @@
+"""What fedgru needs of Ray that is none of its public API; setup.cfg bounds Ray's version for it.
+
+`tests/engines/ray/test_private.py` holds that these names are there, and are what is written here.
+"""
+
+import contextlib
+
+
+def read_environment_again():
+    """Let Ray's configuration follow the environment, which it may have read before."""
+    import ray
+
+    ray._raylet.Config.initialize("")
+
+
+def print_into(write):
+    """Give `write` each line that Ray has to tell: it would go to stdout, where results are."""
+    from ray._private import worker
+
+    def print_to_stdstream(data, ignore_prefix=False):
+        for line in data["lines"]:
+            write(line)
+
+    worker.print_to_stdstream = print_to_stdstream
+
+
+@contextlib.contextmanager
+def on_loopback():
+    """A context in which Ray takes 127.0.0.1 for this machine's address, and listens there alone.
+
+    As it does on systems where it knows no clusters; elsewhere it would listen on all interfaces.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
