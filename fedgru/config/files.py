@@ -1,14 +1,11 @@
 """Settings from defaults, presets, files and the command line, and back: TOML and YAML.
 
-YAML is read as people mean it: JSON's kinds of values, and nothing else. YAML 1.1, which PyYAML
-reads, takes 1e-3 for a text, no for False, 12:30 for 750 and 010 for 8, and keeps the last of two
-equal keys. Here numbers are those of YAML 1.2, true and false are the only truth values, and a
-repeated key is refused; so is an alias, by which ten short lines can stand for ten thousand million
-values, or a value can hold itself.
+YAML is version 1.2: 1e-3 is a number, no and 12:30 are texts, 010 is ten, and a repeated key is
+refused. A date is a text too. An alias is refused, by which ten short lines can stand for ten
+thousand million values, or a value can hold itself.
 """
 
 import io
-import re
 import tomllib
 from pathlib import Path
 
@@ -20,19 +17,7 @@ from fedgru.core.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
 MAX_CONFIG_BYTES = 1 << 20  # the longest in use are a few KiB
-
-# YAML 1.2.2, section 10.3.2, without octal and hexadecimal numbers
-_KINDS = (
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+", "-+0123456789"),
-    (
-        "tag:yaml.org,2002:float",
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-)
+MAX_YAML_DEPTH = 50  # settings have two levels
 
 
 def load(overrides=None, config_file=None, preset=None):
@@ -128,13 +113,20 @@ def read_yaml(path):
     Raises:
         ConfigError: if it cannot be read, is not YAML, repeats a key, or is no mapping.
     """
-    import yaml
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    text = read_config_text(path)
     try:
-        found = yaml.load(read_config_text(path), _loader())  # a SafeLoader
+        found = _parser().load(text)
     except RecursionError:
         raise ConfigError(f"{path} is not a YAML file: it is nested too deep.") from None
-    except (yaml.YAMLError, ValueError) as error:  # or a number of thousands of digits
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise ConfigError(
+            f"{path} is not a YAML file: line {mark.line + 1}, column {mark.column + 1}: "
+            f"{error.problem}."
+        ) from None
+    except (YAMLError, ValueError, KeyError) as error:  # thousands of digits, or `!!bool x`
         what = " ".join(str(error).split())
         raise ConfigError(f"{path} is not a YAML file: {what}.") from None
     if found is None:
@@ -146,42 +138,35 @@ def read_yaml(path):
     return found
 
 
-def _loader():
-    import yaml
+def _parser():
+    """ruamel.yaml's reader of YAML 1.2 in plain Python, without aliases, depth and dates."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.composer import Composer, ComposerError
+    from ruamel.yaml.constructor import SafeConstructor
+    from ruamel.yaml.events import AliasEvent
 
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers = {}
+    class Bounded(Composer):
+        depth = 0
 
         def compose_node(self, parent, index):
-            if self.check_event(yaml.AliasEvent):
-                event = self.peek_event()
-                raise yaml.composer.ComposerError(
-                    None, None, f"alias *{event.anchor} is not accepted", event.start_mark
-                )
-            return super().compose_node(parent, index)
+            event = self.parser.peek_event()
+            if isinstance(event, AliasEvent):
+                what = f"alias *{event.anchor} is not accepted"
+                raise ComposerError(problem=what, problem_mark=event.start_mark)
+            if self.depth == MAX_YAML_DEPTH:  # ruamel.yaml's own end is Python's, seconds later
+                raise RecursionError
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
 
-        def construct_yaml_int(self, node):
-            return int(node.value)  # 010 is ten
+    class WithoutDates(SafeConstructor):
+        pass
 
-        def construct_yaml_float(self, node):
-            return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-        def construct_mapping(self, node, deep=False):
-            keys = [self.construct_object(key) for key, _ in node.value]
-            for i, (key, _) in enumerate(node.value):
-                name = keys[i]
-                if name in keys[:i]:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {name!r} is there twice", key.start_mark
-                    )
-            return super().construct_mapping(node, deep)
-
-    for tag, pattern, first in _KINDS:
-        characters = ["" if character == "\0" else character for character in first]
-        Loader.add_implicit_resolver(tag, re.compile(rf"^(?:{pattern})$"), characters)
-    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
-    Loader.add_constructor("tag:yaml.org,2002:float", Loader.construct_yaml_float)
-    return Loader
+    WithoutDates.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+    parser = YAML(typ="safe", pure=True)
+    parser.Composer, parser.Constructor = Bounded, WithoutDates
+    return parser
 
 
 def dump(settings):

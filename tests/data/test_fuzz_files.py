@@ -139,8 +139,12 @@ def test_a_name_does_not_leave_the_data_folder(tmp_path, name):
         ("a.yaml", "[" * 50_000, "it is nested too deep."),
         ("a.toml", "[loop]\nrounds = " + "9" * 5000, "Exceeds the limit (4300 digits) "),
         ("a.yaml", "loop: {rounds: " + "9" * 5000 + "}", "Exceeds the limit (4300 digits) "),
-        ("a.yaml", "loop: &x\n  rounds: *x\n", "alias *x is not accepted "),
-        ("a.yaml", "loop: !!python/object/apply:os.abort []", "could not determine a constructor "),
+        ("a.yaml", "loop: &x\n  rounds: *x\n", "line 2, column 11: alias *x is not accepted."),
+        (
+            "a.yaml",
+            "loop: !!python/object/apply:os.abort []",
+            "line 1, column 7: could not determine a ",
+        ),
     ],
 )
 def test_configs_that_lie(tmp_path, name, text, why):

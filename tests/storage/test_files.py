@@ -152,6 +152,8 @@ def test_nothing_that_is_read_can_run(source):
         "pd.read_pickle(file)",
         "torch.load(file)",
         "yaml.load(text)",
+        "YAML()",
+        "YAML(typ='unsafe')",
         "keras.models.load_model(file)",
     ],
 )
@@ -167,16 +169,18 @@ def dangers(text):
                 bad = any(name.name.split(".")[0] in RUNS_CODE for name in names)
             case ast.ImportFrom(module=module):
                 bad = (module or "").split(".")[0] in RUNS_CODE
+            case ast.Call(func=ast.Name(id="YAML"), keywords=keywords):
+                given = {word.arg: ast.unparse(word.value) for word in keywords}
+                bad = given.get("typ") != "'safe'"
             case ast.Call(func=ast.Name(id=name)):
                 bad = name in ("eval", "exec", "compile")
-            case ast.Call(func=ast.Attribute(value=of, attr=name), args=args, keywords=keywords):
+            case ast.Call(func=ast.Attribute(value=of, attr=name), keywords=keywords):
                 given = {word.arg: ast.unparse(word.value) for word in keywords}
                 of = ast.unparse(of)
                 bad = name == "read_pickle" or of in ("torch", "joblib", "keras.models")
                 if name == "load" and of in ("np", "numpy"):
                     bad = given.get("allow_pickle") != "False"
-                if name == "load" and of == "yaml":
-                    bad = len(args) < 2 or ast.unparse(args[1]) != "_loader()"
+                bad |= name == "load" and of == "yaml"
             case _:
                 bad = False
         if bad:
