@@ -1,10 +1,7 @@
 """A run as the checks of `fedgru.checks` see it: each thing opened or computed once, when asked."""
 
-import csv
 from dataclasses import replace
 from functools import cached_property
-
-import numpy as np
 
 from fedgru.core.errors import FedgruError
 from fedgru.data import datasets
@@ -152,16 +149,8 @@ class CheckedRun:
 
     @cached_property
     def rounds(self):
-        """metrics.csv as {column: float64 [num_rounds]}, NaN where a cell is empty."""
-        file = self.run.path / "metrics.csv"
-        if not file.exists():
+        """metrics.csv, see `RunFolder.rounds`; NotApplicable if the run has none."""
+        rounds = self.run.rounds()
+        if not rounds:
             raise NotApplicable("the run has no rounds")
-        try:
-            with open(file, newline="", encoding="utf-8") as stream:
-                rows = list(csv.DictReader(stream))
-            return {
-                name: np.array([float(row[name] or "nan") for row in rows])
-                for name in (rows[0] if rows else ())
-            }
-        except (TypeError, ValueError, csv.Error):
-            raise Problem("metrics.csv is damaged: it is no table of numbers") from None
+        return rounds

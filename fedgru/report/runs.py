@@ -1,6 +1,5 @@
 """Run folders -> what a report says of them; refuses runs that cannot stand beside each other."""
 
-import csv
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,7 +157,7 @@ def _read(number, folder, label, data_dir):
         task = train_workflow.reopen_task(folder, data_dir)
     except DataError as error:
         raise DataError(f"{folder.path}: its data set cannot be opened. {error}") from None
-    rounds = _read_table(folder.path / "metrics.csv")
+    rounds = folder.rounds()
     traffic, cohort_bytes = None, (0, 0)
     if rounds and folder.kind.has_engine:
         traffic = _count_traffic(task)
@@ -172,25 +171,13 @@ def _read(number, folder, label, data_dir):
         test=folder.test(),
         audit=folder.audit(),
         rounds=rounds,
-        times=_read_table(folder.path / "times.csv"),
+        times=folder.times(),
         passport=datasets.read_passport(settings.data.data, data_dir),
         task=task,
         outcomes=_read_outcomes(folder, task),
         traffic=traffic,
         cohort_bytes=cohort_bytes,
     )
-
-
-def _read_table(file):
-    """Return {column: float64 array} of a CSV of numbers, NaN where a cell is empty."""
-    if not file.exists():
-        return {}
-    with open(file, newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    try:
-        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
-    except (IndexError, TypeError, ValueError):
-        raise RunError(f"{file} is damaged: it is not a table of numbers.") from None
 
 
 def _read_outcomes(folder, task):

@@ -16,7 +16,6 @@ checkpoints/   while the run is not done: what it needs to go on, see fedgru/run
 .lock          while a process writes here: its number
 """
 
-import csv
 import errno
 import hashlib
 import logging
@@ -34,6 +33,7 @@ import numpy as np
 from fedgru import config
 from fedgru.core.errors import FedgruError, Interrupted, RunError
 from fedgru.core.versions import installed_versions
+from fedgru.runs import tables
 from fedgru.runs.checkpoints import Checkpoints
 from fedgru.runs.kinds import FEDERATED, KINDS
 from fedgru.runs.tensorboard import EventFiles
@@ -182,7 +182,7 @@ class RunFolder:
         for name in (*_OF_THE_BEST, "last.npz"):
             with naming(self.path / name):
                 (self.path / name).unlink(missing_ok=True)
-        for name, cells in (("metrics.csv", _metric_cells), ("times.csv", _time_cells)):
+        for name, cells in (("metrics.csv", tables.metric_cells), ("times.csv", tables.time_cells)):
             (self.path / name).unlink(missing_ok=True)
             if rows:
                 write_csv(self.path / name, [cells(i, *row) for i, row in enumerate(rows)])
@@ -280,9 +280,35 @@ class RunFolder:
                 which has no train metrics.
             seconds: {"train": s, "val": s}.
         """
-        append_csv(self.path / "metrics.csv", _metric_cells(round_num, row, seconds))
-        append_csv(self.path / "times.csv", _time_cells(round_num, row, seconds))
+        append_csv(self.path / "metrics.csv", tables.metric_cells(round_num, row, seconds))
+        append_csv(self.path / "times.csv", tables.time_cells(round_num, row, seconds))
         self._events.write(row, round_num)
+
+    def rounds(self):
+        """Return metrics.csv as {column: float64 [rounds + 1]}; empty if it has no rounds.
+
+        A cell that is empty is NaN, such as round 0's train metrics.
+
+        Raises:
+            RunError: if the file is damaged, or its rows are not rounds 0, 1, 2 ...
+        """
+        return self._read_rounds("metrics.csv", tables.read_rounds)
+
+    def round_texts(self):
+        """Return metrics.csv as `rounds` does, but each column as a list of its cells' texts."""
+        return self._read_rounds("metrics.csv", tables.read_round_texts)
+
+    def times(self):
+        """Return times.csv as `rounds` does: seconds, `train_s` and `val_s`."""
+        return self._read_rounds("times.csv", tables.read_rounds)
+
+    def _read_rounds(self, name, read):
+        try:
+            return read(self.path / name)
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise RunError(f"{self.path / name} is damaged: {error}.") from error
 
     def record_faults(self, faults):
         """Append (round_num, client_id, why) of each fault to faults.csv."""
@@ -401,15 +427,8 @@ class RunFolder:
         """
         file = self._evaluated(name)
         try:
-            with open(file, newline="", encoding="utf-8") as stream:
-                rows = list(csv.DictReader(stream))
-            return {
-                column: np.array([row[column] for row in rows])
-                if column == "client_id"
-                else np.array([float(row[column] or "nan") for row in rows])
-                for column in (rows[0] if rows else {"client_id": None})
-            }
-        except (TypeError, ValueError, csv.Error) as error:  # ValueError: also what is not UTF-8
+            return tables.read_clients(file)
+        except ValueError as error:
             raise self._damaged(file) from error
 
     def _evaluated(self, name):
@@ -550,11 +569,3 @@ class _RunLog(logging.FileHandler):
         """See logging.Handler; its own prints a traceback and goes on."""
         with naming(self.baseFilename):
             raise
-
-
-def _metric_cells(round_num, row, _):
-    return {"round": round_num} | row
-
-
-def _time_cells(round_num, _, seconds):
-    return {"round": round_num} | {f"{name}_s": f"{s:.3f}" for name, s in seconds.items()}

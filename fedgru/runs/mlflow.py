@@ -3,7 +3,6 @@
 MLflow is an extra of fedgru, and its telemetry stays off.
 """
 
-import csv
 import logging
 import os
 from datetime import datetime
@@ -98,7 +97,12 @@ class MlflowTracker:
         ]
         client.log_batch(run_id, params=params)
         test = {k: v for k, v in run.test().items() if k.startswith("test/")}
-        found = _rounds(run.path / "metrics.csv")
+        found = [
+            (key, text, round_num)
+            for key, texts in run.round_texts().items()
+            if key != "round"
+            for round_num, text in enumerate(texts)
+        ]
         found += [(key, value, run.test().get("round", 0)) for key, value in test.items()]
         metrics = [
             Metric(_name(key), float(value), started_ms + step, step)
@@ -130,13 +134,6 @@ def _import_mlflow():
     for name in ("mlflow", "alembic"):  # they report each table that they make
         logging.getLogger(name).setLevel(logging.WARNING)
     return mlflow
-
-
-def _rounds(file):
-    """(key, text of the value, round) of every cell of metrics.csv."""
-    with open(file, newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    return [(key, row[key], int(row["round"])) for row in rows for key in row if key != "round"]
 
 
 def _name(key):

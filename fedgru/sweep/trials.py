@@ -1,6 +1,5 @@
 """One trial of a sweep: a point trained with some seeds, each in a run folder like any other."""
 
-import csv
 import hashlib
 
 from fedgru.core.errors import ConfigError, DataError, RunError, TrainingError
@@ -97,9 +96,8 @@ def _finished_runs(sweep, number):
 
 def _to_record(run):
     """What a trial keeps of a run."""
-    facts = run.facts()
-    with open(run.path / "times.csv", newline="", encoding="utf-8") as file:
-        seconds = sum(float(row["train_s"]) + float(row["val_s"]) for row in csv.DictReader(file))
+    facts, times = run.facts(), run.times()
+    seconds = sum((times["train_s"] + times["val_s"]).tolist())
     return {
         "run": run.path.name,
         "seed": run.settings().loop.seed,

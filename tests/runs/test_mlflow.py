@@ -12,6 +12,7 @@ import pytest
 
 from fedgru import config
 from fedgru.core.errors import ConfigError, RunError
+from fedgru.runs.folder import open_run
 from fedgru.runs.mlflow import MlflowTracker
 from tests.cli.test_main import SMALL, invoke
 
@@ -62,6 +63,17 @@ def test_a_run_is_logged_as_it_is_in_its_folder(here):
         assert (artifacts / name).read_bytes() == (folder / name).read_bytes()
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == os.environ["DO_NOT_TRACK"] == "true"
     assert logging.getLogger("mlflow").level == logging.WARNING
+
+
+def test_a_counting_baseline_is_logged_without_rounds(here):
+    pytest.importorskip("mlflow", reason="needs the extra: pip install 'fedgru[mlflow]'")
+    invoke("baseline", "last", "--data", "hamlet", "--name", "counts")
+    tracker = MlflowTracker(f"sqlite:///{here}/runs.db", here)
+    run_id = tracker.log_run(open_run("log"))
+    from mlflow import MlflowClient
+
+    logged = MlflowClient(tracking_uri=tracker.uri).get_run(run_id)
+    assert {name.partition("/")[0] for name in logged.data.metrics} == {"test"}
 
 
 def test_without_mlflow_one_message_says_what_to_install(here, monkeypatch):
