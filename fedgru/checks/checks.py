@@ -72,15 +72,3 @@ def to_dict(run, findings):
     """Return the findings of a run as a dict that JSON can hold."""
     counts = {status: sum(f.status == status for f in findings) for status in STATUSES}
     return {"run": str(run.path), "counts": counts, "checks": [asdict(f) for f in findings]}
-
-
-def describe(findings):
-    """Return the findings as a table for people, and a last line that counts them."""
-    width = {
-        part: max(len(getattr(finding, part)) for finding in findings)
-        for part in ("status", "name")
-    }
-    lines = [f"{f.status:{width['status']}}  {f.name:{width['name']}}  {f.why}" for f in findings]
-    counts = [sum(f.status == status for f in findings) for status in STATUSES]
-    summed = ", ".join(f"{n} {status}" for n, status in zip(counts, STATUSES, strict=True) if n)
-    return "\n".join([*lines, f"{len(findings)} checks: {summed}."])

@@ -5,6 +5,12 @@ from pathlib import Path
 import click
 
 from fedgru.cli.options import RunName, click_type, log_dir_option, note, shows_progress
+from fedgru.console.agnostic import (
+    describe_cross_domain,
+    describe_maps,
+    describe_pareto,
+    describe_sweep,
+)
 
 
 def _example(line):
@@ -112,7 +118,7 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
             rows += image_cross_domain.run(settings, data, one, progress.update)
     folder.write_csv("cross_domain.csv", rows)
     image_figures.draw_cross_domain(folder.path / "cross_domain.png", rows)
-    click.echo(_table(_cross_domain_lines(rows, settings.epochs)))
+    click.echo(describe_cross_domain(rows, settings.epochs))
     click.echo(f"Figure and numbers: {folder.path}/cross_domain.png, cross_domain.csv")
 
 
@@ -182,16 +188,11 @@ def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **give
     folder.write_csv("summary.csv", table)
     has_counter = "counter" in data.sets
     image_figures.draw_sweep(folder.path / "sweep.png", table, methods, has_counter)
-    click.echo(_table(_sweep_lines(table)))
-    click.echo(
-        f"Commonest context {_percent(table[0]['floor'])}, best probe of the raw images "
-        f"{_percent(table[0]['ceiling'])}; mean and standard deviation over {repeats} "
-        f"seed{'' if repeats == 1 else 's'}, in percent."
-    )
+    preferred = {}
     for method in methods:
         best = image_sweep.choose_alpha([line for line in table if line["method"] == method])
-        if best is not None:
-            click.echo(f"Alpha that validation prefers with {method}: {best['alpha']:g}")
+        preferred[method] = None if best is None else best["alpha"]
+    click.echo(describe_sweep(table, repeats, preferred))
     click.echo(f"Figure and numbers: {folder.path}/sweep.png, summary.csv, results.csv")
 
 
@@ -255,10 +256,7 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
         for row in range(len(held))
     ]
     folder.write_csv("maps.csv", table)
-    click.echo(
-        f"Correlation of the two maps: median {sorted(correlations)[len(correlations) // 2]:.2f} "
-        f"of {len(correlations)} hold-out images."
-    )
+    click.echo(describe_maps(correlations))
     click.echo(f"Figure and numbers: {folder.path}/maps.png, maps.csv")
 
 
@@ -283,11 +281,7 @@ def pareto(runs, concept, name, log_dir):
     folder.mkdir(parents=True, exist_ok=True)
     run_folders.write_csv(folder / "pareto.csv", rows)
     pareto.draw(folder / "pareto.png", rows, concept)
-    lines = [("method", "alpha", "seed", "acc@1", "best probe", "commonest")]
-    for row in rows:
-        numbers = (f"{row[key]:.4f}" for key in ("acc@1", "probe", "floor"))
-        lines.append((row["method"], f"{row['alpha']:g}", str(row["seed"]), *numbers))
-    click.echo(_table(lines))
+    click.echo(describe_pareto(rows))
     click.echo(f"Figure and numbers: {folder}/pareto.png, pareto.csv")
 
 
@@ -306,45 +300,3 @@ def _open(settings, seed):
     for one in data.notes:
         note(f"Note: {one}")
     return data
-
-
-def _cross_domain_lines(rows, last_epoch):
-    from statistics import fmean
-
-    lines = [("trained on", "tested on targets", "tested on contexts")]
-    for network in ("target", "context"):
-        last = [r for r in rows if r["network"] == network and r["epoch"] == last_epoch]
-        values = [_percent(fmean(r[name] for r in last)) for name in ("on_target", "on_context")]
-        lines.append((f"{network}s", *values))
-    return lines
-
-
-COLUMNS = (
-    ("target_on_target", "target head"),
-    ("counter", "counter-examples"),
-    ("context_on_context", "context head"),
-    ("probe", "best fresh probe"),
-)
-
-
-def _sweep_lines(table):
-    lines = [("method", "alpha", *(title for _, title in COLUMNS))]
-    for line in table:
-        cells = [
-            "-"
-            if line[name] is None
-            else f"{_percent(line[name])} ± {_percent(line[f'{name}_sd'])}"
-            for name, _ in COLUMNS
-        ]
-        lines.append((line["method"], f"{line['alpha']:g}", *cells))
-    return lines
-
-
-def _percent(value):
-    return f"{100 * value:.1f}"
-
-
-def _table(rows):
-    from fedgru.console.tables import align
-
-    return align(rows, right=tuple(range(1, len(rows[0]))))

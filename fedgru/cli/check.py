@@ -31,6 +31,7 @@ def check(run, as_json, data_dir, log_dir):
     from tqdm import tqdm
 
     from fedgru.checks import checks
+    from fedgru.console.checks import describe_checks
     from fedgru.runs.folder import open_run
 
     folder = open_run(log_dir, run)
@@ -48,6 +49,6 @@ def check(run, as_json, data_dir, log_dir):
     if as_json:
         print_json(found)
     else:
-        click.echo(checks.describe(findings))
+        click.echo(describe_checks(found))
     if found["counts"][checks.PROBLEM]:
         raise click.exceptions.Exit(1)

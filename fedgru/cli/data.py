@@ -2,8 +2,16 @@
 
 import click
 
-from fedgru.cli.options import columns_option, complete_data_sets, data_dir_option, note, print_json
-from fedgru.console.tables import align
+from fedgru.cli.options import (
+    columns_option,
+    complete_data_sets,
+    data_dir_option,
+    json_option,
+    note,
+    print_json,
+)
+from fedgru.console.data_sets import describe_data_set, describe_data_sets
+from fedgru.console.tables import count
 
 
 def _examples(*lines):
@@ -16,7 +24,6 @@ name_option = click.option(
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a data set of that name."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 
 
 class Formats(click.Group):
@@ -121,7 +128,7 @@ def describe(name, as_json, data_dir):
     if as_json:
         print_json(facts)
     else:
-        click.echo(_describe(facts))
+        click.echo(describe_data_set(facts))
 
 
 @data.command(epilog=_examples("fedgru data check"))
@@ -141,7 +148,7 @@ def check(name, data_dir):
     for one in names:
         data_set, laid_out = check_data_set(one, data_dir)
         click.echo(
-            f"{data_dir}/{one}: {_count(len(data_set.check_ins), 'check-in')}, fingerprint "
+            f"{data_dir}/{one}: {count(len(data_set.check_ins), 'check-in')}, fingerprint "
             f"{data_set.passport['fingerprint'][:12]}, as they were saved."
         )
         for path in laid_out:
@@ -161,13 +168,7 @@ def list_(as_json, data_dir):
     if as_json:
         print_json(passports)
         return
-    rows = [("name", "check-ins", "users", "venues", "first", "last", "source")]
-    for passport in passports:
-        counts, span, source = (passport[key] for key in ("counts", "span", "source"))
-        numbers = [f"{counts[key]:,}" for key in ("check_ins", "users", "venues")]
-        days = [span[key][:10] for key in ("first", "last")]
-        rows.append((passport["name"], *numbers, *days, source.get("file", source["kind"])))
-    click.echo(align(rows, right=(1, 2, 3)))
+    click.echo(describe_data_sets(passports))
 
 
 @data.command(epilog=_examples("fedgru data synth --name town --users 20 --checkins-per-user 100"))
@@ -196,7 +197,7 @@ def _show_saved(data_set, data_dir):
     from fedgru.data.passport import describe as get_facts
 
     facts = get_facts(data_set)
-    click.echo(_describe(facts))
+    click.echo(describe_data_set(facts))
     if _has_no_clock(facts):
         note(
             "Note: no row says its offset from UTC, so local time is UTC. If it is not, give "
@@ -213,123 +214,3 @@ def _has_no_clock(facts):
         and settings["offset_min"] is None
         and "offset" not in settings["columns"]
     )
-
-
-def _describe(facts):
-    """The facts of `fedgru.data.passport.describe` as aligned text."""
-    counts = facts["counts"]
-    title = (
-        f"{facts['name']}: {_count(counts['check_ins'], 'check-in')} of "
-        f"{_count(counts['users'], 'user')} at {_count(counts['venues'], 'venue')}"
-    )
-    blocks = [align(_overview(facts)), _per_user(facts["check_ins_per_user"])]
-    if facts["source"]["kind"] != "made-up city":
-        blocks.append(_rows_on_the_way_in(facts))
-    return "\n\n".join([title, *blocks])
-
-
-def _overview(facts):
-    span, zone, counts = facts["span"], facts["time_zone"], facts["counts"]
-    first, last = (span[key].replace("T", " ").rstrip("Z") for key in ("first", "last"))
-    offsets = sorted(zone["offsets_min"].items(), key=lambda item: -item[1])
-    clocks = [f"{_utc_offset(int(offset))} ({number:,})" for offset, number in offsets[:3]]
-    if len(offsets) > 3:
-        clocks.append(f"{len(offsets) - 3} more")
-
-    def shares(commonest):
-        return ", ".join(f"{value} {n / counts['check_ins']:.1%}" for value, n in commonest)
-
-    commonest = shares(facts["commonest_categories"])
-    rows = [
-        *_source(facts),
-        ("time", f"{first} to {last} UTC"),
-        ("local clock", ", ".join(clocks)),
-        *(
-            (f"{name} hour", f"{hour:02}:00 local time")
-            for name in ("busiest", "quietest")
-            if (hour := zone[f"{name}_local_hour"]) is not None
-        ),
-    ]
-    if commonest:
-        rows += [
-            ("categories", f"{counts['categories']:,} ({facts['categories']['scheme']})"),
-            ("commonest", commonest),
-            ("raw categories", f"{counts['raw_categories']:,}"),
-        ]
-    else:
-        rows.append(("categories", "none"))
-    for name, number in facts.get("own", {}).items():
-        values = shares(facts["commonest_own"][name])
-        rows.append((f"kept {name}", f"{_count(number, 'value')}: {values}" if number else "empty"))
-    if zone["warning"]:
-        rows.append(("warning", zone["warning"]))
-    if facts["box_deg"]:
-        rows += [
-            (name, "{:.4f} to {:.4f}".format(*facts["box_deg"][key]))
-            for name, key in (("latitude", "lat"), ("longitude", "lon"))
-        ]
-    if facts["best_possible_accuracy"] is not None:
-        best = f"{facts['best_possible_accuracy']:.4f} over all check-ins"
-        rows.append(("best possible accuracy", best))
-    return [("", *row) for row in rows]
-
-
-def _source(facts):
-    """Rows of the overview: what the data set was made from."""
-    source = facts["source"]
-    if source["kind"] == "made-up city":
-        settings = ", ".join(f"{key} {value}" for key, value in facts["settings"].items())
-        return [("source", "made-up city"), ("settings", settings)]
-    encodings = {"utf-8-sig": "UTF-8 with byte order mark", "utf-8": "UTF-8", "latin-1": "Latin-1"}
-    layouts = {"tsmc2014": "TSMC2014", "iso8601": "ISO 8601", "unix": "Unix seconds"}
-    how = [source["kind"], source["compression"], encodings[source["encoding"]]]
-    how.append(f"times as {layouts[source['time_layout']]}")
-    return [
-        ("source", f"{source['file']}, {_count(source['rows'], 'row')}"),
-        ("read as", ", ".join(word for word in how if word != "none")),
-    ]
-
-
-def _per_user(quantiles):
-    names = {"0": "min", "50": "median", "100": "max"}
-    percent = [key for key in quantiles if key != "mean"]
-    rows = [
-        ["", *(names.get(key, f"{key}%") for key in percent)],
-        ["", *(f"{quantiles[key]:,}" for key in percent)],
-    ]
-    table = align(rows, right=range(1, len(rows[0])))
-    return f"Check-ins per user (mean {quantiles['mean']:,.1f})\n{table}"
-
-
-def _rows_on_the_way_in(facts):
-    num_rows, lines = facts["source"]["rows"], facts["ledger"]
-    rows = []
-    for line in lines:
-        examples = ", ".join(f"{example:,}" for example in line["examples"])
-        more = ", ..." if line["rows"] > len(line["examples"]) else ""
-        share = f"{line['rows'] / num_rows:.1%}"
-        row = "row" if line["rows"] == 1 else "rows"
-        rows.append(
-            (
-                "",
-                line["kind"],
-                f"{line['rows']:,}",
-                share,
-                line["reason"],
-                f"{row} {examples}{more}",
-            )
-        )
-    for kind in ("repaired", "dropped"):
-        if kind not in {line["kind"] for line in lines}:
-            rows.insert(0, ("", kind, "0", "0.0%", "", ""))
-    table = align(rows, right=(2, 3))
-    return f"What happened to rows on the way in\n{table}"
-
-
-def _utc_offset(offset_min):
-    hours, minutes = divmod(abs(offset_min), 60)
-    return f"UTC{'-' if offset_min < 0 else '+'}{hours:02}:{minutes:02}"
-
-
-def _count(number, noun):
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -81,9 +81,7 @@ def _folder_option(name, variable, text):
 
 data_dir_option = _folder_option("data", "FEDGRU_DATA_DIR", "Where data sets are.")
 log_dir_option = _folder_option("log", "FEDGRU_LOG_DIR", "Where runs are.")
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object for machines."
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 
 
 class RunName(click.ParamType):
@@ -196,9 +194,7 @@ config_option = click.option(
 
 
 def print_json(value):
-    """Print one JSON value for machines; what is NaN is null."""
-    import json
+    """Print one JSON value for machines; a number that JSON cannot hold, such as NaN, is null."""
+    from fedgru.storage.tables import to_json
 
-    from fedgru.storage.tables import without_nan
-
-    click.echo(json.dumps(without_nan(value), indent=2, ensure_ascii=False))
+    click.echo(to_json(value, ensure_ascii=False))

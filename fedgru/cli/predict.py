@@ -1,6 +1,5 @@
 """`fedgru predict` and `fedgru export`: what a trained model says, and the model itself."""
 
-import json
 from pathlib import Path
 
 import click
@@ -170,6 +169,6 @@ def export(run, kind, output, overwrite, as_json, data_dir, log_dir):
     note(f"{folder.path}, {describe.describe_data(task.settings.data.data)}")
     description = model_export.export_run(folder, task, kind, output, overwrite)
     if as_json:
-        click.echo(json.dumps({"folder": str(output)} | description, ensure_ascii=False))
+        print_json({"folder": str(output)} | description)
     else:
         click.echo(predictions.describe_export(output, description))

@@ -44,7 +44,7 @@ def runs():
 
 
 @runs.command(name="list", epilog="Example: fedgru runs list --json")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON list for machines.")
+@json_option
 @log_dir_option
 def list_runs(as_json, log_dir):
     """List the runs, the one started last first."""

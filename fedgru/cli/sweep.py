@@ -14,6 +14,7 @@ from fedgru.cli.options import (
     LazyOptions,
     config_option,
     data_dir_option,
+    json_option,
     log_dir_option,
     print_json,
 )
@@ -84,7 +85,7 @@ class SweepOptions(LazyOptions):
 )
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 256))
 @click.option("--worker", type=click.IntRange(1), hidden=True)  # one of so many, of --processes
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@json_option
 @config_option
 @data_dir_option
 @log_dir_option
@@ -98,8 +99,8 @@ def sweep(
     alone make a grid; a range, or --trials, a Bayesian search. The same command goes on with a
     sweep that was stopped, and may run several times at once.
     """
+    from fedgru.console import sweeps as shown
     from fedgru.sweep import plan as sweep_plan
-    from fedgru.sweep import results as sweep_results
     from fedgru.sweep import sweep as sweeps
 
     data_dir, log_dir = others.pop("data_dir"), others.pop("log_dir")
@@ -132,13 +133,13 @@ def sweep(
     log_to_stderr(logging.WARNING)
 
     def on_trial(record):
-        click.echo(sweep_results.describe_trial(search.plan, record), err=True)
+        click.echo(shown.describe_trial(search.plan, record), err=True)
 
     if worker is not None:
         _end_with_parent()
         search.work(data_dir, on_trial, threads=_share(worker))
         return
-    click.echo(sweep_results.describe_plan(search), err=True)
+    click.echo(shown.describe_plan(search.path, search.plan, search.scored), err=True)
     with _workers(search, processes - 1, data_dir, log_dir):
         search.work(
             data_dir,
@@ -151,12 +152,12 @@ def sweep(
 
 
 def _print_end(search, data_dir, as_json):
-
+    from fedgru.console import sweeps as shown
     from fedgru.sweep import results as sweep_results
 
     records = search.records()
     if not as_json:
-        click.echo(sweep_results.describe_records(search.plan, records))
+        click.echo(shown.describe_records(search.plan, sweep_results.ranked(search.plan, records)))
     best = search.best()
     command = sweep_results.train_command(search.plan, best, data_dir)
     reports = search.score(best, data_dir)
@@ -164,7 +165,7 @@ def _print_end(search, data_dir, as_json):
         found = sweep_results.to_json(search, records, best, reports, command)
         print_json(found)
     else:
-        click.echo(sweep_results.describe_best(search.plan, best, reports, command))
+        click.echo(shown.describe_best(search.plan, best, reports, command))
         click.echo(f"All trials:  {search.path / 'sweep.csv'}")
 
 

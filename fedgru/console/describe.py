@@ -4,7 +4,7 @@ from collections import Counter
 
 from fedgru import config
 from fedgru.config import EMBEDDED
-from fedgru.console.tables import align
+from fedgru.console.tables import align, count
 
 _PARTS = ("revisits", "first_visits")  # which a report of sums alone does not have
 
@@ -291,11 +291,6 @@ def _which(report, kind):
     if kind.shares_model:
         return f", round {report['round']}"
     return f", each client's best of up to {count(report['round'], 'round')}"
-
-
-def count(number, noun):
-    """Return such as '1 client' or '1,200 clients'."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _cell(value, width):

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from fedgru.console.describe import count
+from fedgru.console.tables import count
 
 
 def describe_forecast(found):

@@ -1,4 +1,4 @@
-"""Columns of text on the terminal."""
+"""Columns of text on the terminal, and counted nouns."""
 
 from collections.abc import Collection, Sequence
 
@@ -24,3 +24,8 @@ def align(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def count(number: int, noun: str) -> str:
+    """Return such as '1 client' or '1,200 clients'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

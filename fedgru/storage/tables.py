@@ -3,13 +3,14 @@
 import csv
 import io
 import json
+import math
 
 from fedgru.storage.files import naming, write_text, write_whole
 
 
 def write_json(file, value):
-    """Write a value as JSON, whole or not at all; NaN becomes null."""
-    write_text(file, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
+    """Write a value as JSON, whole or not at all; see `to_json`."""
+    write_text(file, to_json(value) + "\n")
 
 
 def write_csv(file, rows):
@@ -45,13 +46,17 @@ def write_parquet(file, columns):
     )
 
 
-def without_nan(value):
-    """Return the value with each NaN replaced by None, which JSON can hold."""
+def to_json(value, ensure_ascii: bool = True) -> str:
+    """Return a value as JSON; NaN and infinities, which JSON cannot hold, become null."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _finite(value):
     if isinstance(value, dict):
-        return {key: without_nan(v) for key, v in value.items()}
+        return {key: _finite(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(v) for v in value]
-    return None if isinstance(value, float) and value != value else value
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def append_csv(file, row):

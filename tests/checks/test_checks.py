@@ -10,6 +10,7 @@ import pytest
 from fedgru import config
 from fedgru.agnostic import concepts
 from fedgru.checks import checks, counterfactuals
+from fedgru.console.checks import describe_checks
 from fedgru.data import datasets
 from fedgru.runs import folder as run_folder
 from fedgru.runs.kinds import FEDERATED, KINDS
@@ -507,7 +508,7 @@ def test_a_stretch_runs_backwards():
 
 def test_what_people_read(run):
     edit_json(run.path / "run.json", fingerprint="0")
-    text = checks.describe(checks.check_run(run, "data"))
+    text = describe_checks(checks.to_dict(run, checks.check_run(run, "data")))
     lines = text.splitlines()
     assert lines[0] == (
         "problem         data              data set tiny has fingerprint tiny, the run was made "

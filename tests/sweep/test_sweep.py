@@ -12,6 +12,7 @@ import time
 import pytest
 
 from fedgru import config
+from fedgru.console.sweeps import describe_records
 from fedgru.core.errors import ConfigError, Interrupted, RunError, TrainingError
 from fedgru.data import datasets
 from fedgru.runs import folder as run_folder
@@ -99,7 +100,7 @@ def test_a_failed_trial_is_kept_and_ends_nothing(script, sweep):
     )
     assert [row["client_lr"] for row in rows] == ["0.1", "0.2", "0.3"]
     assert [row["val/loss/micro"] for row in rows] == ["7.0", "", "7.0"]
-    text = sweep_results.describe_records(search.plan, search.records())
+    text = describe_records(search.plan, sweep_results.ranked(search.plan, search.records()))
     lines = [line for line in text.splitlines() if "trial" in line or "done," in line]
     assert lines[1:] == ["2 done, 1 failed", f"trial 2 failed: {why}"]
 

@@ -1,0 +1,133 @@
+"""What is printed of data sets."""
+
+from collections.abc import Mapping, Sequence
+
+from fedgru.console.tables import align, count
+
+
+def describe_data_sets(passports: Sequence[Mapping]) -> str:
+    """Return the table of data sets, a line per passport."""
+    rows = [("name", "check-ins", "users", "venues", "first", "last", "source")]
+    for passport in passports:
+        counts, span, source = (passport[key] for key in ("counts", "span", "source"))
+        numbers = [f"{counts[key]:,}" for key in ("check_ins", "users", "venues")]
+        days = [span[key][:10] for key in ("first", "last")]
+        rows.append((passport["name"], *numbers, *days, source.get("file", source["kind"])))
+    return align(rows, right=(1, 2, 3))
+
+
+def describe_data_set(facts: Mapping) -> str:
+    """Return the facts of `fedgru.data.passport.describe` as aligned text."""
+    counts = facts["counts"]
+    title = (
+        f"{facts['name']}: {count(counts['check_ins'], 'check-in')} of "
+        f"{count(counts['users'], 'user')} at {count(counts['venues'], 'venue')}"
+    )
+    blocks = [align(_overview(facts)), _per_user(facts["check_ins_per_user"])]
+    if facts["source"]["kind"] != "made-up city":
+        blocks.append(_rows_on_the_way_in(facts))
+    return "\n\n".join([title, *blocks])
+
+
+def _overview(facts):
+    span, zone, counts = facts["span"], facts["time_zone"], facts["counts"]
+    first, last = (span[key].replace("T", " ").rstrip("Z") for key in ("first", "last"))
+    offsets = sorted(zone["offsets_min"].items(), key=lambda item: -item[1])
+    clocks = [f"{_utc_offset(int(offset))} ({number:,})" for offset, number in offsets[:3]]
+    if len(offsets) > 3:
+        clocks.append(f"{len(offsets) - 3} more")
+
+    def shares(commonest):
+        return ", ".join(f"{value} {n / counts['check_ins']:.1%}" for value, n in commonest)
+
+    commonest = shares(facts["commonest_categories"])
+    rows = [
+        *_source(facts),
+        ("time", f"{first} to {last} UTC"),
+        ("local clock", ", ".join(clocks)),
+        *(
+            (f"{name} hour", f"{hour:02}:00 local time")
+            for name in ("busiest", "quietest")
+            if (hour := zone[f"{name}_local_hour"]) is not None
+        ),
+    ]
+    if commonest:
+        rows += [
+            ("categories", f"{counts['categories']:,} ({facts['categories']['scheme']})"),
+            ("commonest", commonest),
+            ("raw categories", f"{counts['raw_categories']:,}"),
+        ]
+    else:
+        rows.append(("categories", "none"))
+    for name, number in facts.get("own", {}).items():
+        values = shares(facts["commonest_own"][name])
+        rows.append((f"kept {name}", f"{count(number, 'value')}: {values}" if number else "empty"))
+    if zone["warning"]:
+        rows.append(("warning", zone["warning"]))
+    if facts["box_deg"]:
+        rows += [
+            (name, "{:.4f} to {:.4f}".format(*facts["box_deg"][key]))
+            for name, key in (("latitude", "lat"), ("longitude", "lon"))
+        ]
+    if facts["best_possible_accuracy"] is not None:
+        best = f"{facts['best_possible_accuracy']:.4f} over all check-ins"
+        rows.append(("best possible accuracy", best))
+    return [("", *row) for row in rows]
+
+
+def _source(facts):
+    """Rows of the overview: what the data set was made from."""
+    source = facts["source"]
+    if source["kind"] == "made-up city":
+        settings = ", ".join(f"{key} {value}" for key, value in facts["settings"].items())
+        return [("source", "made-up city"), ("settings", settings)]
+    encodings = {"utf-8-sig": "UTF-8 with byte order mark", "utf-8": "UTF-8", "latin-1": "Latin-1"}
+    layouts = {"tsmc2014": "TSMC2014", "iso8601": "ISO 8601", "unix": "Unix seconds"}
+    encoding, layout = source["encoding"], source["time_layout"]
+    how = [source["kind"], source["compression"], encodings.get(encoding, encoding)]
+    how.append(f"times as {layouts.get(layout, layout)}")
+    return [
+        ("source", f"{source['file']}, {count(source['rows'], 'row')}"),
+        ("read as", ", ".join(word for word in how if word != "none")),
+    ]
+
+
+def _per_user(quantiles):
+    names = {"0": "min", "50": "median", "100": "max"}
+    percent = [key for key in quantiles if key != "mean"]
+    rows = [
+        ["", *(names.get(key, f"{key}%") for key in percent)],
+        ["", *(f"{quantiles[key]:,}" for key in percent)],
+    ]
+    table = align(rows, right=range(1, len(rows[0])))
+    return f"Check-ins per user (mean {quantiles['mean']:,.1f})\n{table}"
+
+
+def _rows_on_the_way_in(facts):
+    num_rows, lines = facts["source"]["rows"], facts["ledger"]
+    rows = []
+    for line in lines:
+        examples = ", ".join(f"{example:,}" for example in line["examples"])
+        more = ", ..." if line["rows"] > len(line["examples"]) else ""
+        share = f"{line['rows'] / num_rows:.1%}"
+        row = "row" if line["rows"] == 1 else "rows"
+        rows.append(
+            (
+                "",
+                line["kind"],
+                f"{line['rows']:,}",
+                share,
+                line["reason"],
+                f"{row} {examples}{more}",
+            )
+        )
+    for kind in ("repaired", "dropped"):
+        if kind not in {line["kind"] for line in lines}:
+            rows.insert(0, ("", kind, "0", "0.0%", "", ""))
+    table = align(rows, right=(2, 3))
+    return f"What happened to rows on the way in\n{table}"
+
+
+def _utc_offset(offset_min):
+    hours, minutes = divmod(abs(offset_min), 60)
+    return f"UTC{'-' if offset_min < 0 else '+'}{hours:02}:{minutes:02}"
