@@ -1,13 +1,20 @@
 """What several test modules share: a tiny city, its task, the real check-ins if they are here."""
 
+import atexit
 import contextlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["FEDGRU_CACHE"] = "off"  # tests compile for themselves, and leave nothing behind
+# What is compiled is kept for this one run of the tests: its workers and the programs they start
+# find it there, and nothing of it is left behind.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["FEDGRU_CACHE"] = tempfile.mkdtemp(prefix="fedgru-tests-")
+    atexit.register(shutil.rmtree, os.environ["FEDGRU_CACHE"], ignore_errors=True)
 
 from pathlib import Path
 
@@ -98,14 +105,11 @@ def nyc():
 
 
 @pytest.fixture(scope="session")
-def ray_in_place(tmp_path_factory):
-    """Ray with 4 CPUs on this machine, which the Ray engines of all tests share, and its actors'
-    compiled code."""
+def ray_in_place():
+    """Ray with 4 CPUs on this machine, which the Ray engines of all tests share."""
     from fedgru.engines.ray.connection import connect
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDGRU_CACHE", str(tmp_path_factory.mktemp("compiled")))
-        connection = connect(None, 4)
+    connection = connect(None, 4)
     yield connection
     connection.release()
 
