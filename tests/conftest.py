@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,19 @@ from fedgru.agnostic import protection
 from fedgru.data import datasets, synthetic
 from fedgru.data.checkins import CheckIns, Coded
 from fedgru.task.task import build_task
+
+
+def _end_at_once(number, _):
+    """What SIGTERM does by itself, but not SIG_DFL, in whose place a command puts its own."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def pytest_configure():
+    """Let a SIGTERM end pytest also while a command runs in its process."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end_at_once)
+
 
 SHARED_NYC = Path(__file__).parents[2] / "shared/data/nyc/dataset_TSMC2014_NYC.partial.txt.gz"
 HAS_TFF = importlib.util.find_spec("tensorflow_federated") is not None

@@ -3,8 +3,10 @@
 import io
 import json
 import logging
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +15,11 @@ import pytest
 from click.testing import CliRunner
 from tqdm import tqdm
 
+from fedgru import config
 from fedgru.cli.logging import AboveTheBar
 from fedgru.cli.main import main
 from fedgru.console import describe
+from fedgru.core.errors import Terminated
 from fedgru.runs import folder as run_folder
 from fedgru.workflows import train as train_workflow
 from tests.conftest import needs_no_tff
@@ -617,3 +621,53 @@ def test_train_json_is_one_object(here):
     assert {key: found[key] for key in found if key not in ("run", "test")} == {
         key: facts[key] for key in ("why", "rounds", "best_round", "best_value")
     }
+
+
+@pytest.mark.parametrize("code", [0, 143])
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN, lambda *_: None])
+def test_a_command_in_process_puts_sigterms_handler_back(monkeypatch, before, code):
+    resolve, seen = config.resolve, []
+
+    def look(*given):
+        seen.append(signal.getsignal(signal.SIGTERM))
+        if code:
+            raise Terminated
+        return resolve(*given)
+
+    monkeypatch.setattr(config, "resolve", look)
+    outside = signal.signal(signal.SIGTERM, before)
+    try:
+        invoke("config", "show", code=code)
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, outside)
+    if before is signal.SIG_DFL:  # the command's own
+        with pytest.raises(Terminated):
+            seen[0]()
+    else:
+        assert seen == [before]
+
+
+IN_PROCESS = """
+import signal
+from fedgru import config
+from tests.cli.test_main import invoke
+
+def test_a_command_that_is_stopped(monkeypatch):
+    monkeypatch.setattr(config, "resolve", lambda *_: signal.raise_signal(signal.SIGTERM))
+    invoke("config", "show", code=143)
+
+def test_the_next_one():
+    raise SystemExit("pytest has gone on")
+"""
+
+
+def test_a_sigterm_ends_pytest_while_a_command_runs_in_it(tmp_path):
+    (tmp_path / "test_inner.py").write_text(IN_PROCESS)
+    (tmp_path / "conftest.py").write_text("from tests.conftest import *\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path]
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == -signal.SIGTERM, ended.stdout
