@@ -13,7 +13,6 @@ be deleted, and is made again.
 import json
 import logging
 import re
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from fedgru.data.passport import FORMAT, check_passport, fingerprint, make_passp
 from fedgru.data.reading.registry import find_reader
 from fedgru.data.reading.timestamps import MAX_OFFSET_MIN
 from fedgru.storage import mapped
+from fedgru.storage.folders import writing_folder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MAX_NAME_CHARACTERS = 100  # file systems take 255 bytes, also with what is put around it
@@ -183,22 +183,16 @@ def save_data_set(
     def describe():
         return make_passport(name, check_ins, best_prob, source, settings, categories, ledger)
 
-    passport = _write(Path(data_dir), name, describe, check_ins, best_prob)
+    passport = _write(Path(data_dir), name, describe, check_ins, best_prob, overwrite)
     return DataSet(name, check_ins, passport, best_prob)
 
 
-def _write(data_dir, name, describe, check_ins, best_prob):
-    """Write into a folder beside the final one, then rename: it is there whole, or not at all.
-
-    Returns the passport, which `describe` makes while the Parquet file is being written.
-    """
+def _write(data_dir, name, describe, check_ins, best_prob, overwrite):
+    """Write a data set; return the passport, which `describe` makes beside the Parquet file."""
     is_new = not data_dir.exists()
     target = data_dir / name
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch:
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
+        with writing_folder(target, overwrite) as new:
             parquet = new / "checkins.parquet"
             with ThreadPoolExecutor(1) as beside:
                 written = beside.submit(parquet_files.write, parquet, check_ins, best_prob)
@@ -213,14 +207,6 @@ def _write(data_dir, name, describe, check_ins, best_prob):
                 written.result()
             text = json.dumps(passport, indent=2, ensure_ascii=False) + "\n"
             (new / "passport.json").write_text(text, encoding="utf-8", newline="\n")
-            if target.exists():
-                target.rename(old)
-            try:
-                new.rename(target)
-            except OSError:
-                if old.exists():
-                    old.rename(target)
-                raise
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error.strerror or error}.") from None
     finally:

@@ -7,7 +7,6 @@ clients share of the prior. So no client ever asks for the id of a place of its 
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from fedgru import __version__, config
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.deploy.privacy import Privacy, check_privacy
 from fedgru.predict.schema import Interface
-from fedgru.storage.files import write_text
+from fedgru.storage.folders import writing_folder
 from fedgru.task.features import Fitted
 
 PACKAGE = "fedgru_app"
@@ -151,17 +150,13 @@ def write_app(folder, task, privacy=PLAIN):
     }
     if folder.exists():
         raise DataError(f"{folder} is there already: choose another name, or delete it.")
-    part = folder.with_name(f".{folder.name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        (part / PACKAGE).mkdir(parents=True)
-        for name, text in files.items():
-            write_text(part / name, text)
-        part.rename(folder)
+        with writing_folder(folder) as new:
+            (new / PACKAGE).mkdir()
+            for name, text in files.items():
+                (new / name).write_text(text, "utf-8")
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {error.strerror}.") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def read_app(folder):

@@ -20,6 +20,7 @@ from fedgru.core.jax_setup import num_threads
 from fedgru.images import training as image_training
 from fedgru.images.folders import open_images
 from fedgru.images.settings import check_method
+from fedgru.storage.files import write_text
 from fedgru.storage.tables import write_csv
 
 ORDINARY = "ordinary"  # alpha 0: no method has any effect there, so all share its trainings
@@ -160,10 +161,10 @@ class SweepFolder:
         self.results = self.path / "results.jsonl"
         wanted = settings.model_dump()
         file = self.path / "settings.json"
-        try:
+        try:  # no folder of `writing_folder`: it grows, and is begun once settings.json is there
             self.path.mkdir(parents=True, exist_ok=True)
             if not file.exists():
-                file.write_text(json.dumps(wanted, indent=2) + "\n", "utf-8")
+                write_text(file, json.dumps(wanted, indent=2) + "\n")
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror}.") from None
         try:

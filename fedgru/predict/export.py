@@ -8,8 +8,6 @@ weights.npz     --to weights: the arrays of fedgru/models/gru.py, without those 
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from fedgru.core.errors import ConfigError, RunError
 from fedgru.models.heads import split_heads
 from fedgru.predict.load import load_model
 from fedgru.predict.schema import Interface
+from fedgru.storage.folders import writing_folder
 
 KINDS = ("keras", "savedmodel", "weights")
 DESCRIPTION, WEIGHTS = "model.json", "weights.npz"
@@ -60,16 +59,10 @@ def export_run(run, task, kind, output, overwrite=False):
     }
     model = None if kind == "weights" else build_model(interface, weights)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
-            new = Path(scratch, "new")
-            new.mkdir()
+        with writing_folder(output, overwrite) as new:
             text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
             (new / DESCRIPTION).write_text(text + "\n", "utf-8")
             _WRITERS[kind](new, model, weights)
-            if output.exists():
-                shutil.move(output, Path(scratch, "old"))
-            new.rename(output)
     except OSError as error:
         raise RunError(f"{output} cannot be written: {error.strerror or error}.") from None
     return description

@@ -19,9 +19,7 @@ checkpoints/   while the run is not done: what it needs to go on, see fedgru/run
 import errno
 import hashlib
 import logging
-import os
 import shutil
-import threading
 import time
 from collections import Counter
 from contextlib import suppress
@@ -46,6 +44,7 @@ from fedgru.storage.files import (
     write_arrays,
     write_text,
 )
+from fedgru.storage.folders import scratch_folder
 from fedgru.storage.locks import Lock, is_locked
 from fedgru.storage.tables import append_csv, write_csv, write_json, write_parquet, write_table
 
@@ -104,21 +103,21 @@ class RunFolder:
             "status": "running",
         }
         stem = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{settings.loop.name}"
-        part = log_dir / f".{stem}-{os.getpid()}-{threading.get_ident()}.part"
         try:
             log_dir.mkdir(parents=True, exist_ok=True)
-            part.mkdir()
-            write_text(part / "config.toml", toml)
-            write_json(part / "run.json", facts)
-            run = cls(_move_to_new(part, log_dir / stem))
+            # no `writing_folder`: its name is the first free one, known when it is moved there
+            with scratch_folder(log_dir / "run") as scratch:
+                new = scratch / "new"
+                new.mkdir()
+                write_text(new / "config.toml", toml)
+                write_json(new / "run.json", facts)
+                run = cls(_move_to_new(new, log_dir / stem))
             sync_folder(log_dir)
         except OSError as error:
             raise RunError(
                 f"cannot write to {log_dir}: {error.strerror}. Choose another folder with "
                 "--log-dir."
             ) from None
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         run._trains = True
         return run
 

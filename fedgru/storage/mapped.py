@@ -11,7 +11,6 @@ import math
 import mmap
 import os
 import shutil
-import tempfile
 import weakref
 import zlib
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from fedgru.core.errors import DataError
+from fedgru.storage.folders import writing_folder
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
@@ -218,11 +218,7 @@ def save(folder, arrays, facts, made_from, records=()):
     Raises:
         OSError: if it cannot be written.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        new = Path(scratch, "new")
-        new.mkdir()
+    with writing_folder(folder, overwrite=True) as new:
         place_of = {id(arrays[name]): [RECORDS, name] for name in records}
         fields = {field: arrays[field] for _, field in place_of.values()}
         files = {RECORDS: _write_records(new / RECORDS, fields)} if records else {}
@@ -234,9 +230,6 @@ def save(folder, arrays, facts, made_from, records=()):
         made_from = made_from() if callable(made_from) else made_from
         manifest = {"made_from": made_from, "arrays": names, "files": files, "facts": facts}
         (new / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-        if folder.exists():
-            folder.rename(Path(scratch, "old"))
-        new.rename(folder)
 
 
 def _write(path, array):

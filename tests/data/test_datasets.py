@@ -23,6 +23,7 @@ from fedgru.data.datasets import (
 )
 from fedgru.data.passport import check_time_zone, describe, fingerprint
 from fedgru.data.reading.tsmc2014 import read_tsmc2014
+from fedgru.storage import folders
 
 DATA = Path(__file__).parents[1] / "data"
 FILE = DATA / "checkins.txt"
@@ -267,18 +268,17 @@ def test_a_failed_import_leaves_the_data_folder_as_it_was(tmp_path, bad_file, mo
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_failed_rename_puts_the_old_data_set_back(tmp_path, monkeypatch):
+def test_a_data_set_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
     import_file("tsmc2014", FILE, "tiny", tmp_path)
     before = content(tmp_path)
-    rename = Path.rename
 
-    def fail_new(self, target):
-        if self.name == "new":
-            raise OSError(5, "Input/output error")
-        return rename(self, target)
+    def fail(one, other):
+        raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(Path, "rename", fail_new)
-    error_of(import_file, "tsmc2014", FILE, "tiny", tmp_path, categories="raw", overwrite=True)
+    monkeypatch.setattr(folders, "exchange", fail)
+    assert error_of(
+        import_file, "tsmc2014", FILE, "tiny", tmp_path, categories="raw", overwrite=True
+    ) == (f"{tmp_path / 'tiny'} cannot be written: Input/output error.")
     assert content(tmp_path) == before
 
 

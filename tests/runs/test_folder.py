@@ -275,6 +275,14 @@ def test_a_damaged_run_json(make_run, tmp_path):
     assert message_of(run.facts) == f"{run.path}/run.json is damaged, it is no JSON object."
 
 
+def test_what_a_killed_process_left_of_a_new_run_is_removed_by_the_next(make_run, tmp_path):
+    left = tmp_path / "log/.run-abcdefgh.part/new"
+    left.mkdir(parents=True)
+    (left / "config.toml").touch()
+    run = make_run()
+    assert list((tmp_path / "log").iterdir()) == [run.path]
+
+
 @pytest.mark.parametrize("kind", ["pooled", 3, ["federated"]])
 def test_a_run_of_an_unknown_kind(make_run, kind):
     run = make_run()
