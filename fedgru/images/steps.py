@@ -199,26 +199,31 @@ def augment(images, crop, flips, key):
 
 
 def descend(optimizer, weights, gradients, slots, lr, count):
-    """One step; slots are (first, second) moments, the second unused by sgd."""
+    """Return (weights, slots) after one step, by optax.
+
+    Args:
+        optimizer: (kind, momentum, weight_decay): kind is "sgd" or "adam", for which momentum is
+            the decay of the mean.
+        weights, gradients: trees of float32 arrays of the same shapes.
+        slots: (first, second) moments, trees as the weights; sgd leaves the second alone.
+        lr: learning rate.
+        count: int [], the first step is 1; several steps of the heads may share it.
+
+    Source: Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1, with beta_2 = 0.999 and its epsilon;
+        weight decay goes into the gradient, not beside it.
+    """
     import jax
-    import jax.numpy as jnp
+    import optax
 
     kind, momentum, weight_decay = optimizer
-    if weight_decay:
-        gradients = jax.tree.map(lambda g, w: g + weight_decay * w, gradients, weights)
     first, second = slots
+    decay = optax.add_decayed_weights(weight_decay)
+    step, _ = decay.update(gradients, decay.init(weights), weights)
     if kind == "sgd":
-        first = jax.tree.map(lambda m, g: momentum * m + g, first, gradients)
-        return jax.tree.map(lambda w, m: w - lr * m, weights, first), (first, second)
-    # Kingma and Ba 2015, algorithm 1, with beta_2 = 0.999 and epsilon = 1e-8
-    first = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, first, gradients)
-    second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
-    first_scale = 1 / (1 - momentum**count)
-    second_scale = 1 / (1 - 0.999 ** jnp.asarray(count, jnp.float32))
-    weights = jax.tree.map(
-        lambda w, m, v: w - lr * first_scale * m / (jnp.sqrt(second_scale * v) + 1e-8),
-        weights,
-        first,
-        second,
-    )
-    return weights, (first, second)
+        step, state = optax.trace(momentum).update(step, optax.TraceState(first))
+        first = state.trace
+    else:
+        state = optax.ScaleByAdamState(jax.numpy.int32(count - 1), first, second)
+        step, state = optax.scale_by_adam(b1=momentum, b2=0.999, eps=1e-8).update(step, state)
+        first, second = state.mu, state.nu
+    return jax.tree.map(lambda w, s: w - lr * s, weights, step), (first, second)
