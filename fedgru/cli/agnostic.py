@@ -274,8 +274,9 @@ def pareto(runs, concept, name, log_dir):
     """
     from fedgru.report import pareto
     from fedgru.runs import folder as run_folders
+    from fedgru.runs import listing
 
-    chosen = [run_folders.open_run(log_dir, run) for run in runs]
+    chosen = [listing.open_run(log_dir, run) for run in runs]
     rows = pareto.collect(chosen or pareto.audited_runs(log_dir, concept), concept)
     folder = Path(log_dir) / name
     folder.mkdir(parents=True, exist_ok=True)

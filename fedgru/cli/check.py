@@ -32,7 +32,7 @@ def check(run, as_json, data_dir, log_dir):
 
     from fedgru.checks import checks
     from fedgru.console.checks import describe_checks
-    from fedgru.runs.folder import open_run
+    from fedgru.runs.listing import open_run
 
     folder = open_run(log_dir, run)
     note(str(folder.path))

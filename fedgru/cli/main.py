@@ -146,7 +146,7 @@ def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log
 
     from fedgru import config
     from fedgru.console import describe
-    from fedgru.runs import folder as run_folder
+    from fedgru.runs import listing
     from fedgru.workflows import score as score_workflow
     from fedgru.workflows import train as train_workflow
 
@@ -163,7 +163,7 @@ def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log
         )
     else:
         _refuse_beside_resume(resume, {"config": config_file, "preset": preset, **overrides})
-        run = run_folder.open_run(log_dir, resume)
+        run = listing.open_run(log_dir, resume)
         evaluates = run.facts().get("evaluates", True)
         if run.status() == "done" and (run.test() or not evaluates):
             click.echo(f"{describe.describe_done(run.facts(), run.path)} Nothing to do.")
@@ -227,12 +227,12 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_d
     """Score a run's best round on the test split (default: the newest run)."""
 
     from fedgru.console import describe
-    from fedgru.runs import folder as run_folder
+    from fedgru.runs import listing
     from fedgru.workflows import score as score_workflow
     from fedgru.workflows import train as train_workflow
 
     log_to_stderr(logging.WARNING)
-    folder = run_folder.open_run(log_dir, run)
+    folder = listing.open_run(log_dir, run)
     if must_beat is not None:
         score_workflow.check_baseline(must_beat, folder.settings())
     tracker = _open_tracker(mlflow, log_dir)
@@ -278,11 +278,11 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
 
     from fedgru.agnostic.probes import PROBES
     from fedgru.console import describe
-    from fedgru.runs import folder as run_folder
+    from fedgru.runs import listing
     from fedgru.workflows import score as score_workflow
     from fedgru.workflows import train as train_workflow
 
-    folder = run_folder.open_run(log_dir, run)
+    folder = listing.open_run(log_dir, run)
     task = train_workflow.reopen_task(folder, data_dir)
     own = task.settings.agnostic.agnostic_to
     concepts = concepts or dict.fromkeys([*([own] if own else []), "client", "zone"])

@@ -27,10 +27,10 @@ def report(names, output, data_dir, log_dir):
     Up to six runs that were scored on the same targets stand beside each other.
     """
     from fedgru.report.build import write_report
-    from fedgru.runs import folder as run_folder
+    from fedgru.runs import listing
 
     started = time.perf_counter()
-    folders = [run_folder.open_run(log_dir, name) for name in names or (None,)]
+    folders = [listing.open_run(log_dir, name) for name in names or (None,)]
     if output is None:
         output = folders[0].path / "report.html" if len(folders) == 1 else Path("report.html")
     size_bytes = write_report(folders, data_dir, output)
@@ -52,12 +52,11 @@ def report(names, output, data_dir, log_dir):
 @log_dir_option
 def tensorboard(run, port, log_dir):
     """Show a run in TensorBoard until Ctrl-C (default: all runs)."""
-    from fedgru.runs import folder as run_folder
-    from fedgru.runs import tensorboard_server
+    from fedgru.runs import listing, tensorboard_server
 
-    folder = run_folder.open_run(log_dir, run).path if run else log_dir
+    folder = listing.open_run(log_dir, run).path if run else log_dir
     if not run:
-        run_folder.open_run(log_dir)  # there must be one
+        listing.open_run(log_dir)  # there must be one
     click.echo(
         f"TensorBoard of {folder}: {tensorboard_server.start(folder, port)} (Ctrl-C ends it)"
     )

@@ -25,7 +25,7 @@ def compare(runs, names, markdown, as_json, log_dir):
     """
     from fedgru.console import describe
     from fedgru.evaluation import comparison
-    from fedgru.runs.folder import open_run
+    from fedgru.runs.listing import open_run
 
     if markdown and as_json:
         raise click.UsageError("--markdown and --json: give one of the two.")
@@ -49,7 +49,7 @@ def runs():
 def list_runs(as_json, log_dir):
     """List the runs, the one started last first."""
     from fedgru.console import describe
-    from fedgru.runs.folder import all_runs
+    from fedgru.runs.listing import all_runs
 
     found = [run.overview() for run in all_runs(log_dir)]
     if as_json:
@@ -67,7 +67,7 @@ def list_runs(as_json, log_dir):
 def show(run, as_json, log_dir):
     """Show what a run was asked for, how it ended and what it scored (default: newest run)."""
     from fedgru.console import describe
-    from fedgru.runs.folder import open_run
+    from fedgru.runs.listing import open_run
 
     folder = open_run(log_dir, run)
     if as_json:
@@ -87,7 +87,7 @@ def show(run, as_json, log_dir):
 @log_dir_option
 def remove(names, yes, log_dir):
     """Delete runs, their weights and results."""
-    from fedgru.runs.folder import open_run, remove_runs
+    from fedgru.runs.listing import open_run, remove_runs
 
     folders = list({run.path: run for run in (open_run(log_dir, name) for name in names)}.values())
     for folder in folders:

@@ -23,38 +23,26 @@ import shutil
 import time
 from collections import Counter
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
-
-import numpy as np
 
 from fedgru import config
 from fedgru.core.errors import FedgruError, Interrupted, RunError
 from fedgru.core.versions import installed_versions
-from fedgru.runs import tables
+from fedgru.runs import arrays, order, tables
 from fedgru.runs.checkpoints import Checkpoints
 from fedgru.runs.kinds import FEDERATED, KINDS
 from fedgru.runs.tensorboard import EventFiles
 from fedgru.storage.files import (
-    check_like,
     naming,
-    read_arrays,
-    read_json_object,
     sync_folder,
-    write_arrays,
     write_text,
 )
 from fedgru.storage.folders import scratch_folder
 from fedgru.storage.locks import Lock, is_locked
 from fedgru.storage.tables import append_csv, write_csv, write_json, write_parquet, write_table
 
-_STAMP = len("2031-05-02-184500-")  # what stands before a run's --name in its folder's name
 _OF_THE_BEST = ("test.json", "predictions.parquet", "clients.csv", "clients-fine-tuned.csv")
 _OF_THE_BEST += ("audit.json",)
-_PREDICTION_KINDS = {  # NumPy's letters for text, whole numbers, numbers and bool
-    **dict.fromkeys(("client_id", "target", "predicted"), "O"),
-    **{"row": "i", "rank": "f", "log_prob": "f", "prob": "f", "first_visit": "b"},
-}
 _LISTED_METRICS = ("test/acc@1/micro", "test/loss/micro")
 
 logger = logging.getLogger(__name__)
@@ -93,10 +81,10 @@ class RunFolder:
             RunError: if the folder cannot be written.
         """
         log_dir = Path(log_dir)
-        _warn_of_clock(log_dir)
+        order.warn_of_clock(log_dir)
         toml = config.dump(settings)
         facts = {
-            "started": _now(),
+            "started": order.now(),
             **facts,
             "config_sha256": hashlib.sha256(toml.encode()).hexdigest(),
             "versions": installed_versions(),
@@ -191,7 +179,7 @@ class RunFolder:
         for round_num, (row, _) in enumerate(rows):
             self._events.write(row, round_num)
         facts = {name: value for name, value in self.facts().items() if name != "error"}
-        resumed = [*facts.get("resumed", []), {"at": _now(), "after_round": len(rows) - 1}]
+        resumed = [*facts.get("resumed", []), {"at": order.now(), "after_round": len(rows) - 1}]
         write_json(self.path / "run.json", facts | {"status": "running", "resumed": resumed})
 
     def finish(self, result):
@@ -258,13 +246,7 @@ class RunFolder:
         Raises:
             RunError: if the file is damaged.
         """
-        return self._read_json("run.json")
-
-    def _read_json(self, name):
-        try:
-            return read_json_object(self.path / name)
-        except ValueError as error:
-            raise RunError(f"{self.path / name} is damaged, {error}.") from None
+        return order.read_json(self.path / order.FACTS)
 
     def write_facts(self, facts):
         """Add to run.json."""
@@ -317,8 +299,7 @@ class RunFolder:
 
     def save_weights(self, which, weights, round_num):
         """Write best.npz or last.npz, whole or not at all."""
-        file = self.path / f"{which}.npz"
-        write_arrays(file, {"round_num": np.int64(round_num), **weights})
+        arrays.write_weights(self.path / f"{which}.npz", weights, round_num)
 
     def load_weights(self, which="best", like=None):
         """Return (weights, round_num) from best.npz or last.npz.
@@ -333,12 +314,7 @@ class RunFolder:
         """
         file = self.path / f"{which}.npz"
         try:
-            weights = read_arrays(file)
-            round_num = weights.pop("round_num", None)
-            if round_num is None or round_num.shape or round_num.dtype.kind != "i":
-                raise ValueError("it does not say of which round it is")
-            if like is not None:
-                check_like(weights, like)
+            return arrays.read_weights(file, like)
         except FileNotFoundError:
             raise RunError(
                 f"run {self.path} has no {file.name}: no round of it was finished. "
@@ -349,7 +325,6 @@ class RunFolder:
                 f"{file} is damaged: {error}. Train again with: fedgru train --config "
                 f"{self.path / 'config.toml'}"
             ) from error
-        return weights, int(round_num)
 
     def save_test(self, report, table, predictions):
         """Write the evaluation and TensorBoard's eval/; replaces an earlier evaluation.
@@ -392,7 +367,7 @@ class RunFolder:
 
     def test(self):
         """Return test.json as a dict; empty if the run has not been evaluated."""
-        return self._read_json("test.json")
+        return order.read_json(self.path / "test.json")
 
     def predictions(self, columns=None):
         """Return predictions.parquet as {column: array}, see `evaluate.prediction_table`.
@@ -403,20 +378,11 @@ class RunFolder:
         Raises:
             RunError: if the run has not been evaluated, or the file is damaged.
         """
-        import pyarrow.parquet
-
         file = self._evaluated("predictions.parquet")
         try:
-            with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as parquet:
-                table = parquet.read(columns)
-            table.validate(full=True)
-            found = {name: table[name].to_pandas().to_numpy() for name in table.column_names}
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            return arrays.read_predictions(file, columns)
+        except ValueError as error:
             raise self._damaged(file) from error
-        for name in columns or found:
-            if name not in found or found[name].dtype.kind != _PREDICTION_KINDS.get(name):
-                raise self._damaged(file)
-        return found
 
     def client_table(self, name="clients.csv"):
         """Return clients.csv or clients-fine-tuned.csv as {column: array}: ids texts, else floats.
@@ -442,110 +408,11 @@ class RunFolder:
 
     def audit(self):
         """Return audit.json as a dict; empty if the run has not been audited."""
-        return self._read_json("audit.json")
+        return order.read_json(self.path / "audit.json")
 
     def settings(self):
         """Return the run's Settings."""
         return config.load(config_file=self.path / "config.toml")
-
-
-def open_run(log_dir, name=None):
-    """Open an existing run.
-
-    Args:
-        log_dir: folder of all runs.
-        name: the name of a folder in it, the --name that a run was given, the path of a run
-            anywhere, or None for the one started last.
-
-    Raises:
-        RunError: if there is no such run, several go by that --name, or the clock does not let us
-            tell which was started last.
-    """
-    log_dir = Path(log_dir)
-    if name is None:
-        runs = all_runs(log_dir)
-        if not runs:
-            raise RunError(f"no run in {log_dir}/. Make one with: fedgru train --features big")
-        if (started := _started(runs[0])) > _now():
-            raise RunError(
-                f"{runs[0].path} says that it was started at {started}, which is in the future. If "
-                "the clock was set back, later runs look older than they are: name the run."
-            )
-        return runs[0]
-    name = str(name)
-    if Path(name).name != name or name == "..":  # a path: `../x` means what it means in a shell
-        if (Path(name) / "run.json").is_file():
-            return RunFolder(name)
-        raise RunError(f"no run {name}: it is not a folder with a run.json.")
-    for path in (Path(name), log_dir / name):
-        if (path / "run.json").is_file():
-            return RunFolder(path)
-    named = [run for run in all_runs(log_dir) if run.path.name[_STAMP:] == name]
-    if len(named) > 1:
-        raise RunError(
-            f"{len(named)} runs are called {name}: "
-            f"{', '.join(run.path.name for run in named)}. Give one of these names."
-        )
-    if named:
-        return named[0]
-    raise RunError(
-        f"no run {name}: neither {name} nor {log_dir / name} is a folder with a run.json, and no "
-        f"run in {log_dir}/ was given that --name."
-    )
-
-
-def all_runs(log_dir):
-    """Return the RunFolders in a folder of runs, started last first."""
-    files = Path(log_dir).glob("[!.]*/run.json")  # what begins with a dot is not made whole yet
-    return sorted(map(RunFolder, (file.parent for file in files)), key=_started, reverse=True)
-
-
-def remove_runs(runs, log_dir):
-    """Delete runs, whole folders.
-
-    Args:
-        runs: RunFolders.
-        log_dir: folder of all runs; a run that does not lie right in it is not touched.
-
-    Raises:
-        RunError: before any is deleted, if one lies elsewhere or is being written; or if a folder
-            cannot be deleted.
-    """
-    for run in runs:
-        if run.path.resolve().parent != Path(log_dir).resolve():
-            raise RunError(f"{run.path} does not lie in {log_dir}/: delete it yourself.")
-        if is_locked(run.path):
-            raise RunError(f"{run.path} is being written: wait until that has ended.")
-    for run in runs:
-        try:
-            shutil.rmtree(run.path)
-        except OSError as error:
-            raise RunError(f"cannot delete {error.filename}: {error.strerror}.") from None
-
-
-def _started(run):
-    """When a run was started, as a text that sorts; a run whose run.json is damaged comes first."""
-    try:
-        return str(run.facts().get("started", ""))
-    except RunError as error:
-        logger.warning("passed over: %s", error)
-        return ""
-
-
-def _now():
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def _warn_of_clock(log_dir):
-    """Say so if a run is about to look older than one that is there already."""
-    runs = all_runs(log_dir)
-    if runs and (started := _started(runs[0])) > _now():
-        logger.warning(
-            "%s says that it was started at %s, which is in the future: was the clock set back? "
-            "The new run will look older.",
-            runs[0].path,
-            started,
-        )
 
 
 def _move_to_new(folder, path):

@@ -14,7 +14,7 @@ import pytest
 
 from fedgru.report import build
 from fedgru.report.runs import read_runs
-from fedgru.runs import folder as run_folder
+from fedgru.runs import listing
 from tests.cli.test_main import SMALL, invoke
 
 HOSTILE = "<script>alert(1)</script> & \"$x_1$'"
@@ -129,7 +129,7 @@ def test_report_shows_the_numbers_of_the_evaluation(here):
 
 
 def test_predictions_agree_with_the_evaluation(here):
-    (run,) = read_runs([run_folder.open_run("log", run_of("first"))], "data")
+    (run,) = read_runs([listing.open_run("log", run_of("first"))], "data")
     sums, counts = run.client_sums()
     assert run.test["test/acc@1/micro"] == pytest.approx(sums.sum() / counts.sum())
     assert run.test["test/acc@1/macro"] == pytest.approx(np.mean(sums / counts))

@@ -22,8 +22,8 @@ pytest.importorskip("flwr", reason="needs the environment that `make dist` creat
 
 from fedgru.data import datasets, synthetic
 from fedgru.deploy import processes
-from fedgru.runs.folder import all_runs, open_run
 from fedgru.runs.kinds import DEPLOYED
+from fedgru.runs.listing import all_runs, open_run
 from tests.conftest import SHARED_NYC
 
 ROOT = Path(__file__).parents[2]

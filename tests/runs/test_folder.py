@@ -16,6 +16,7 @@ from fedgru import config
 from fedgru.cli.main import main
 from fedgru.core.errors import RunError
 from fedgru.runs import folder as run_folder
+from fedgru.runs import listing
 from fedgru.runs.kinds import FEDERATED
 from fedgru.storage import tables
 from fedgru.workflows import train as train_workflow
@@ -47,7 +48,7 @@ def finished(folder, tmp_path, monkeypatch):
     """The finished run, in a copy of its folder that is the current one."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    return run_folder.open_run("log")
+    return listing.open_run("log")
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_the_config_repeats_the_run(finished):
         *("hamlet", 0.01, 3),
     )
     typed("train", "--config", file, "--no-eval")
-    again = run_folder.open_run("log")
+    again = listing.open_run("log")
     assert again.path != finished.path
     for name in ("config.toml", "metrics.csv", "best.npz", "last.npz"):
         assert (again.path / name).read_bytes() == (finished.path / name).read_bytes(), name
@@ -173,11 +174,11 @@ def test_the_newest_run_is_chosen(make_run, tmp_path, monkeypatch):
     for name in ("zebra", "horse", "horse"):  # neither by name nor, as -10 < -2, by number
         newest = make_run(name)
     log_dir = tmp_path / "log"
-    assert run_folder.open_run(log_dir).path == newest.path
+    assert listing.open_run(log_dir).path == newest.path
     (log_dir / "2031-05-02-120000-zebra").rename(log_dir / "zebra")
-    assert run_folder.open_run(log_dir).path == newest.path
-    assert run_folder.open_run(log_dir, "zebra").path == log_dir / "zebra"
-    assert run_folder.open_run("elsewhere", str(log_dir / "zebra")).path == log_dir / "zebra"
+    assert listing.open_run(log_dir).path == newest.path
+    assert listing.open_run(log_dir, "zebra").path == log_dir / "zebra"
+    assert listing.open_run("elsewhere", str(log_dir / "zebra")).path == log_dir / "zebra"
 
 
 def test_a_run_that_fails(make_run):
@@ -267,7 +268,7 @@ def test_weights_are_written_whole_or_not_at_all(make_run, monkeypatch):
 def test_a_damaged_run_json(make_run, tmp_path):
     run = make_run()
     (run.path / "run.json").write_text('{"status": ')
-    assert message_of(run_folder.open_run(tmp_path / "log").facts) == (
+    assert message_of(listing.open_run(tmp_path / "log").facts) == (
         f"{run.path}/run.json is damaged, it is not JSON: Expecting value: line 1 column 12 "
         "(char 11)."
     )
@@ -305,7 +306,7 @@ def test_a_run_whose_run_json_does_not_say_its_kind_is_federated(make_run):
 def test_a_damaged_run_is_passed_over_and_said_so(make_run, tmp_path, caplog):
     whole, damaged = make_run(), make_run()
     (damaged.path / "run.json").write_text("{")
-    assert run_folder.open_run(tmp_path / "log").path == whole.path
+    assert listing.open_run(tmp_path / "log").path == whole.path
     assert caplog.messages[0].startswith(f"passed over: {damaged.path}/run.json is damaged")
 
 

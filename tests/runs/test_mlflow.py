@@ -12,7 +12,7 @@ import pytest
 
 from fedgru import config
 from fedgru.core.errors import ConfigError, RunError
-from fedgru.runs.folder import open_run
+from fedgru.runs.listing import open_run
 from fedgru.runs.mlflow import MlflowTracker
 from tests.cli.test_main import SMALL, invoke
 

@@ -16,6 +16,7 @@ from fedgru.console.sweeps import describe_records
 from fedgru.core.errors import ConfigError, Interrupted, RunError, TrainingError
 from fedgru.data import datasets
 from fedgru.runs import folder as run_folder
+from fedgru.runs import listing
 from fedgru.sweep import plan as sweep_plan
 from fedgru.sweep import results as sweep_results
 from fedgru.sweep import sweep as sweeps
@@ -65,7 +66,7 @@ def test_the_mean_over_seeds_of_the_best_round_counts(script, sweep):
     assert (run.settings().loop.seed, run.settings().client.client_lr) == (1, 0.1)
     assert run.facts()["sweep"] == {"name": "try", "trial": 1}
     assert (
-        run_folder.open_run(search.path).path.name == second["runs"][2]["run"]
+        listing.open_run(search.path).path.name == second["runs"][2]["run"]
     )  # a log folder itself
 
 

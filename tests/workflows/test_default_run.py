@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from fedgru.cli.main import main
-from fedgru.runs import folder as run_folder
+from fedgru.runs import listing
 from fedgru.workflows import train as train_workflow
 
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 def test_the_kernel_is_learnt_and_kept(folder):
-    run = run_folder.open_run(folder / "log")
+    run = listing.open_run(folder / "log")
     kernel = run.facts()["kernel"]
     start = train_workflow.Kernel().to_dict()
     assert kernel.keys() == start.keys()
@@ -36,7 +36,7 @@ def test_the_kernel_is_learnt_and_kept(folder):
 
 
 def test_the_report_beats_plain_counts_and_shows_the_prior_alone(folder):
-    report = json.loads((run_folder.open_run(folder / "log").path / "test.json").read_text())
+    report = json.loads((listing.open_run(folder / "log").path / "test.json").read_text())
     counted = report["baselines"]["running_backoff"]["test/acc@1/micro"]
     assert report["test/acc@1/micro"] > counted + 0.05
     assert report["baselines"]["running_kernel"]["test/acc@1/micro"] > counted + 0.05
@@ -45,7 +45,7 @@ def test_the_report_beats_plain_counts_and_shows_the_prior_alone(folder):
 
 def test_evaluating_again_gives_the_same(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    run = run_folder.open_run("log")
+    run = listing.open_run("log")
     before = json.loads((run.path / "test.json").read_text())
     result = CliRunner().invoke(main, ["eval", "--json", "--must-beat", "running_backoff"])
     assert result.exit_code == 0, result.output
@@ -54,10 +54,10 @@ def test_evaluating_again_gives_the_same(folder, monkeypatch):
 
 def test_the_written_config_repeats_the_run_to_the_byte(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    first = run_folder.open_run("log")
+    first = listing.open_run("log")
     words = ["train", "--config", str(first.path / "config.toml"), "--log-dir", "again"]
     assert CliRunner().invoke(main, words).exit_code == 0
-    again = run_folder.open_run("again")
+    again = listing.open_run("again")
     for name in ("metrics.csv", "best.npz", "config.toml"):
         assert (again.path / name).read_bytes() == (first.path / name).read_bytes()
     assert again.facts()["kernel"] == first.facts()["kernel"]

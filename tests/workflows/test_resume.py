@@ -23,6 +23,7 @@ from fedgru.core.errors import ConfigError, DataError, RunError
 from fedgru.data import datasets
 from fedgru.engines.base import Engine, RoundResult
 from fedgru.runs import folder as run_folder
+from fedgru.runs import listing
 from fedgru.storage import locks
 from fedgru.workflows import score as score_workflow
 from fedgru.workflows import train as train_workflow
@@ -119,7 +120,7 @@ def test_killed_at_any_write_it_ends_in_the_same_bytes(train, tmp_path, monkeypa
             except Killed:
                 pass
         try:
-            run = run_folder.open_run(tmp_path / log_dir)
+            run = listing.open_run(tmp_path / log_dir)
         except RunError:
             assert number < 10  # killed before there was a run folder, or in making it
         else:
@@ -160,8 +161,8 @@ def test_stopped_twice_and_then_early(train, tmp_path, monkeypatch):
                 if number == 1:
                     train(rounds=9, patience=2)
                 else:
-                    train_workflow.resume(run_folder.open_run(tmp_path / "log"), "data")
-    run, _, again = train_workflow.resume(run_folder.open_run(tmp_path / "log"), "data")
+                    train_workflow.resume(listing.open_run(tmp_path / "log"), "data")
+    run, _, again = train_workflow.resume(listing.open_run(tmp_path / "log"), "data")
     assert results(run) == results(whole)
     assert (again.why, again.best.round_num) == (result.why, result.best.round_num)
     assert [entry["after_round"] for entry in run.facts()["resumed"]] == [0, last - 1]
@@ -184,7 +185,7 @@ def stopped(train, tmp_path, monkeypatch):
         patch.setattr(DrawnEngine, "run_round", stop)
         with pytest.raises(train_workflow.Interrupted):
             train()
-    return run_folder.open_run(tmp_path / "log")
+    return listing.open_run(tmp_path / "log")
 
 
 def content(folder):
@@ -287,10 +288,10 @@ def test_a_path_is_no_name_inside_the_log_folder(stopped, tmp_path, monkeypatch)
     outside = tmp_path / "outside"
     shutil.copytree(stopped.path, outside)
     with pytest.raises(RunError) as error:
-        run_folder.open_run(tmp_path / "log", "../outside")
+        listing.open_run(tmp_path / "log", "../outside")
     assert str(error.value) == "no run ../outside: it is not a folder with a run.json."
     monkeypatch.chdir(tmp_path / "log")  # where it is the path of a run
-    assert run_folder.open_run("elsewhere", "../outside").path == Path("../outside")
+    assert listing.open_run("elsewhere", "../outside").path == Path("../outside")
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def test_a_full_disk(train, tmp_path, monkeypatch):
         patch.setattr(os, "fsync", disk_full)
         with pytest.raises(RunError) as error:
             train()
-    run = run_folder.open_run(tmp_path / "log")
+    run = listing.open_run(tmp_path / "log")
     file, _, rest = str(error.value).removeprefix("cannot write to ").partition(": ")
     assert file in (  # the next round may be at its own files before it looks
         f"{run.path}/checkpoints/round-2.npz",
@@ -382,7 +383,7 @@ def test_a_clock_that_was_set_back(stopped, train, tmp_path, caplog):
     future = "2999-01-01T00:00:00.000000+00:00"
     stopped.write_facts({"started": future})
     with pytest.raises(RunError) as error:
-        run_folder.open_run(tmp_path / "log")
+        listing.open_run(tmp_path / "log")
     assert str(error.value) == (
         f"{stopped.path} says that it was started at {future}, which is in the future. If the "
         "clock was set back, later runs look older than they are: name the run."
@@ -392,7 +393,7 @@ def test_a_clock_that_was_set_back(stopped, train, tmp_path, caplog):
         f"{stopped.path} says that it was started at {future}, which is in the future: was the "
         "clock set back? The new run will look older."
     )
-    assert run_folder.open_run(tmp_path / "log", run.path.name).status() == "done"
+    assert listing.open_run(tmp_path / "log", run.path.name).status() == "done"
     train_workflow.resume(stopped, "data")  # by name all goes as ever
     assert stopped.status() == "done"
 
@@ -442,7 +443,7 @@ def stop_in_training(name, words=()):
 def test_a_signal_and_the_way_on(here, name, said, code):
     rounds = ["--rounds", "400", "--patience", "0"]
     found, stderr = stop_in_training(getattr(signal, name), rounds)
-    run = run_folder.open_run("log")
+    run = listing.open_run("log")
     last = stderr.splitlines()[-1]
     at = int(re.search(r"after round (\d+) of 400", last)[1])
     assert found == code and "Traceback" not in stderr

@@ -12,7 +12,7 @@ from fedgru import config
 from fedgru.core.errors import DataError, Interrupted, Terminated
 from fedgru.data import datasets
 from fedgru.engines.base import Engine, RoundResult
-from fedgru.runs import folder as run_folder
+from fedgru.runs import listing
 from fedgru.workflows import score as score_workflow
 from fedgru.workflows import train as train_workflow
 from tests.conftest import make_check_ins
@@ -77,7 +77,7 @@ def test_a_round_that_is_cut_short(
     monkeypatch.setattr(StillEngine, "stops_by", signal)
     with pytest.raises(Interrupted) as error:
         train(stops_in)
-    run = run_folder.open_run(tmp_path / "log")
+    run = listing.open_run(tmp_path / "log")
     assert error.value.exit_code == code
     assert str(error.value) == (
         f"stopped by {name} {how_far}. Go on with: fedgru train --resume {run.path}"

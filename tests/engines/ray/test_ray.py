@@ -28,6 +28,7 @@ from fedgru.engines.ray import connection as ray_connection
 from fedgru.engines.ray.actors import Actors
 from fedgru.engines.ray.engine import RayEngine, cut_cohort
 from fedgru.runs import folder as run_folder
+from fedgru.runs import listing
 from fedgru.workflows import train as train_workflow
 from tests.conftest import needs_ray, start, training_for_long
 
@@ -272,7 +273,7 @@ def test_stopped_and_gone_on_with_it_ends_in_the_same_bytes(
     with monkeypatch.context() as patch, pytest.raises(train_workflow.Interrupted):
         patch.setattr(run_folder.RunFolder, "record_round", stop)
         train_workflow.train(task, facts, tmp_path / "stopped")
-    run, _, result = train_workflow.resume(run_folder.open_run(tmp_path / "stopped"), "data")
+    run, _, result = train_workflow.resume(listing.open_run(tmp_path / "stopped"), "data")
     assert run.facts()["resumed"][-1]["after_round"] == 1 and result.last.round_num == 3
     for name in ("metrics.csv", "best.npz", "last.npz"):
         assert (run.path / name).read_bytes() == (whole.path / name).read_bytes()
