@@ -11,7 +11,12 @@ head's own gradient carries the factor alpha too, which leaves it untrained at a
 accuracy says the most; here it does not.
 """
 
+from dataclasses import dataclass
 from functools import cache
+from math import inf
+from typing import Literal
+
+from fedgru.core.errors import ConfigError
 
 
 @cache
@@ -47,20 +52,50 @@ def reverse_gradient(x, weight):
     return _reversal()(x, jnp.asarray(weight, x.dtype))
 
 
-def paper_weights(alpha):
-    """Return (target_weight, reversal) = (1 - alpha, alpha).
+@dataclass(frozen=True)
+class TradeOff:
+    """How much the protected concept counts against the target, once training has risen to it.
 
-    Source: Jia et al. 2018, equation (1).
+    Attributes:
+        kind: "alpha" (of the paper) or "lambda" (of Ganin et al.), see `loss_weights`.
+        value: alpha, 0 to 1, or lambda, at least 0.
+
+    Raises:
+        ConfigError: if the value is out of range.
     """
-    return 1.0 - alpha, alpha
+
+    kind: Literal["alpha", "lambda"]
+    value: float
+
+    def __post_init__(self):
+        if self.kind == "alpha" and not 0 <= self.value <= 1:
+            raise ConfigError(f"alpha is {self.value}, expected 0 to 1.")
+        if self.kind == "lambda" and not 0 <= self.value < inf:
+            raise ConfigError(f"lambda is {self.value}, expected 0 or more.")
+
+    def at(self, share: float) -> float:
+        """Return the alpha, or the lambda, of a moment: a share (0 to 1) of the final one."""
+        return self.value * share
+
+    def loss_weights(self, strength):
+        """Return (target_weight, reversal) under the strength of a moment; see `loss_weights`."""
+        return loss_weights(self.kind, strength)
 
 
-def lambda_weights(weight):
-    """Return (target_weight, reversal) = (1, weight): the plain form of Ganin et al. 2016.
+def loss_weights(kind: str, strength):
+    """Return (target_weight, reversal).
 
-    Equal to the paper's at weight = alpha / (1 - alpha), up to the learning rate of the target.
+    Args:
+        kind: "alpha" gives (1 - alpha, alpha); "lambda" gives (1, lambda), which is equal to it at
+            lambda = alpha / (1 - alpha), up to the learning rate of the target.
+        strength: alpha or lambda of the moment, float or float array [].
+
+    Source: Jia et al. 2018, equation (1), for alpha; Ganin et al. 2016 for lambda.
+
+    >>> loss_weights("alpha", 0.25), loss_weights("lambda", 0.25)
+    ((0.75, 0.25), (1.0, 0.25))
     """
-    return 1.0, weight
+    return (1.0 - strength if kind == "alpha" else 1.0), strength
 
 
 def mean_cross_entropy(scores, labels, weights):

@@ -10,7 +10,7 @@ import numpy as np
 from fedgru.agnostic import pooled
 from fedgru.agnostic.concepts import Concept, make_concept
 from fedgru.agnostic.erasure import Moments, fit_eraser
-from fedgru.agnostic.objective import lambda_weights, paper_weights
+from fedgru.agnostic.objective import TradeOff
 from fedgru.agnostic.protected_loss import protected_loss
 from fedgru.agnostic.schedules import share_at
 from fedgru.algorithms.fed_avg import ServerState
@@ -31,9 +31,7 @@ class Protection:
     Attributes:
         concept: Concept.
         method: Method.
-        alpha: the final alpha; or, with `plain`, the final lambda.
-        plain: whether the target's loss keeps its full weight beside lambda (`lambda_weights`),
-            in place of the paper's 1 - alpha.
+        trade_off: TradeOff, the final alpha or lambda.
         schedule: a key of SCHEDULES.
         rounds: rounds that are asked for.
         server_head: whether the heads are taught in one place, on states of the whole cohort,
@@ -44,8 +42,7 @@ class Protection:
 
     concept: Concept
     method: Method
-    alpha: float
-    plain: bool
+    trade_off: TradeOff
     schedule: str
     rounds: int
     server_head: bool
@@ -55,21 +52,21 @@ class Protection:
     def num_values(self):
         return len(self.concept.values)
 
-    def alpha_at(self, round_num):
-        """Return alpha in a round: through the schedule in the first half, then the final one."""
-        return self.alpha * share_at(self.schedule, self._progress(round_num))
+    def strength_at(self, round_num):
+        """Return a round's alpha or lambda: by the schedule in the first half, then the final."""
+        return self.trade_off.at(share_at(self.schedule, self._progress(round_num)))
 
-    def loss_weights(self, alpha):
-        """Return (target_weight, reversal) under an alpha, or under a lambda."""
-        return lambda_weights(alpha) if self.plain else paper_weights(alpha)
+    def loss_weights(self, strength):
+        """Return (target_weight, reversal) under the alpha, or the lambda, of a round."""
+        return self.trade_off.loss_weights(strength)
 
     def is_risen(self, round_num):
-        """Whether a round ran under the final alpha: only such a round may be the best.
+        """Whether a round ran under the final strength: only such a round may be the best.
 
-        Round 0, before training, ran under none; at alpha 0 it may be, as in an ordinary run.
+        Round 0, before training, ran under none; at strength 0 it may be, as in an ordinary run.
         """
-        risen = self.alpha_at(round_num) == self.alpha * share_at(self.schedule, 1.0)
-        return risen and (round_num > 0 or self.alpha == 0)
+        risen = self.strength_at(round_num) == self.trade_off.at(share_at(self.schedule, 1.0))
+        return risen and (round_num > 0 or self.trade_off.value == 0)
 
     def _progress(self, round_num):
         rising = RISE * self.rounds - 1  # rounds from the first to the one that has risen
@@ -100,18 +97,18 @@ class Protection:
             cohort: int [cohort].
 
         Returns:
-            (ServerState, constants): constants holds "alpha", and "means" for `protected_loss`
-            or None.
+            (ServerState, constants): constants holds "alpha", the round's alpha or lambda, and
+            "means" for `protected_loss` or None.
         """
         weights, round_num = dict(state.weights), state.round_num + 1
-        alpha = self.alpha_at(round_num)
+        strength = self.strength_at(round_num)
         means = None
-        if alpha > 0 and (self.method.noise or self.method.dependence or self.server_head):
+        if strength > 0 and (self.method.noise or self.method.dependence or self.server_head):
             hidden, labels = self._train_states(engine, weights, cohort)
             if self.method.noise:
                 weights["noise_scale"] = np.float32(0)
                 spread = np.sqrt(np.asarray(gru.represent(weights, hidden, 0.0)).var(0).mean())
-                weights["noise_scale"] = np.float32(alpha * self.method.noise * spread)
+                weights["noise_scale"] = np.float32(strength * self.method.noise * spread)
             draw = seeding.rng(self.seed, "protection", round_num)
             noise = draw.standard_normal(hidden.shape).astype(np.float32)
             seen = np.asarray(gru.represent(weights, hidden, noise))
@@ -119,7 +116,7 @@ class Protection:
                 means = pooled.kernel_means(seen, draw)
             if self.server_head:
                 weights |= self._teach_heads(weights, seen, labels, round_num, draw)
-        constants = {"alpha": np.float32(alpha), "means": means}
+        constants = {"alpha": np.float32(strength), "means": means}
         return ServerState(weights, state.optimizer, state.round_num), constants
 
     def held_still(self, weights):
@@ -166,7 +163,7 @@ class Protection:
         return ("alpha", "head_loss", "head_acc@1") if self.method.adversaries else ("alpha",)
 
     def round_metrics(self, constants, sums):
-        """Return alpha, and how well the first head read the concept in training.
+        """Return alpha, or lambda, and how well the first head read the concept in training.
 
         Args:
             constants: from `before_round`.
@@ -179,10 +176,10 @@ class Protection:
     def after_round(self, engine, state, cohort):
         """Return the ServerState with the eraser that fits its weights, if the method has one.
 
-        It is made of sums over clients, see `Moments`. Once alpha is above 0 it erases whole: a
-        trace that is made smaller is read as well as before.
+        It is made of sums over clients, see `Moments`. Once alpha, or lambda, is above 0 it erases
+        whole: a trace that is made smaller is read as well as before.
         """
-        if not self.method.erase or self.alpha_at(state.round_num) == 0:
+        if not self.method.erase or self.strength_at(state.round_num) == 0:
             return state
         hidden, labels = self._train_states(engine, state.weights, cohort)
         eraser = fit_eraser(Moments.of(hidden, labels, self.num_values))
@@ -236,8 +233,9 @@ def make_protection(settings, check_ins, clients):
     return Protection(
         concept=concept,
         method=method,
-        alpha=agnostic.alpha if agnostic.protected_weight is None else agnostic.protected_weight,
-        plain=agnostic.protected_weight is not None,
+        trade_off=TradeOff("alpha", agnostic.alpha)
+        if agnostic.protected_weight is None
+        else TradeOff("lambda", agnostic.protected_weight),
         schedule=agnostic.alpha_schedule,
         rounds=loop.rounds,
         server_head=has_server_head(agnostic, concept.one_per_client),

@@ -25,29 +25,18 @@ SCHEDULES = {
 }
 
 
-def alpha_at(schedule, alpha, progress):
-    """Return alpha at a moment of training.
-
-    Args:
-        schedule: a key of SCHEDULES.
-        alpha: the final alpha, 0 to 1.
-        progress: 0 at the first step or round, 1 at the last.
-
-    Raises:
-        ConfigError: if alpha or progress lies outside 0 to 1.
-
-    >>> [round(alpha_at("ganin", 0.5, p), 3) for p in (0.0, 0.1, 0.5, 1.0)]
-    [0.0, 0.231, 0.493, 0.5]
-    """
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha is {alpha}, expected 0 to 1.")
-    return alpha * share_at(schedule, progress)
-
-
 def share_at(schedule, progress):
     """Return the share of the final alpha, or of the final lambda, at a moment of training.
 
-    Arguments and error as for `alpha_at`.
+    Args:
+        schedule: a key of SCHEDULES.
+        progress: 0 at the first step or round, 1 at the last.
+
+    Raises:
+        ConfigError: if progress lies outside 0 to 1.
+
+    >>> [round(share_at("ganin", p), 3) for p in (0.0, 0.1, 0.5, 1.0)]
+    [0.0, 0.462, 0.987, 1.0]
     """
     if not 0 <= progress <= 1:
         raise ConfigError(f"progress is {progress}, expected 0 to 1.")

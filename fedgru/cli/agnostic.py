@@ -220,6 +220,7 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
 
     Shown are the hold-out targets whose two maps correlate least.
     """
+    from fedgru.agnostic.objective import TradeOff
     from fedgru.images import figures as image_figures
     from fedgru.images import maps as image_maps
     from fedgru.images import sweep as image_sweep
@@ -234,7 +235,7 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
     responses = []
     held = data.sets["holdout"]
     for one in (0.0, alpha):
-        network = image_training.train(settings, data, chosen_method, one, seed)
+        network = image_training.train(settings, data, chosen_method, TradeOff("alpha", one), seed)
         responses.append(image_maps.activation_maps(network, held.images))
     rows, correlations = image_maps.least_alike(held, *responses, per_class)
     size = settings.crop_size or settings.image_size

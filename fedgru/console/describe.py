@@ -49,7 +49,7 @@ def describe_task(task, facts, counting=False):
 
 def _describe_protection(task):
     agnostic, protection = task.settings.agnostic, task.protection
-    strength = f"{'lambda' if protection.plain else 'alpha'} {protection.alpha:g}"
+    strength = f"{protection.trade_off.kind} {protection.trade_off.value:g}"
     line = (
         f"Agnostic to {agnostic.agnostic_to} ({protection.num_values} values): {agnostic.method}, "
         f"{strength} ({agnostic.alpha_schedule})"

@@ -1,7 +1,7 @@
 """The compiled steps of image training: one call runs the batches of an epoch. JAX.
 
 Every argument of the two factories is hashable, and what they give is kept: trainings that differ
-in alpha and seed alone share one compiled program.
+in strength and seed alone share one compiled program.
 """
 
 from functools import cache
@@ -42,8 +42,11 @@ def target_epoch(spec, optimizer, flips):
 
 
 @cache
-def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only):
-    """Compiled: steps of the whole objective, or of the protected heads alone."""
+def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only, kind):
+    """Compiled: steps of the whole objective, or of the protected heads alone.
+
+    `kind` is that of the TradeOff; the strength of each step is an argument of what is compiled.
+    """
     jax = import_jax()
     import jax.numpy as jnp
 
@@ -73,12 +76,12 @@ def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only):
         return sum(parts) / len(parts)
 
     @jax.jit
-    def run(state, data, alphas, erasing, lr, epoch, key):
+    def run(state, data, strengths, erasing, lr, epoch, key):
         (images, targets, contexts), (context_images, context_labels), order, context_order = data
 
         def step(state, inputs):
             weights, own_slots, head_slots, number = state
-            rows, context_rows, alpha = inputs
+            rows, context_rows, strength = inputs
             keys = jax.random.split(jax.random.fold_in(key, number), 5)
             num_targets, n = len(rows), len(rows) + len(context_rows)
             batch = jnp.concatenate([images[rows], context_images[context_rows]])
@@ -94,7 +97,7 @@ def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only):
                     mean, removed = erasing
                     z = z - (z - mean) @ removed
                 if method.noise and not heads_only:
-                    z = z + alpha * method.noise * jax.random.normal(noise_key, z.shape)
+                    z = z + strength * method.noise * jax.random.normal(noise_key, z.shape)
                 return z
 
             def loss_of(own, protected):
@@ -102,7 +105,7 @@ def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only):
                 scores = cnn.classify(spec, own, z[:num_targets], keys[2])
                 ones = jnp.ones(num_targets, jnp.float32)
                 target_loss = objective.mean_cross_entropy(scores, target, ones)
-                target_weight, reversal = objective.paper_weights(alpha)
+                target_weight, reversal = objective.loss_weights(kind, strength)
                 total = target_weight * target_loss
                 if method.adversaries == 0 or method.confusion:
                     still = jax.lax.stop_gradient(z)
@@ -112,12 +115,14 @@ def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only):
                     total += protected_loss(protected, reversed_z, context, is_target, keys[3])
                 if method.confusion and method.adversaries:
                     held = jax.lax.stop_gradient(protected)
-                    total += alpha * confusion(held, z, is_target, keys[3])
+                    total += strength * confusion(held, z, is_target, keys[3])
                 if method.dependence:
                     known = jnp.where(context >= 0, 1.0, 0.0)
                     measure = _dependence(method, spec, num_contexts)
                     total += (
-                        alpha * method.dependence * measure(z, context, target, known, num_targets)
+                        strength
+                        * method.dependence
+                        * measure(z, context, target, known, num_targets)
                     )
                 return total, target_loss
 
@@ -143,7 +148,7 @@ def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only):
             return (own | protected, own_slots, head_slots, number + 1), loss
 
         start = (*state, jnp.int32(0))
-        (*state, _), losses = jax.lax.scan(step, start, (order, context_order, alphas))
+        (*state, _), losses = jax.lax.scan(step, start, (order, context_order, strengths))
         return tuple(state), losses
 
     return run

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fedgru.agnostic import probes
+from fedgru.agnostic.objective import TradeOff
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, Interrupted, RunError
 from fedgru.core.jax_setup import num_threads
@@ -56,7 +57,7 @@ def check_alphas(alphas):
     """Refuse an alpha outside 0 to 1."""
     for alpha in alphas:
         if not 0 <= alpha <= 1:
-            raise ConfigError(f"--alpha is {alpha:g}, expected 0 to 1.")
+            raise ConfigError(f"`alpha` is {alpha:g}, expected 0 to 1.")
 
 
 def measure_point(settings, point):
@@ -65,7 +66,9 @@ def measure_point(settings, point):
     if point.method == CEILING:
         return measure_ceiling(settings, data, point.seed)
     method = check_method("reversal" if point.method == ORDINARY else point.method, settings)
-    network = image_training.train(settings, data, method, point.alpha, point.seed)
+    network = image_training.train(
+        settings, data, method, TradeOff("alpha", point.alpha), point.seed
+    )
     return measure(settings, data, network, point.seed)
 
 
@@ -170,12 +173,12 @@ class SweepFolder:
         try:
             found = json.loads(file.read_text("utf-8"))
         except ValueError:
-            raise RunError(f"{file} is damaged. Give another --name.") from None
+            raise RunError(f"{file} is damaged. Give another `name`.") from None
         for name, value in wanted.items():
             if found.get(name) != value:
                 raise RunError(
-                    f"{self.path} was made with --{name.replace('_', '-')} {found.get(name)}, now "
-                    f"it is {value}. Give another --name, or the same settings to go on with it."
+                    f"{self.path} was made with `{name}` {found.get(name)}, now "
+                    f"it is {value}. Give another `name`, or the same settings to go on with it."
                 )
 
     def rows(self):

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from fedgru.agnostic import erasure, objective
-from fedgru.agnostic.schedules import alpha_at
+from fedgru.agnostic.schedules import share_at
 from fedgru.core import seeding
 from fedgru.core.errors import TrainingError
 from fedgru.core.jax_setup import import_jax
@@ -79,17 +79,17 @@ def make_spec(settings, data):
     )
 
 
-def train(settings, data, method, alpha, seed, on_epoch=None):
+def train(settings, data, method, trade_off, seed, on_epoch=None):
     """Train one network with a target head, and protected heads for the context.
 
-    At alpha 0 the extractor and the target head are trained as `train_ordinary` does, by the
+    At strength 0 the extractor and the target head are trained as `train_ordinary` does, by the
     same compiled step and draws, and the protected heads beside them, on what they find.
 
     Args:
         settings: ImageSettings.
         data: ImageData.
         method: Method.
-        alpha: 0 to 1; its schedule is the settings'.
+        trade_off: `fedgru.agnostic.objective.TradeOff`; its schedule is the settings'.
         seed: int.
         on_epoch: called with (epoch, Network) after each epoch, from 1.
 
@@ -104,9 +104,9 @@ def train(settings, data, method, alpha, seed, on_epoch=None):
         alpha can follow a schedule.
     """
     spec = make_spec(settings, data)
-    if alpha == 0:
+    if trade_off.value == 0:
         method = replace(type(method)(), adversaries=max(method.adversaries, 1))
-    run = _Run(settings, spec, data, method, alpha, seed)
+    run = _Run(settings, spec, data, method, trade_off, seed)
     for epoch in range(1, settings.epochs + 1):
         run.epoch(epoch)
         if on_epoch is not None:
@@ -153,9 +153,9 @@ def train_ordinary(settings, images, labels, num_classes, seed, on_epoch=None):
 class _Run:
     """One training: its state between epochs."""
 
-    def __init__(self, settings, spec, data, method, alpha, seed):
+    def __init__(self, settings, spec, data, method, trade_off, seed):
         self.settings, self.spec, self.method = settings, spec, method
-        self.alpha, self.seed = alpha, seed
+        self.trade_off, self.seed = trade_off, seed
         self.targets, self.contexts = data.sets["train"], data.sets["context_train"]
         self.num_contexts = len(data.context_names)
         own = cnn.init_weights(spec, seeding.rng(seed, "image weights"))
@@ -168,7 +168,7 @@ class _Run:
             self.draw_shares = self._independent_shares()
 
     def network(self):
-        noise = self.alpha * self.method.noise
+        noise = self.trade_off.value * self.method.noise
         return Network(self.spec, _to_numpy(self.weights), noise, self.eraser)
 
     def epoch(self, epoch):
@@ -182,7 +182,7 @@ class _Run:
         )
         context_order = np.resize(context_order, (len(order), settings.context_batch_size))
         lr, recipe = _lr(settings, epoch), _optimizer(settings)
-        heads_only = self.alpha == 0
+        heads_only = self.trade_off.value == 0
         if heads_only:
             own, protected = heads.split_heads(self.weights)
             step = image_steps.target_epoch(self.spec, recipe, settings.flips)
@@ -198,7 +198,13 @@ class _Run:
             _check_finite(losses, epoch, settings.lr)
             self.weights = own | protected
         step = image_steps.agnostic_epoch(
-            self.spec, recipe, settings.flips, method, self.num_contexts, heads_only
+            self.spec,
+            recipe,
+            settings.flips,
+            method,
+            self.num_contexts,
+            heads_only,
+            self.trade_off.kind,
         )
         (self.weights, self.own_slots, self.head_slots), losses = step(
             (self.weights, self.own_slots, self.head_slots),
@@ -208,7 +214,7 @@ class _Run:
                 order,
                 context_order,
             ),
-            self._alphas(epoch, len(order)),
+            self._strengths(epoch, len(order)),
             self._erasing(),
             lr,
             epoch,
@@ -219,12 +225,13 @@ class _Run:
         if method.erase:
             self._fit_eraser(epoch)
 
-    def _alphas(self, epoch, steps):
-        """float32 [steps]: alpha at each step of an epoch."""
+    def _strengths(self, epoch, steps):
+        """float32 [steps]: alpha, or lambda, at each step of an epoch."""
         first, last = (epoch - 1) * steps, max(self.settings.epochs * steps - 1, 1)
         schedule = self.settings.alpha_schedule
         return np.array(
-            [alpha_at(schedule, self.alpha, (first + i) / last) for i in range(steps)], np.float32
+            [self.trade_off.at(share_at(schedule, (first + i) / last)) for i in range(steps)],
+            np.float32,
         )
 
     def _erasing(self):
@@ -330,7 +337,7 @@ def _check_finite(losses, epoch, lr):
     if not np.isfinite(losses).all():
         step = int(np.flatnonzero(~np.isfinite(losses))[0]) + 1
         raise TrainingError(
-            f"training loss became NaN in epoch {epoch}, step {step}. Try a smaller --lr (now "
+            f"training loss became NaN in epoch {epoch}, step {step}. Try a smaller `lr` (now "
             f"{lr:g})."
         )
 

@@ -29,7 +29,7 @@ def test_objective_by_hand():
     # dE/df = x * (0.7 * -0.1192029 - 0.3 * 0.8807971) = 2 * (-0.0834420 - 0.2642391) = -0.6953623
     def loss(f, y, p):
         z = f * 2.0
-        target_weight, reversal = objective.paper_weights(0.3)
+        target_weight, reversal = objective.loss_weights("alpha", 0.3)
         zero = jnp.zeros(())
         target = objective.mean_cross_entropy(jnp.stack([z * y, zero])[None], *_one())
         turned = objective.reverse_gradient(z, reversal)
@@ -62,7 +62,7 @@ def test_objective_against_finite_differences():
         )
 
     def trained(kernel):
-        target_weight, reversal = objective.paper_weights(alpha)
+        target_weight, reversal = objective.loss_weights("alpha", alpha)
         l_y, l_p = parts(kernel, reversal)
         return target_weight * l_y + l_p
 
@@ -99,21 +99,34 @@ def test_confusion_is_zero_only_when_the_head_is_uniform():
 
 def test_lambda_form_is_the_paper_form_scaled():
     # (1 - alpha, alpha) / (1 - alpha) = (1, alpha / (1 - alpha)): 0.2 gives 0.25
-    target_weight, reversal = objective.paper_weights(0.2)
-    assert objective.lambda_weights(reversal / target_weight) == (1.0, pytest.approx(0.25))
+    target_weight, reversal = objective.loss_weights("alpha", 0.2)
+    assert objective.loss_weights("lambda", reversal / target_weight) == (1.0, pytest.approx(0.25))
 
 
 def test_schedules():
     # Ganin at 0.3: 2 / (1 + e^-3) - 1 = 0.9051483
-    at = schedules.alpha_at
-    assert at("constant", 0.8, 0.0) == 0.8
-    assert at("linear", 0.8, 0.25) == pytest.approx(0.2)
-    assert at("ganin", 0.5, 0.3) == pytest.approx(0.5 * 0.9051483)
-    assert at("warm-up", 0.7, 0.3) == 0.0
-    assert at("warm-up", 0.7, 0.65) == pytest.approx(0.35)  # half of the way from 0.3 to 1
+    share = schedules.share_at
+    assert share("constant", 0.0) == 1.0
+    assert share("linear", 0.25) == 0.25
+    assert share("ganin", 0.3) == pytest.approx(0.9051483)
+    assert share("warm-up", 0.3) == 0.0
+    assert share("warm-up", 0.65) == pytest.approx(0.5)  # half of the way from 0.3 to 1
     with pytest.raises(ConfigError) as error:
-        at("linear", 1.5, 0.0)
-    assert str(error.value) == "alpha is 1.5, expected 0 to 1."
+        share("linear", 1.5)
+    assert str(error.value) == "progress is 1.5, expected 0 to 1."
+
+
+def test_trade_off_is_alpha_or_lambda():
+    # a quarter of the way to 0.8 is 0.2: the target keeps 0.8 of its weight, or all of it
+    alpha, weight = objective.TradeOff("alpha", 0.8), objective.TradeOff("lambda", 0.8)
+    assert alpha.at(0.25) == weight.at(0.25) == 0.2
+    assert alpha.loss_weights(0.2) == (0.8, 0.2)
+    assert weight.loss_weights(0.2) == (1.0, 0.2)
+    assert objective.TradeOff("lambda", 3.0).loss_weights(3.0) == (1.0, 3.0)
+    for kind, value, expected in (("alpha", 1.5, "0 to 1"), ("lambda", -0.5, "0 or more")):
+        with pytest.raises(ConfigError) as error:
+            objective.TradeOff(kind, value)
+        assert str(error.value) == f"{kind} is {value}, expected {expected}."
 
 
 def test_heads_are_what_they_say():

@@ -41,7 +41,7 @@ def test_alpha_rises_in_the_first_half_and_only_then_may_a_round_be_best(make_ta
     task = make_task(rounds=10, agnostic_to="weekend", alpha=0.8, alpha_schedule="linear")
     found = task.protection
     # half of ten rounds is five: 0, 1/4, 2/4, 3/4, 1 of 0.8, then 0.8
-    alphas = [found.alpha_at(round_num) for round_num in range(1, 8)]
+    alphas = [found.strength_at(round_num) for round_num in range(1, 8)]
     assert alphas == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
     assert [found.is_risen(round_num) for round_num in range(7)] == [False] * 5 + [True] * 2
     result, rows = _train(task)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedgru.agnostic.objective import TradeOff
 from fedgru.config.methods import METHODS, Method, parse_method
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, RunError, TrainingError
@@ -34,7 +35,7 @@ def data(settings):
 def test_alpha_0_is_ordinary_training_to_the_bit(settings, data, method):
     train = data.sets["train"]
     ordinary = image_training.train_ordinary(settings, train.images, train.target, 2, 0)
-    agnostic = image_training.train(settings, data, parse_method(method), 0.0, 0)
+    agnostic = image_training.train(settings, data, parse_method(method), TradeOff("alpha", 0.0), 0)
     own, protected = heads.split_heads(agnostic.weights)
     assert own.keys() == ordinary.weights.keys()
     for name, w in own.items():
@@ -48,9 +49,11 @@ def test_alpha_0_is_ordinary_training_to_the_bit(settings, data, method):
 @pytest.mark.parametrize("method", ["confusion", "leace", "hsic+bottleneck+decorrelate"])
 def test_a_method_changes_training_and_repeats_to_the_bit(settings, data, method):
     one_epoch = settings.model_copy(update={"epochs": 1 if method != "leace" else 2})
-    chosen = parse_method(method)
-    first, again = (image_training.train(one_epoch, data, chosen, 0.6, 0).weights for _ in range(2))
-    ordinary = image_training.train(one_epoch, data, chosen, 0.0, 0).weights
+    chosen, strong = parse_method(method), TradeOff("alpha", 0.6)
+    first, again = (
+        image_training.train(one_epoch, data, chosen, strong, 0).weights for _ in range(2)
+    )
+    ordinary = image_training.train(one_epoch, data, chosen, TradeOff("alpha", 0.0), 0).weights
     for name, w in first.items():
         np.testing.assert_array_equal(w, again[name])
     assert (first["conv_0_kernel"] != ordinary["conv_0_kernel"]).any()
@@ -94,7 +97,9 @@ def test_one_reversed_step_against_plain_gradients():
 
     own_gradients = jax.jit(jax.grad(objective))(own)
     head_gradients = jax.jit(jax.grad(protected_loss, 1))(own, protected)
-    trained = image_training.train(settings, data, METHODS["reversal"], alpha, 0).weights
+    trained = image_training.train(
+        settings, data, METHODS["reversal"], TradeOff("alpha", alpha), 0
+    ).weights
     for name, w in own.items():
         np.testing.assert_allclose(trained[name], w - 0.1 * own_gradients[name], atol=2e-5)
     for name, w in protected.items():
@@ -127,7 +132,7 @@ def test_adam_worked_by_hand():
 
 
 def test_the_noise_of_a_bottleneck_is_served(settings, data):
-    network = image_training.train(settings, data, METHODS["bottleneck"], 0.5, 0)
+    network = image_training.train(settings, data, METHODS["bottleneck"], TradeOff("alpha", 0.5), 0)
     assert network.noise == 0.5  # alpha times the method's 1.0
     shown = data.sets["holdout"].images
     bare, served = (
@@ -139,7 +144,7 @@ def test_the_noise_of_a_bottleneck_is_served(settings, data):
 
 
 def test_erasure_leaves_equal_means(settings, data):
-    network = image_training.train(settings, data, METHODS["leace"], 0.5, 0)
+    network = image_training.train(settings, data, METHODS["leace"], TradeOff("alpha", 0.5), 0)
     assert network.eraser is not None
     train = data.sets["train"]
     bare = replace(network, eraser=None)
@@ -161,7 +166,7 @@ def test_decorrelating_draws_make_target_and_context_independent(settings, data)
         image_training.make_spec(settings, data),
         data,
         Method(adversaries=0, decorrelate=True),
-        0.5,
+        TradeOff("alpha", 0.5),
         0,
     )
     train = data.sets["train"]
@@ -178,7 +183,7 @@ def test_a_head_starts_anew_in_turn(settings, data, monkeypatch):
     )
     six = settings.model_copy(update={"epochs": 6})
     method = Method(adversaries=2, resets=3)
-    image_training.train(six, data, method, 0.5, 0)
+    image_training.train(six, data, method, TradeOff("alpha", 0.5), 0)
     # 3 resets in 6 epochs: after epochs 2 and 4; the one after the last is left out. Each
     # resets a head's weights and its two optimizer slots
     assert resets == [1, 1, 1, 0, 0, 0]
@@ -187,9 +192,9 @@ def test_a_head_starts_anew_in_turn(settings, data, monkeypatch):
 def test_a_loss_that_is_no_number(data):
     settings = image_settings.load(TINY | {"optimizer": "sgd", "lr": 1e30})
     with pytest.raises(TrainingError) as error:
-        image_training.train(settings, data, METHODS["reversal"], 0.5, 0)
+        image_training.train(settings, data, METHODS["reversal"], TradeOff("alpha", 0.5), 0)
     assert str(error.value).startswith("training loss became NaN in epoch 1, step ")
-    assert str(error.value).endswith("Try a smaller --lr (now 1e+30).")
+    assert str(error.value).endswith("Try a smaller `lr` (now 1e+30).")
 
 
 def test_crops_and_flips():
@@ -305,7 +310,7 @@ def test_a_sweep_with_other_settings_is_refused(settings, tmp_path):
     with pytest.raises(RunError) as error:
         image_sweep.SweepFolder(tmp_path, other)
     assert str(error.value) == (
-        f"{tmp_path} was made with --epochs 2, now it is 3. Give another --name, or the same "
+        f"{tmp_path} was made with `epochs` 2, now it is 3. Give another `name`, or the same "
         "settings to go on with it."
     )
 
@@ -348,7 +353,7 @@ def test_alpha_is_chosen_by_validation_alone():
 
 
 def test_what_is_measured(settings, data):
-    network = image_training.train(settings, data, METHODS["bottleneck"], 0.5, 0)
+    network = image_training.train(settings, data, METHODS["bottleneck"], TradeOff("alpha", 0.5), 0)
     row = image_sweep.measure(settings, data, network, 0)
     again = image_sweep.measure(settings, data, network, 0)
     assert row == again
@@ -380,4 +385,4 @@ def test_an_alpha_outside_0_to_1(settings, tmp_path):
     folder = image_sweep.SweepFolder(tmp_path, settings)
     with pytest.raises(ConfigError) as error:
         image_sweep.run(settings, folder, ["hsic"], [0.0, 1.2], [0])
-    assert str(error.value) == "--alpha is 1.2, expected 0 to 1."
+    assert str(error.value) == "`alpha` is 1.2, expected 0 to 1."
