@@ -13,6 +13,7 @@ import click
 
 from fedgru import __version__
 from fedgru.cli.logging import log_to_stderr
+from fedgru.cli.option_names import with_options
 from fedgru.cli.options import (
     LazyOptions,
     config_option,
@@ -28,6 +29,8 @@ from fedgru.cli.options import (
 )
 from fedgru.core.errors import FedgruError, Interrupted, Terminated
 from fedgru.engines import ENGINES
+
+_WORDS = "fedgru.words"  # in a context's meta: the command line
 
 
 class Program(click.Group):
@@ -57,6 +60,10 @@ class Program(click.Group):
             return getattr(importlib.import_module(self.elsewhere[name]), name)
         return super().get_command(ctx, name)
 
+    def parse_args(self, ctx, args):
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx):
         try:
             with _sigterm_like_ctrl_c():
@@ -70,7 +77,18 @@ class Program(click.Group):
         except Exception as error:
             if ctx.params["debug"]:
                 raise
-            raise click.ClickException(_message(error)) from error
+            raise click.ClickException(self._message(ctx, error)) from error
+
+    def _message(self, ctx, error):
+        """What the person at the terminal reads instead of a traceback."""
+        if isinstance(error, FedgruError):
+            return with_options(str(error), ctx.meta[_WORDS])
+        if isinstance(error, OSError) and error.filename:
+            return f"cannot use {error.filename}: {error.strerror}."
+        return (
+            f"{type(error).__name__}: {error}\nThis is a defect of fedgru. Add --debug right after "
+            "fedgru to see where it comes from."
+        )
 
 
 class _Stopped(click.ClickException):
@@ -97,18 +115,6 @@ def _sigterm_like_ctrl_c():
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _message(error):
-    """What the person at the terminal reads instead of a traceback."""
-    if isinstance(error, FedgruError):
-        return str(error)
-    if isinstance(error, OSError) and error.filename:
-        return f"cannot use {error.filename}: {error.strerror}."
-    return (
-        f"{type(error).__name__}: {error}\nThis is a defect of fedgru. Add --debug right after "
-        "fedgru to see where it comes from."
-    )
 
 
 @click.group(

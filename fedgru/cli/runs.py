@@ -2,6 +2,7 @@
 
 import click
 
+from fedgru.cli.option_names import with_options
 from fedgru.cli.options import RunName, json_option, log_dir_option, note, print_json, run_argument
 
 
@@ -78,7 +79,7 @@ def show(run, as_json, log_dir):
         }
         print_json(shown)
     else:
-        click.echo(describe.describe_run(folder))
+        click.echo(with_options(describe.describe_run(folder)))
 
 
 @runs.command(name="rm", epilog="Example: fedgru runs rm try-out --yes")

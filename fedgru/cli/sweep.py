@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import click
 
 from fedgru.cli.logging import log_to_stderr
+from fedgru.cli.option_names import with_options
 from fedgru.cli.options import (
     LazyOptions,
     config_option,
@@ -133,7 +134,7 @@ def sweep(
     log_to_stderr(logging.WARNING)
 
     def on_trial(record):
-        click.echo(shown.describe_trial(search.plan, record), err=True)
+        click.echo(with_options(shown.describe_trial(search.plan, record)), err=True)
 
     if worker is not None:
         _end_with_parent()
@@ -157,7 +158,8 @@ def _print_end(search, data_dir, as_json):
 
     records = search.records()
     if not as_json:
-        click.echo(shown.describe_records(search.plan, sweep_results.ranked(search.plan, records)))
+        ranked = sweep_results.ranked(search.plan, records)
+        click.echo(with_options(shown.describe_records(search.plan, ranked)))
     best = search.best()
     command = sweep_results.train_command(search.plan, best, data_dir)
     reports = search.score(best, data_dir)

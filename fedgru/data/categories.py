@@ -49,7 +49,7 @@ def load_scheme(choice):
         return Scheme("raw")
     path = COARSE_TABLE if choice == "coarse" else Path(choice)
     if choice != "coarse" and not path.exists():
-        raise DataError(f"--categories is {str(choice)!r}, expected coarse, raw or a CSV file.")
+        raise DataError(f"`categories` is {str(choice)!r}, expected coarse, raw or a CSV file.")
     text, source = read_text(path)
     table = _read_table(text.decode(), source.file)
     return Scheme("coarse" if choice == "coarse" else source.file, table, source.sha256)
@@ -142,7 +142,7 @@ def _unmapped_message(unmapped, scheme, file):
         lines.append(f"  and {len(unmapped) - _MAX_LISTED:,} more")
     where = "the coarse categories" if scheme.name == "coarse" else scheme.name
     advice = (
-        "Use --categories raw, or --categories FILE with your own table (header name,category)."
+        "Use `categories` raw, or `categories` FILE with your own table (header name,category)."
         if scheme.name == "coarse"
         else f"Add them to {scheme.name}."
     )

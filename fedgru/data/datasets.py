@@ -240,7 +240,7 @@ def _check_free(name, data_dir, overwrite):
     if not (target / "passport.json").is_file():
         raise DataError(f"{target} is there and is not a data set: choose another name.")
     if not overwrite:
-        raise DataError(f"{target} is there already: choose another name, or add --overwrite.")
+        raise DataError(f"{target} is there already: choose another name, or add `overwrite`.")
 
 
 def open_data_set(name=EMBEDDED, data_dir="data"):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from fedgru.agnostic.schedules import SCHEDULES
-from fedgru.config import Count, Positive, Share, option
+from fedgru.config import Count, Positive, Share
 from fedgru.config.methods import DEFAULT_METHOD, parse_method
 from fedgru.config.settings import Section, explain
 from fedgru.core.errors import ConfigError
@@ -119,7 +119,7 @@ def load(overrides=None, preset="small"):
         raise ConfigError("\n".join(explain(one) for one in error.errors())) from None
     if preset == "paper" and (settings.target is None or settings.context is None):
         raise ConfigError(
-            "--preset paper needs --target and --context: folders of images, one sub-folder per "
+            "`preset` paper needs `target` and `context`: folders of images, one sub-folder per "
             "class."
         )
     _check_together(settings, overrides or {})
@@ -132,18 +132,18 @@ def _check_together(settings, given):
     for name in ("channels", "head"):
         if not _ints(getattr(settings, name)):
             raise ConfigError(
-                f"{option(name)} is {getattr(settings, name)}, expected whole numbers above 0, "
+                f"`{name}` is {getattr(settings, name)}, expected whole numbers above 0, "
                 "separated by commas."
             )
     if size // 2 ** len(channels) < 1:
         raise ConfigError(
-            f"--channels {settings.channels} halves the image {len(channels)} times, and nothing "
-            f"is left of {size} pixels. Take fewer, or a larger --image-size."
+            f"`channels` {settings.channels} halves the image {len(channels)} times, and nothing "
+            f"is left of {size} pixels. Take fewer, or a larger `image_size`."
         )
     if size > settings.image_size:
-        raise ConfigError(f"--crop-size is {size}, larger than --image-size {settings.image_size}.")
+        raise ConfigError(f"`crop_size` is {size}, larger than `image_size` {settings.image_size}.")
     if settings.target is not None and settings.context is None:
-        raise ConfigError("--target needs --context: a folder of context images beside it.")
+        raise ConfigError("`target` needs `context`: a folder of context images beside it.")
     unused = {
         "contrast": settings.target is not None,
         "ink": settings.target is not None,
@@ -154,11 +154,11 @@ def _check_together(settings, given):
     for name in given:
         if unused.get(name) and given[name] is not None:
             how = "without" if name == "target_context" else "with"
-            raise ConfigError(f"{option(name)} has no effect {how} --target.")
+            raise ConfigError(f"`{name}` has no effect {how} `target`.")
     if settings.context is None:
         for name in ("colour", "context_order"):
             if given.get(name):
-                raise ConfigError(f"{option(name)} has no effect without --context.")
+                raise ConfigError(f"`{name}` has no effect without `context`.")
 
 
 def default_method(settings):
@@ -171,18 +171,18 @@ def check_method(name, settings):
     method = parse_method(name)
     if method.noise and not settings.representation_dim:
         raise ConfigError(
-            f"--method {name} adds noise, which needs a bounded representation: give "
-            "--representation-dim, such as 64."
+            f"`method` {name} adds noise, which needs a bounded representation: give "
+            "`representation_dim`, such as 64."
         )
     if method.decorrelate and settings.target is not None:
         raise ConfigError(
-            f"--method {name} has no effect with --target: it draws each target as often on each "
-            "context, and the contexts of your target images are not known. Take --method hsic."
+            f"`method` {name} has no effect with `target`: it draws each target as often on each "
+            "context, and the contexts of your target images are not known. Take `method` hsic."
         )
     if method.decorrelate and settings.correlation in (0, 1):
         raise ConfigError(
-            f"--method {name} draws each target as often on each context, and with --correlation "
-            f"{settings.correlation:g} it never stands on one of them. Take --method hsic."
+            f"`method` {name} draws each target as often on each context, and with `correlation` "
+            f"{settings.correlation:g} it never stands on one of them. Take `method` hsic."
         )
     return method
 

@@ -101,7 +101,7 @@ def file_past(
     users = found.user.values
     if user is None and len(users) > 1:
         raise DataError(
-            f"{file} has check-ins of {len(users)} users. Choose one with --client: "
+            f"{file} has check-ins of {len(users)} users. Choose one with `client`: "
             f"{', '.join(users[:MAX_LISTED])}{' ...' if len(users) > MAX_LISTED else ''}."
         )
     user = users[0] if user is None else user
@@ -166,7 +166,7 @@ def _cut(check_ins, until, whose):
     if until is None:
         return check_ins, None
     if until > len(check_ins):
-        raise DataError(f"--until is {until}, but {whose} has {len(check_ins)} check-ins.")
+        raise DataError(f"`until` is {until}, but {whose} has {len(check_ins)} check-ins.")
     return check_ins[:until], (check_ins[until : until + 1] or [None])[0]
 
 
@@ -176,13 +176,13 @@ def _find_scheme(categories, table):
     if sha256 is None:  # raw names, or a made-up city, whose categories are what they are
         if table is not None:
             raise ConfigError(
-                f"--categories {table} has no effect: the run's data set has the names as they are."
+                f"`categories` {table} has no effect: the run's data set has the names as they are."
             )
         return None
     if table is None and name != "coarse":
         raise ConfigError(
             f"the categories of the run's data set were made by the table {name}: give it with "
-            f"--categories {name}."
+            f"`categories` {name}."
         )
     scheme = load_scheme(table or "coarse")
     if scheme.sha256 != sha256:

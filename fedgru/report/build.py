@@ -78,8 +78,8 @@ def write_report(folders, data_dir, output):
 def _check_output(output):
     """Refuse what cannot become the report, before anything is read or drawn."""
     if output.suffix.lower() not in (".html", ".htm"):
-        raise RunError(f"--output is {output}, expected a name that ends in .html.")
+        raise RunError(f"`output` is {output}, expected a name that ends in .html.")
     if output.is_dir():
-        raise RunError(f"--output is {output}, which is a folder.")
+        raise RunError(f"`output` is {output}, which is a folder.")
     if not output.parent.is_dir():
-        raise RunError(f"--output is {output}, but there is no folder {output.parent}.")
+        raise RunError(f"`output` is {output}, but there is no folder {output.parent}.")

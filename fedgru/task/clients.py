@@ -136,7 +136,7 @@ def choose_clients(check_ins, users=None, min_checkins=5):
         raise DataError(
             f"no user has {min_checkins} check-ins; the most active one, "
             f"{check_ins.user.values[order[0]]!r}, has {counts[order[0]]}. "
-            "Lower --min-checkins (at least 3, so that train, val and test are not empty)."
+            "Lower `min_checkins` (at least 3, so that train, val and test are not empty)."
         )
     order = order[counts[order] >= min_checkins]
     coverage.append(
@@ -145,7 +145,7 @@ def choose_clients(check_ins, users=None, min_checkins=5):
     if users is not None:
         if users > len(order):
             raise ConfigError(
-                f"--users is {users}, but the data set has {len(order)} users "
+                f"`users` is {users}, but the data set has {len(order)} users "
                 f"with {min_checkins} or more check-ins."
             )
         order = order[:users]

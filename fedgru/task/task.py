@@ -352,13 +352,13 @@ def build_task(data_set, settings, kernel=None, fitted=None):
     validated = settings.loop.eval_clients
     if validated is not None and validated > len(clients):
         raise ConfigError(
-            f"--eval-clients is {validated}, but there are {len(clients)} clients. Leave it out to "
+            f"`eval_clients` is {validated}, but there are {len(clients)} clients. Leave it out to "
             "validate on all."
         )
     cohort = settings.loop.clients_per_round
     if cohort is not None and cohort > len(training_clients):
         raise ConfigError(
-            f"--clients-per-round is {cohort}, but the split has {len(training_clients)} clients "
+            f"`clients_per_round` is {cohort}, but the split has {len(training_clients)} clients "
             "with training data."
         )
     _check_cohort(settings, cohort or len(training_clients), len(training_clients))
@@ -404,15 +404,15 @@ def _prepare(data_set, settings, fitted=None):
     for column in sorted(needed):
         if not len(getattr(check_ins, column).values):
             raise ConfigError(
-                f"data set {data_set.name} has no {column.replace('_', ' ')}, which --features "
-                f"{inputs_settings.features} and --target {inputs_settings.target} ask for. Use "
-                "--target venue with --features user,venue,clock,weekday, or import it again "
+                f"data set {data_set.name} has no {column.replace('_', ' ')}, which `features` "
+                f"{inputs_settings.features} and `target` {inputs_settings.target} ask for. Use "
+                "`target` venue with `features` user,venue,clock,weekday, or import it again "
                 "with a category column."
             )
     for column in sorted({"latitude", "longitude"} & set(names)):
         if not np.isfinite(check_ins.lat_deg if column == "latitude" else check_ins.lon_deg).any():
             raise ConfigError(
-                f"data set {data_set.name} has no {column}, which --features "
+                f"data set {data_set.name} has no {column}, which `features` "
                 f"{inputs_settings.features} asks for. Leave it out, or import the data again with "
                 f"--column {column}=NAME."
             )
@@ -430,8 +430,8 @@ def _prepare(data_set, settings, fitted=None):
     if not len(training_clients):
         raise DataError(
             f"none of the {len(clients)} clients has enough check-ins for one local step with "
-            f"--layout {settings.layout.layout}, --batch-size {settings.layout.batch_size}, "
-            f"--seq-len {settings.layout.seq_len}."
+            f"`layout` {settings.layout.layout}, `batch_size` {settings.layout.batch_size}, "
+            f"`seq_len` {settings.layout.seq_len}."
         )
     for split in SPLITS:
         positions = clients.target_positions(split)
@@ -492,11 +492,11 @@ def _check_cohort(settings, cohort, num_training):
     """Refuse what no round could have: more usable updates, or liars, than there are clients."""
     if settings.faults.min_clients > cohort:
         raise ConfigError(
-            f"--min-clients is {settings.faults.min_clients}, but a round has {cohort} clients."
+            f"`min_clients` is {settings.faults.min_clients}, but a round has {cohort} clients."
         )
     if (settings.faults.attackers or 0) > num_training:
         raise ConfigError(
-            f"--attackers is {settings.faults.attackers}, but the split has {num_training} clients "
+            f"`attackers` is {settings.faults.attackers}, but the split has {num_training} clients "
             "with training data."
         )
 

@@ -75,7 +75,7 @@ def _check_choices(run, task, engine, fine_tune):
     kind = run.kind
     if engine is not None and not kind.has_engine:
         raise ConfigError(
-            f"--engine has no effect on {run.path}, which is {kind.words}: leave it out."
+            f"`engine` has no effect on {run.path}, which is {kind.words}: leave it out."
         )
     if fine_tune is None:
         return
@@ -85,7 +85,7 @@ def _check_choices(run, task, engine, fine_tune):
     if concept is not None:
         raise ConfigError(
             f"{run.path} is agnostic to {concept}: fine-tuning would teach each client's copy what "
-            "it was kept from. Leave --fine-tune out."
+            "it was kept from. Leave `fine_tune` out."
         )
 
 
@@ -178,7 +178,7 @@ def check_baseline(name, settings):
     if settings.inputs.prior != "kernel":
         known.remove("running_kernel")
     if name not in known:
-        raise ConfigError(f"--must-beat is {name}, expected one of {', '.join(known)}.")
+        raise ConfigError(f"`must_beat` is {name}, expected one of {', '.join(known)}.")
 
 
 def check_beats(report, baseline):

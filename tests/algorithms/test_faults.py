@@ -216,10 +216,10 @@ def test_settings_that_do_not_go_together(given, message):
 
 def test_more_than_there_are(make_task):
     for given, message in (
-        ({"min_clients": 7}, "--min-clients is 7, but a round has 6 clients."),
+        ({"min_clients": 7}, "`min_clients` is 7, but a round has 6 clients."),
         (
             {"attack": "noise", "attackers": 7},
-            "--attackers is 7, but the split has 6 clients with training data.",
+            "`attackers` is 7, but the split has 6 clients with training data.",
         ),
     ):
         with pytest.raises(ConfigError) as error:

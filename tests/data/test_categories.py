@@ -82,7 +82,7 @@ def test_unmapped_names_are_listed():
         "nyc.txt: 2 category names are not in the coarse categories:\n"
         "  'Alp' (1 check-in)\n"
         "  'Zoo Bar' (2 check-ins)\n"
-        "Use --categories raw, or --categories FILE with your own table (header name,category)."
+        "Use `categories` raw, or `categories` FILE with your own table (header name,category)."
     )
     scheme = load_scheme(DATA / "categories.csv")
     assert error_of(apply_scheme, named("Café", "Alp"), scheme, "nyc.txt") == (
@@ -134,5 +134,5 @@ def test_a_table_that_cannot_be_used(tmp_path, rows, text):
 
 def test_no_such_scheme():
     assert error_of(load_scheme, "corse") == (
-        "--categories is 'corse', expected coarse, raw or a CSV file."
+        "`categories` is 'corse', expected coarse, raw or a CSV file."
     )

@@ -155,7 +155,7 @@ def test_csv(tmp_path):
     del columns["category"]
     assert error_of(
         import_file, "csv", DATA / "visits.csv", "v", tmp_path, columns=columns, categories="coarse"
-    ) == ("--categories coarse has no effect without --column category=NAME.")
+    ) == ("`categories` coarse has no effect without `columns` category=NAME.")
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ def test_a_data_set_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
 def test_overwrite_replaces_only_when_told(tmp_path):
     import_file("tsmc2014", FILE, "tiny", tmp_path)
     assert error_of(import_file, "tsmc2014", FILE, "tiny", tmp_path, categories="raw") == (
-        f"{tmp_path / 'tiny'} is there already: choose another name, or add --overwrite."
+        f"{tmp_path / 'tiny'} is there already: choose another name, or add `overwrite`."
     )
     import_file("tsmc2014", FILE, "tiny", tmp_path, categories="raw", overwrite=True)
     assert open_data_set("tiny", tmp_path).passport["categories"]["scheme"] == "raw"

@@ -267,22 +267,22 @@ def test_a_wrong_order_of_contexts(folders):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"target": "x"}, "--target needs --context: a folder of context images beside it."),
+        ({"target": "x"}, "`target` needs `context`: a folder of context images beside it."),
         (
             {"target": "x", "context": "y", "ink": 0.3},
-            "--ink has no effect with --target.",
+            "`ink` has no effect with `target`.",
         ),
-        ({"target_context": "paired"}, "--target-context has no effect without --target."),
-        ({"colour": True}, "--colour has no effect without --context."),
-        ({"crop_size": 20}, "--crop-size is 20, larger than --image-size 16."),
+        ({"target_context": "paired"}, "`target_context` has no effect without `target`."),
+        ({"colour": True}, "`colour` has no effect without `context`."),
+        ({"crop_size": 20}, "`crop_size` is 20, larger than `image_size` 16."),
         (
             {"channels": "8,x"},
-            "--channels is 8,x, expected whole numbers above 0, separated by commas.",
+            "`channels` is 8,x, expected whole numbers above 0, separated by commas.",
         ),
         (
             {"channels": "4,4,4,4,4"},
-            "--channels 4,4,4,4,4 halves the image 5 times, and nothing is left of 16 pixels. Take "
-            "fewer, or a larger --image-size.",
+            "`channels` 4,4,4,4,4 halves the image 5 times, and nothing is left of 16 pixels. Take "
+            "fewer, or a larger `image_size`.",
         ),
         ({"correlation": 1.5}, "--correlation is 1.5, expected at most 1."),
         ({"lr": 0.0}, "--lr is 0.0, expected a number above 0."),
@@ -299,8 +299,8 @@ def test_noise_needs_a_bounded_representation():
     with pytest.raises(ConfigError) as error:
         image_settings.check_method("hsic+bottleneck", settings)
     assert str(error.value) == (
-        "--method hsic+bottleneck adds noise, which needs a bounded representation: give "
-        "--representation-dim, such as 64."
+        "`method` hsic+bottleneck adds noise, which needs a bounded representation: give "
+        "`representation_dim`, such as 64."
     )
 
 
@@ -311,8 +311,8 @@ def test_draws_that_need_contexts_which_are_not_known():
     with pytest.raises(ConfigError) as error:
         image_settings.check_method("hsic+decorrelate", settings)
     assert str(error.value) == (
-        "--method hsic+decorrelate has no effect with --target: it draws each target as often on "
-        "each context, and the contexts of your target images are not known. Take --method hsic."
+        "`method` hsic+decorrelate has no effect with `target`: it draws each target as often on "
+        "each context, and the contexts of your target images are not known. Take `method` hsic."
     )
 
 

@@ -56,7 +56,7 @@ def test_too_few_users():
     with pytest.raises(ConfigError) as error:
         choose_clients(three_users(), users=4)
     assert str(error.value) == (
-        "--users is 4, but the data set has 3 users with 5 or more check-ins."
+        "`users` is 4, but the data set has 3 users with 5 or more check-ins."
     )
 
 
@@ -64,7 +64,7 @@ def test_nobody_left():
     with pytest.raises(DataError) as error:
         choose_clients(three_users(), min_checkins=8)
     assert str(error.value) == (
-        "no user has 8 check-ins; the most active one, 'b', has 7. Lower --min-checkins (at least "
+        "no user has 8 check-ins; the most active one, 'b', has 7. Lower `min_checkins` (at least "
         "3, so that train, val and test are not empty)."
     )
 

@@ -58,8 +58,8 @@ def test_no_category_column(make_task):
     with pytest.raises(ConfigError) as error:
         make_task(data_set, features="category")
     assert str(error.value) == (
-        "data set hand has no category, which --features category and --target category ask for. "
-        "Use --target venue with --features user,venue,clock,weekday, or import it again with a "
+        "data set hand has no category, which `features` category and `target` category ask for. "
+        "Use `target` venue with `features` user,venue,clock,weekday, or import it again with a "
         "category column."
     )
     make_task(data_set, features="venue", target="venue", prior="markov")
@@ -79,7 +79,7 @@ def test_no_coordinates(make_task):
     with pytest.raises(ConfigError) as error:
         make_task(data_set, features="venue,latitude")
     assert str(error.value) == (
-        "data set hand has no latitude, which --features venue,latitude asks for. Leave it out, or "
+        "data set hand has no latitude, which `features` venue,latitude asks for. Leave it out, or "
         "import the data again with --column latitude=NAME."
     )
 
@@ -120,8 +120,8 @@ def test_too_little_for_the_notebooks_layout(make_task):
     with pytest.raises(DataError) as error:
         make_task(layout="chunks", batch_size=16, seq_len=16)
     assert str(error.value) == (
-        "none of the 6 clients has enough check-ins for one local step with --layout chunks, "
-        "--batch-size 16, --seq-len 16."
+        "none of the 6 clients has enough check-ins for one local step with `layout` chunks, "
+        "`batch_size` 16, `seq_len` 16."
     )
 
 
@@ -129,7 +129,7 @@ def test_cohort_larger_than_the_clients(make_task):
     with pytest.raises(ConfigError) as error:
         make_task(clients_per_round=50)
     assert str(error.value) == (
-        "--clients-per-round is 50, but the split has 6 clients with training data."
+        "`clients_per_round` is 50, but the split has 6 clients with training data."
     )
 
 
@@ -192,7 +192,7 @@ def test_validation_on_some_clients(make_task):
     with pytest.raises(ConfigError) as error:
         make_task(eval_clients=7)
     assert str(error.value) == (
-        "--eval-clients is 7, but there are 6 clients. Leave it out to validate on all."
+        "`eval_clients` is 7, but there are 6 clients. Leave it out to validate on all."
     )
 
 

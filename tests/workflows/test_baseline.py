@@ -190,7 +190,7 @@ def test_a_counting_run_scores_what_the_report_of_every_run_says(baseline, kind,
     with pytest.raises(ConfigError) as error:
         score_workflow.evaluate_run(run, None, engine="jax")
     assert str(error.value) == (
-        f"--engine has no effect on {run.path}, which is the baseline {kind}: leave it out."
+        f"`engine` has no effect on {run.path}, which is the baseline {kind}: leave it out."
     )
 
 

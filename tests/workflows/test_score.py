@@ -24,6 +24,6 @@ def test_baselines_that_there_are():
     with pytest.raises(ConfigError) as error:
         score_workflow.check_baseline("running_kernel", config.load({"prior": "none"}))
     assert str(error.value) == (
-        "--must-beat is running_kernel, expected one of commonest, last, global_markov, "
+        "`must_beat` is running_kernel, expected one of commonest, last, global_markov, "
         "frequency, user_markov, running_markov, running_backoff."
     )

@@ -53,12 +53,12 @@ def read_csv(
     """
     _check_csv_settings(columns, delimiter, offset_min)
     _check_kept_names(keep, columns)
-    wanted = {f"--column {field}={name}": name for field, name in columns.items()}
-    wanted |= {f"--keep {name}": name for name in keep}
+    wanted = {f"`columns` {field}={name}": name for field, name in columns.items()}
+    wanted |= {f"`keep` {name}": name for name in keep}
     settings = {"columns": columns, "offset_min": offset_min, "skip_bad_rows": skip_bad_rows}
     if keep:
         settings["keep"] = list(keep)
-    swap_hint = "use --column latitude={longitude} --column longitude={latitude}"
+    swap_hint = "use `columns` latitude={longitude} `columns` longitude={latitude}"
     with open_text(path) as text:
         file = text.source.file
         header, delimiter = _read_header(text, wanted, delimiter)
@@ -107,24 +107,28 @@ def _check_csv_settings(columns, delimiter, offset_min):
     for field in columns:
         if field not in FIELDS:
             raise ConfigError(
-                f"--column {field}={columns[field]}: {field!r} is not a field, "
+                f"`columns` {field}={columns[field]}: {field!r} is not a field, "
                 f"expected one of {', '.join(FIELDS)}."
             )
     for field in FIELDS[:3]:
         if field not in columns:
-            raise ConfigError(f"--column {field}=NAME is missing: user, venue and time are needed.")
+            raise ConfigError(
+                f"`columns` {field}=NAME is missing: user, venue and time are needed."
+            )
     if ("latitude" in columns) != ("longitude" in columns):
         given, other = ("latitude", "longitude")[:: 1 if "latitude" in columns else -1]
-        raise ConfigError(f"--column {given}={columns[given]} needs --column {other}=NAME too.")
+        raise ConfigError(f"`columns` {given}={columns[given]} needs `columns` {other}=NAME too.")
     if delimiter is not None and (not delimiter.isascii() or len(delimiter) != 1):
-        raise ConfigError(f"--delimiter is {delimiter!r}, expected one character.")
+        raise ConfigError(f"`delimiter` is {delimiter!r}, expected one character.")
     if offset_min is None:
         return
     if "offset" in columns:
-        raise ConfigError("--offset and --column offset=... exclude each other: give one of them.")
+        raise ConfigError(
+            "`offset_min` and `columns` offset=... exclude each other: give one of them."
+        )
     if abs(offset_min) > MAX_OFFSET_MIN:
         raise ConfigError(
-            f"--offset is {offset_min}, expected {-MAX_OFFSET_MIN} to {MAX_OFFSET_MIN} minutes."
+            f"`offset_min` is {offset_min}, expected {-MAX_OFFSET_MIN} to {MAX_OFFSET_MIN} minutes."
         )
 
 
@@ -132,19 +136,19 @@ def _check_kept_names(keep, columns):
     field_of = {name: field for field, name in columns.items()}
     for i, name in enumerate(keep):
         if name in keep[:i]:
-            raise ConfigError(f"--keep {name} is given twice.")
+            raise ConfigError(f"`keep` {name} is given twice.")
         if name in field_of:
             raise ConfigError(
-                f"--keep {name}: that column is in use already (--column {field_of[name]}={name})."
+                f"`keep` {name}: that column is in use already (`columns` {field_of[name]}={name})."
             )
         if not _KEPT_NAME.fullmatch(name):
             raise ConfigError(
-                f"--keep {name!r} cannot name a concept: expected letters, digits, '_' and '-'. "
+                f"`keep` {name!r} cannot name a concept: expected letters, digits, '_' and '-'. "
                 "Rename the column in the file's header."
             )
         if name in NAMES_TAKEN:
             raise ConfigError(
-                f"--keep {name}: that name has a meaning of its own, as have "
+                f"`keep` {name}: that name has a meaning of its own, as have "
                 f"{', '.join(other for other in NAMES_TAKEN if other != name)}. Rename the column "
                 "in the file's header."
             )
@@ -182,7 +186,7 @@ def _read(path, options):
 
 def _check_categories(options, categories):
     if categories != "raw" and not {"category", "raw_category"} & set(options["columns"]):
-        raise DataError(f"--categories {categories} has no effect without --column category=NAME.")
+        raise DataError(f"`categories` {categories} has no effect without `columns` category=NAME.")
 
 
 _TABS = ("tab", "\\t")  # as people type a tab

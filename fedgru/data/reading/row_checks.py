@@ -135,7 +135,7 @@ def settle(file, parts, skip, delimiter, layout_hint):
         total = "1 bad row" if total == 1 else f"{total:,} bad rows"
         raise DataError(
             f"{file}, row {row_num}: {message}\n"
-            f"{total} in all; --skip-bad-rows drops and counts bad rows."
+            f"{total} in all; `skip_bad_rows` drops and counts bad rows."
         )
     if not any(part.num_good for part in parts):
         raise DataError(f"{file} has no good row among {total:,}. Row {row_num}: {message}")

@@ -18,7 +18,7 @@ DATA = Path(__file__).parents[2] / "data"
 NYC = Path(__file__).parents[4] / "shared/data/nyc/dataset_TSMC2014_NYC.partial.txt.gz"
 ROWS = (DATA / "checkins.txt").read_text(encoding="utf-8").splitlines()
 COLUMNS = {"user": "who", "venue": "place", "time": "when"}
-SKIP = "--skip-bad-rows drops and counts bad rows."
+SKIP = "`skip_bad_rows` drops and counts bad rows."
 
 
 def write(path, rows, encoding="utf-8"):
@@ -400,7 +400,7 @@ def test_csv_swapped_coordinates_name_the_columns(tmp_path):
     path = write(tmp_path / "t.csv", ["who,place,when,lat,lon", "ann,home,1333476009,139.7,35.7"])
     assert message(read_csv, path, columns) == (
         "t.csv, row 2: latitude is 139.7, expected -90 to 90. If latitude and longitude are "
-        f"swapped, use --column latitude=lon --column longitude=lat.\n1 bad row in all; {SKIP}"
+        f"swapped, use `columns` latitude=lon `columns` longitude=lat.\n1 bad row in all; {SKIP}"
     )
     swapped = columns | {"latitude": "lon", "longitude": "lat"}
     assert read_csv(path, swapped).check_ins.lat_deg.tolist() == [35.7]
@@ -425,15 +425,15 @@ def test_csv_files_that_do_not_fit(tmp_path):
         return message(read_csv, write(tmp_path / "v.csv", rows), COLUMNS, **kwargs)
 
     assert content("who;where;when", "a;b;c") == (
-        "v.csv has no column 'place' (--column venue=place). "
+        "v.csv has no column 'place' (`columns` venue=place). "
         "Its header, cut at semicolons, has: who, where, when."
     )
     assert content("who,place,when", "a,b,c", delimiter=":") == (
-        "v.csv has no column 'who' (--column user=who). "
+        "v.csv has no column 'who' (`columns` user=who). "
         "Its header, cut at ':', has: who,place,when."
     )
     assert content("who,place,when,who", "a,b,c,d") == (
-        "v.csv has 2 columns 'who' (--column user=who). "
+        "v.csv has 2 columns 'who' (`columns` user=who). "
         "Its header, cut at commas, has: who, place, when, who."
     )
     assert content("who,place,when") == "v.csv has a header but no rows."
@@ -454,25 +454,25 @@ def test_csv_files_that_do_not_fit(tmp_path):
         (
             {"user": "u", "time": "t"},
             {},
-            "--column venue=NAME is missing: user, venue and time are needed.",
+            "`columns` venue=NAME is missing: user, venue and time are needed.",
         ),
         (
             {**COLUMNS, "place": "p"},
             {},
-            "--column place=p: 'place' is not a field, expected one of user, venue, time, "
+            "`columns` place=p: 'place' is not a field, expected one of user, venue, time, "
             "latitude, longitude, category, raw_category, offset.",
         ),
         (
             {**COLUMNS, "longitude": "x"},
             {},
-            "--column longitude=x needs --column latitude=NAME too.",
+            "`columns` longitude=x needs `columns` latitude=NAME too.",
         ),
-        (COLUMNS, {"delimiter": "||"}, "--delimiter is '||', expected one character."),
-        (COLUMNS, {"offset_min": 900}, "--offset is 900, expected -840 to 840 minutes."),
+        (COLUMNS, {"delimiter": "||"}, "`delimiter` is '||', expected one character."),
+        (COLUMNS, {"offset_min": 900}, "`offset_min` is 900, expected -840 to 840 minutes."),
         (
             {**COLUMNS, "offset": "o"},
             {"offset_min": 0},
-            "--offset and --column offset=... exclude each other: give one of them.",
+            "`offset_min` and `columns` offset=... exclude each other: give one of them.",
         ),
     ],
 )
@@ -527,11 +527,11 @@ def test_kept_columns_that_the_file_lacks(tmp_path):
         return message(read_csv, write(tmp_path / "v.csv", [header, "a,b"]), COLUMNS, keep=names)
 
     assert kept("who;place;when;faith,pay;age", "faith", "age") == (
-        "v.csv has no column 'faith' (--keep faith). "
+        "v.csv has no column 'faith' (`keep` faith). "
         "Its header, cut at semicolons, has: who, place, when, faith,pay, age."
     )
     assert kept("who,place,when,faith,faith", "faith") == (
-        "v.csv has 2 columns 'faith' (--keep faith). "
+        "v.csv has 2 columns 'faith' (`keep` faith). "
         "Its header, cut at commas, has: who, place, when, faith, faith."
     )
 
@@ -545,14 +545,14 @@ OWN_MEANING = (
 @pytest.mark.parametrize(
     ("keep", "text"),
     [
-        (["place"], "--keep place: that column is in use already (--column venue=place)."),
-        (["faith", "age", "faith"], "--keep faith is given twice."),
+        (["place"], "`keep` place: that column is in use already (`columns` venue=place)."),
+        (["faith", "age", "faith"], "`keep` faith is given twice."),
         (
             ["pay band"],
-            "--keep 'pay band' cannot name a concept: expected letters, digits, '_' and '-'. "
+            "`keep` 'pay band' cannot name a concept: expected letters, digits, '_' and '-'. "
             "Rename the column in the file's header.",
         ),
-        (["zone"], f"--keep zone: {OWN_MEANING}"),
+        (["zone"], f"`keep` zone: {OWN_MEANING}"),
     ],
 )
 def test_names_that_no_kept_column_can_have(keep, text):
@@ -562,7 +562,7 @@ def test_names_that_no_kept_column_can_have(keep, text):
 @pytest.mark.parametrize("name", ["", "a:b", "a,b", "é", "age\n", "own:age", "a.b"])
 def test_names_that_no_concept_can_have(name):
     text = message(read_csv, "unread.csv", COLUMNS, keep=[name], kind=ConfigError)
-    assert text.startswith(f"--keep {name!r} cannot name a concept: ")
+    assert text.startswith(f"`keep` {name!r} cannot name a concept: ")
 
 
 # times
