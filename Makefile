@@ -12,10 +12,13 @@ READY_TFF := $(VENV_TFF)/.ready
 VENV_DIST := .venv-dist
 LOCKED_DIST := $(VENV_DIST)/.locked
 READY_DIST := $(VENV_DIST)/.ready
+# A file's tests stay together, so that what they share is made once. Each worker takes 2 GiB.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test lint tensorboard smoke bench tff dist lock lock-tff lock-dist clean
+.PHONY: help env train test test-all lint tensorboard smoke bench tff dist lock lock-tff lock-dist clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -63,8 +66,11 @@ $(READY_TFF): $(LOCKED_TFF) setup.cfg pyproject.toml
 train: $(READY)  ## the main job on the embedded data: train, evaluate, say where TensorBoard finds it
 	$(FEDGRU) train --features big
 
-test: $(READY)  ## every test that needs no extra environment
-	$(BIN)/python -m pytest
+test: $(READY)  ## some tests of every kind: within five minutes on two idle cores
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY)  ## every test that needs no extra environment
+	$(PYTEST)
 
 lint: $(READY)  ## style, common errors, and which package may import which
 	$(BIN)/ruff check .
@@ -83,10 +89,10 @@ bench: $(READY)  ## time the main job; FILE=CHECKINS.txt.gz times importing it a
 	$(BIN)/python benchmarks/main_job.py $(if $(FILE),--file $(FILE))
 
 tff: $(READY_TFF)  ## create .venv-tff for --engine tff (needs Python 3.11), and test the engine there
-	$(VENV_TFF)/bin/python -m pytest tests/engines/test_engines.py tests/models/test_models.py tests/engines/tff
+	$(VENV_TFF)/bin/python -m pytest -m "tff or not slow" tests/engines/test_engines.py tests/models/test_models.py tests/engines/tff
 
 dist: $(READY_DIST)  ## create .venv-dist for --engine ray and fedgru deploy, and test both there
-	$(VENV_DIST)/bin/python -m pytest tests/engines/test_engines.py tests/engines/ray tests/deploy
+	$(VENV_DIST)/bin/python -m pytest -m "dist or not slow" tests/engines/test_engines.py tests/engines/ray tests/deploy
 
 lock: $(READY)  ## resolve requirements.lock anew from setup.cfg (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

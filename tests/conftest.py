@@ -11,9 +11,11 @@ import sys
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# What is compiled is kept for this one run of the tests: its workers and the programs they start
-# find it there, and nothing of it is left behind.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# What is compiled is kept for this one run of the tests, so that the programs they start find it
+# there. Each worker has a folder of its own: JAX reads what another has written only half.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["FEDGRU_CACHE"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
+else:
     os.environ["FEDGRU_CACHE"] = tempfile.mkdtemp(prefix="fedgru-tests-")
     atexit.register(shutil.rmtree, os.environ["FEDGRU_CACHE"], ignore_errors=True)
 
@@ -24,6 +26,7 @@ import pytest
 
 from fedgru import algorithms, config
 from fedgru.agnostic import protection
+from fedgru.core import jax_setup
 from fedgru.data import datasets, synthetic
 from fedgru.data.checkins import CheckIns, Coded
 from fedgru.task.task import build_task
@@ -77,6 +80,37 @@ def training_for_long(log_dir, options):
             yield program
         finally:
             program.kill()
+
+
+def slow_but(cases, *quick):
+    """The cases for `parametrize`, by name: all are slow but some, which stand for their kind."""
+    assert set(quick) <= set(cases)
+    return [
+        pytest.param(case, marks=[] if case in quick else pytest.mark.slow, id=case)
+        for case in cases
+    ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Let JAX compile each program once in this process, however many engines ask for it."""
+    folder = tmp_path_factory.mktemp("compiled")
+    with contextlib.nullcontext() if HAS_TFF else jax_setup.compiled_in(folder):
+        yield
+
+
+@pytest.fixture
+def nothing_kept(compiled_once):
+    """JAX as a program finds it that begins now: nothing that was compiled is kept."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    config = jax_setup.import_jax().config
+    folder = config.jax_compilation_cache_dir
+    config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

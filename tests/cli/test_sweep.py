@@ -203,6 +203,7 @@ def test_a_worker_ends_with_its_parent():
 
 
 # Real processes that train with JAX: some 10 s, most of it starting and compiling.
+@pytest.mark.slow
 def test_several_processes_do_what_one_does(tmp_path):
     words = [sys.executable, "-m", "fedgru"]
     city = ["data", "synth", "--name", "tiny", "--users", "6", "--checkins-per-user", "40"]

@@ -27,7 +27,6 @@ from fedgru.agnostic import protection
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.cli.main import main
 from fedgru.core.errors import ConfigError, DataError, RunError, TrainingError
-from fedgru.core.jax_setup import compiled_in
 from fedgru.data import datasets
 from fedgru.data.checkins import CheckIns, Coded
 from fedgru.deploy import client, keys, private, processes, records, secure, server
@@ -146,13 +145,6 @@ def a_task_of_flower(monkeypatch):
     """Flower's messages ask their process which run it belongs to."""
     for name in ("_run_id", "_task_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_once(tmp_path_factory):
-    """Every message makes an engine of its own, as in Flower every message has its own process."""
-    with compiled_in(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 @pytest.fixture

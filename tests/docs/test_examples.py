@@ -87,6 +87,7 @@ def test_every_help_ends_in_an_example_of_the_command(words):
     assert re.search(r"^  \S", text, re.MULTILINE), "no line that says what it does"
 
 
+@pytest.mark.slow
 def test_every_example_runs(tmp_path, monkeypatch):
     """About 50 seconds of a core: federated training and the images' networks compile."""
     monkeypatch.chdir(tmp_path)

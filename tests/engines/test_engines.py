@@ -89,6 +89,15 @@ def native_runs(case):
     return "lstm" not in case and "reversal" not in case
 
 
+def pair(engine, name, case, *quick):
+    """A parameter of PAIRS; slow, unless the case is one of those that stand for the others."""
+    marks = [] if case in quick else pytest.mark.slow
+    return pytest.param(engine, case, id=f"{name}-{case}", marks=marks)
+
+
+FIRST = "client adam, server sgd"
+# These share the reference's model, but for the last.
+QUICK = (FIRST, "server momentum", "server adam", "owners, server adam", "reversal")
 STACKED = (  # what goes another way in a stack
     "client adam, server sgd",
     "client sgd",
@@ -97,9 +106,9 @@ STACKED = (  # what goes another way in a stack
     "chunks",
     "reversal, client",
 )
-PAIRS = [pytest.param(JaxEngine, case, id=f"jax-{case}") for case in CASES]
-PAIRS += [pytest.param(XlaEngine, case, id=f"xla-{case}") for case in CASES if native_runs(case)]
-PAIRS += [pytest.param(StackedEngine, case, id=f"stacked-{case}") for case in STACKED]
+PAIRS = [pair(JaxEngine, "jax", case, *QUICK) for case in CASES]
+PAIRS += [pair(XlaEngine, "xla", case, FIRST) for case in CASES if native_runs(case)]
+PAIRS += [pair(StackedEngine, "stacked", case, FIRST) for case in STACKED]
 PAIRS += [
     pytest.param(TffEngine, case, id=f"tff-{case}", marks=[needs_tff, pytest.mark.tff])
     for case in CASES
@@ -126,13 +135,23 @@ def case_task(tiny_data_set):
 @pytest.fixture(scope="module")
 def run_two_rounds(case_task):
     """Two rounds of an engine on a case: ServerState, train metrics, val metrics. Runs are kept."""
-    done = {}
+    done, references = {}, {}
+
+    def engine_of(engine_class, task):
+        """An engine of the task; one reference for all cases that differ at the server alone."""
+        if engine_class is not ReferenceEngine:
+            return engine_class(task)
+        key = task.settings.model_dump_json(exclude={"server"})
+        if key not in references:  # Keras takes seconds to build and trace its models
+            references[key] = ReferenceEngine(task)
+        return references[key]
 
     def run(engine_class, case):
         key = engine_class, case
         if key not in done:
-            engine = engine_class(case_task(case))
-            algorithm, state = start(engine.task)
+            task = case_task(case)
+            engine = engine_of(engine_class, task)
+            algorithm, state = start(task)
             rows = []
             for _ in range(2):
                 result = engine.run_round(algorithm, state, COHORT)

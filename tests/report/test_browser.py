@@ -118,6 +118,7 @@ def test_the_contents_lead_to_the_sections(browser, reports):
     page.close()
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_scalars(browser, made):
     """Takes about 5 s: the real TensorBoard starts, and reads a run."""
     run = next(made.glob("log/*-first"))

@@ -355,6 +355,7 @@ def test_tensorboard_reads_the_hparams(script, sweep):
 
 # The one test here that takes long (about half a minute): a real program that really trains is
 # killed and started again, which no shorter way shows. Points share shapes, so JAX compiles once.
+@pytest.mark.slow
 def test_a_sweep_killed_twice_ends_as_one_that_was_not(tmp_path):
     words = [sys.executable, "-m", "fedgru"]
     city = ["data", "synth", "--name", "hamlet", "--users", "6", "--checkins-per-user", "40"]

@@ -438,7 +438,11 @@ def stop_in_training(name, words=()):
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "code"), [("SIGINT", "Ctrl-C", 130), ("SIGTERM", "SIGTERM", 143)]
+    ("name", "said", "code"),
+    [
+        ("SIGINT", "Ctrl-C", 130),
+        pytest.param("SIGTERM", "SIGTERM", 143, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_and_the_way_on(here, name, said, code):
     rounds = ["--rounds", "400", "--patience", "0"]
@@ -535,6 +539,7 @@ def test_ctrl_c_elsewhere(here, monkeypatch):
     assert invoke("eval", code=130).stderr == "Error: stopped by Ctrl-C.\n"
 
 
+@pytest.mark.slow
 def test_killed_three_times(tmp_path):
     # the benchmark itself, shortened; some 30 s, most of it starting processes
     result = subprocess.run(

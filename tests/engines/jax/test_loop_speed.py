@@ -15,6 +15,7 @@ from fedgru.engines.jax.local_steps import run_steps
 from fedgru.engines.jax.loop_speed import LoopSpeeds
 from fedgru.engines.jax.native import compiler
 from fedgru.workflows import train as train_workflow
+from tests.conftest import slow_but
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)")
 
@@ -25,6 +26,7 @@ LONG = 10**6  # rounds: worth a measurement
 def fresh(monkeypatch, tmp_path):
     """An empty cache, and a library that is looked for anew in this test and after it."""
     monkeypatch.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
+    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-O0"))  # compiles in a third of it
     compiler.first_try.cache_clear()
     yield monkeypatch
     compiler.first_try.cache_clear()
@@ -80,6 +82,7 @@ def start_of(engine):
     return loop_speed.gru.init_weights(engine.task.spec, loop_speed.seeding.rng(0, "weights"))
 
 
+@pytest.mark.slow
 def test_the_log_says_what_was_found(slow_xla, make_task, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     task = make_task(rounds=LONG)
@@ -103,9 +106,10 @@ def test_the_answer_is_kept_beside_the_library(slow_c, make_task):
     assert JaxEngine(make_task(hidden_dim=7)).prefers_xla  # as 8: neighbours share an answer
 
 
-@pytest.mark.parametrize(
-    "content", ['{"a": ', '{"a": {"native_s": 1}}', '{"a": {"native_s": -1.0, "xla_s": 1.0}}', "[]"]
-)
+DAMAGED = '{"a": ', '{"a": {"native_s": 1}}', '{"a": {"native_s": -1.0, "xla_s": 1.0}}', "[]"
+
+
+@pytest.mark.parametrize("content", slow_but(DAMAGED, "[]"))
 def test_a_damaged_answer_is_told_and_found_anew(slow_xla, make_task, caplog, content):
     file = cache.compiled_folder() / loop_speed.FILE
     file.write_text(content)
@@ -123,6 +127,7 @@ def test_a_short_training_is_not_kept_waiting(slow_c, make_task):
     assert not (cache.compiled_folder() / loop_speed.FILE).exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_what_it_had(slow_c, make_task):
     engine = chosen(make_task)  # by XLA
     engine.choose_local_loop("jax on cpu, local steps in C")

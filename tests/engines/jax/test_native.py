@@ -24,7 +24,7 @@ from fedgru.engines.jax.native.calls import NativeCode
 from fedgru.models import gru
 from fedgru.task.task import Task
 from tests import emulated
-from tests.conftest import largest_gap, start, training_for_long
+from tests.conftest import largest_gap, slow_but, start, training_for_long
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)")
 
@@ -93,9 +93,13 @@ def engines_of_size(engines):
     return functools.cache(lambda size: engines(**({"client_lr": 0.003} | SIZES[size])))
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_equals_what_xla_computes(engines, size):
-    both = engines(**({"client_lr": 0.003} | SIZES[size]))
+QUICK = "one block and a bit", "dropout"
+
+
+@pytest.mark.parametrize("size", slow_but(SIZES, *QUICK))
+def test_equals_what_xla_computes(engines_of_size, size):
+    both = engines_of_size(size)
+    use(both, compiler.load())
     assert gaps(both) < 1
     assert both.native._native.clients_trained == 3
     assert both.native.local_loops_compiled == 0 and both.xla.local_loops_compiled > 0
@@ -142,7 +146,7 @@ def engines_for_faults(engines):
     return engines(client_lr=0.003, dropout=0.3, hidden_dim=17, local_epochs=2)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", slow_but(FAULTS, *list(FAULTS)[::3]))
 def test_a_fault_in_the_c_code_is_seen(engines_for_faults, tmp_path, fault, monkeypatch):
     monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-O1"))  # compiles in half the time
     both = engines_for_faults
@@ -184,6 +188,7 @@ def c_compiler(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instruction_set", LANES)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64")
 def test_every_instruction_set(engines_of_size, monkeypatch, c_compiler, instruction_set):
@@ -240,7 +245,7 @@ def aarch64(tmp_path_factory):
 
 
 @needs_emulator
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", slow_but(SIZES, *QUICK))
 def test_on_aarch64(engines_of_size, aarch64, size):
     both = engines_of_size(size)
     use(both, aarch64)
@@ -252,14 +257,14 @@ def test_on_aarch64(engines_of_size, aarch64, size):
 
 
 @needs_emulator
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", slow_but(FAULTS, "gates are mixed up"))
 def test_a_fault_is_seen_on_aarch64(engines_for_faults, tmp_path, fault):
     both = engines_for_faults
     use(both, emulated.Aarch64Library(plant(fault, tmp_path), tmp_path))
     assert not gaps(both) < 10
 
 
-@pytest.mark.parametrize("size", ["dropout", "more rows than a tile"])
+@pytest.mark.parametrize("size", slow_but(("dropout", "more rows than a tile"), "dropout"))
 def test_it_does_not_read_what_it_has_not_written(engines, size):
     both = engines(client_lr=0.003, **SIZES[size])
     both.native._native._memory.append(np.full(1 << 24, 0xFF, np.uint8))  # NaN everywhere
@@ -399,6 +404,7 @@ def test_a_program_may_end_in_the_midst_of_a_round(tmp_path):
     assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_a_round_of_hours(tmp_path):
     with training_for_long(tmp_path, "--engine jax") as program:
         deadline = time.monotonic() + 120
@@ -470,6 +476,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("watched", "library"), [("address,undefined", "libasan.so"), ("thread", "libtsan.so")]
 )

@@ -33,7 +33,7 @@ ANEW = "This run compiles anew. FEDGRU_CACHE=FOLDER names another folder."
 
 
 @pytest.fixture
-def fresh(monkeypatch):
+def fresh(monkeypatch, nothing_kept):
     """Let the compiler be looked for anew in this test, and once more after it."""
     for found in (compiler.first_try, cache.scratch_folder):
         found.cache_clear()
@@ -528,6 +528,7 @@ print(json.dumps(counts))
 """
 
 
+@pytest.mark.slow
 def test_jax_says_once_that_it_cannot_keep_what_it_compiles(fresh, tmp_path):
     fresh.setenv("FEDGRU_CACHE", str(tmp_path / "kept"))
     folder = folder_in(tmp_path / "kept")
