@@ -136,7 +136,7 @@ class ReferenceEngine(Engine):
                 positions = np.arange(begin, begin + seq_len)
                 read = np.minimum(positions, end - 1)[None]  # past the end: read, but not used
                 fed = keras_gru.feed(inputs, inputs.rows[read], inputs.numbers[read])
-                states = np.asarray(self._walker(fed))[0]
+                states = self._walker.predict_on_batch(fed)[0]
                 asked = np.where(positions < end, place[np.minimum(positions, end - 1)], -1)
                 hidden[asked[asked >= 0]] = states[asked >= 0]
         return hidden
