@@ -7,7 +7,6 @@ in Flower. When training stops there, that last training was in vain.
 
 import logging
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -24,10 +23,17 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RemoteTask:
-    """What the round loop must know of a task whose check-ins are somewhere else.
+class RemoteClients:
+    """The clients of a RemoteTask: a name each, in the order in which they joined."""
 
-    Attributes as those of `fedgru.task.task.Task`; its clients grow when somebody joins.
+    client_ids: list[str]
+
+
+@dataclass(frozen=True)
+class RemoteTask:
+    """A `training.tasks.RoundTask` whose check-ins are somewhere else.
+
+    Its clients grow when somebody joins. `federation` says who they are, `privacy` what they send.
     """
 
     settings: object
@@ -39,15 +45,15 @@ class RemoteTask:
     attackers: frozenset = frozenset()
 
     def let_go(self):
-        """Nothing of a data set is held here."""
+        """See `RoundTask.let_go`: nothing of a data set is held here."""
 
     def draw(self, generator, number):
-        """See `Task.draw`."""
+        """See `RoundTask.draw`."""
         return np.sort(generator.choice(self.training_clients, number, replace=False))
 
     @property
     def clients(self):
-        return SimpleNamespace(client_ids=self.federation.names)
+        return RemoteClients(self.federation.names)
 
     @property
     def training_clients(self):

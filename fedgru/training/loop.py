@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.agnostic import protection
 from fedgru.algorithms.fed_avg import ServerState
@@ -13,6 +14,7 @@ from fedgru.core import metrics, seeding
 from fedgru.core.errors import ConfigError
 from fedgru.evaluation.evaluate import evaluate
 from fedgru.training.early_stopping import EarlyStopping
+from fedgru.training.tasks import RoundTask
 
 AVERAGES = ("micro", "macro")
 
@@ -225,7 +227,7 @@ def parse_stop_metric(key):
     return metrics.METRICS[name]
 
 
-def draw_cohort(task, round_num):
+def draw_cohort(task: RoundTask, round_num: int) -> npt.NDArray[np.int64]:
     """Return int [cohort], ascending: the clients of a round, drawn by seed and round number."""
     size = task.settings.loop.clients_per_round
     if size is None:
