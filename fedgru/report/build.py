@@ -5,7 +5,7 @@ from pathlib import Path
 from fedgru import __version__
 from fedgru.core.errors import RunError
 from fedgru.report import failures, groups, results, settings, training
-from fedgru.report.page import page, paragraph
+from fedgru.report.page import page, paragraph, stack
 from fedgru.report.runs import read_runs
 from fedgru.report.words import count, started
 
@@ -43,7 +43,7 @@ def make_report(folders, data_dir):
     head += [paragraph(f"{r.label}: {r.folder.path}, started {started(r)}.") for r in runs]
     return page(
         title=f"Report of {labels}",
-        head="\n".join([*head, results.glance(runs)]),
+        head=stack(*head, results.glance(runs)),
         sections=[section(runs) for section in SECTIONS],
         footer=f"Made by fedgru {__version__} from {', '.join(str(r.folder.path) for r in runs)}.",
     )

@@ -5,7 +5,7 @@ import numpy as np
 from fedgru.report import figures
 from fedgru.report.figures import FEW, FEW_ON_MAP
 from fedgru.report.numbers import confuse, map_cells, reliability
-from fedgru.report.page import Section, figure, grid, paragraph, table
+from fedgru.report.page import Section, figure, grid, paragraph, stack, table
 from fedgru.report.words import four, of_run, sentence, who
 
 VIEWS = ("representation", "logits")
@@ -23,7 +23,7 @@ def what_goes_wrong(runs):
         found = boxes_of(runs)
         boxes += found
         missing += [] if found else [paragraph(lack)]
-    return Section("wrong", "What goes wrong", "\n".join([grid(*boxes), *missing]))
+    return Section("wrong", "What goes wrong", stack(grid(*boxes), *missing))
 
 
 def _confusions(runs):
@@ -170,7 +170,7 @@ def leakage(runs):
         for run in runs
         if not run.audit and run.folder.kind.shares_model
     ]
-    return Section("leakage", "Leakage", "\n".join(parts))
+    return Section("leakage", "Leakage", stack(*parts))
 
 
 def _audit_table(runs, run):

@@ -1,13 +1,15 @@
-"""The HTML of a report: tables, figures, sections and the page around them.
+"""The HTML of a report: tables, figures, sections and the page around them, in `templates`.
 
-Every text that comes in is data and is escaped here; nothing else writes HTML.
+Every text that comes in is data and is escaped by jinja2. What is HTML already is Markup, which
+these functions return, and `svg.to_svg`; nothing else writes HTML.
 """
 
-import html
 import re
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
-from string import Template
+
+from markupsafe import Markup
 
 from fedgru.report.svg import to_svg
 
@@ -21,37 +23,7 @@ class Section:
 
     key: str
     title: str
-    content: str
-
-
-_PAGE = Template("""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>$title</title>
-<style>
-$css
-</style>
-</head>
-<body>
-<header>
-<h1>$title</h1>
-$head
-</header>
-<nav aria-label="Contents"><ol>
-$contents
-</ol></nav>
-<main>
-$sections
-</main>
-<footer><p>$footer</p></footer>
-</body>
-</html>
-""")
+    content: Markup
 
 
 def page(title, head, sections, footer):
@@ -59,32 +31,24 @@ def page(title, head, sections, footer):
 
     Args:
         title, footer: texts.
-        head: HTML below the title.
+        head: Markup below the title.
         sections: list of Section.
     """
-    return _PAGE.substitute(
-        title=html.escape(title),
-        css=resources.files(__package__).joinpath("report.css").read_text("utf-8").strip(),
-        head=head,
-        contents="\n".join(
-            f'<li><a href="#{s.key}">{html.escape(s.title)}</a></li>' for s in sections
-        ),
-        sections="\n".join(
-            f'<section id="{s.key}">\n<h2>{html.escape(s.title)}</h2>\n{s.content}\n</section>'
-            for s in sections
-        ),
-        footer=html.escape(footer),
+    css = resources.files(__package__).joinpath("report.css").read_text("utf-8").strip()
+    template = _templates().get_template("page.html")
+    return template.render(
+        title=title, css=Markup(css), head=head, sections=sections, footer=footer
     )
 
 
 def paragraph(text):
     """Return a paragraph of plain text."""
-    return f"<p>{html.escape(text)}</p>"
+    return _parts().paragraph(text)
 
 
 def command(text):
     """Return a command line to copy."""
-    return f"<pre><code>{html.escape(text)}</code></pre>"
+    return _parts().command(text)
 
 
 def tiles(run, items):
@@ -94,12 +58,7 @@ def tiles(run, items):
         run: its number, for the colour.
         items: (name, value, detail), texts.
     """
-    cells = "".join(
-        f'<div class="tile run-{run}"><dt>{html.escape(name)}</dt>'
-        f"<dd>{html.escape(value)}<small>{html.escape(detail)}</small></dd></div>"
-        for name, value, detail in items
-    )
-    return f'<dl class="tiles">{cells}</dl>'
+    return _parts().tiles(run, items)
 
 
 def table(header, rows, caption, width=1):
@@ -111,24 +70,8 @@ def table(header, rows, caption, width=1):
         caption: one sentence.
         width: columns that it takes in a grid; 3 is the whole row.
     """
-    kinds = [
-        ' class="n"' if all(_is_number(row[i]) for row in rows) else "" for i in range(len(header))
-    ]
-
-    def cells(tag, texts):
-        return "".join(
-            f"<{tag}{kind}>{html.escape(NONE if text is None else str(text))}</{tag}>"
-            for kind, text in zip(kinds, texts, strict=True)
-        )
-
-    body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    caption = html.escape(caption)
-    return (
-        f'<div class="box width-{width}"><p class="caption">{caption}</p>\n'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">\n'
-        f"<table>\n<thead><tr>{cells('th', header)}</tr></thead>\n"
-        f"<tbody>\n{body}\n</tbody></table></div></div>"
-    )
+    kinds = [all(_is_number(row[i]) for row in rows) for i in range(len(header))]
+    return _parts().table(header, rows, kinds, caption, width)
 
 
 def figure(key, title, drawn, caption):
@@ -141,16 +84,40 @@ def figure(key, title, drawn, caption):
         caption: a sentence that says what to read from it.
     """
     svg = to_svg(drawn, key, f"{title}. {caption}")
-    return (
-        f'<figure id="{key}"><h3>{html.escape(title)}</h3>\n{svg}\n'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
+    return _parts().figure(key, title, svg, caption)
 
 
 def grid(*boxes):
     """Return figures and tables side by side, as many as the screen has room for."""
-    return "\n".join(('<div class="grid">', *boxes, "</div>"))
+    return _parts().grid(boxes)
+
+
+def stack(*parts):
+    """Return parts of the page one below the other."""
+    return Markup("\n").join(parts)
 
 
 def _is_number(text):
     return text is None or _NUMBER.fullmatch(str(text)) is not None
+
+
+@cache
+def _templates():
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(
+        autoescape=True,
+        keep_trailing_newline=True,
+        loader=PackageLoader(__package__),
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    templates.globals.update(none_cell=NONE, zip=zip)
+    return templates
+
+
+@cache
+def _parts():
+    """The macros of parts.html."""
+    return _templates().get_template("parts.html").module

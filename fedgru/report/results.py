@@ -5,7 +5,7 @@ import numpy as np
 from fedgru.core import metrics, seeding
 from fedgru.report import figures
 from fedgru.report.numbers import deciles, worst_tenth
-from fedgru.report.page import Section, figure, grid, paragraph, table, tiles
+from fedgru.report.page import Section, figure, grid, paragraph, stack, table, tiles
 from fedgru.report.words import count, four, of_run, sentence, verdict, who
 
 METRICS = ("acc@1", "acc@5", "acc@10", "mrr", "ndcg", "loss")
@@ -13,7 +13,7 @@ METRICS = ("acc@1", "acc@5", "acc@10", "mrr", "ndcg", "loss")
 
 def glance(runs):
     """Return the key results as HTML: a row of tiles for each run."""
-    return "\n".join(tiles(run.number, _key_results(runs, run)) for run in runs)
+    return stack(*(tiles(run.number, _key_results(runs, run)) for run in runs))
 
 
 def _key_results(runs, run):
@@ -109,7 +109,7 @@ def beside_counting(runs):
     plot = figures.dots_with_intervals(dots, "test acc@1 (share of check-ins)")
     drawn = figure("against", "Test accuracy beside counting", plot, sentence(runs, told))
     boxes = [table(header, rows, caption, width=3), drawn, *_difference_tables(runs)]
-    return Section("test", "Test result", f"{note}\n{grid(*boxes)}")
+    return Section("test", "Test result", stack(note, grid(*boxes)))
 
 
 def _row(name, result, interval=None):

@@ -3,7 +3,7 @@
 import shlex
 
 from fedgru import config
-from fedgru.report.page import Section, command, grid, paragraph, table
+from fedgru.report.page import Section, command, grid, paragraph, stack, table
 from fedgru.report.words import count, each_label, of_run
 from fedgru.workflows.baseline import without_effect
 
@@ -32,7 +32,7 @@ def asked(runs):
     names = dict.fromkeys(name for found in versions for name in found)
     rows = [[name, *(found.get(name) for found in versions)] for name in names]
     boxes.append(table(["package", *each_label(runs, "version")], rows, "Versions it ran with"))
-    return Section("asked", "What was asked", "\n".join([*parts, grid(*boxes)]))
+    return Section("asked", "What was asked", stack(*parts, grid(*boxes)))
 
 
 def _command(run):
@@ -118,7 +118,7 @@ def dropped(runs):
                 f"{of_run(_distinct(runs, 'unknown_rates'), run)}"
             )
             boxes.append(table(["input", "train", "val", "test"], rows, caption))
-    return Section("dropped", "What was dropped", "\n".join([*parts, grid(*boxes)]))
+    return Section("dropped", "What was dropped", stack(*parts, grid(*boxes)))
 
 
 def _distinct(runs, name):

@@ -5,9 +5,10 @@ dark theme; text stays text.
 """
 
 import functools
-import html
 import io
 import re
+
+from markupsafe import Markup, escape
 
 WIDTH = 4.5  # inches, shown as wide as its column
 FONT_PT = 10  # in a column of 345 px, a phone's, still above 10 px
@@ -46,7 +47,7 @@ def in_page_style(draw):
 
 
 def to_svg(figure, key, label):
-    """Return a figure as an <svg> element of a page.
+    """Return a figure as an <svg> element of a page, a Markup.
 
     Args:
         figure: matplotlib Figure.
@@ -67,7 +68,7 @@ def to_svg(figure, key, label):
         svg = svg.replace(colour, variable)
     opening, _, rest = svg.partition(">")
     view_box = re.search(r'viewBox="[^"]*"', opening)[0]
-    return (
-        f'<svg class="plot" role="img" aria-label="{html.escape(label)}" {view_box} '
+    return Markup(
+        f'<svg class="plot" role="img" aria-label="{escape(label)}" {view_box} '
         f'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{rest}'
     )

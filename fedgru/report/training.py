@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedgru.report import figures
-from fedgru.report.page import Section, figure, grid, paragraph, table
+from fedgru.report.page import Section, figure, grid, paragraph, stack, table
 from fedgru.report.words import in_bytes, sentence, who, without
 
 
@@ -38,7 +38,7 @@ def learning(runs):
             drawn.append(figure(f"curve-{name[:3]}", title, plot, sentence(runs, told)))
     if drawn:
         parts.append(grid(*drawn))
-    return Section("learning", "Learning curves", "\n".join(parts))
+    return Section("learning", "Learning curves", stack(*parts))
 
 
 def cost(runs):
@@ -46,7 +46,7 @@ def cost(runs):
     trained = [run for run in runs if run.traffic is not None]
     parts = without(runs, trained, "was not trained by a server and clients that exchange weights")
     if not trained:
-        return Section("cost", "Cost", "\n".join(parts))
+        return Section("cost", "Cost", stack(*parts))
     clocks, sizes, rows, timed, moved = [], [], [], [], []
     for run in trained:
         rounds, train_s, val_s = (run.times[n][1:] for n in ("round", "train_s", "val_s"))
@@ -98,4 +98,4 @@ def cost(runs):
                     f"{in_bytes(run.traffic.prior_bytes)} per client on top, both ways together."
                 )
             )
-    return Section("cost", "Cost", "\n".join(parts))
+    return Section("cost", "Cost", stack(*parts))
