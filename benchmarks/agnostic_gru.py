@@ -22,7 +22,8 @@ from fedgru.agnostic.erasure import Moments, fit_eraser
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import audit, evaluate
 from fedgru.training import loop as round_loop
-from fedgru.workflows import train as train_workflow
+from fedgru.training.rounds import FederatedTraining
+from fedgru.workflows import open as open_workflow
 
 COMMON = {"hidden_dim": 128, "dropout": 0.5, "client_lr": 0.0005}
 AFTER = ("LEACE after training", "LEACE and noise after training")
@@ -83,18 +84,20 @@ def measure(args, concept, row, seed, kernels, trained):
     if "method" in overrides:
         overrides["agnostic_to"] = concept
     settings = config.load(overrides)
-    task, _ = train_workflow.open_task(settings, args.data_dir, kernels.get(seed))
+    task, _ = open_workflow.open_task(settings, args.data_dir, kernels.get(seed))
     task = task.with_kernel()
     kernels[seed] = task.kernel
     engine, head = JaxEngine(task), {}
     key = json.dumps(overrides, sort_keys=True)
     if key not in trained:  # ordinary rows serve every concept
-        algorithm = algorithms.from_settings(settings.server)
+        algorithm = algorithms.from_settings(settings)
 
         def on_round(_, metrics, __):
             head["acc"] = metrics.get("train/head_acc@1/micro")
 
-        result = round_loop.train(engine, algorithm, on_round, lambda state: None)
+        result = round_loop.train(
+            FederatedTraining(engine, algorithm), on_round, lambda state: None
+        )
         trained[key] = result.best.weights, head.get("acc")
     weights, head_acc = trained[key]
     if row in AFTER:

@@ -21,6 +21,8 @@ from fedgru import algorithms, config
 from fedgru.core.errors import TrainingError
 from fedgru.evaluation import evaluate
 from fedgru.training import loop as round_loop
+from fedgru.training.rounds import FederatedTraining
+from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
 
 MEANS = {
@@ -73,17 +75,16 @@ def run(args, attack, mean, seed):
     )
     liars = {"attack": "sign-flip", "attackers": args.attackers}
     settings = config.load(common | liars, args.config)
-    task, _ = train_workflow.open_task(settings, args.data_dir)
+    task, _ = open_workflow.open_task(settings, args.data_dir)
     honest = ~np.isin(np.arange(len(task.clients)), sorted(task.attackers))
     liars = {} if attack == "none" else liars | {"attack": attack}
     share = {"liar_share": args.liar_share} if mean in ("krum", "trimmed-mean") else {}
     settings = config.load(common | liars | MEANS[mean] | share, args.config)
-    task, _ = train_workflow.open_task(settings, args.data_dir)
+    task, _ = open_workflow.open_task(settings, args.data_dir)
     engine = train_workflow.make_engine(task)
     try:
         result = round_loop.train(
-            engine,
-            algorithms.from_settings(settings.server),
+            FederatedTraining(engine, algorithms.from_settings(settings)),
             on_round=lambda *_: None,
             on_checkpoint=lambda _: None,
         )

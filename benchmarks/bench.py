@@ -41,11 +41,11 @@ def data_parser(description):
 def open_task(args, **settings):
     """Return the Task of the data that the options name, and of further settings."""
     from fedgru import config
-    from fedgru.workflows import train as train_workflow
+    from fedgru.workflows import open as open_workflow
 
     if args.users:
         settings["users"] = args.users
-    task, _ = train_workflow.open_task(config.load({"data": args.data, **settings}), args.data_dir)
+    task, _ = open_workflow.open_task(config.load({"data": args.data, **settings}), args.data_dir)
     return task
 
 

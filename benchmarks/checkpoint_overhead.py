@@ -18,8 +18,10 @@ import numpy as np
 
 from fedgru import algorithms
 from fedgru.agnostic import protection
+from fedgru.evaluation.evaluate import evaluate
 from fedgru.runs.checkpoints import Checkpoints
 from fedgru.training import loop as round_loop
+from fedgru.training.rounds import run_round
 from fedgru.workflows import train as train_workflow
 
 
@@ -54,28 +56,28 @@ def time_pairs(engine, folder, args):
     The middle axis is by the clock and of the processor, the last without and with a checkpoint.
     """
     task = engine.task
-    algorithm = algorithms.from_settings(task.settings.server)
+    algorithm = algorithms.from_settings(task.settings)
     state = algorithm.init(protection.init_weights(task))
     stopping = round_loop.make_stopping(task.settings.loop)
     checkpoints, row = Checkpoints(folder), ({"val/loss/micro": 1.0}, {"train": 1.0})
 
-    def run_round(saves):
+    def one_round(saves):
         nonlocal state
         started = time.perf_counter(), time.process_time()
         if saves:
             rows = (row,) * (state.round_num + 1)
             checkpoints.save(round_loop.Checkpoint(state, state, stopping, rows))
-        state = engine.run_round(algorithm, state, task.training_clients).state
-        round_loop.evaluate(engine, state.weights, "val")
+        state = run_round(engine, algorithm, state, task.training_clients).state
+        evaluate(engine, state.weights, "val")
         checkpoints.wait()
         return time.perf_counter() - started[0], time.process_time() - started[1]
 
-    run_round(saves=True), run_round(saves=True)  # compile
+    one_round(saves=True), one_round(saves=True)  # compile
     size_mb = sum(array.nbytes for array in state.weights.values()) / 1e6
     found = []
     for pair in range(args.pairs):
         order = (False, True) if pair % 2 else (True, False)
-        seconds = {saves: run_round(saves) for saves in order}
+        seconds = {saves: one_round(saves) for saves in order}
         found.append(np.stack([seconds[False], seconds[True]], axis=1))
     return np.array(found), size_mb
 

@@ -18,6 +18,7 @@ from fedgru import algorithms
 from fedgru.agnostic import protection
 from fedgru.engines.jax import stacked
 from fedgru.training import loop as round_loop
+from fedgru.training.rounds import run_round
 from fedgru.workflows import train as train_workflow
 
 
@@ -51,11 +52,11 @@ def main():
 def time_rounds(engine, num_rounds):
     """Return the median seconds of a round's training and of its evaluation."""
     task, found = engine.task, []
-    algorithm = algorithms.from_settings(task.settings.server)
+    algorithm = algorithms.from_settings(task.settings)
     state = algorithm.init(protection.init_weights(task))
     for _ in range(num_rounds + 1):
         started = time.perf_counter()
-        state = engine.run_round(algorithm, state, task.training_clients).state
+        state = run_round(engine, algorithm, state, task.training_clients).state
         trained = time.perf_counter()
         round_loop.evaluate(engine, state.weights, "val")
         found.append((trained - started, time.perf_counter() - trained))

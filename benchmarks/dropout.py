@@ -16,6 +16,7 @@ from fedgru.data import datasets, synthetic
 from fedgru.engines import ENGINES
 from fedgru.models.gru import init_weights
 from fedgru.task.task import build_task
+from fedgru.training.rounds import run_round
 from fedgru.workflows import train as train_workflow
 
 SETTINGS = {
@@ -38,14 +39,14 @@ def main():
 
     city = synthetic.make_city(synthetic.CityConfig(num_users=6, checkins_per_user=40, seed=1))
     task = build_task(datasets.DataSet("tiny", city.check_ins, {}), config.load(SETTINGS))
-    algorithm = algorithms.from_settings(task.settings.server)
+    algorithm = algorithms.from_settings(task.settings)
     state = algorithm.init(init_weights(task.spec, seeding.rng(0, "weights")))
     print("| engine | train loss of round 1 | standard error |\n| --- | --- | --- |")
     for name in ENGINES:
         engine = train_workflow.make_engine(task, name)
         losses = [
             # the round's number is what a draw hangs on
-            engine.run_round(algorithm, replace(state, round_num=i), [0, 2, 5]).metrics["loss"]
+            run_round(engine, algorithm, replace(state, round_num=i), [0, 2, 5]).metrics["loss"]
             for i in range(args.draws)
         ]
         error = statistics.stdev(losses) / args.draws**0.5

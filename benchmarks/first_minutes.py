@@ -133,20 +133,21 @@ def run_job(file, options):
     from fedgru.runs.checkpoints import Checkpoints
     from fedgru.runs.folder import RunFolder
     from fedgru.task import task
-    from fedgru.training import loop as round_loop
+    from fedgru.training.rounds import FederatedTraining
+    from fedgru.workflows import open as open_workflow
     from fedgru.workflows import score as score_workflow
     from fedgru.workflows import train as train_workflow
 
     import_jax().monitoring.register_event_duration_secs_listener(clock.compiled)
     for owner, name, phase in (
         (datasets, "open_data_set", "data set opened or made"),
-        (train_workflow, "open_task", "task laid out"),
+        (open_workflow, "open_task", "task laid out"),
         (compiler, "load", "C code: compiled or loaded"),
         (JaxEngine, "choose_local_loop", "C code timed against XLA's"),
         (train_workflow, "learn_prior", "kernel prior learnt"),
         (task, "kernel_prior", "kernel prior of each client"),
-        (JaxEngine, "run_round", "rounds"),
-        (round_loop, "evaluate", "validation"),
+        (FederatedTraining, "run_round", "rounds"),
+        (FederatedTraining, "validate", "validation"),
         (evaluate, "evaluate", "test: the model, warm and cold"),
         (audit, "quick_audit", "test: leakage probe"),
         (evaluate, "evaluate_baselines", "test: baselines"),
@@ -157,16 +158,16 @@ def run_job(file, options):
         (RunFolder, "save_test", "run folder written"),
     ):
         clock.wrap(owner, name, phase)
-    rounds, run_round = [], JaxEngine.run_round
+    rounds, run_round = [], FederatedTraining.run_round
 
-    def timed_round(engine, *args, **kwargs):
+    def timed_round(training, *args, **kwargs):
         started = time.perf_counter()
-        result = run_round(engine, *args, **kwargs)
+        result = run_round(training, *args, **kwargs)
         rounds.append(time.perf_counter() - started)
-        clock.engine = str(engine)
+        clock.engine = str(training.engine)
         return result
 
-    JaxEngine.run_round = timed_round
+    FederatedTraining.run_round = timed_round
     ready_at = clock.start()
     cli_main.main([*JOB, "--json", *options], standalone_mode=False)
     clock.switch(None)

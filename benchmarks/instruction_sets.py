@@ -240,6 +240,8 @@ def measure_round(args, kind, one):
     from fedgru.core import seeding
     from fedgru.engines.jax.native import compiler
     from fedgru.models import gru
+    from fedgru.training.rounds import run_round
+    from fedgru.workflows import open as open_workflow
     from fedgru.workflows import train as train_workflow
 
     if kind != "xla":
@@ -247,15 +249,15 @@ def measure_round(args, kind, one):
     loop = "xla" if kind == "xla" else "native"
     overrides = {"data": args.data, "users": args.users, "local_loop": loop}
     overrides |= {"server_optimizer": "sgd", "server_lr": 1.0, "device": "cpu"}
-    task, _ = train_workflow.open_task(config.load(overrides, preset=PRESET), args.data_dir)
+    task, _ = open_workflow.open_task(config.load(overrides, preset=PRESET), args.data_dir)
     engine = train_workflow.make_engine(task)
-    algorithm = algorithms.from_settings(task.settings.server)
+    algorithm = algorithms.from_settings(task.settings)
     state = algorithm.init(gru.init_weights(task.spec, seeding.rng(0, "weights")))
     cohort = task.training_clients
 
     def measure():
         started = time.perf_counter()
-        result = engine.run_round(algorithm, state, cohort)
+        result = run_round(engine, algorithm, state, cohort)
         seconds = time.perf_counter() - started
         found = {"seconds": seconds, "loss": float(result.metrics["loss"])}
         return found | ({"rate": xla_rate()} if kind == "xla" else {})

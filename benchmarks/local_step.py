@@ -25,7 +25,7 @@ def main():
     args = parser.parse_args()
     task = bench.open_task(args, features="big", prior=args.prior, threads=1)
     engine = train_workflow.make_engine(task)
-    algorithm = algorithms.from_settings(task.settings.server)
+    algorithm = algorithms.from_settings(task.settings)
     weights = algorithm.init(protection.init_weights(task)).weights
     groups = collections.defaultdict(list)
     for client in task.training_clients:

@@ -24,6 +24,7 @@ from fedgru.data import datasets
 from fedgru.evaluation import evaluate
 from fedgru.models.gru import init_weights
 from fedgru.task.task import build_task
+from fedgru.training.rounds import run_round
 from fedgru.workflows import train as train_workflow
 
 
@@ -67,7 +68,7 @@ def time_import(file, data_dir):
 
 def time_rounds(task, num_rounds):
     engine = train_workflow.make_engine(task)
-    algorithm = algorithms.from_settings(task.settings.server)
+    algorithm = algorithms.from_settings(task.settings)
     state = algorithm.init(init_weights(task.spec, seeding.rng(0, "weights")))
     steps = 0
     for client in task.training_clients:
@@ -76,7 +77,7 @@ def time_rounds(task, num_rounds):
     trained, evaluated = [], []
     for _ in range(num_rounds):
         started = time.perf_counter()
-        state = engine.run_round(algorithm, state, task.training_clients).state
+        state = run_round(engine, algorithm, state, task.training_clients).state
         middle = time.perf_counter()
         evaluate.evaluate(engine, state.weights, "val")
         trained.append(middle - started)

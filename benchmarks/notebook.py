@@ -18,8 +18,11 @@ from pathlib import Path
 from fedgru import algorithms, config
 from fedgru.core import seeding
 from fedgru.core.errors import TrainingError
+from fedgru.engines.base import check_diverged
 from fedgru.evaluation import evaluate
 from fedgru.models.gru import init_weights
+from fedgru.training.rounds import run_round
+from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
 
 PUT_RIGHT = {
@@ -63,16 +66,16 @@ def run(args, changed, seed):
     """Train one seed and score its best round on test; None if it diverged."""
     overrides = {"data": args.data, "users": args.users, "seed": seed} | changed
     settings = config.load(overrides, preset="notebook")
-    task, _ = train_workflow.open_task(settings, args.data_dir)
+    task, _ = open_workflow.open_task(settings, args.data_dir)
     engine = train_workflow.make_engine(task)
-    algorithm = algorithms.from_settings(settings.server)
+    algorithm = algorithms.from_settings(settings)
     state = algorithm.init(init_weights(task.spec, seeding.rng(seed, "weights")))
     states = []
     try:
         for _ in range(settings.loop.rounds):
-            state = engine.run_round(algorithm, state, task.training_clients).state
+            state = run_round(engine, algorithm, state, task.training_clients).state
             loss = evaluate.evaluate(engine, state.weights, "val").summary()["val/loss/micro"]
-            engine.check_diverged(loss, state.round_num, "val")
+            check_diverged(settings, loss, state.round_num, "val")
             states.append((loss, state.weights))
     except TrainingError:
         return None

@@ -30,6 +30,7 @@ from fedgru.engines.ray.connection import connect
 from fedgru.engines.ray.engine import RayEngine
 from fedgru.engines.ray.trainer import for_training
 from fedgru.training.loop import draw_cohort
+from fedgru.training.rounds import run_round
 
 COMPARED_ROUNDS = 3
 
@@ -95,7 +96,7 @@ def main():
 def measure_parts(engine):
     """Return a round's number of work items, and the bytes and seconds to add of their sums."""
     task, sizes, seconds = engine.task, [], []
-    algorithm = algorithms.from_settings(task.settings.server)
+    algorithm = algorithms.from_settings(task.settings)
     weights = protection.init_weights(task)
     merge = Gathered.merge
 
@@ -128,13 +129,13 @@ def time_rounds(engines, num_rounds):
         the compared rounds.
     """
     task = next(iter(engines.values())).task
-    algorithm = algorithms.from_settings(task.settings.server)
+    algorithm = algorithms.from_settings(task.settings)
     states = dict.fromkeys(engines, algorithm.init(protection.init_weights(task)))
     seconds, weights, names = {name: [] for name in engines}, {}, list(engines)
     for turn in range(num_rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             started, processor_started = time.perf_counter(), processor_seconds()
-            result = engines[name].run_round(algorithm, states[name], draw_cohort(task, turn + 1))
+            result = run_round(engines[name], algorithm, states[name], draw_cohort(task, turn + 1))
             taken = time.perf_counter() - started, processor_seconds() - processor_started
             seconds[name].append(taken)
             states[name] = result.state

@@ -135,7 +135,7 @@ def export(args, work):
     from fedgru.core import seeding
     from fedgru.models import gru
     from fedgru.task import streams
-    from fedgru.workflows import train as train_workflow
+    from fedgru.workflows import open as open_workflow
 
     overrides = {
         "data": args.data,
@@ -143,7 +143,7 @@ def export(args, work):
         "server_optimizer": "sgd",
         "server_lr": 1.0,
     }
-    task, _ = train_workflow.open_task(config.load(overrides, preset=PRESET), args.data_dir)
+    task, _ = open_workflow.open_task(config.load(overrides, preset=PRESET), args.data_dir)
     spec, layout, inputs, clients = task.spec, task.settings.layout, task.inputs, task.clients
     weights = gru.init_weights(spec, seeding.rng(0, "weights"))
     np.savez(work / "weights.npz", **weights)

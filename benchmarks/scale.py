@@ -32,12 +32,13 @@ WARM_UP = 20  # rounds in which shapes are compiled and buffers grow
 OPENING = """
 import json, sys, time
 from fedgru import config
+from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
 import fedgru.engines.jax.engine, pandas, pyarrow.parquet
 data, data_dir, *_ = sys.argv[1:]
 settings = config.load({"data": data, "features": "category,clock,weekday", "prior": "backoff"})
 started = time.perf_counter()
-train_workflow.open_task(settings, data_dir)
+open_workflow.open_task(settings, data_dir)
 print(time.perf_counter() - started)
 """
 

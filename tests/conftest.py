@@ -164,7 +164,7 @@ def ray_in_place():
 
 def start(task):
     """The algorithm of a task's settings, and its ServerState before round 1."""
-    algorithm = algorithms.from_settings(task.settings.server)
+    algorithm = algorithms.from_settings(task.settings)
     return algorithm, algorithm.init(protection.init_weights(task))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedgru.data import datasets
 from fedgru.engines.base import Engine, RoundResult
-from fedgru.training import loop as round_loop
+from fedgru.training import rounds
 from fedgru.workflows import train as train_workflow
 
 
@@ -14,6 +14,7 @@ class CountingEngine(Engine):
     """Learns nothing: the bias counts the rounds, so that a script can say what they reach."""
 
     name = "counting"
+    runs_whole_rounds = True
 
     def run_round(self, algorithm, state, cohort):
         weights = state.weights | {"bias": state.weights["bias"] + 1}
@@ -41,6 +42,6 @@ def follow(monkeypatch, data_set, loss):
         return SimpleNamespace(summary=lambda: summary)
 
     monkeypatch.setattr(datasets, "open_data_set", lambda *_: data_set)
-    monkeypatch.setattr(train_workflow, "make_engine", lambda task, name=None: CountingEngine(task))
-    monkeypatch.setattr(round_loop, "evaluate", evaluate)
+    monkeypatch.setattr(train_workflow, "make_engine", lambda task, *_: CountingEngine(task))
+    monkeypatch.setattr(rounds, "evaluate", evaluate)
     return trained

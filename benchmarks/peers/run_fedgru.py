@@ -8,6 +8,8 @@ import numpy as np
 
 from fedgru import algorithms, config
 from fedgru.evaluation import evaluate as evaluation
+from fedgru.training.rounds import run_round
+from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
 
 
@@ -21,7 +23,7 @@ def main():
     overrides = work.settings["overrides"] | {"engine": args.engine}
     overrides["dropout"] = work.settings["dropout"]
     overrides["local_loop"] = args.local_loop
-    task, _ = train_workflow.open_task(
+    task, _ = open_workflow.open_task(
         config.load(overrides, preset=work.settings["preset"]), args.data_dir
     )
     cohort = task.training_clients[common.chosen(len(task.training_clients), args.clients)]
@@ -30,12 +32,12 @@ def main():
         np.testing.assert_array_equal(data.rows, client.rows)
         np.testing.assert_array_equal(data.targets, client.targets)
     engine = train_workflow.make_engine(task)
-    algorithm = algorithms.from_settings(task.settings.server)
+    algorithm = algorithms.from_settings(task.settings)
     state = algorithm.init(work.weights)
 
-    def run_round():
+    def one_round():
         nonlocal state
-        result = engine.run_round(algorithm, state, cohort)
+        result = run_round(engine, algorithm, state, cohort)
         state = result.state
         assert result.num_examples == work.num_examples
         return result.metrics["loss"]
@@ -45,7 +47,7 @@ def main():
 
     library = {"jax": "jax", "reference": "keras", "tff": "tensorflow_federated"}[args.engine]
     facts = {"version": version(library), "eval_clients": len(task.clients), "ran": str(engine)}
-    common.measure(args, work, run_round, evaluate, **facts)
+    common.measure(args, work, one_round, evaluate, **facts)
 
 
 def version(library):

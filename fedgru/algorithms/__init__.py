@@ -1,6 +1,8 @@
-"""What is done with the clients' updates; one file per paper."""
+"""What clients do in a round, and what the server does with their updates; one file per paper."""
 
+from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.fed_avg import FedAvg
+from fedgru.algorithms.fed_prox import FedProx
 from fedgru.algorithms.fed_sub_avg import FedSubAvg
 from fedgru.algorithms.robust import DEFAULT_LIAR_SHARE, Krum, Median, TrimmedMean
 from fedgru.algorithms.server_optimizers import SGD, Adam
@@ -9,8 +11,14 @@ DEFAULT_MOMENTUM = 0.9
 YOGI_EPSILON = 1e-3  # Reddi et al. 2021, section 4
 
 
-def from_settings(server):
-    """Return the algorithm that ServerSettings describe."""
+def from_settings(settings):
+    """Return the algorithm that Settings describe: its client half and its server half."""
+    half = _server_half(settings.server, ClientRule.of(settings.client))
+    mu = settings.client.prox_mu
+    return FedProx(half, mu) if mu else half
+
+
+def _server_half(server, rule):
     lr = server.server_lr
     match server.server_optimizer:
         case "sgd":
@@ -25,9 +33,9 @@ def from_settings(server):
     share = DEFAULT_LIAR_SHARE if server.liar_share is None else server.liar_share
     match server.robust:
         case "median":
-            return Median(optimizer)
+            return Median(optimizer, rule)
         case "trimmed-mean":
-            return TrimmedMean(optimizer, share)
+            return TrimmedMean(optimizer, share, rule)
         case "krum":
-            return Krum(optimizer, share, owners=server.mean == "owners")
-    return (FedSubAvg if server.mean == "owners" else FedAvg)(optimizer)
+            return Krum(optimizer, share, rule, owners=server.mean == "owners")
+    return (FedSubAvg if server.mean == "owners" else FedAvg)(optimizer, rule)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fedgru.algorithms.client_rule import DEFAULT_RULE
 from fedgru.core.errors import TrainingError
 
 
@@ -127,12 +128,17 @@ def check_fits(update, weights):
 
 
 class FedAvg:
-    """The plain weighted mean: each client counts by its examples, in every weight."""
+    """The plain weighted mean: each client counts by its examples, in every weight.
+
+    Args:
+        server_optimizer: SGD or Adam of `server_optimizers`.
+        client_rule: ClientRule, what clients do before they send an update.
+    """
 
     name = "fed_avg"
 
-    def __init__(self, server_optimizer):
-        self.server_optimizer = server_optimizer
+    def __init__(self, server_optimizer, client_rule=DEFAULT_RULE):
+        self.server_optimizer, self.client_rule = server_optimizer, client_rule
 
     def init(self, weights):
         """Return the ServerState before round 1."""

@@ -7,6 +7,7 @@ averaged over its owners in each; where one or two own a row, no rule can tell w
 
 import numpy as np
 
+from fedgru.algorithms.client_rule import DEFAULT_RULE
 from fedgru.algorithms.fed_avg import FedAvg, UpdateSum, check_fits
 from fedgru.algorithms.fed_sub_avg import FedSubAvg
 
@@ -108,8 +109,8 @@ class TrimmedMean(_CoordinateWise):
 
     name = "trimmed_mean"
 
-    def __init__(self, server_optimizer, liar_share):
-        super().__init__(server_optimizer)
+    def __init__(self, server_optimizer, liar_share, client_rule=DEFAULT_RULE):
+        super().__init__(server_optimizer, client_rule)
         self.liar_share = liar_share
 
     def _middle(self, values):
@@ -133,8 +134,8 @@ class Krum(FedSubAvg):
 
     name = "krum"
 
-    def __init__(self, server_optimizer, liar_share, owners=True):
-        super().__init__(server_optimizer)
+    def __init__(self, server_optimizer, liar_share, client_rule=DEFAULT_RULE, owners=True):
+        super().__init__(server_optimizer, client_rule)
         self.liar_share, self.owners = liar_share, owners
 
     def start(self, weights, row_ids=None):

@@ -9,7 +9,7 @@ from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
 from fedgru.task.task import build_task
 from fedgru.training import local_models
-from fedgru.workflows import train as train_workflow
+from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows.baseline import evaluate_counting
 
 PREDICTED = ("client_id", "row", "target", "predicted", "rank", "log_prob", "prob")
@@ -68,7 +68,7 @@ class CheckedRun:
             return None
         if numbers is None:
             raise NotApplicable("the run was stopped before its prior was learnt")
-        return train_workflow.learnt_kernel(self.run)
+        return reopen_workflow.learnt_kernel(self.run)
 
     def rebuilt(self, check_ins):
         """Return the Task of other check-ins, with the same settings and the same kernel."""
@@ -123,7 +123,7 @@ class CheckedRun:
             raise NotApplicable("the run has no best.npz: no round was finished")
         if not self.kind.shares_model:
             return self.run.load_weights("best")
-        return train_workflow.best_weights(self.run, self.task)
+        return reopen_workflow.best_weights(self.run, self.task)
 
     @cached_property
     def _models(self):

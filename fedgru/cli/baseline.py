@@ -46,8 +46,8 @@ def baseline(kind, config_file, preset, evaluates, data_dir, log_dir, **given):
     from fedgru.console import describe
     from fedgru.runs.kinds import BASELINES
     from fedgru.workflows import baseline as baseline_workflow
+    from fedgru.workflows import open as open_workflow
     from fedgru.workflows import score as score_workflow
-    from fedgru.workflows import train as train_workflow
 
     if kind not in BASELINES:
         raise click.BadParameter(
@@ -57,7 +57,7 @@ def baseline(kind, config_file, preset, evaluates, data_dir, log_dir, **given):
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = baseline_workflow.settings_of(kind, overrides, config_file, preset)
     log_to_stderr()
-    task, facts = train_workflow.open_task(settings, data_dir)
+    task, facts = open_workflow.open_task(settings, data_dir)
     note(describe.describe_task(task, facts, counting=not kind.trains))
     run, task = baseline_workflow.make_baseline(
         kind, task, facts, log_dir, show_progress=shows_progress()

@@ -21,11 +21,13 @@ def show(config_file, as_json, as_toml, preset, **given):
     """
     from fedgru import config as configs
     from fedgru.console.tables import align
+    from fedgru.engines import registry
 
     if as_json and as_toml:
         raise click.UsageError("--json and --toml exclude each other: give one of them.")
     overrides = {name: value for name, value in given.items() if value is not None}
     settings, origins = configs.resolve(overrides, config_file, preset)
+    registry.check(settings)
     if as_toml:
         click.echo(configs.dump(settings), nl=False)
         return

@@ -71,15 +71,15 @@ def app(folder, config_file, preset, secure, clip, noise, data_dir, **given):
     from fedgru import config
     from fedgru.deploy.app import check_deployable, write_app
     from fedgru.deploy.privacy import DELTA, Privacy, check_privacy, epsilon
-    from fedgru.workflows import train as train_workflow
+    from fedgru.workflows import open as open_workflow
 
     overrides = {name: value for name, value in given.items() if value is not None}
     settings = config.load(overrides, config_file, preset)
     check_deployable(settings)
     privacy = Privacy(secure, clip, noise)
     check_privacy(privacy, settings)
-    task, _ = train_workflow.open_task(settings, data_dir)
-    task = train_workflow.learn_prior(task, shows_progress())
+    task, _ = open_workflow.open_task(settings, data_dir)
+    task = open_workflow.learn_prior(task, shows_progress())
     write_app(folder, task, privacy)
     sizes = ", ".join(f"{name} {size:,}" for name, size in task.inputs.sizes.items())
     note(f"ids in the tables: {sizes or 'none'}; {task.num_classes} classes")

@@ -28,7 +28,7 @@ from fedgru.cli.options import (
     shows_progress,
 )
 from fedgru.core.errors import FedgruError, Interrupted, Terminated
-from fedgru.engines import ENGINES
+from fedgru.engines.registry import ENGINES
 
 _WORDS = "fedgru.words"  # in a context's meta: the command line
 
@@ -153,6 +153,7 @@ def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log
     from fedgru import config
     from fedgru.console import describe
     from fedgru.runs import listing
+    from fedgru.workflows import open as open_workflow
     from fedgru.workflows import score as score_workflow
     from fedgru.workflows import train as train_workflow
 
@@ -161,7 +162,7 @@ def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log
     settings = None if resume else config.load(overrides, config_file, preset)
     tracker = _open_tracker(mlflow, log_dir)
     if resume is None:
-        task, facts = train_workflow.open_task(settings, data_dir)
+        task, facts = open_workflow.open_task(settings, data_dir)
         note(describe.describe_task(task, facts))
         facts |= {"data_dir": str(data_dir), "evaluates": evaluates}
         run, task, result = train_workflow.train(
@@ -234,15 +235,15 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_d
 
     from fedgru.console import describe
     from fedgru.runs import listing
+    from fedgru.workflows import reopen as reopen_workflow
     from fedgru.workflows import score as score_workflow
-    from fedgru.workflows import train as train_workflow
 
     log_to_stderr(logging.WARNING)
     folder = listing.open_run(log_dir, run)
     if must_beat is not None:
         score_workflow.check_baseline(must_beat, folder.settings())
     tracker = _open_tracker(mlflow, log_dir)
-    task = train_workflow.reopen_task(folder, data_dir)
+    task = reopen_workflow.reopen_task(folder, data_dir)
     line = f"{folder.path}, {describe.describe_data(task.settings.data.data)}"
     trained_with = task.settings.loop.engine
     if engine not in (None, trained_with):
@@ -285,11 +286,11 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
     from fedgru.agnostic.probes import PROBES
     from fedgru.console import describe
     from fedgru.runs import listing
+    from fedgru.workflows import reopen as reopen_workflow
     from fedgru.workflows import score as score_workflow
-    from fedgru.workflows import train as train_workflow
 
     folder = listing.open_run(log_dir, run)
-    task = train_workflow.reopen_task(folder, data_dir)
+    task = reopen_workflow.reopen_task(folder, data_dir)
     own = task.settings.agnostic.agnostic_to
     concepts = concepts or dict.fromkeys([*([own] if own else []), "client", "zone"])
     note(f"{folder.path}, {describe.describe_data(task.settings.data.data)}")

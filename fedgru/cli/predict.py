@@ -83,7 +83,7 @@ def predict(
     from fedgru.predict import past as pasts
     from fedgru.predict.load import load_model
     from fedgru.runs import listing
-    from fedgru.workflows import train as train_workflow
+    from fedgru.workflows import reopen as reopen_workflow
 
     if client is None and history is None:
         raise click.UsageError("Give --client ID, or --history FILE.")
@@ -97,7 +97,7 @@ def predict(
             if value:
                 raise click.UsageError(f"{option} has no effect without --history FILE.")
     folder = listing.open_run(log_dir, run)
-    task = train_workflow.reopen_task(folder, data_dir)
+    task = reopen_workflow.reopen_task(folder, data_dir)
     interface, weights, round_num = load_model(folder, task)
     if history is None:
         past = pasts.client_past(task, client, until)
@@ -162,10 +162,10 @@ def export(run, kind, output, overwrite, as_json, data_dir, log_dir):
     from fedgru.console import describe, predictions
     from fedgru.predict import export as model_export
     from fedgru.runs import listing
-    from fedgru.workflows import train as train_workflow
+    from fedgru.workflows import reopen as reopen_workflow
 
     folder = listing.open_run(log_dir, run)
-    task = train_workflow.reopen_task(folder, data_dir)
+    task = reopen_workflow.reopen_task(folder, data_dir)
     note(f"{folder.path}, {describe.describe_data(task.settings.data.data)}")
     description = model_export.export_run(folder, task, kind, output, overwrite)
     if as_json:

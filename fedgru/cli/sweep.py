@@ -183,10 +183,13 @@ def _refuse_beside_resume(asked):
 
 def _check_processes(settings, processes):
     """Refuse several processes that would each take all that Ray has."""
-    if processes > 1 and settings.loop.engine == "ray" and settings.ray.ray_actors is None:
+    from fedgru.engines import registry
+
+    has_actors = "ray_actors" in registry.engine_of(settings).knows
+    if processes > 1 and has_actors and settings.ray.ray_actors is None:
         raise ConfigError(
-            f"--processes is {processes}: with --engine ray each has actors of its own. Say how "
-            "many with --ray-actors."
+            f"--processes is {processes}: with --engine {settings.loop.engine} each has actors of "
+            "its own. Say how many with --ray-actors."
         )
 
 

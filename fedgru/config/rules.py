@@ -1,10 +1,13 @@
-"""Which settings go together: what is refused because it has no effect beside the others."""
+"""Which settings go together: what is refused because it has no effect beside the others.
+
+What an engine does not know is refused in `fedgru/engines/registry.py`.
+"""
 
 import re
 
 from fedgru.config.feature_names import ID_FEATURES, TIME_FEATURES, parse_features
 from fedgru.config.methods import parse_method
-from fedgru.config.settings import FaultSettings, RaySettings, Settings, option, short
+from fedgru.config.settings import Settings, option, short
 from fedgru.core.errors import ConfigError
 
 
@@ -28,23 +31,11 @@ def check_together(settings):
             f"--server-momentum has no effect with --server-optimizer {server.server_optimizer}. "
             "Use --server-optimizer momentum, or leave it out."
         )
-    if server.tff_aggregator != "none" and loop.engine != "tff":
-        raise ConfigError(
-            f"--tff-aggregator has no effect with --engine {loop.engine}. Use --engine tff, or "
-            "leave it out."
-        )
     if server.tff_noise is not None and server.tff_aggregator != "dp":
         raise ConfigError(
             f"--tff-noise has no effect with --tff-aggregator {server.tff_aggregator}. Use "
             "--tff-aggregator dp, or leave it out."
         )
-    if loop.engine != "ray":
-        for name in RaySettings.model_fields:
-            if getattr(settings.ray, name) != _default("ray", name):
-                raise ConfigError(
-                    f"{option(name)} has no effect with --engine {loop.engine}. Use --engine ray, "
-                    "or leave it out."
-                )
     address = settings.ray.ray_address
     if address not in (None, "auto") and not re.fullmatch(r"[^\s:/]+:\d{1,5}", address):
         raise ConfigError(
@@ -52,22 +43,9 @@ def check_together(settings):
             "auto."
         )
     _check_faults(settings)
-    _check_agnostic(settings.agnostic, loop)
+    _check_agnostic(settings.agnostic)
     if loop.min_improvement > 0 and loop.patience == 0:
         raise ConfigError("--min-improvement has no effect with --patience 0 (never stop early).")
-    if (
-        loop.threads is not None
-        and loop.engine == "reference"
-        and settings.inputs.prior != "kernel"
-    ):
-        raise ConfigError("--threads has no effect with --engine reference: one after the other.")
-    heeded_by = {"device": ("jax",), "local_loop": ("jax", "ray"), "clients_per_call": ("jax",)}
-    for name, engines in heeded_by.items():
-        if loop.engine not in engines and getattr(loop, name) != _default("loop", name):
-            raise ConfigError(
-                f"{option(name)} has no effect with --engine {loop.engine}. Use --engine jax, or "
-                "leave it out."
-            )
     if not loop.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigError(
             f"--name is {loop.name!r}, expected letters, digits, dots, dashes and underscores."
@@ -76,16 +54,6 @@ def check_together(settings):
 
 def _check_faults(settings):
     server, faults = settings.server, settings.faults
-    if settings.loop.engine == "tff":
-        for section, name in (
-            ("server", "robust"),
-            *(("faults", name) for name in FaultSettings.model_fields),
-        ):
-            if getattr(getattr(settings, section), name) != _default(section, name):
-                raise ConfigError(
-                    f"--engine tff does not know {option(name)}: it gives sums alone. Use --engine "
-                    "jax."
-                )
     if server.liar_share is not None and server.robust not in ("trimmed-mean", "krum"):
         raise ConfigError(
             f"--liar-share has no effect with --robust {server.robust}. Use --robust trimmed-mean "
@@ -106,7 +74,7 @@ def _check_faults(settings):
         raise ConfigError("--attack-scale has no effect with --attack label-flip.")
 
 
-def _check_agnostic(agnostic, loop):
+def _check_agnostic(agnostic):
     if agnostic.agnostic_to is None:
         for name in ("alpha", "protected_weight", "alpha_schedule", "method", "protected_head"):
             if getattr(agnostic, name) != _default("agnostic", name):
@@ -133,8 +101,6 @@ def _check_agnostic(agnostic, loop):
             f"--method {agnostic.method} lets the heads go ahead of the clients: use "
             "--protected-head server, or leave it out."
         )
-    if loop.engine == "tff":
-        raise ConfigError("--engine tff does not know --agnostic-to. Use --engine jax.")
 
 
 def _default(section, name):

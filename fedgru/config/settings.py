@@ -60,6 +60,9 @@ class ClientSettings(Section):
     client_optimizer: Literal["adam", "sgd"] = Field("adam", description="Local optimizer.")
     client_lr: Positive = Field(0.002, description="Learning rate of the local optimizer.")
     local_epochs: Count = Field(4, description="Passes over a client's data in a round.")
+    prox_mu: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="FedProx: how strongly clients are held near the weights they received."
+    )
 
 
 class ServerSettings(Section):

@@ -13,6 +13,7 @@ from pathlib import Path
 from fedgru import __version__, config
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.deploy.privacy import Privacy, check_privacy
+from fedgru.engines import registry
 from fedgru.predict.schema import Interface
 from fedgru.storage.folders import writing_folder
 from fedgru.task.features import Fitted
@@ -101,7 +102,7 @@ class App:
 
 def check_deployable(settings):
     """Raise a ConfigError for a setting that a deployment cannot follow."""
-    if settings.loop.engine != "jax":
+    if not registry.engine_of(settings).trains_on_devices:
         raise ConfigError(
             f"--engine {settings.loop.engine} is for simulations: clients train with jax. Leave "
             "it out."

@@ -18,6 +18,7 @@ from fedgru.deploy.federation import Federation
 from fedgru.deploy.scores import read_scores, summarise_clients
 from fedgru.engines.base import Engine, Gathered
 from fedgru.training import loop as round_loop
+from fedgru.training.rounds import FederatedTraining
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,14 @@ class RemoteTask:
         return np.arange(self.federation.admitted)
 
 
+class FederationTraining(FederatedTraining):
+    """Federated training that clients themselves validate."""
+
+    def validate(self, state):
+        """See FederationEngine.validate."""
+        return self.engine.validate(state)
+
+
 class FederationEngine(Engine):
     """Runs rounds by asking the clients of a Federation."""
 
@@ -68,13 +77,7 @@ class FederationEngine(Engine):
     def __init__(self, task):
         super().__init__(task)
         self._federation = task.federation
-        self._round_num = 0
         self._ahead = None  # (round, weights, replies) of training that was asked for already
-
-    def run_round(self, algorithm, state, cohort):
-        """See Engine.run_round; a client of the cohort that is not there has dropped out."""
-        self._round_num = state.round_num + 1
-        return super().run_round(algorithm, state, cohort)
 
     def gather(self, algorithm, weights, cohort, round_num, constants=None):
         """See Engine.gather; with secure aggregation the server learns the sums alone."""
@@ -116,7 +119,7 @@ class FederationEngine(Engine):
         return mean, {nodes[node]: number for node, number in examples.items()}
 
     def local_updates(self, weights, cohort, round_num, constants=None):
-        """See Engine.local_updates."""
+        """See Engine.local_updates; a client of the cohort that is not there has dropped out."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == round_num and ahead[1] is weights:
             replies = ahead[2]
@@ -126,12 +129,12 @@ class FederationEngine(Engine):
         for client in cohort:
             yield self._read_update(int(client), replies.get(int(client), faults.DROPPED_OUT))
 
-    def summarise(self, weights):
-        """Return {"val/metric/average": value} over the clients that are there.
+    def validate(self, state):
+        """Return {"val/metric/average": value} of a ServerState, over the clients that are there.
 
         Asks the next round's cohort to train on, in the same message.
         """
-        next_round = self._round_num + 1
+        weights, next_round = state.weights, state.round_num + 1
         self._federation.online()
         self._federation.admit()
         cohort = []
@@ -142,12 +145,12 @@ class FederationEngine(Engine):
             found = read_scores(replies, "val", self._federation.names)
             if found:
                 break
-            self._ask_again(replies, f"round {self._round_num}")
+            self._ask_again(replies, f"round {state.round_num}")
         self._ahead = (next_round, weights, replies)
         silent = [n for n in range(len(self._federation)) if n not in found]
         if silent:
             names = ", ".join(self._federation.names[n] for n in silent)
-            logger.info("round %d is validated without %s", self._round_num, names)
+            logger.info("round %d is validated without %s", state.round_num, names)
         return summarise_clients(found, "val")
 
     def test(self, weights, round_num):

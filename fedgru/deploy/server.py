@@ -10,13 +10,14 @@ from pathlib import Path
 from fedgru import algorithms
 from fedgru.core.errors import FedgruError
 from fedgru.deploy.app import check_deployable, read_app
-from fedgru.deploy.engine import FederationEngine, RemoteTask
+from fedgru.deploy.engine import FederationEngine, FederationTraining, RemoteTask
 from fedgru.deploy.federation import Federation, unpack_members
 from fedgru.deploy.scores import make_report
 from fedgru.runs.folder import RunFolder
 from fedgru.runs.kinds import DEPLOYED
 from fedgru.storage.files import write_text
 from fedgru.task.clients import CoverageLine
+from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import train as train_workflow
 
 STATE = "FEDGRU_DEPLOY_STATE"  # names the server's folder to the process that Flower starts
@@ -74,13 +75,14 @@ def train(grid, app, job, state):
     federation = Federation(grid, timeout_s=job["timeout_s"])
     interface = app.interface
     task = RemoteTask(app.settings, interface.spec, interface.kernel, federation, app.privacy)
-    engine, algorithm = FederationEngine(task), algorithms.from_settings(app.settings.server)
+    engine = FederationEngine(task)
+    training = FederationTraining(engine, algorithms.from_settings(app.settings))
     unfinished = state / UNFINISHED
     resumes, is_done = unfinished.exists(), False
     if resumes:
         run = RunFolder(unfinished.read_text("utf-8").strip())
         is_done = run.status() == "done"  # and was stopped before it had the test scores
-        train_workflow.check_resumable(run)
+        reopen_workflow.check_resumable(run)
         federation.members = unpack_members(run.facts()["members"])
         federation.admit()
     if not resumes:
@@ -94,10 +96,8 @@ def train(grid, app, job, state):
         logger.info("run folder %s, %d clients", run.path, len(federation))
         logger.info("%s", app.privacy)
         if not is_done:
-            train_workflow.train_in(
-                run, engine, algorithm, resumes=resumes, summarise=engine.summarise
-            )
-        weights, round_num = train_workflow.best_weights(run, task)
+            train_workflow.train_in(run, training, resumes=resumes)
+        weights, round_num = reopen_workflow.best_weights(run, task)
         found = engine.test(weights, round_num)
         head = {"run": str(run.path), "data": app.settings.data.data, "kind": DEPLOYED.name}
         report, table = make_report(found, federation.names, app.settings.loop.seed)

@@ -1,7 +1,8 @@
 """Engine: where local training and the forward pass run. Any engine gives the same numbers."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from fedgru import algorithms
 from fedgru.algorithms import faults
 from fedgru.algorithms.fed_avg import NoUpdate, ServerState
 from fedgru.core.errors import TrainingError
@@ -79,13 +80,21 @@ class Gathered:
 class Engine:
     """What every engine offers.
 
-    A subclass fills in `hidden_states`, and `local_updates` unless its `run_round` is its own.
+    A subclass fills in `hidden_states`, and `local_updates`; or it sets `runs_whole_rounds` and
+    fills in `run_round`.
+
+    Args:
+        task: Task.
+        client_rule: ClientRule that clients train by; None takes that of the task's settings.
     """
 
     name = "none"
+    runs_whole_rounds = False  # True where clients and server cannot be told apart
+    compiles_with_jax = False
 
-    def __init__(self, task):
+    def __init__(self, task, client_rule=None):
         self.task = task
+        self.client_rule = client_rule or algorithms.from_settings(task.settings).client_rule
 
     def __str__(self):
         return self.name
@@ -94,6 +103,17 @@ class Engine:
     def computes_with(self):
         """What the last digits depend on, in words: a resumed run says if it has changed."""
         return self.name
+
+    @classmethod
+    def check_here(cls, settings):
+        """Raise where the engine cannot run on this machine, without making one.
+
+        Args:
+            settings: Settings.
+
+        Raises:
+            ConfigError, MissingEngineError: say what is missing.
+        """
 
     def choose_local_loop(self, began_with=None):
         """Find out what trains a client fastest on this machine, where there is a choice.
@@ -111,9 +131,16 @@ class Engine:
         `constants` is what `Protection.before_round` gives, where the task has a Protection.
         """
         raise NotImplementedError(
-            f"engine {self.name} gives no updates of single clients: it needs local_updates, or a "
-            "run_round of its own"
+            f"engine {self.name} gives no updates of single clients: it needs local_updates, or "
+            "runs_whole_rounds and run_round"
         )
+
+    def run_round(self, algorithm, state, cohort):
+        """Run a whole round, where the engine `runs_whole_rounds`.
+
+        Arguments and result as those of `fedgru.training.rounds.run_round`.
+        """
+        raise NotImplementedError(f"engine {self.name} runs no whole rounds")
 
     def gather(self, algorithm, weights, cohort, round_num, constants=None):
         """Return the Gathered of the cohort: each client's update made, checked and added."""
@@ -134,78 +161,20 @@ class Engine:
         """
         raise NotImplementedError(f"engine {self.name} cannot evaluate: it needs hidden_states")
 
-    def run_round(self, algorithm, state, cohort):
-        """Train the cohort on the state's weights and let the algorithm apply the result.
 
-        Args:
-            algorithm: FedAvg or a subclass.
-            state: ServerState.
-            cohort: int [cohort], indices of clients.
-
-        Returns:
-            RoundResult.
-
-        Raises:
-            TrainingError: if no update is usable, or more than half are not; names the round and
-                the first client. If the loss passes DIVERGED_LOSS.
-        """
-        round_num, protection, constants = state.round_num + 1, self.task.protection, None
-        cohort, gone = faults.drop_out(self.task, cohort, round_num)
-        found = {faults.DROPPED_OUT: gone} if gone else {}
-        if len(cohort) < self.task.settings.faults.min_clients:
-            return self._skipped(state, found)
-        if protection is not None:
-            state, constants = protection.before_round(self, state, cohort)
-        gathered = self.gather(algorithm, state.weights, cohort, round_num, constants)
-        total = gathered.total
-        found |= gathered.by_reason(cohort)
-        self._check_usable(found, len(cohort), round_num)
-        if len(total) < self.task.settings.faults.min_clients:
-            return self._skipped(state, found)
-        metrics = {
-            "loss": gathered.loss_sum / total.num_examples,
-            "acc@1": gathered.num_correct / total.num_examples,
-        }
-        self.check_diverged(metrics["loss"], round_num)
-        after = algorithm.apply(state, total)
-        if protection is not None:
-            after = protection.after_round(self, after, cohort)
-            metrics |= protection.round_metrics(constants, gathered.protected)
-        return RoundResult(after, metrics, len(total), total.num_examples, found)
-
-    def _skipped(self, state, found):
-        """A round that changes nothing: too few clients answered with what can be used."""
-        protection = self.task.protection
-        names = ("loss", "acc@1", *(protection.metric_names if protection else ()))
-        metrics = dict.fromkeys(names, float("nan"))
-        return RoundResult(replace(state, round_num=state.round_num + 1), metrics, 0, 0, found)
-
-    def _check_usable(self, found, num_answers, round_num):
-        """Stop where most of the cohort cannot be used: that is training, not single clients."""
-        unusable = [client for why in faults.REJECTED for client in found.get(why, [])]
-        if 2 * len(unusable) <= num_answers:
-            return
-        first = self.task.clients.client_ids[unusable[0]]
-        if faults.NOT_FINITE in found:
-            what = "training loss became NaN"
-        else:
-            what = f"training diverged: {len(unusable)} of {num_answers} updates cannot be used"
+def check_diverged(settings, loss, round_num, split="train"):
+    """Raise a TrainingError if a round's loss, in nats, is beyond recovery."""
+    if not loss <= DIVERGED_LOSS:
         raise TrainingError(
-            f"{what} in round {round_num} (client {first} first). {self._advice(round_num)}"
+            f"training diverged: the {split} loss of round {round_num} is {loss:.4g} nats, "
+            f"far above that of guessing. {advice(settings, round_num)}"
         )
 
-    def check_diverged(self, loss, round_num, split="train"):
-        """Raise a TrainingError if a round's loss is one that training does not come back from."""
-        if not loss <= DIVERGED_LOSS:
-            raise TrainingError(
-                f"training diverged: the {split} loss of round {round_num} is {loss:.4g} nats, "
-                f"far above that of guessing. {self._advice(round_num)}"
-            )
 
-    def _advice(self, round_num):
-        settings = self.task.settings
-        last = f"Last good state: round {round_num - 1}. " if round_num > 1 else ""
-        return (
-            f"{last}Try a smaller --client-lr (now {settings.client.client_lr:g}) or --server-lr "
-            f"(now {settings.server.server_lr:g})."
-        )
+def advice(settings, round_num):
+    """Return what a person can do about a round that diverged."""
+    last = f"Last good state: round {round_num - 1}. " if round_num > 1 else ""
+    return (
+        f"{last}Try a smaller --client-lr (now {settings.client.client_lr:g}) or --server-lr "
+        f"(now {settings.server.server_lr:g})."
+    )

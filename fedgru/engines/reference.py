@@ -22,8 +22,9 @@ class ReferenceEngine(Engine):
 
     name = "reference"
 
-    def __init__(self, task):
-        super().__init__(task)
+    @classmethod
+    def check_here(cls, settings):
+        """See Engine.check_here."""
         import keras
 
         if keras.backend.backend() != "tensorflow":
@@ -32,6 +33,12 @@ class ReferenceEngine(Engine):
                 f"{keras.backend.backend()}, where a training step does not carry the state of a "
                 "stateful layer. Unset KERAS_BACKEND."
             )
+
+    def __init__(self, task, client_rule=None):
+        super().__init__(task, client_rule)
+        self.check_here(task.settings)
+        import keras
+
         # dropout is drawn by Keras: it agrees with the other engines in distribution alone
         keras.utils.set_random_seed(task.settings.loop.seed)
         layout = task.settings.layout
@@ -42,7 +49,8 @@ class ReferenceEngine(Engine):
             protected = (HEAD_DIMS, protection.num_values)
         self._model = keras_gru.build(task.spec, task.inputs, *shape, "scores", protected)
         self._walker = keras_gru.build(task.spec, task.inputs, 1, layout.seq_len, output="hidden")
-        self._optimizer = _client_optimizer(task.settings.client)
+        self._received = []  # variables that hold what a client received, if the rule asks
+        self._optimizer = _client_optimizer(self.client_rule, self._received)
         if protection is not None and protection.server_head:
             for layer in keras_heads.head_layers(self._model).values():
                 layer.trainable = False
@@ -54,6 +62,10 @@ class ReferenceEngine(Engine):
             if protection
             else _measures("scores"),
         )
+        if self.client_rule.adds_to_gradient:
+            import tensorflow as tf
+
+            self._received += map(tf.Variable, self._model.trainable_variables)
         self._optimizer.build(self._model.trainable_variables)
         self._fresh_optimizer = [v.numpy() for v in self._optimizer.variables]
 
@@ -75,7 +87,9 @@ class ReferenceEngine(Engine):
         keras_gru.set_weights(self._model, weights)
         for variable, value in zip(self._optimizer.variables, self._fresh_optimizer, strict=True):
             variable.assign(value)
-        data = self.task.local_data(client)
+        for kept, variable in zip(self._received, self._model.trainable_variables, strict=False):
+            kept.assign(variable)
+        data = self.task.local_data(client, local_epochs=self.client_rule.local_epochs)
         sums = np.zeros(5)
         for _ in range(data.passes):
             keras_gru.reset_state(self._model)
@@ -165,11 +179,25 @@ def _check_knows(protection, name):
         )
 
 
-def _client_optimizer(settings):
+def _client_optimizer(rule, received):
+    """The Keras optimizer of a ClientRule; `received` is filled before the first step."""
     import keras
+    import tensorflow as tf
 
-    optimizer = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
-    return optimizer[settings.client_optimizer](settings.client_lr)
+    optimizer = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}[rule.optimizer]
+    if not rule.adds_to_gradient:
+        return optimizer(rule.client_lr)
+
+    class WithAddedTerms(optimizer):
+        def apply_gradients(self, grads_and_vars, *args, **kwargs):
+            gradients, variables = zip(*grads_and_vars, strict=True)
+            now, start = map(tf.convert_to_tensor, variables), map(tf.convert_to_tensor, received)
+            added = map(rule.added, now, start)
+            gradients = [g + more for g, more in zip(gradients, added, strict=True)]
+            pairs = zip(gradients, variables, strict=True)
+            return super().apply_gradients(pairs, *args, **kwargs)
+
+    return WithAddedTerms(rule.client_lr)
 
 
 def _own_rows(data):

@@ -2,7 +2,7 @@
 
 from fedgru.core.errors import RunError
 from fedgru.predict.schema import Interface
-from fedgru.workflows import train as train_workflow
+from fedgru.workflows import reopen as reopen_workflow
 
 
 def load_model(run, task):
@@ -20,5 +20,5 @@ def load_model(run, task):
             f"{run.path} is {run.kind.words}: it has no model that all clients share. "
             "Take a run of fedgru train, or of fedgru baseline central."
         )
-    weights, round_num = train_workflow.best_weights(run, task)
+    weights, round_num = reopen_workflow.best_weights(run, task)
     return Interface.of(task, weights), weights, round_num

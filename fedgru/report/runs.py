@@ -8,11 +8,12 @@ from fedgru.agnostic import protection
 from fedgru.config import Settings
 from fedgru.core.errors import DataError, RunError
 from fedgru.data import datasets
+from fedgru.engines import registry
 from fedgru.report import numbers
 from fedgru.runs.folder import RunFolder
 from fedgru.task.task import Task
 from fedgru.training import loop as round_loop
-from fedgru.workflows import train as train_workflow
+from fedgru.workflows import reopen as reopen_workflow
 
 MAX_RUNS = 6  # colours that everybody can tell apart
 PREDICTIONS = "predictions.parquet"
@@ -154,7 +155,7 @@ def label_runs(folders):
 def _read(number, folder, label, data_dir):
     facts, settings = folder.facts(), folder.settings()
     try:
-        task = train_workflow.reopen_task(folder, data_dir)
+        task = reopen_workflow.reopen_task(folder, data_dir)
     except DataError as error:
         raise DataError(f"{folder.path}: its data set cannot be opened. {error}") from None
     rounds = folder.rounds()
@@ -230,7 +231,7 @@ def _count_traffic(task):
         own_rows(task),
         has_head=task.protection is not None,
         has_kernel=task.kernel is not None,
-        whole_table=task.settings.loop.engine == "tff",
+        whole_table=registry.engine_of(task.settings).sends_whole_table,
     )
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fedgru.engines import registry
 from fedgru.report import figures
 from fedgru.report.page import Section, figure, grid, paragraph, stack, table
 from fedgru.report.words import in_bytes, sentence, who, without
@@ -89,8 +90,13 @@ def cost(runs):
         ),
     ]
     for run in trained:
-        if run.settings.loop.engine == "tff":
-            parts.append(paragraph(f"{run.label}: --engine tff moves the whole table each way."))
+        if registry.engine_of(run.settings).sends_whole_table:
+            parts.append(
+                paragraph(
+                    f"{run.label}: --engine {run.settings.loop.engine} moves the whole table each "
+                    "way."
+                )
+            )
         if run.traffic.prior_bytes:
             parts.append(
                 paragraph(

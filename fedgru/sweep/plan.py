@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fedgru import config
+from fedgru.engines import registry
 from fedgru.sweep import search_space
 from fedgru.sweep.search_space import Range
 from fedgru.training import loop as round_loop
@@ -46,7 +47,7 @@ class Plan:
     @property
     def takes_threads(self):
         """Whether it is left to fedgru how many clients are trained at the same time."""
-        return self.base.loop.threads is None and self.base.loop.engine != "reference"
+        return self.base.loop.threads is None and "threads" in registry.engine_of(self.base).knows
 
     @property
     def direction(self):
@@ -63,7 +64,9 @@ class Plan:
         nested = self.base.model_dump(exclude_none=True)
         for name, value in (point | others).items():
             nested[config.fields()[name][0]][name] = value
-        return config.build(nested)
+        settings = config.build(nested)
+        registry.check(settings)
+        return settings
 
     def to_json(self):
         """Return the dict that `from_json` reads back to the same Plan."""

@@ -26,14 +26,16 @@ from filelock import FileLock, Timeout
 from fedgru import config
 from fedgru.core.errors import ConfigError, Interrupted, RunError, TrainingError
 from fedgru.core.jax_setup import compiled_in
+from fedgru.engines import registry
 from fedgru.runs import folder as run_folder
 from fedgru.storage.tables import write_csv, write_json
 from fedgru.sweep import hparams, search_space
 from fedgru.sweep import results as sweep_results
 from fedgru.sweep.plan import Plan
 from fedgru.sweep.trials import describe_scored, do_trial
+from fedgru.workflows import open as open_workflow
+from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import score as score_workflow
-from fedgru.workflows import train as train_workflow
 
 POLL_S = 0.5
 
@@ -55,7 +57,7 @@ class Sweep:
             RunError: if there is a sweep of that name that was asked for otherwise.
         """
         for point in search_space.edges(plan.axes):
-            task, facts = train_workflow.open_task(plan.settings(point), data_dir)
+            task, facts = open_workflow.open_task(plan.settings(point), data_dir)
             scored = describe_scored(task, facts)
         path = Path(log_dir) / "sweeps" / plan.name
         try:
@@ -184,7 +186,7 @@ class Sweep:
             Interrupted: on Ctrl-C or SIGTERM; says how to go on.
             RunError: if a folder cannot be written.
         """
-        keeps = self.plan.base.loop.engine == "jax"
+        keeps = registry.engine_of(self.plan.base).trains_here
         try:
             with compiled_in(self.path / "compiled") if keeps else nullcontext():
                 self._work(on_trial, on_wait, data_dir, threads, show_progress)
@@ -315,7 +317,7 @@ class Sweep:
                 run = run_folder.RunFolder(self.path / name)
                 report = run.test()
                 if not report:
-                    task = train_workflow.reopen_task(run, data_dir)
+                    task = reopen_workflow.reopen_task(run, data_dir)
                     report = score_workflow.evaluate_run(run, task)
                 reports.append(report)
         return reports

@@ -4,6 +4,7 @@ import hashlib
 
 from fedgru.core.errors import ConfigError, DataError, RunError, TrainingError
 from fedgru.runs import folder as run_folder
+from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
 
 PRUNE_AFTER_TRIALS = 5  # trials that must be done before another is compared with them
@@ -63,7 +64,7 @@ def do_trial(sweep, number, taken_over, data_dir, threads=None, show_progress=Fa
 
 def _train(sweep, number, settings, data_dir, prune, show_progress):
     """Return the RunFolder of one training."""
-    task, facts = train_workflow.open_task(settings, data_dir)
+    task, facts = open_workflow.open_task(settings, data_dir)
     scored = describe_scored(task, facts)
     if scored != sweep.scored:
         raise RunError(

@@ -48,6 +48,20 @@ class LocalData:
     num_examples: int
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What was computed of a task's parts when they were made, for a task of exactly these parts.
+
+    Attributes:
+        clients, classes: the parts.
+        values: {property of Task: value}, out of `shared`, `unknown_rates`, `num_known`.
+    """
+
+    clients: Clients
+    classes: np.ndarray
+    values: dict
+
+
 @dataclass(frozen=True)
 class Task:
     """What is learnt, from whom: the one value that engines and evaluation read.
@@ -71,6 +85,7 @@ class Task:
             from these.
         laid_out: the Prepared of a large data set, which these parts were taken from; else None.
         fitted: Fitted, where it was given instead of fitted on these clients; else None.
+        known: Known, or None; what is not in it is computed when it is asked for.
     """
 
     settings: Settings
@@ -89,6 +104,7 @@ class Task:
     training_clients: np.ndarray
     laid_out: stored.Prepared | None = None
     fitted: features.Fitted | None = None
+    known: Known | None = None
 
     def let_go(self):
         """Give back the memory of what was read of a large data set; it can be read again."""
@@ -179,18 +195,31 @@ class Task:
         """float64 [num_classes], the frequencies that all clients share."""
         if self.fitted is not None:
             return self.fitted.shared
+        if "shared" in self._known_values:
+            return self._known_values["shared"]
         train = self.classes[self.clients.in_split("train")]
         return priors.shared_frequencies(train, self.num_classes)
 
     @cached_property
     def unknown_rates(self):
         """See `features.unknown_rates`."""
+        if "unknown_rates" in self._known_values:
+            return self._known_values["unknown_rates"]
         return features.unknown_rates(self.inputs, self.clients)
 
     @cached_property
     def num_known(self):
         """{split: int}, how many of its targets are of a class that train has."""
+        if "num_known" in self._known_values:
+            return self._known_values["num_known"]
         return stored.num_known(self.classes, self.clients)
+
+    @property
+    def _known_values(self):
+        known = self.known
+        if known is None or known.clients is not self.clients or known.classes is not self.classes:
+            return {}
+        return known.values
 
     @cached_property
     def _client_priors(self):
@@ -275,23 +304,24 @@ class Task:
     def batches(self, client):
         """Return the Batches of a client's train pairs in the run's layout."""
         start, train_end, *_ = self.ends(client)
-        return self._lay_out(max(train_end - start - 1, 0))
+        return self._batches(max(train_end - start - 1, 0))
 
-    def _lay_out(self, num_pairs):
-        layout, epochs = self.settings.layout, self.settings.client.local_epochs
+    def _batches(self, num_pairs, local_epochs=None):
+        layout, epochs = self.settings.layout, local_epochs or self.settings.client.local_epochs
         lay_out = streams.LAYOUTS[layout.layout]
         return lay_out(num_pairs, layout.batch_size, layout.seq_len, epochs)
 
-    def local_data(self, client, own=None):
+    def local_data(self, client, own=None, local_epochs=None):
         """Return the LocalData of one client.
 
         Args:
             client: its index.
             own: what `read_clients` has for it; None reads it now.
+            local_epochs: of its client rule; None takes the settings'.
         """
         start, train_end, _, end = self.ends(client)
         num_pairs = max(train_end - start - 1, 0)
-        batches = self._lay_out(num_pairs)
+        batches = self._batches(num_pairs, local_epochs)
         pairs = np.maximum(batches.pairs, 0)
         if own is None:
             own = self.read(self._learnt_from, slice(start, end))
@@ -362,7 +392,7 @@ def build_task(data_set, settings, kernel=None, fitted=None):
             "with training data."
         )
     _check_cohort(settings, cohort or len(training_clients), len(training_clients))
-    task = Task(
+    return Task(
         settings=settings,
         check_ins=check_ins,
         clients=clients,
@@ -379,9 +409,8 @@ def build_task(data_set, settings, kernel=None, fitted=None):
         training_clients=training_clients,
         laid_out=None if parts.folder is None else parts,
         fitted=fitted,
+        known=Known(clients, parts.classes, parts.known),
     )
-    vars(task).update(parts.known)  # cached properties, computed when the parts were made
-    return task
 
 
 def _with_validated(coverage, settings, clients):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedgru import algorithms
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
 
@@ -25,9 +26,8 @@ def evaluate_fine_tuned(task, weights, epochs, round_num, on_client=None):
         Evaluation of the test split, the state warmed by all of the past. Who has too little to
         train on is scored with the weights as they are.
     """
-    client = task.settings.client.model_copy(update={"local_epochs": epochs})
-    task = replace(task, settings=task.settings.model_copy(update={"client": client}))
-    engine = JaxEngine(task)
+    rule = algorithms.from_settings(task.settings).client_rule
+    engine = JaxEngine(task, replace(rule, local_epochs=epochs))
     parts = {}
     for update in engine.local_updates(weights, task.training_clients, round_num + 1):
         own = {name: weights[name] + change for name, change in update.dense.items()}

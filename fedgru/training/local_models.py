@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.fed_avg import FedAvg
 from fedgru.algorithms.server_optimizers import SGD
 from fedgru.core import seeding
@@ -24,6 +25,7 @@ from fedgru.task.clients import Clients
 from fedgru.task.kernel_prior import Kernel
 from fedgru.training import loop as round_loop
 from fedgru.training.early_stopping import EarlyStopping
+from fedgru.training.rounds import run_round
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,8 @@ def train_local(task, on_client=None):
         (models, rows): a LocalModel per client; and per round, from 0, {"split/metric/average"}
         over all clients, a client that has stopped counting with the round it stopped in.
     """
-    engine = JaxEngine(alone(task, int(task.training_clients[0])))
+    rule = ClientRule.of(task.settings.client)  # whoever is alone is held near nobody's weights
+    engine = JaxEngine(alone(task, int(task.training_clients[0])), rule)
 
     def train(client):
         found = _train_one(engine, alone(task, client), client)
@@ -129,7 +132,7 @@ def _train_one(engine, task, client):
     loop = task.settings.loop
     metric = round_loop.parse_stop_metric(loop.stop_metric)
     stopping = EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
-    algorithm = FedAvg(SGD(1.0))  # of one: its update as it stands
+    algorithm = FedAvg(SGD(1.0), engine.client_rule)  # of one: its update as it stands
     weights = gru.init_weights(task.spec, seeding.rng(loop.seed, "weights", client=client))
     state = best = algorithm.init(weights)
     found = evaluate.evaluate(engine, state.weights, "val")
@@ -137,7 +140,7 @@ def _train_one(engine, task, client):
     stopping.report(0, _value(found, loop.stop_metric))
     for round_num in range(1, loop.rounds + 1 if len(task.training_clients) else 1):
         try:
-            result = engine.run_round(algorithm, state, task.training_clients)
+            result = run_round(engine, algorithm, state, task.training_clients)
         except TrainingError as error:
             logger.warning("%s That client keeps its round %d.", error, best.round_num)
             break

@@ -3,16 +3,14 @@
 import logging
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from fedgru.agnostic import protection
 from fedgru.algorithms.fed_avg import ServerState
 from fedgru.core import metrics, seeding
 from fedgru.core.errors import ConfigError
-from fedgru.evaluation.evaluate import evaluate
+from fedgru.engines.base import check_diverged
 from fedgru.training.early_stopping import EarlyStopping
 from fedgru.training.tasks import RoundTask
 
@@ -63,24 +61,14 @@ class TrainResult:
     faults: tuple[tuple[int, str, str], ...] = ()
 
 
-def train(
-    engine,
-    algorithm,
-    on_round,
-    on_checkpoint,
-    progress=None,
-    start=None,
-    on_faults=None,
-    summarise=None,
-):
+def train(training, on_round, on_checkpoint, progress=None, start=None, on_faults=None):
     """Train until the rounds are done or the stop metric no longer improves.
 
     With a protected concept only rounds under the final alpha may be the best: one before would
     be chosen for what it still gets from the concept, and the untrained network tells everything.
 
     Args:
-        engine: Engine.
-        algorithm: FedAvg or a subclass.
+        training: what is repeated: FederatedTraining, or whatever has its methods.
         on_round: called as on_round(round_num, row, seconds) after each round and, as round 0,
             before the first; row is {"split/metric/average": value}. Training stops after a
             round for which it returns a text, the reason.
@@ -89,8 +77,6 @@ def train(
         start: the Checkpoint to go on from; None starts before round 1. Either way the result is
             the same, to the bit.
         on_faults: called with the list of a round's faults, if it has any; or None.
-        summarise: called as summarise(weights), returns {"val/metric/average": value}; None
-            evaluates the engine's own clients.
 
     Returns:
         TrainResult.
@@ -99,13 +85,11 @@ def train(
         ConfigError: for an unknown stop metric, before round 1.
         TrainingError: if training diverges.
     """
-    task = engine.task
+    task = training.task
     loop = task.settings.loop
     metric = parse_stop_metric(loop.stop_metric)
-    if summarise is None:
-        summarise = partial(_validate, engine)
     if start is None:
-        start = _before_training(task, algorithm, summarise)
+        start = _before_training(training)
         on_round(0, *start.rows[0])
         on_checkpoint(start)
     state, best, rows, faults = start.state, start.best, start.rows, start.faults
@@ -114,7 +98,7 @@ def train(
     while state.round_num < loop.rounds and not (stopping.is_over or why):
         round_num = state.round_num + 1
         started = time.perf_counter()
-        result = engine.run_round(algorithm, state, draw_cohort(task, round_num))
+        result = training.run_round(state, draw_cohort(task, round_num))
         state = result.state
         trained = time.perf_counter()
         found = _faults_of(task, round_num, result)
@@ -122,8 +106,8 @@ def train(
         if found and on_faults is not None:
             on_faults(found)
         row = {f"train/{name}/micro": value for name, value in result.metrics.items()}
-        row = _plain(row | summarise(state.weights))
-        engine.check_diverged(row["val/loss/micro"], round_num, "val")
+        row = _plain(row | training.validate(state))
+        check_diverged(task.settings, row["val/loss/micro"], round_num, "val")
         task.let_go()
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
         rows = (*rows, (row, seconds))
@@ -173,23 +157,19 @@ def make_stopping(loop):
     return EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
 
 
-def _before_training(task, algorithm, summarise):
+def _before_training(training):
     """Return the Checkpoint of round 0."""
+    task = training.task
     stopping = make_stopping(task.settings.loop)
-    state = algorithm.init(protection.init_weights(task))
+    state = training.init()
     started = time.perf_counter()
-    untrained = _plain(summarise(state.weights))
+    untrained = _plain(training.validate(state))
     measured = ("loss", "acc@1", *(task.protection.metric_names if task.protection else ()))
     row = {f"train/{name}/micro": None for name in measured} | untrained
     if task.protection is None or task.protection.is_risen(0):
         stopping.report(0, untrained[task.settings.loop.stop_metric])
     seconds = {"train": 0.0, "val": time.perf_counter() - started}
     return Checkpoint(state, state, stopping, ((row, seconds),))
-
-
-def _validate(engine, weights):
-    """The summary of validation: on everybody, or on the clients drawn for --eval-clients."""
-    return evaluate(engine, weights, "val", clients=engine.task.validation_clients).summary()
 
 
 def _plain(row):

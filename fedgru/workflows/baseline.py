@@ -9,6 +9,7 @@ from fedgru.core.errors import ConfigError, Interrupted
 from fedgru.evaluation import evaluate
 from fedgru.runs.folder import RunFolder
 from fedgru.training import local_models
+from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
 
 _COUNTED = ("data", "users", "min_checkins", "target", "seed", "threads", "name")
@@ -23,7 +24,7 @@ def without_effect(kind):
         return tuple(name for name in config.fields() if name not in _COUNTED)
     if not kind.is_baseline:
         return ()
-    federation = (*_SERVER, *_FAULTS, "engine", "clients_per_round")
+    federation = (*_SERVER, *_FAULTS, "engine", "clients_per_round", "prox_mu")
     return federation if kind.shares_model else (*federation, "eval_clients")
 
 
@@ -85,7 +86,7 @@ def make_baseline(kind, task, facts, log_dir, show_progress=False):
             if kind.trains:
                 _train_local(run, task, show_progress)
             elif kind.learns_kernel:
-                task = train_workflow.learn_prior(task, show_progress)
+                task = open_workflow.learn_prior(task, show_progress)
                 run.write_facts({"kernel": task.kernel.to_dict()})
         except KeyboardInterrupt as error:
             raise Interrupted(f"; you can delete {run.path}.", error) from error

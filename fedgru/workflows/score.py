@@ -6,6 +6,7 @@ from fedgru.core.errors import ConfigError, Interrupted, MissingEngineError, Run
 from fedgru.evaluation import audit, baselines, evaluate
 from fedgru.training import local_models
 from fedgru.training.fine_tuning import evaluate_fine_tuned
+from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import train as train_workflow
 from fedgru.workflows.baseline import evaluate_counting
 
@@ -100,7 +101,7 @@ def _evaluate_local(run, task):
 
 def _evaluate_model(run, task, engine, fine_tune, show_progress):
     """Return warm, cold, what else the report holds, and the fine-tuned Evaluation or None."""
-    weights, round_num = train_workflow.best_weights(run, task)
+    weights, round_num = reopen_workflow.best_weights(run, task)
     try:
         scorer = train_workflow.make_engine(task, engine)
     except MissingEngineError as error:
@@ -153,7 +154,7 @@ def audit_run(run, task, concepts, probe_names, seeds, show_progress=False):
             "share, so there is nothing to audit."
         )
     with run:
-        weights, round_num = train_workflow.best_weights(run, task)
+        weights, round_num = reopen_workflow.best_weights(run, task)
         found = {}
         with tqdm(desc="probes", unit="fit", disable=not show_progress, leave=False) as progress:
             for name in concepts:

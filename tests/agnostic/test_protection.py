@@ -10,13 +10,13 @@ from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
 from fedgru.models import gru, heads
 from fedgru.training import loop as round_loop
+from fedgru.training.rounds import FederatedTraining, run_round
 
 
 def _train(task, rounds=None):
     rows = {}
     result = round_loop.train(
-        JaxEngine(task),
-        algorithms.from_settings(task.settings.server),
+        FederatedTraining(JaxEngine(task), algorithms.from_settings(task.settings)),
         lambda round_num, row, _: rows.update({round_num: row}),
         lambda state: None,
     )
@@ -53,7 +53,7 @@ def test_alpha_1_leaves_the_target_head_alone(make_task):
     # (1 - alpha) is the whole gradient of the target's weights
     task = make_task(agnostic_to="weekend", method="reversal", alpha=1.0, alpha_schedule="constant")
     engine = JaxEngine(task)
-    state = algorithms.from_settings(task.settings.server).init(protection.init_weights(task))
+    state = algorithms.from_settings(task.settings).init(protection.init_weights(task))
     state, constants = task.protection.before_round(engine, state, [0, 1])
     (update,) = engine.local_updates(state.weights, [1], 1, constants)
     assert not update.dense["head_kernel"].any()
@@ -63,7 +63,7 @@ def test_alpha_1_leaves_the_target_head_alone(make_task):
 def test_sums_of_the_head_count_known_labels_once_per_epoch(make_task):
     task = make_task(agnostic_to="category-group:Home", method="reversal", local_epochs=3)
     engine = JaxEngine(task)
-    state = algorithms.from_settings(task.settings.server).init(protection.init_weights(task))
+    state = algorithms.from_settings(task.settings).init(protection.init_weights(task))
     state, constants = task.protection.before_round(engine, state, [2])
     (update,) = engine.local_updates(state.weights, [2], 1, constants)
     start, end = task.clients.starts[2], task.clients.train_ends[2]
@@ -75,7 +75,7 @@ def test_a_head_taught_by_the_server_reads_and_is_held_still(make_task):
     task = make_task(agnostic_to="client", method="reversal", alpha=0.5, alpha_schedule="constant")
     engine = JaxEngine(task)
     assert task.protection.server_head
-    state = algorithms.from_settings(task.settings.server).init(protection.init_weights(task))
+    state = algorithms.from_settings(task.settings).init(protection.init_weights(task))
     taught, constants = task.protection.before_round(engine, state, task.training_clients)
     (update,) = engine.local_updates(taught.weights, [1], 1, constants)
     own, head_update = heads.split_heads(update.dense)
@@ -93,9 +93,9 @@ def test_a_head_taught_by_the_server_reads_and_is_held_still(make_task):
 def test_the_eraser_is_made_of_the_cohort_and_leaves_equal_means(make_task):
     task = make_task(agnostic_to="client", method="leace", alpha=0.5, alpha_schedule="constant")
     engine = JaxEngine(task)
-    algorithm = algorithms.from_settings(task.settings.server)
+    algorithm = algorithms.from_settings(task.settings)
     state = algorithm.init(protection.init_weights(task))
-    after = engine.run_round(algorithm, state, task.training_clients).state
+    after = run_round(engine, algorithm, state, task.training_clients).state
     hidden, labels = task.protection._train_states(engine, after.weights, task.training_clients)
     seen = np.asarray(gru.represent(after.weights, hidden))
     moments = Moments.of(seen, labels, 6)

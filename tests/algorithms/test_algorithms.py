@@ -8,7 +8,7 @@ from fedgru.algorithms import server_optimizers
 from fedgru.algorithms.fed_avg import ClientUpdate, FedAvg, UpdateSum
 from fedgru.algorithms.fed_sub_avg import FedSubAvg
 from fedgru.algorithms.server_optimizers import SGD, Adam
-from fedgru.config import ServerSettings
+from fedgru.config import ServerSettings, Settings
 from fedgru.core.errors import TrainingError
 
 WEIGHTS = {"rows": np.zeros((3, 1), np.float32), "bias": np.zeros(1, np.float32)}
@@ -124,5 +124,5 @@ def test_yogi_moves_its_second_moment_by_its_own_step():
     ],
 )
 def test_settings_choose(settings, algorithm, optimizer):
-    chosen = algorithms.from_settings(ServerSettings(**settings))
+    chosen = algorithms.from_settings(Settings(server=ServerSettings(**settings)))
     assert (type(chosen), chosen.server_optimizer) == (algorithm, optimizer)

@@ -9,6 +9,7 @@ from fedgru import config
 from fedgru.algorithms import faults
 from fedgru.core.errors import ConfigError, TrainingError
 from fedgru.engines.jax.engine import JaxEngine
+from fedgru.training.rounds import run_round
 from tests.conftest import start
 
 WEIGHTS = {"rows": np.ones((3, 2), np.float32), "bias": np.full(4, 2, np.float32)}
@@ -88,9 +89,9 @@ def test_a_faulty_client_is_kept_out_of_the_mean_and_told(make_task):
     algorithm, state = start(task)
     engine = Broken(task)
     engine.spoilt = {1: {"loss_sum": float("nan")}, 4: {"num_examples": 0}}
-    found = engine.run_round(algorithm, state, np.arange(6))
+    found = run_round(engine, algorithm, state, np.arange(6))
     assert found.faults == {"not finite": [1], "no examples": [4]}
-    expected = JaxEngine(task).run_round(algorithm, state, np.array([0, 2, 3, 5]))
+    expected = run_round(JaxEngine(task), algorithm, state, np.array([0, 2, 3, 5]))
     assert (found.num_clients, found.metrics) == (4, expected.metrics)
     for name, weights in expected.state.weights.items():
         np.testing.assert_array_equal(found.state.weights[name], weights)
@@ -103,7 +104,7 @@ def test_most_of_the_cohort_unusable_is_training_gone_wrong(make_task):
     engine = Broken(task)
     engine.spoilt = {client: {"num_examples": 0} for client in range(4)}
     with pytest.raises(TrainingError) as error:
-        engine.run_round(algorithm, state, np.arange(6))
+        run_round(engine, algorithm, state, np.arange(6))
     assert str(error.value) == (
         "training diverged: 4 of 6 updates cannot be used in round 1 (client "
         f"{task.clients.client_ids[0]} first). "
@@ -116,7 +117,7 @@ def test_a_round_with_too_few_clients_is_skipped(make_task):
     algorithm, state = start(task)
     engine = Broken(task)
     engine.spoilt = {0: {"num_examples": 0}, 1: {"num_examples": 0}}
-    found = engine.run_round(algorithm, state, np.arange(6))
+    found = run_round(engine, algorithm, state, np.arange(6))
     assert (found.num_clients, found.state.round_num) == (0, 1)
     assert found.state.weights is state.weights
     assert np.isnan(list(found.metrics.values())).all()
@@ -140,9 +141,9 @@ def test_a_round_without_those_who_dropped_out(make_task):
     algorithm, state = start(task)
     answer, gone = faults.drop_out(task, np.arange(6), 1)
     assert gone and len(answer)
-    found = JaxEngine(task).run_round(algorithm, state, np.arange(6))
+    found = run_round(JaxEngine(task), algorithm, state, np.arange(6))
     assert found.faults == {"dropped out": gone}
-    expected = JaxEngine(make_task()).run_round(algorithm, state, answer)
+    expected = run_round(JaxEngine(make_task()), algorithm, state, answer)
     assert found.metrics == expected.metrics
 
 
@@ -182,14 +183,6 @@ def test_label_flip_is_in_the_liars_training_data_alone(make_task):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (
-            {"engine": "tff", "client_dropout": 0.1},
-            "--engine tff does not know --client-dropout: it gives sums alone. Use --engine jax.",
-        ),
-        (
-            {"engine": "tff", "robust": "krum"},
-            "--engine tff does not know --robust: it gives sums alone. Use --engine jax.",
-        ),
         (
             {"robust": "median", "liar_share": 0.1},
             "--liar-share has no effect with --robust median. Use --robust trimmed-mean or krum, "

@@ -5,7 +5,7 @@ import pytest
 from fedgru import algorithms
 from fedgru.algorithms.robust import Krum, Median, TrimmedMean
 from fedgru.algorithms.server_optimizers import SGD
-from fedgru.config import ServerSettings
+from fedgru.config import ServerSettings, Settings
 from tests.algorithms.test_algorithms import WEIGHTS, update
 
 
@@ -75,8 +75,14 @@ def test_cohort_order_changes_nothing(algorithm):
 
 def test_settings_choose():
     for robust, kind in (("median", Median), ("trimmed-mean", TrimmedMean), ("krum", Krum)):
-        chosen = algorithms.from_settings(ServerSettings(robust=robust, server_lr=0.5))
+        chosen = algorithms.from_settings(
+            Settings(server=ServerSettings(robust=robust, server_lr=0.5))
+        )
         assert (type(chosen), chosen.server_optimizer) == (kind, SGD(0.5))
-    assert algorithms.from_settings(ServerSettings(robust="krum")).liar_share == 0.2
-    chosen = algorithms.from_settings(ServerSettings(robust="krum", mean="clients", liar_share=0.1))
+    assert (
+        algorithms.from_settings(Settings(server=ServerSettings(robust="krum"))).liar_share == 0.2
+    )
+    chosen = algorithms.from_settings(
+        Settings(server=ServerSettings(robust="krum", mean="clients", liar_share=0.1))
+    )
     assert (chosen.owners, chosen.liar_share) == (False, 0.1)

@@ -17,6 +17,7 @@ from fedgru.runs.kinds import FEDERATED, KINDS
 from fedgru.storage import tables
 from fedgru.task import clients, features, priors, task, vocabulary
 from fedgru.workflows import baseline as baseline_workflow
+from fedgru.workflows import open as open_workflow
 from fedgru.workflows import score as score_workflow
 from fedgru.workflows import train as train_workflow
 from tests.conftest import make_check_ins
@@ -40,7 +41,7 @@ def make_run(data_set, log_dir, kind="federated", **overrides):
         settings = baseline_workflow.settings_of(kind, overrides)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "open_data_set", lambda *_: data_set)
-        built, facts = train_workflow.open_task(settings, "data")
+        built, facts = open_workflow.open_task(settings, "data")
         if kind is FEDERATED:
             run, built, _ = train_workflow.train(built, facts, log_dir)
         else:

@@ -156,11 +156,13 @@ def test_pareto_draws_audited_runs(here):
         ),
         (
             "--agnostic-to zone --engine tff --mean clients",
-            "--engine tff does not know --agnostic-to. Use --engine jax.",
+            "--engine tff does not know --agnostic-to. Use --engine jax, reference or ray, or "
+            "leave --agnostic-to out.",
         ),
         (
             "--agnostic-to weekend --method hsic --engine reference --threads 1",
-            "--engine reference knows --method reversal alone, not hsic. Use --engine jax.",
+            "--engine reference does not know --method hsic. Use --engine jax or ray, or --method "
+            "reversal.",
         ),
     ],
 )

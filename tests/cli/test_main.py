@@ -21,6 +21,7 @@ from fedgru.cli.main import main
 from fedgru.console import describe
 from fedgru.core.errors import Terminated
 from fedgru.runs import folder as run_folder
+from fedgru.runs import listing
 from fedgru.workflows import train as train_workflow
 from tests.conftest import needs_no_tff
 
@@ -167,6 +168,7 @@ def test_eval_of_a_run_whose_engine_is_elsewhere(here, run_dir):
     text = file.read_text()
     # what only --engine tff knows does not keep another engine from scoring
     text = text.replace('engine = "jax"', 'engine = "tff"')
+    text = text.replace('mean = "owners"', 'mean = "clients"')
     file.write_text(text.replace('tff_aggregator = "none"', 'tff_aggregator = "robust"'))
     result = invoke("eval", code=1)
     assert result.stdout == ""
@@ -277,7 +279,7 @@ BAD_COMMANDS = {
         lambda: config_file("[client]\nlr = 1"),
         1,
         "unknown key 'lr' in section [client]. Accepted: client_optimizer, client_lr, "
-        "local_epochs.",
+        "local_epochs, prox_mu.",
     ),
     "option without effect": (
         ["train", *SMALL, "--server-momentum", "0.5"],
@@ -557,7 +559,7 @@ def test_an_error_shows_a_traceback_only_with_debug(tmp_path):
 
 
 def test_an_error_nobody_thought_of(here, run_dir, monkeypatch):
-    monkeypatch.setattr(run_folder, "open_run", lambda *_: {}["x"])
+    monkeypatch.setattr(listing, "open_run", lambda *_: {}["x"])
     assert invoke("eval", code=1).stderr == (
         "Error: KeyError: 'x'\n"
         "This is a defect of fedgru. Add --debug right after fedgru to see where it comes from.\n"
@@ -566,7 +568,7 @@ def test_an_error_nobody_thought_of(here, run_dir, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied", "log/x/test.json")
 
-    monkeypatch.setattr(run_folder, "open_run", refuse)
+    monkeypatch.setattr(listing, "open_run", refuse)
     assert invoke("eval", code=1).stderr == (
         "Error: cannot use log/x/test.json: Permission denied.\n"
     )

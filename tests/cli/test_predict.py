@@ -12,6 +12,7 @@ import pytest
 from fedgru.data import datasets
 from fedgru.evaluation import evaluate
 from fedgru.runs import listing
+from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import train as train_workflow
 from tests.cli.test_main import SMALL, invoke
 
@@ -63,7 +64,7 @@ def test_predict_is_the_evaluation_at_that_check_in(here):
         invoke("predict", "--client", 3, "--until", 40, "--top", 12, "--json").stdout
     )
     run = listing.open_run("log")
-    task = train_workflow.reopen_task(run, "data")
+    task = reopen_workflow.reopen_task(run, "data")
     client = task.clients.client_ids.index("3")
     weights, round_num = run.load_weights()
     engine = train_workflow.make_engine(task)
@@ -129,7 +130,7 @@ def test_what_the_model_does_not_know_is_counted(here):
         "x.csv", ["3"], leave_out=["offset", "raw_category"], change={"3": "me", "Home": "Moon"}
     )
     result = invoke("predict", "--history", "x.csv")
-    task = train_workflow.reopen_task(listing.open_run("log"), "data")
+    task = reopen_workflow.reopen_task(listing.open_run("log"), "data")
     trained_on = task.clients.rows[task.clients.in_split("train")]
     seen = {
         name: {column.values[code] for code in column.codes[trained_on]}

@@ -48,6 +48,7 @@ def test_the_notebook_preset_is_the_notebook():
         "client_optimizer": "adam",
         "client_lr": 0.002,
         "local_epochs": 4,
+        "prox_mu": 0.0,
     }
     assert settings.server.server_optimizer == "adam" and settings.server.server_lr == 0.06
     assert settings.server.mean == "clients"
@@ -96,19 +97,6 @@ def test_no_name_occurs_in_two_sections():
             "--vocabulary has no effect: --features clock holds none of user, category, venue, "
             "raw_category.",
         ),
-        (
-            {"threads": 2, "engine": "reference", "prior": "none"},
-            "--threads has no effect with --engine reference: one after the other.",
-        ),
-        (
-            {"device": "cpu", "engine": "reference"},
-            "--device has no effect with --engine reference. Use --engine jax, or leave it out.",
-        ),
-        (
-            {"clients_per_call": 2, "engine": "tff"},
-            "--clients-per-call has no effect with --engine tff. Use --engine jax, or leave it "
-            "out.",
-        ),
         ({"client_lr": float("inf")}, "--client-lr is inf, expected a finite number."),
         (
             {"patience": 0, "min_improvement": 0.1},
@@ -135,7 +123,7 @@ def test_bad_settings(overrides, message):
         (
             "[client]\nlr = 2",
             "unknown key 'lr' in section [client]. Accepted: client_optimizer, client_lr, "
-            "local_epochs.",
+            "local_epochs, prox_mu.",
         ),
         ('data = "x"', "data is 'x' in the config file, expected a section [data]."),
         ("loop = 3", "loop is 3 in the config file, expected a section [loop]."),

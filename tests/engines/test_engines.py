@@ -20,6 +20,7 @@ from fedgru.engines.tff.engine import TffEngine
 from fedgru.evaluation import evaluate
 from fedgru.models import gru
 from fedgru.task.task import build_task
+from fedgru.training.rounds import run_round
 from tests.conftest import largest_gap, needs_ray, needs_tff, start
 
 COHORT = [0, 2, 5]  # clients of different size
@@ -48,6 +49,8 @@ CASES = {
     "chunks": {"layout": "chunks"},
     "owners": {"mean": "owners"},
     "owners, server adam": {"mean": "owners", "server_optimizer": "adam", "server_lr": 0.001},
+    "proximal": {"prox_mu": 3.0},
+    "proximal, client sgd": {"client_optimizer": "sgd", "client_lr": 0.1, "prox_mu": 3.0},
     "reversal": {**AGNOSTIC, "agnostic_to": "weekend"},
     "reversal, client": {**AGNOSTIC, "agnostic_to": "client"},
     "reversal, lambda": {
@@ -104,6 +107,7 @@ STACKED = (  # what goes another way in a stack
     "lstm",
     "no prior",
     "chunks",
+    "proximal",
     "reversal, client",
 )
 PAIRS = [pair(JaxEngine, "jax", case, *QUICK) for case in CASES]
@@ -112,10 +116,10 @@ PAIRS += [pair(StackedEngine, "stacked", case, FIRST) for case in STACKED]
 PAIRS += [
     pytest.param(TffEngine, case, id=f"tff-{case}", marks=[needs_tff, pytest.mark.tff])
     for case in CASES
-    if not case.startswith(("owners", "reversal"))  # it has the plain mean alone
+    if not case.startswith(("owners", "proximal", "reversal"))  # it has FedAvg alone
 ]
 # The rest of it is the jax engine: what is added up, how, and what goes to the actors.
-RAY_CASES = ("client adam, server sgd", "owners, server adam", "lstm", "reversal")
+RAY_CASES = ("client adam, server sgd", "owners, server adam", "lstm", "proximal", "reversal")
 PAIRS += [
     pytest.param(RayEngine, case, id=f"ray-{case}", marks=[needs_ray, pytest.mark.dist])
     for case in RAY_CASES
@@ -154,7 +158,7 @@ def run_two_rounds(case_task):
             algorithm, state = start(task)
             rows = []
             for _ in range(2):
-                result = engine.run_round(algorithm, state, COHORT)
+                result = run_round(engine, algorithm, state, COHORT)
                 state = result.state
                 rows.append(result.metrics)
             val = evaluate.evaluate(engine, state.weights, "val").summary()
@@ -282,10 +286,20 @@ class NeverRestartsAdam(ReferenceEngine):
         return update
 
 
-class RestartsTheServersAdam(JaxEngine):
+class ForgetsTheProximalTerm(JaxEngine):
+    runs_whole_rounds = True
+
     def run_round(self, algorithm, state, cohort):
-        fresh = algorithm.init(state.weights)
-        return super().run_round(algorithm, replace(fresh, round_num=state.round_num), cohort)
+        half = algorithm.server_half
+        return run_round(JaxEngine(self.task, half.client_rule), half, state, cohort)
+
+
+class RestartsTheServersAdam(JaxEngine):
+    runs_whole_rounds = True
+
+    def run_round(self, algorithm, state, cohort):
+        fresh = replace(algorithm.init(state.weights), round_num=state.round_num)
+        return run_round(JaxEngine(self.task), algorithm, fresh, cohort)
 
 
 @pytest.mark.parametrize(
@@ -297,12 +311,14 @@ class RestartsTheServersAdam(JaxEngine):
         WeighsClientsEqually,
         RestartsAdamAtEachEpoch,
         NeverRestartsAdam,
+        ForgetsTheProximalTerm,
         RestartsTheServersAdam,
         RunsAllStepsOfTheLongest,
     ],
 )
 def test_a_planted_fault_is_seen(run_two_rounds, fault):
-    case = "server adam" if fault is RestartsTheServersAdam else "client adam, server sgd"
+    seen_in = {RestartsTheServersAdam: "server adam", ForgetsTheProximalTerm: "proximal"}
+    case = seen_in.get(fault, "client adam, server sgd")
     expected, _, _ = run_two_rounds(ReferenceEngine, case)
     state, _, _ = run_two_rounds(fault, case)
     assert largest_gap(state.weights, expected.weights) > 100
@@ -324,12 +340,12 @@ def test_threads_and_cohort_order_change_nothing(make_task):
     for threads, cohort in ((1, [0, 1, 2, 3]), (2, [0, 1, 2, 3])):
         task = make_task(threads=threads, dropout=0.3)
         algorithm, state = start(task)
-        results.append(JaxEngine(task).run_round(algorithm, state, cohort).state.weights)
+        results.append(run_round(JaxEngine(task), algorithm, state, cohort).state.weights)
     for name, array in results[0].items():
         np.testing.assert_array_equal(array, results[1][name])
     task = make_task(dropout=0.3)
     algorithm, state = start(task)
-    turned = JaxEngine(task).run_round(algorithm, state, [3, 1, 0, 2]).state.weights
+    turned = run_round(JaxEngine(task), algorithm, state, [3, 1, 0, 2]).state.weights
     for name, array in results[0].items():
         np.testing.assert_allclose(array, turned[name], atol=1e-6)
 
@@ -339,9 +355,9 @@ def test_nothing_is_compiled_after_round_one(make_task):
     engine = JaxEngine(task)
     algorithm, state = start(task)
     assert engine.local_loops_compiled == 0
-    state = engine.run_round(algorithm, state, task.training_clients).state
+    state = run_round(engine, algorithm, state, task.training_clients).state
     assert engine.local_loops_compiled == 1  # one shape serves clients of all lengths
-    engine.run_round(algorithm, state, task.training_clients)
+    run_round(engine, algorithm, state, task.training_clients)
     assert engine.local_loops_compiled == 1
 
 
@@ -457,7 +473,7 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_client(make_task):
     algorithm, state = start(task)
     engine = JaxEngine(task)
     with pytest.raises(TrainingError) as error:
-        engine.run_round(algorithm, state, [4, 1])
+        run_round(engine, algorithm, state, [4, 1])
     assert str(error.value) == (
         f"training loss became NaN in round 1 (client {task.clients.client_ids[4]} first). "
         "Try a smaller --client-lr (now 1e+38) or --server-lr (now 1)."
@@ -472,7 +488,7 @@ def test_divergence_is_told_from_bad_luck(make_task):
         task = make_task(client_optimizer="sgd", client_lr=client_lr, prior="none")
         algorithm, state = start(task)
         with pytest.raises(TrainingError, match=f"^training diverged: {told}"):
-            JaxEngine(task).run_round(algorithm, state, np.array([0, 1]))
+            run_round(JaxEngine(task), algorithm, state, np.array([0, 1]))
 
 
 def test_the_reference_needs_keras_on_tensorflow(make_task, monkeypatch):

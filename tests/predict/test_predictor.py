@@ -13,6 +13,7 @@ from fedgru.data.datasets import DataSet
 from fedgru.evaluation import evaluate
 from fedgru.predict.predictor import Predictor, Stream, check_ins_of, evaluation_noise
 from fedgru.predict.schema import CheckIn, Interface
+from fedgru.training.rounds import run_round
 from fedgru.workflows import train as train_workflow
 from tests.conftest import make_check_ins, start
 
@@ -72,7 +73,7 @@ def test_streamed_predictions_of_a_trained_protected_model(make_task):
     task = make_task(agnostic_to="client", alpha_schedule="constant", rounds=2)
     engine = train_workflow.make_engine(task)
     algorithm, state = start(task)
-    weights = engine.run_round(algorithm, state, task.training_clients).state.weights
+    weights = run_round(engine, algorithm, state, task.training_clients).state.weights
     assert weights["noise_scale"] > 0 and np.abs(weights["erase_removed"]).max() > 0
     expected = np.exp(evaluated(engine, weights, 4))
     np.testing.assert_allclose(np.exp(streamed(task, weights, 4)), expected, rtol=0, atol=1e-5)

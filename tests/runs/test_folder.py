@@ -19,7 +19,7 @@ from fedgru.runs import folder as run_folder
 from fedgru.runs import listing
 from fedgru.runs.kinds import FEDERATED
 from fedgru.storage import tables
-from fedgru.workflows import train as train_workflow
+from fedgru.workflows import reopen as reopen_workflow
 from tests.conftest import HAS_TFF
 
 FIRST_WEIGHTS = {"bias": np.arange(6, dtype=np.float32).reshape(2, 3), "prior_scale": np.float32(1)}
@@ -329,7 +329,7 @@ def test_what_is_not_a_number_becomes_null(tmp_path):
 def test_a_run_on_another_version_of_the_data(finished):
     finished.write_facts({"fingerprint": "0" * 64})
     now = json.loads(Path("data/hamlet/passport.json").read_text())["fingerprint"]
-    assert message_of(train_workflow.reopen_task, finished, "data") == (
+    assert message_of(reopen_workflow.reopen_task, finished, "data") == (
         f"{finished.path} was trained on another version of data set hamlet (fingerprint "
         f"000000000000, now {now[:12]}). Bring that version back, or train again."
     )

@@ -22,7 +22,7 @@ from fedgru.sweep import results as sweep_results
 from fedgru.sweep import sweep as sweeps
 from fedgru.sweep.search_space import Range
 from fedgru.sweep.trials import describe_scored
-from fedgru.workflows import train as train_workflow
+from fedgru.workflows import open as open_workflow
 from tests.conftest import make_check_ins
 from tests.scripted import follow
 
@@ -276,7 +276,7 @@ def test_every_point_is_scored_on_the_same_check_ins(tmp_path):
     settings = {"hidden_dim": 8, "batch_size": 2}
     for seq_len in (4, 8, 16, 32):
         for layout in ("streams", "chunks"):
-            task, facts = train_workflow.open_task(
+            task, facts = open_workflow.open_task(
                 config.load(settings | {"seq_len": seq_len, "layout": layout}), tmp_path
             )
             found[seq_len, layout] = task, describe_scored(task, facts)
@@ -290,7 +290,7 @@ def test_every_point_is_scored_on_the_same_check_ins(tmp_path):
     # where the notebook's chunks train on fewer people the longer they are
     trained = [len(found[n, "chunks"][0].training_clients) for n in (4, 32)]
     assert trained[0] > trained[1] or trained[0] == trained[1] == len(first.clients)
-    other, facts = train_workflow.open_task(config.load(settings | {"users": 7}), tmp_path)
+    other, facts = open_workflow.open_task(config.load(settings | {"users": 7}), tmp_path)
     assert describe_scored(other, facts)["digest"] != scored["digest"]
 
 

@@ -21,7 +21,8 @@ from fedgru.storage import mapped
 from fedgru.task import features, stored
 from fedgru.training import local_models
 from fedgru.training import loop as round_loop
-from fedgru.workflows import train as train_workflow
+from fedgru.training.rounds import FederatedTraining
+from fedgru.workflows import open as open_workflow
 from fedgru.workflows.data_check import check_data_set
 
 SMALL = {"hidden_dim": 8, "batch_size": 2, "seq_len": 5, "prior": "backoff", "rounds": 2}
@@ -49,7 +50,7 @@ def count_calls(monkeypatch, kind, name):
 
 
 def open_task(data_dir, **overrides):
-    return train_workflow.open_task(config.load(SMALL | {"data": "town"} | overrides), data_dir)
+    return open_workflow.open_task(config.load(SMALL | {"data": "town"} | overrides), data_dir)
 
 
 def assert_same(found, expected):
@@ -95,7 +96,9 @@ def test_a_large_task_is_the_task(city, monkeypatch, overrides, kept_bytes):
         assert isinstance(task.clients.client_ids, mapped.Texts)
         assert not task.inputs.rows.flags.writeable
     trained = [
-        round_loop.train(JaxEngine(task), from_settings(task.settings.server), lambda *_: None, id)
+        round_loop.train(
+            FederatedTraining(JaxEngine(task), from_settings(task.settings)), lambda *_: None, id
+        )
         for task in (small, opened)
     ]
     assert bool(times_read) == (kept_bytes == 0)
@@ -272,7 +275,9 @@ def test_rounds_of_a_large_data_set_read_no_map(city, monkeypatch):
     monkeypatch.setattr(
         mapped.Mapped, "let_go", lambda found: resident.append(resident_kib(city)) or let_go(found)
     )
-    round_loop.train(JaxEngine(task), from_settings(task.settings.server), lambda *_: None, id)
+    round_loop.train(
+        FederatedTraining(JaxEngine(task), from_settings(task.settings)), lambda *_: None, id
+    )
     # in each of three validations, and at the end of each of two rounds
     assert resident == [4, 0, 0, 0, 0]
 

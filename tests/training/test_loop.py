@@ -11,10 +11,14 @@ from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation.evaluate import evaluate
 from fedgru.models.gru import init_weights
 from fedgru.training import loop as round_loop
+from fedgru.training import rounds
+from fedgru.training.rounds import FederatedTraining
 
 
 class ScriptedEngine(Engine):
     """Every round adds 1 to the weights; the validation loss follows a script."""
+
+    runs_whole_rounds = True
 
     def __init__(self, task, losses):
         super().__init__(task)
@@ -41,11 +45,10 @@ def scripted(make_task, monkeypatch):
                 return {"val/loss/micro": self.loss, "val/acc@1/micro": 1 / self.loss}
 
         script = iter(engine.losses[0 if start is None else start.state.round_num + 1 :])
-        monkeypatch.setattr(round_loop, "evaluate", lambda *_, clients: Scripted(next(script)))
+        monkeypatch.setattr(rounds, "evaluate", lambda *_, clients: Scripted(next(script)))
         rows, checkpoints = [], []
         result = round_loop.train(
-            engine,
-            algorithms.from_settings(task.settings.server),
+            FederatedTraining(engine, algorithms.from_settings(task.settings)),
             lambda round_num, row, seconds: rows.append((round_num, row)),
             checkpoints.append,
             start=start,
@@ -96,7 +99,7 @@ def test_stops_when_told_to(scripted, monkeypatch):
 
     train = round_loop.train
     monkeypatch.setattr(
-        round_loop, "train", lambda e, a, _, *rest, **given: train(e, a, told, *rest, **given)
+        round_loop, "train", lambda t, _, *rest, **given: train(t, told, *rest, **given)
     )
     _, result, _, checkpoints = scripted([3.0, 2.0, 1.0])
     assert (result.why, result.last.round_num, result.best.round_num) == ("enough", 2, 2)
@@ -163,8 +166,10 @@ def test_one_client_with_one_local_step_is_plain_sgd(make_task):
         client_lr=0.5,
     )
     engine = JaxEngine(task)
-    algorithm = algorithms.from_settings(task.settings.server)
-    after = round_loop.train(engine, algorithm, lambda *_: None, lambda state: None).last.weights
+    algorithm = algorithms.from_settings(task.settings)
+    after = round_loop.train(
+        FederatedTraining(engine, algorithm), lambda *_: None, lambda state: None
+    ).last.weights
     (client,) = round_loop.draw_cohort(task, 1)
     assert len(task.local_data(client).mask) == 1
     before = init_weights(task.spec, seeding.rng(0, "weights"))

@@ -10,15 +10,18 @@ from fedgru import config
 from fedgru.agnostic import protection
 from fedgru.config import LayoutSettings
 from fedgru.core.errors import ConfigError, RunError
-from fedgru.engines.jax.central import CentralEngine, CentralTraining, pool_streams
+from fedgru.engines.jax.central import pool_streams
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
 from fedgru.runs.kinds import BASELINES, CENTRAL
 from fedgru.task.clients import Clients
 from fedgru.training import fine_tuning, local_models
+from fedgru.training.central import CentralTraining
+from fedgru.training.rounds import run_round
 from fedgru.workflows import baseline as baseline_workflow
+from fedgru.workflows import open as open_workflow
+from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import score as score_workflow
-from fedgru.workflows import train as train_workflow
 from tests.conftest import largest_gap, start
 
 
@@ -48,17 +51,16 @@ def of_one(task, client=0):
 def test_central_on_one_client_is_federated_averaging_of_one(make_task, client_optimizer):
     task = of_one(make_task(batch_size=1, client_optimizer=client_optimizer, client_lr=0.01))
     algorithm, state = start(task)
-    federated = JaxEngine(task).run_round(algorithm, state, task.training_clients)
-    training = CentralTraining(task.settings.client)
-    engine = CentralEngine(task)
-    central = engine.run_round(training, training.init(state.weights), task.training_clients)
+    federated = run_round(JaxEngine(task), algorithm, state, task.training_clients)
+    training = CentralTraining(task)
+    central = training.run_round(training.init(), task.training_clients)
     assert largest_gap(central.state.weights, federated.state.weights) < 1
     assert central.metrics == pytest.approx(federated.metrics, rel=1e-5)
     assert central.num_examples == federated.num_examples
     steps = 4 * -(-(int(task.clients.train_ends[0]) - 1) // 5)
     assert central.state.optimizer["step"] == steps
     # a second round goes on with the same optimizer: Adam's step count has grown
-    again = engine.run_round(training, central.state, task.training_clients)
+    again = training.run_round(central.state, task.training_clients)
     assert again.state.optimizer["step"] == 2 * steps
 
 
@@ -66,11 +68,10 @@ def test_the_state_does_not_flow_from_one_client_into_the_next(make_task):
     # two clients laid into one row; with the state carried over, the second's loss would differ
     task = make_task(batch_size=1, local_epochs=1, client_optimizer="sgd", client_lr=1e-12)
     two = np.array([0, 1])
-    weights = protection.init_weights(task)
-    training = CentralTraining(task.settings.client)
-    pooled = CentralEngine(task).run_round(training, training.init(weights), two)
+    training = CentralTraining(task)
+    pooled = training.run_round(training.init(), two)
     algorithm, state = start(task)
-    apart = JaxEngine(task).run_round(algorithm, state, two)
+    apart = run_round(JaxEngine(task), algorithm, state, two)
     assert pooled.metrics["loss"] == pytest.approx(apart.metrics["loss"], rel=1e-6)
     assert pooled.num_examples == apart.num_examples
 
@@ -108,7 +109,7 @@ def test_local_training_of_one_client_is_a_federation_of_one(make_task):
     for _ in range(3):
         losses.append(evaluate.evaluate(engine, state.weights, "val").summary())
         best = state if losses[-1] == min(losses, key=lambda r: r["val/loss/micro"]) else best
-        state = engine.run_round(algorithm, state, task.training_clients).state
+        state = run_round(engine, algorithm, state, task.training_clients).state
     losses.append(evaluate.evaluate(engine, state.weights, "val").summary())
     found = [row["val/loss/micro"] for row in rows]
     assert found == pytest.approx([row["val/loss/micro"] for row in losses], rel=1e-5)
@@ -164,12 +165,12 @@ def baseline(tmp_path, monkeypatch):
         settings = baseline_workflow.settings_of(kind, overrides)
         if kind.trains:
             settings = baseline_workflow.settings_of(kind, small | overrides)
-        task, facts = train_workflow.open_task(settings, tmp_path)
+        task, facts = open_workflow.open_task(settings, tmp_path)
         run, task = baseline_workflow.make_baseline(kind, task, facts, tmp_path / "log")
         return (
             run,
             task,
-            score_workflow.evaluate_run(run, train_workflow.reopen_task(run, tmp_path)),
+            score_workflow.evaluate_run(run, reopen_workflow.reopen_task(run, tmp_path)),
         )
 
     return make

@@ -25,6 +25,9 @@ from fedgru.engines.base import Engine, RoundResult
 from fedgru.runs import folder as run_folder
 from fedgru.runs import listing
 from fedgru.storage import locks
+from fedgru.training.rounds import run_round
+from fedgru.workflows import open as open_workflow
+from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import score as score_workflow
 from fedgru.workflows import train as train_workflow
 from tests.conftest import HEEDS_CTRL_C, needs_no_tff, start
@@ -44,6 +47,7 @@ class DrawnEngine(Engine):
     """An update is drawn by seed and round, and drags the prior down or up."""
 
     name = "drawn"
+    runs_whole_rounds = True
 
     def run_round(self, algorithm, state, cohort):
         draw = seeding.rng(SEED, "drawn", state.round_num + 1)
@@ -208,7 +212,7 @@ def test_another_version_of_fedgru(stopped, caplog):
         "computed as those before. Go on with fedgru 0.0.9. Train anew with: fedgru train --config "
         f"{stopped.path}/config.toml"
     )
-    train_workflow.reopen_task(stopped, "data")  # it can be scored
+    reopen_workflow.reopen_task(stopped, "data")  # it can be scored
     assert caplog.messages[-2] == (
         f"{stopped.path} was made by fedgru 0.0.9, this is 0.1.0: numbers may differ"
     )
@@ -275,7 +279,7 @@ def test_a_vanished_data_set(stopped, monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", ["../../x", "/etc", "a/../../b"])
 def test_a_config_whose_data_set_leaves_its_folder(name, tmp_path):
     with pytest.raises(DataError):
-        train_workflow.open_task(config.load({"data": name}), tmp_path)
+        open_workflow.open_task(config.load({"data": name}), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../../x", "..", "a/b", "/etc/x", ""])
@@ -535,7 +539,7 @@ def interrupt(*_):
 
 
 def test_ctrl_c_elsewhere(here, monkeypatch):
-    monkeypatch.setattr(run_folder, "open_run", interrupt)
+    monkeypatch.setattr(listing, "open_run", interrupt)
     assert invoke("eval", code=130).stderr == "Error: stopped by Ctrl-C.\n"
 
 
@@ -561,9 +565,9 @@ def test_a_rounds_dropout_does_not_depend_on_the_rounds_before(make_task, monkey
     task = make_task(engine=name, dropout=0.5, threads=None if name == "reference" else 1, users=2)
     algorithm, state = start(task)
     engine = train_workflow.make_engine(task)
-    middle = engine.run_round(algorithm, state, task.training_clients).state
-    at_once = engine.run_round(algorithm, middle, task.training_clients)
-    later = train_workflow.make_engine(task).run_round(algorithm, middle, task.training_clients)
+    middle = run_round(engine, algorithm, state, task.training_clients).state
+    at_once = run_round(engine, algorithm, middle, task.training_clients)
+    later = run_round(train_workflow.make_engine(task), algorithm, middle, task.training_clients)
     assert at_once.metrics == later.metrics
     for weight, array in at_once.state.weights.items():
         assert np.array_equal(array, later.state.weights[weight]), weight

@@ -13,6 +13,7 @@ from fedgru.core.errors import DataError, Interrupted, Terminated
 from fedgru.data import datasets
 from fedgru.engines.base import Engine, RoundResult
 from fedgru.runs import listing
+from fedgru.workflows import open as open_workflow
 from fedgru.workflows import score as score_workflow
 from fedgru.workflows import train as train_workflow
 from tests.conftest import make_check_ins
@@ -22,6 +23,7 @@ class StillEngine(Engine):
     """Learns nothing: states are zero; a round scales the prior and nothing else."""
 
     name = "still"
+    runs_whole_rounds = True
     stops_in = None
     stops_by = KeyboardInterrupt
     scale = np.float32(1)
@@ -115,7 +117,7 @@ def test_nothing_to_score(venues, split, monkeypatch):
     monkeypatch.setattr(datasets, "open_data_set", lambda *_: data_set)
     settings = config.load({"target": "venue", "prior": "none", "batch_size": 1, "seq_len": 4})
     with pytest.raises(DataError) as error:
-        train_workflow.open_task(settings, "data")
+        open_workflow.open_task(settings, "data")
     assert str(error.value) == (
         f"nothing to score: none of the 4 {split} targets has a venue that occurs in train. Take "
         "more users or more check-ins."

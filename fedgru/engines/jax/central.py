@@ -1,9 +1,7 @@
-"""Central training: what the same model learns where all check-ins lie in one place.
+"""Passes of one optimizer over everybody's train pairs: what central training is made of.
 
-A baseline, the other end of what federated averaging gives up. One optimizer goes through
-everybody's train pairs; a batch holds streams of several clients, and a row's state is zero where
-the next client's stream begins. A round is `local_epochs` passes, as much data as a federated
-round of everybody.
+A batch holds streams of several clients, and a row's state is zero where the next client's stream
+begins.
 """
 
 import heapq
@@ -11,80 +9,55 @@ from functools import cached_property
 
 import numpy as np
 
-from fedgru.algorithms.fed_avg import ServerState
 from fedgru.core import seeding
 from fedgru.core.jax_setup import on_device
-from fedgru.engines.base import RoundResult
 from fedgru.engines.jax.engine import JaxEngine
-from fedgru.engines.jax.local_steps import run_steps
+from fedgru.engines.jax.local_steps import Steps, run_steps
 
 STEPS_MULTIPLE = 32  # arrays are padded to it, so that the few passes' lengths compile once
 
 
-class CentralTraining:
-    """The algorithm's part: ServerState.optimizer holds the one optimizer's slots and step."""
-
-    name = "central"
-
-    def __init__(self, client):
-        self.optimizer = client.client_optimizer
-
-    def init(self, weights):
-        """Return the ServerState before round 1."""
-        slots = [{n: np.zeros_like(w) for n, w in weights.items()} for _ in self._slots()]
-        return ServerState(
-            weights, dict(zip(self._slots(), slots, strict=True)) | {"step": np.int64(0)}, 0
-        )
-
-    def _slots(self):
-        return ("m", "v") if self.optimizer == "adam" else ()
-
-
 class CentralEngine(JaxEngine):
-    """See the module's docstring. Scores as the jax engine does."""
+    """Scores as the jax engine does, by XLA; trains in passes over all clients' pairs."""
 
     name = "central"
 
     def _load_native(self, wanted):
         return None, None  # its batches are of all clients
 
-    def run_round(self, algorithm, state, cohort):
-        """Train on all clients' pairs for one round; `cohort` is everybody with train data.
+    def run_pass(self, weights, slots, num_done, cohort, round_num, epoch):
+        """Go once through the train pairs of some clients.
+
+        Args:
+            weights: name -> float32 array.
+            slots: the optimizer's, as from `models.optimizers.init_slots`.
+            num_done: int, the optimizer's steps so far.
+            cohort: int [cohort], indices of clients.
+            round_num, epoch: ints, which the order of clients and the dropout are drawn by.
 
         Returns:
-            RoundResult.
-
-        Raises:
-            TrainingError: if the loss is not finite, or passes DIVERGED_LOSS.
+            (weights, slots, num_done, sums, num_examples); sums as from `run_steps`, float64 [5].
         """
-        settings, round_num = self.task.settings, state.round_num + 1
-        weights = state.weights
-        step = int(state.optimizer["step"])
-        slots = tuple(state.optimizer[name] for name in ("m", "v") if name in state.optimizer)
-        sums, num_examples = np.zeros(5), 0
-        for epoch in range(settings.client.local_epochs):
-            draw = seeding.rng(settings.loop.seed, "pooled order", round_num, epoch)
-            positions, resets = pool_streams(
-                self.task.clients, cohort, settings.layout, draw.permutation(len(cohort))
-            )
-            key = seeding.key_words(settings.loop.seed, "dropout", round_num, epoch)
-            arrays, resets, num_steps = self._lay_out(positions, resets)
-            with on_device(self.device):
-                weights, slots, epoch_sums = self._steps(
-                    weights, slots, arrays, key, num_steps, resets, step + 1
-                )
-            step += num_steps
-            sums += np.asarray(epoch_sums, np.float64)
-            num_examples += int(arrays[3].sum())
-        metrics = {"loss": sums[0] / num_examples, "acc@1": sums[1] / num_examples}
-        self.check_diverged(metrics["loss"], round_num)
-        weights = {name: np.asarray(w) for name, w in weights.items()}
-        optimizer = {
-            name: {n: np.asarray(s) for n, s in slot.items()}
-            for name, slot in zip(("m", "v"), slots, strict=False)
-        }
-        after = ServerState(weights, optimizer | {"step": np.int64(step)}, round_num)
-        return RoundResult(after, metrics, len(cohort), num_examples)
+        seed, layout = self.task.settings.loop.seed, self.task.settings.layout
+        order = seeding.rng(seed, "pooled order", round_num, epoch).permutation(len(cohort))
+        positions, resets = pool_streams(self.task.clients, cohort, layout, order)
+        arrays, resets, num_steps = self._lay_out(positions, resets)
+        steps = Steps(
+            arrays=arrays,
+            key=seeding.key_words(seed, "dropout", round_num, epoch),
+            steps_per_pass=num_steps,
+            num_steps=num_steps,
+            resets=resets,
+            first_step=num_done + 1,
+        )
+        with on_device(self.device):
+            weights, slots, sums = self._pass(weights, slots, steps)
+        num_examples = int(arrays[3].sum())
+        return weights, slots, num_done + num_steps, np.asarray(sums, np.float64), num_examples
+
+    @cached_property
+    def _pass(self):
+        return self._jax.jit(lambda *args: run_steps(self.task.spec, None, self.client_rule, *args))
 
     def _lay_out(self, positions, resets):
         """Return what `run_steps` takes: arrays and resets, padded, and the number of steps."""
@@ -117,28 +90,6 @@ class CentralEngine(JaxEngine):
             start, num_pairs = task.clients.starts[client], _num_pairs(task.clients, client)
             log_prior[start : start + num_pairs] = task.log_prior(client, np.arange(num_pairs))
         return log_prior
-
-    @cached_property
-    def _steps(self):
-        spec, settings = self.task.spec, self.task.settings.client
-
-        def steps(weights, slots, arrays, key, num_steps, resets, first_step):
-            return run_steps(
-                spec,
-                None,
-                settings.client_optimizer,
-                settings.client_lr,
-                weights,
-                slots,
-                arrays,
-                key,
-                num_steps,
-                num_steps,
-                resets=resets,
-                first_step=first_step,
-            )
-
-        return self._jax.jit(steps)
 
 
 def pool_streams(clients, cohort, layout, order):

@@ -22,8 +22,9 @@ from fedgru.core.jax_setup import import_jax, num_threads, on_device, pick_devic
 from fedgru.engines.base import Engine
 from fedgru.engines.jax import loop_speed, stacked
 from fedgru.engines.jax.forward_pass import Form, Walks, places_among
-from fedgru.engines.jax.local_steps import run_steps
+from fedgru.engines.jax.local_steps import Steps, run_steps
 from fedgru.engines.jax.native import calls as native
+from fedgru.engines.jax.native import compiler
 from fedgru.models import gru
 from fedgru.models.optimizers import init_slots
 
@@ -61,15 +62,26 @@ class JaxEngine(Engine):
     """See the module's docstring.
 
     Args:
-        task: Task.
+        task, client_rule: see Engine.
         heeds_speeds: whether `--local-loop auto` takes what was found to be faster on this machine,
             in place of the C code wherever that can be used.
     """
 
     name = "jax"
+    compiles_with_jax = True
 
-    def __init__(self, task, heeds_speeds=True):
-        super().__init__(task)
+    @classmethod
+    def check_here(cls, settings):
+        """See Engine.check_here."""
+        pick_device(settings.loop.device)
+        if settings.loop.local_loop == "native":
+            try:
+                compiler.load()
+            except native.Unavailable as error:
+                raise _without_native(error) from error
+
+    def __init__(self, task, client_rule=None, heeds_speeds=True):
+        super().__init__(task, client_rule)
         self._jax = import_jax()
         loop = task.settings.loop
         self.device = pick_device(loop.device)
@@ -118,7 +130,9 @@ class JaxEngine(Engine):
     @property
     def _measured_for(self):
         """What `loop_speed.find_kept` asks for."""
-        return self._loaded.library.digest, loop_speed.sizes(self.task, self.threads)
+        return self._loaded.library.digest, loop_speed.sizes(
+            self.task, self.client_rule, self.threads
+        )
 
     def choose_local_loop(self, began_with=None):
         """See Engine.choose_local_loop."""
@@ -145,7 +159,8 @@ class JaxEngine(Engine):
         keys = [self.dropout_key(0, client) for client in range(self.threads)]
         weights = loop_speed.start_weights(self.task, own_rows)
         in_c = loop_speed.seconds_in_c(self._loaded, weights, clients, keys)
-        if loop_speed.run_seconds(self.task, self.threads, in_c) < loop_speed.WORTH_S:
+        epochs = self.client_rule.local_epochs
+        if loop_speed.run_seconds(self.task, epochs, self.threads, in_c) < loop_speed.WORTH_S:
             return None
         train = partial(self._train_by_xla, weights, weights["rows"], None)
         return loop_speed.LoopSpeeds(in_c, loop_speed.seconds_by_xla(train, clients, keys))
@@ -168,13 +183,12 @@ class JaxEngine(Engine):
         if wanted == "xla":
             return None, None
         try:
-            return native.load(self.task, self.device, self.clients_per_call), None
+            return native.load(
+                self.task, self.client_rule, self.device, self.clients_per_call
+            ), None
         except native.Unavailable as error:
             if wanted == "native":
-                raise ConfigError(
-                    f"--local-loop native: the C code cannot be used: {error}. Use --local-loop "
-                    "auto, which then takes XLA's."
-                ) from error
+                raise _without_native(error) from error
             return None, f"the C code cannot be used, {error}"
 
     def local_updates(self, weights, cohort, round_num, constants=None):
@@ -233,14 +247,8 @@ class JaxEngine(Engine):
         own = np.zeros((data.num_table, table.shape[1]), np.float32)
         own[: len(data.row_ids)] = table[data.row_ids]
         with on_device(self.device):
-            update, sums = self._local_loop(
-                {**dense, "rows": own},
-                data.arrays,
-                key,
-                data.steps,
-                data.steps * data.passes,
-                constants,
-            )
+            steps = Steps(data.arrays, key, data.steps, data.steps * data.passes, constants)
+            update, sums = self._local_loop({**dense, "rows": own}, steps)
         return {name: np.asarray(u) for name, u in update.items()}, np.asarray(sums)
 
     def _train_stack(self, dense, table, round_num, constants, clients):
@@ -248,14 +256,11 @@ class JaxEngine(Engine):
         keys = [self.dropout_key(round_num, client) for client in clients]
         stack = stacked.stack(prepared, keys, table)
         with on_device(self.device):
+            steps = Steps(
+                stack.arrays, stack.keys, stack.steps_per_pass, stack.num_steps, constants
+            )
             update, sums = self._stacked_loop(
-                {"rows": stack.rows, **dense},
-                stack.arrays,
-                stack.keys,
-                stack.steps_per_pass,
-                stack.num_steps,
-                constants,
-                stack.num_steps.max(),
+                {"rows": stack.rows, **dense}, steps._replace(at_most=stack.num_steps.max())
             )
         update = {name: np.asarray(u) for name, u in update.items()}
         sums = np.asarray(sums)
@@ -280,7 +285,7 @@ class JaxEngine(Engine):
         """Return a client's _Prepared; `own` as for `Task.local_data`."""
         if client in self._prepared:
             return self._prepared[client]
-        data = _prepare(self.task.local_data(client, own))
+        data = _prepare(self.task.local_data(client, own, self.client_rule.local_epochs))
         size_bytes = sum(array.nbytes for array in data.arrays if array is not None)
         if self.task.cohorts_recur and self._kept_bytes + size_bytes <= KEPT_BYTES:
             self._prepared[client] = data
@@ -293,7 +298,7 @@ class JaxEngine(Engine):
         The two may differ in their check-ins and in how many rows their tables have, in nothing
         else that a model or a local step depends on.
         """
-        engine = type(self)(task)
+        engine = type(self)(task, self.client_rule)
         engine._local_loop, engine._walk_step = self._local_loop, self._walk_step
         engine._stacked_loop = self._stacked_loop
         return engine
@@ -304,27 +309,26 @@ class JaxEngine(Engine):
 
     @cached_property
     def _stacked_loop(self):
-        def loop(weights, *args):
-            *per_client, constants, at_most = args
-            axes = {name: 0 if name == "rows" else None for name in weights}
-            return self._jax.vmap(
-                partial(self._counted_loop, constants=constants, at_most=at_most),
-                in_axes=(axes, *(0 for _ in per_client)),
-            )(weights, *per_client)
+        def loop(weights, steps):
+            rows = {name: 0 if name == "rows" else None for name in weights}
+            of_each_client = Steps(arrays=0, key=0, steps_per_pass=0, num_steps=0, first_step=None)
+            return self._jax.vmap(self._counted_loop, in_axes=(rows, of_each_client))(
+                weights, steps
+            )
 
         return self._jax.jit(loop)
 
-    def _counted_loop(self, *args, **kwargs):
+    def _counted_loop(self, weights, steps):
+        """Run a client's local steps with a fresh optimizer; return its update and five sums.
+
+        Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, ClientUpdate, with stateful
+            rows: truncated backpropagation through one local step, the state carried on.
+        """
         self.local_loops_compiled += 1
-        task, settings = self.task, self.task.settings.client
-        return _local_loop(
-            task.spec,
-            task.protection,
-            settings.client_optimizer,
-            settings.client_lr,
-            *args,
-            **kwargs,
-        )
+        task, rule = self.task, self.client_rule
+        slots = init_slots(rule.optimizer, weights)
+        now, _, sums = run_steps(task.spec, task.protection, rule, weights, slots, steps)
+        return self._jax.tree.map(self._jax.numpy.subtract, now, weights), sums
 
     def hidden_states(self, weights, first_positions, end_positions, wanted, carried=False):
         """See Engine.hidden_states. Clients are laid end to end in rows of about one length.
@@ -375,6 +379,13 @@ class JaxEngine(Engine):
         return self._jax.jit(step)
 
 
+def _without_native(error):
+    return ConfigError(
+        f"--local-loop native: the C code cannot be used: {error}. Use --local-loop auto, which "
+        "then takes XLA's."
+    )
+
+
 def _as_update(client, data, update, sums):
     """Return the ClientUpdate of a client's change of weights (its rows padded) and five sums."""
     sums = sums.astype(np.float64)
@@ -414,42 +425,3 @@ def _prepare(local):
         passes=local.passes,
         num_examples=local.num_examples,
     )
-
-
-def _local_loop(
-    spec,
-    protection,
-    optimizer,
-    lr,
-    weights,
-    arrays,
-    key,
-    steps_per_pass,
-    num_steps,
-    constants,
-    at_most=None,
-):
-    """Run a client's local steps with a fresh optimizer; return its update and five sums.
-
-    The sums, and `at_most`, as in `run_steps`.
-
-    Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, ClientUpdate, with stateful
-        rows: truncated backpropagation through one local step, the state carried on.
-    """
-    import jax
-
-    now, _, sums = run_steps(
-        spec,
-        protection,
-        optimizer,
-        lr,
-        weights,
-        init_slots(optimizer, weights),
-        arrays,
-        key,
-        steps_per_pass,
-        num_steps,
-        constants,
-        at_most=at_most,
-    )
-    return jax.tree.map(jax.numpy.subtract, now, weights), sums

@@ -1,33 +1,15 @@
 """The compiled loop over local steps: truncated backpropagation, the state carried on. JAX."""
 
+from typing import Any, NamedTuple
+
 from fedgru.models import gru
 from fedgru.models.optimizers import local_step
 
 
-def run_steps(
-    spec,
-    protection,
-    optimizer,
-    lr,
-    weights,
-    slots,
-    arrays,
-    key,
-    steps_per_pass,
-    num_steps,
-    constants=None,
-    resets=None,
-    first_step=1,
-    at_most=None,
-):
-    """Run local steps, one after the other.
+class Steps(NamedTuple):
+    """The local steps to run, and the data that they go through. A tree of arrays for JAX.
 
-    Args:
-        spec: ModelSpec; its number of rows is not read.
-        protection: Protection, or None.
-        optimizer, lr: see `local_step`.
-        weights: name -> float32 array; `rows` may be padded.
-        slots: the optimizer's, see `init_slots`.
+    Attributes:
         arrays: rows, numbers, targets, mask, log_prior, protected of a LocalData, each [steps,
             seq_len, batch, ...]; the last two may be None.
         key: uint32 [2], words of the random key of dropout and noise.
@@ -40,6 +22,28 @@ def run_steps(
         at_most: int [], for a stack of clients (`jax.vmap`): the most that num_steps is in any of
             them. The loop then goes through as many steps, and a client that is done stays as it
             is.
+    """
+
+    arrays: tuple
+    key: Any
+    steps_per_pass: Any
+    num_steps: Any
+    constants: dict | None = None
+    resets: Any = None
+    first_step: Any = 1
+    at_most: Any = None
+
+
+def run_steps(spec, protection, rule, weights, slots, steps):
+    """Run local steps, one after the other.
+
+    Args:
+        spec: ModelSpec; its number of rows is not read.
+        protection: Protection, or None.
+        rule: ClientRule; its number of epochs is not read.
+        weights: name -> float32 array; `rows` may be padded.
+        slots: the optimizer's, see `init_slots`.
+        steps: Steps.
 
     Returns:
         (weights, slots, sums); the sums, float32 [5]: loss in nats and correct answers, then as
@@ -48,6 +52,7 @@ def run_steps(
     import jax
     import jax.numpy as jnp
 
+    arrays, received = steps.arrays, weights
     batch, num_table = arrays[0].shape[2], weights["rows"].shape[0]
     start_state = gru.zero_state(spec.cell, spec.hidden_dim, batch)
 
@@ -76,13 +81,13 @@ def run_steps(
         mean = loss_sum / jnp.maximum(mask.sum(), 1.0)
         if protection is None:
             return mean, (state, jnp.stack([loss_sum, correct, 0.0, 0.0, 0.0]))
-        mean, protected_sums = protection.step_loss(weights, mean, hidden, labels, constants)
+        mean, protected_sums = protection.step_loss(weights, mean, hidden, labels, steps.constants)
         return mean, (state, jnp.stack([loss_sum, correct, *protected_sums]))
 
     def one_step(i, carried):
         now, slots, state, sums = carried
-        at = i % steps_per_pass
-        fresh = at == 0 if resets is None else resets[at][:, None]
+        at = i % steps.steps_per_pass
+        fresh = at == 0 if steps.resets is None else steps.resets[at][:, None]
         state = tuple(jnp.where(fresh, 0.0, s) for s in state)
         data = jax.tree.map(
             lambda array: jax.lax.dynamic_index_in_dim(array, at, keepdims=False), arrays
@@ -99,21 +104,24 @@ def run_steps(
         gradient, (state, step_sums) = jax.grad(loss, has_aux=True)(
             now, data, state, scale, jax.random.fold_in(step_key, 1), length
         )
-        now, slots = local_step(optimizer, lr, first_step + i, now, slots, gradient)
+        if rule.adds_to_gradient:
+            gradient = jax.tree.map(lambda g, w, r: g + rule.added(w, r), gradient, now, received)
+        count = steps.first_step + i
+        now, slots = local_step(rule.optimizer, rule.client_lr, count, now, slots, gradient)
         return now, slots, state, sums + step_sums
 
     def one_step_of_a_stack(i, carried):
         after = one_step(i, carried)
-        return jax.tree.map(lambda a, b: jnp.where(i < num_steps, a, b), after, carried)
+        return jax.tree.map(lambda a, b: jnp.where(i < steps.num_steps, a, b), after, carried)
 
-    key = jax.random.wrap_key_data(key)
+    key = jax.random.wrap_key_data(steps.key)
     # a window may end in padding for all its rows; in a stack hardly for all clients at once
-    skips_padding = resets is None and at_most is None
+    skips_padding = steps.resets is None and steps.at_most is None
     used = (arrays[3] > 0).any(2)  # [steps, seq_len]
     columns = jnp.where(used, jnp.arange(1, used.shape[1] + 1), 0).max(1)
     start = weights, slots, start_state, jnp.zeros(5)
-    if at_most is None:
-        now, slots, _, sums = jax.lax.fori_loop(0, num_steps, one_step, start)
+    if steps.at_most is None:
+        now, slots, _, sums = jax.lax.fori_loop(0, steps.num_steps, one_step, start)
     else:
-        now, slots, _, sums = jax.lax.fori_loop(0, at_most, one_step_of_a_stack, start)
+        now, slots, _, sums = jax.lax.fori_loop(0, steps.at_most, one_step_of_a_stack, start)
     return now, slots, sums

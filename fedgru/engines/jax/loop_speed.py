@@ -51,12 +51,12 @@ class LoopSpeeds:
         return f"{self.native_s / self.xla_s:.1f} times the C code's speed here"
 
 
-def sizes(task, threads):
+def sizes(task, rule, threads):
     """Return a text that names what the speeds depend on, sizes to the next power of two.
 
     So neighbouring settings of a sweep share one measurement.
     """
-    spec, layout, client = task.spec, task.settings.layout, task.settings.client
+    spec, layout = task.spec, task.settings.layout
     rounded = {
         "hidden": spec.hidden_dim,
         "batch": layout.batch_size,
@@ -66,8 +66,9 @@ def sizes(task, threads):
         "numbers": spec.num_numbers,
     }
     names = [f"{name} {1 << max(size - 1, 0).bit_length()}" for name, size in rounded.items()]
-    names += [client.client_optimizer, f"{threads} threads"]
+    names += [rule.optimizer, f"{threads} threads"]
     names += ["dropout"] * (spec.dropout > 0) + ["prior"] * spec.has_prior
+    names += ["proximal"] * (rule.prox_mu > 0)
     return ", ".join(names)
 
 
@@ -172,11 +173,11 @@ def start_weights(task, own_rows):
     return gru.init_weights(replace(task.spec, num_rows=own_rows), seeding.rng(0, "loop speed"))
 
 
-def run_seconds(task, threads, seconds):
+def run_seconds(task, local_epochs, threads, seconds):
     """Return how long all rounds of a training take at most, from the time of STEPS local steps."""
     layout, loop = task.settings.layout, task.settings.loop
     cohort = task.training_clients
     pairs = (task.clients.train_ends - task.clients.starts[:-1] - 1)[cohort].clip(0)
-    steps = pairs.sum() * task.settings.client.local_epochs / layout.batch_size / layout.seq_len
+    steps = pairs.sum() * local_epochs / layout.batch_size / layout.seq_len
     share = (loop.clients_per_round or len(cohort)) / len(cohort)
     return loop.rounds * share * steps / STEPS / threads * seconds

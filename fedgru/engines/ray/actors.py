@@ -24,12 +24,13 @@ class Actors:
 
     Args:
         task: Task; goes into Ray's object store once, and from there to each machine once.
+        client_rule: ClientRule.
 
     Raises:
         TrainingError: if Ray cannot be reached, or does not have what is asked for.
     """
 
-    def __init__(self, task):
+    def __init__(self, task, client_rule):
         self._settings, self._ids = task.settings.ray, task.clients.client_ids
         here = self._settings.ray_address is None
         actors, cpus = self._settings.ray_actors, self._settings.ray_cpus
@@ -48,7 +49,7 @@ class Actors:
         except TrainingError:
             self.close()
             raise
-        self._task = self._ray.put(for_training(task))
+        self._task, self._client_rule = self._ray.put(for_training(task)), client_rule
         self._class = self._ray.remote(Trainer).options(
             num_cpus=cpus,
             num_gpus=self._settings.ray_gpus,
@@ -80,7 +81,7 @@ class Actors:
         return actors or fit
 
     def _start_one(self):
-        actor = self._class.remote(self._task)
+        actor = self._class.remote(self._task, self._client_rule)
         self._starting[actor.about.remote().future()] = actor
 
     def work(self, sent, items, round_num):

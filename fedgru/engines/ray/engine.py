@@ -26,13 +26,18 @@ class RayEngine(JaxEngine):
 
     name = "ray"
 
-    def __init__(self, task):
-        super().__init__(task)
+    @classmethod
+    def check_here(cls, settings):
+        """See Engine.check_here."""
         if importlib.util.find_spec("ray") is None:
             raise MissingEngineError(
                 "--engine ray needs Ray, which is not installed here. Install it with pip install "
                 "'fedgru[dist]'; or run `make dist`, and .venv-dist/bin/fedgru in place of fedgru."
             )
+
+    def __init__(self, task, client_rule=None):
+        self.check_here(task.settings)
+        super().__init__(task, client_rule)
         self._actors = None
 
     def __str__(self):
@@ -43,7 +48,7 @@ class RayEngine(JaxEngine):
         from fedgru.engines.ray.actors import Actors
 
         if self._actors is None:
-            self._actors = Actors(self._task_of_actors())
+            self._actors = Actors(self._task_of_actors(), self.client_rule)
         clients = self.task.clients
         items = cut_cohort(
             np.asarray(cohort),

@@ -11,6 +11,7 @@ from fedgru.core.jax_setup import kept_between_runs, limit_threads
 from fedgru.core.versions import installed_versions
 from fedgru.engines.base import Gathered
 from fedgru.engines.jax.engine import JaxEngine
+from fedgru.task.task import Known
 
 
 class Trainer:
@@ -18,13 +19,15 @@ class Trainer:
 
     Args:
         task: Task, see `for_training`.
+        client_rule: ClientRule.
     """
 
-    def __init__(self, task):
+    def __init__(self, task, client_rule):
         limit_threads(task.settings.ray.ray_cpus)
         self._kept = ExitStack()
         self._kept.enter_context(kept_between_runs())
-        self._engine = JaxEngine(task, heeds_speeds=False)  # as all other actors, wherever they are
+        # all actors run the same code, wherever they are
+        self._engine = JaxEngine(task, client_rule, heeds_speeds=False)
 
     def about(self):
         """Return dict: host and process, versions of packages, and the kind of device it has."""
@@ -65,9 +68,10 @@ def for_training(task):
             whole.setdefault(id(array), np.ascontiguousarray(array))
         return {name: whole[id(array)] for name, array in arrays.items()}
 
-    lean = replace(
+    classes = made_whole(task, "classes")["classes"]
+    return replace(
         task,
-        **made_whole(task, "classes"),
+        classes=classes,
         inputs=replace(task.inputs, **made_whole(task.inputs, "rows", "numbers")),
         history=replace(task.history, **made_whole(task.history, *vars(task.history))),
         settings=task.settings.model_copy(update={"loop": loop}),
@@ -76,6 +80,5 @@ def for_training(task):
         best_prob=None,
         coverage=[],
         laid_out=None,
+        known=Known(task.clients, classes, {"shared": task.shared}),  # computed once, here
     )
-    vars(lean)["shared"] = task.shared  # to be computed over all clients once
-    return lean

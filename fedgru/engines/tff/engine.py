@@ -21,7 +21,7 @@ import numpy as np
 from fedgru.algorithms.fed_avg import FedAvg, ServerState
 from fedgru.core.errors import ConfigError, MissingEngineError, TrainingError
 from fedgru.core.jax_setup import num_threads
-from fedgru.engines.base import Engine, RoundResult
+from fedgru.engines.base import Engine, RoundResult, advice, check_diverged
 from fedgru.engines.tff import model as tff_model
 from fedgru.models import keras_gru
 from fedgru.task import streams
@@ -37,19 +37,20 @@ class TffEngine(Engine):
 
     Raises:
         MissingEngineError: if TensorFlow Federated is not installed.
-        ConfigError: if the settings ask for another algorithm than FedAvg.
+        ConfigError: if there are too few clients for the noise that the settings ask for.
     """
 
     name = "tff"
+    runs_whole_rounds = True  # clients train and are averaged inside TFF
 
-    def __init__(self, task):
-        super().__init__(task)
+    @classmethod
+    def check_here(cls, settings):
+        """See Engine.check_here."""
         _import_tff()
-        if task.settings.server.mean != "clients":
-            raise ConfigError(
-                "--engine tff averages every weight over the whole cohort, but --mean is "
-                f"{task.settings.server.mean}. Use --mean clients, or another engine."
-            )
+
+    def __init__(self, task, client_rule=None):
+        super().__init__(task, client_rule)
+        self.check_here(task.settings)
         noise, cohort_size = _noise_and_cohort_size(task)
         too_much = round(MAX_NOISE * cohort_size, 9)
         if task.settings.server.tff_aggregator == "dp" and noise >= too_much:
@@ -70,7 +71,8 @@ class TffEngine(Engine):
         if "aggregator" in state.optimizer:
             parts = list(state.optimizer["aggregator"].values())
             start = start._replace(aggregator=tf.nest.pack_sequence_as(start.aggregator, parts))
-        local = [self.task.local_data(int(client)) for client in cohort]
+        epochs = self.client_rule.local_epochs
+        local = [self.task.local_data(int(c), local_epochs=epochs) for c in cohort]
         output = self._run(
             process.next,
             start._replace(
@@ -86,13 +88,13 @@ class TffEngine(Engine):
         if int(sums["num_examples"]) != num_examples:
             raise TrainingError(
                 f"training loss became NaN in round {round_num} (TensorFlow Federated does not say "
-                f"for which client). {self._advice(round_num)}"
+                f"for which client). {advice(self.task.settings, round_num)}"
             )
         metrics = {
             "loss": float(sums["loss_sum"]) / num_examples,
             "acc@1": float(sums["num_correct"]) / num_examples,
         }
-        self.check_diverged(metrics["loss"], round_num)
+        check_diverged(self.task.settings, metrics["loss"], round_num)
         weights = self._named(output.state.global_model_weights.trainable)
         slots = self._slots_from_tff(output.state.finalizer)
         parts = tf.nest.flatten(output.state.aggregator)
@@ -173,7 +175,7 @@ class TffEngine(Engine):
             build, aggregator = self._aggregation
             process = build(
                 tff_model.model_fn(self.task, layout.batch_size, layout.seq_len),
-                client_optimizer_fn=tff_model.client_optimizer(self.task.settings.client),
+                client_optimizer_fn=tff_model.client_optimizer(self.client_rule),
                 server_optimizer_fn=tff_model.server_optimizer(server_optimizer),
                 model_aggregator=aggregator,
             )

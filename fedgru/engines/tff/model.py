@@ -9,12 +9,12 @@ from fedgru.algorithms.server_optimizers import SGD
 from fedgru.models import keras_gru
 
 
-def client_optimizer(client):
-    """TFF's own; its Adam has Keras' formula and epsilon."""
+def client_optimizer(rule):
+    """TFF's own for a ClientRule; its Adam has Keras' formula and epsilon."""
     from tensorflow_federated import learning
 
     build = {"sgd": learning.optimizers.build_sgdm, "adam": learning.optimizers.build_adam}
-    return build[client.client_optimizer](client.client_lr)
+    return build[rule.optimizer](rule.client_lr)
 
 
 def server_optimizer(optimizer):

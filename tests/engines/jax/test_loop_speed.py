@@ -8,6 +8,7 @@ import time
 import jax
 import pytest
 
+from fedgru import algorithms
 from fedgru.core import cache
 from fedgru.engines.jax import loop_speed
 from fedgru.engines.jax.engine import JaxEngine
@@ -138,7 +139,13 @@ def test_a_resumed_run_goes_on_with_what_it_had(slow_c, make_task):
 
 def test_all_that_speed_depends_on_is_in_the_sizes(make_task):
     plain = {"local_loop": "xla"}
-    base = loop_speed.sizes(make_task(**plain), 1)
+
+    def sizes(threads=1, **other):
+        task = make_task(**plain, **other)
+        rule = algorithms.from_settings(task.settings).client_rule
+        return loop_speed.sizes(task, rule, threads)
+
+    base = sizes()
     assert base == (
         "hidden 8, batch 2, seq 8, classes 16, ids 4, numbers 16, adam, 1 threads, prior"
     )
@@ -149,11 +156,12 @@ def test_all_that_speed_depends_on_is_in_the_sizes(make_task):
         {"dropout": 0.1},
         {"prior": "none"},
         {"client_optimizer": "sgd"},
+        {"prox_mu": 0.1},
         {"features": "category"},
         {"target": "venue"},
     ):
-        assert loop_speed.sizes(make_task(**plain, **other), 1) != base, other
-    assert loop_speed.sizes(make_task(**plain), 2) != base
+        assert sizes(**other) != base, other
+    assert sizes(threads=2) != base
 
 
 def test_how_long_a_training_takes(make_task):
@@ -164,9 +172,9 @@ def test_how_long_a_training_takes(make_task):
         for start, end in zip(task.clients.starts[:-1], task.clients.train_ends, strict=True)
     )
     expected = 5 * pairs * 3 / 10 / 3 / 2 * 1.0
-    assert loop_speed.run_seconds(task, 2, 1.0) == pytest.approx(expected)
+    assert loop_speed.run_seconds(task, 3, 2, 1.0) == pytest.approx(expected)
     half = make_task(rounds=5, local_epochs=3, clients_per_round=3)
-    assert loop_speed.run_seconds(half, 2, 1.0) == pytest.approx(expected / 2)
+    assert loop_speed.run_seconds(half, 3, 2, 1.0) == pytest.approx(expected / 2)
 
 
 def test_which_is_faster():

@@ -23,6 +23,7 @@ from fedgru.engines.jax.native import compiler
 from fedgru.engines.jax.native.calls import NativeCode
 from fedgru.models import gru
 from fedgru.task.task import Task
+from fedgru.training.rounds import run_round
 from tests import emulated
 from tests.conftest import largest_gap, slow_but, start, training_for_long
 
@@ -83,6 +84,7 @@ SIZES = {
     "many classes": {"target": "venue", "prior": "markov"},
     "one feature": {"features": "category"},
     "numbers alone": {"features": "gap,clock"},
+    "proximal": {"hidden_dim": 24, "prox_mu": 3.0},
     "client sgd": {"client_optimizer": "sgd", "client_lr": 0.1},
 }
 
@@ -137,13 +139,19 @@ FAULTS = {
     "the prior counts as it stands": ("(vec){s->d_prior_scale}", "(vec){0}"),
     "the mean is over padding too": ("num_targets += job->mask[from + i]", "num_targets += 1"),
     "dropout is drawn for fewer rows": ("b * (job->num_table + count)", "b * (own + count)"),
+    "the proximal term is forgotten": ("if (slots.received) gradient", "if (0) gradient"),
+    "the proximal term pulls away": (
+        "(w - load(slots.received + at))",
+        "(load(slots.received + at) - w)",
+    ),
+    "rows received are not kept": ("keep_received(s->rows), ", ""),
     "the gradient of a dropped input is kept": ("d[g] += use->scale * load", "d[g] += load"),
 }
 
 
 @pytest.fixture(scope="module")
 def engines_for_faults(engines):
-    return engines(client_lr=0.003, dropout=0.3, hidden_dim=17, local_epochs=2)
+    return engines(client_lr=0.003, dropout=0.3, hidden_dim=17, local_epochs=2, prox_mu=3.0)
 
 
 @pytest.mark.parametrize("fault", slow_but(FAULTS, *list(FAULTS)[::3]))
@@ -172,7 +180,7 @@ def plant(fault, folder):
 def use(engines, library):
     """Let the C engine call another library."""
     task = engines.native.task
-    engines.native._native = NativeCode(task.spec, task.settings.client, library)
+    engines.native._native = NativeCode(task.spec, engines.native.client_rule, library)
 
 
 # Instruction sets, and how many floats one register of theirs holds.
@@ -420,7 +428,7 @@ def test_numbers_that_overflow_are_told(make_task):
     task = make_task(client_lr=1e30, client_optimizer="sgd", local_loop="native")
     algorithm, state = start(task)
     with pytest.raises(TrainingError, match="training loss became NaN in round 1"):
-        JaxEngine(task).run_round(algorithm, state, task.training_clients)
+        run_round(JaxEngine(task), algorithm, state, task.training_clients)
 
 
 @pytest.mark.parametrize(
@@ -447,6 +455,7 @@ def test_what_it_does_not_know_is_done_by_xla_and_said(make_task, given, why):
 WATCHED = """
 from types import SimpleNamespace
 import numpy as np
+from fedgru.algorithms.client_rule import ClientRule
 from fedgru.models.gru import ModelSpec, init_weights
 from fedgru.engines.jax.native import compiler
 from fedgru.engines.jax.native.calls import Cohort, NativeCode
@@ -464,8 +473,8 @@ for hidden, batch, length, classes, prior in ((33, 3, 4, 35, True), (64, 16, 8, 
         arrays=(rng.integers(-1, 3, (*shape, 2)), rng.random((*shape, 3)),
                 rng.integers(0, classes, shape), mask,
                 rng.random((*shape, classes)) if prior else None, None))
-    client = SimpleNamespace(client_optimizer="adam", client_lr=0.01)
-    native = NativeCode(spec, client, compiler.load())
+    rule = ClientRule(client_lr=0.01, prox_mu=0.1 if prior else 0.0)
+    native = NativeCode(spec, rule, compiler.load())
     with Cohort(native, native.weights(init_weights(spec, rng)), 2, 3) as cohort:
         trained = [cohort.train(data, np.array([1, 2], np.uint32)) for _ in range(3)]
         assert all(cohort.wait_for(one) for one in trained)

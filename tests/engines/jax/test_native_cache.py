@@ -19,6 +19,7 @@ import numpy as np
 import platformdirs
 import pytest
 
+from fedgru.algorithms import ClientRule
 from fedgru.core import cache, jax_setup, seeding
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.engines.jax.native import compiler
@@ -598,5 +599,5 @@ def test_fields_are_where_the_c_code_has_them(
     header.write_text(header.read_text().replace(right, wrong))
     task = make_task()
     with pytest.raises(AssertionError) as error:
-        NativeCode(task.spec, task.settings.client, compiler.load_from(planted))
+        NativeCode(task.spec, ClientRule(), compiler.load_from(planted))
     assert str(error.value) == message

@@ -45,7 +45,7 @@ class _Job(ctypes.Structure):
         *((name, c_int64) for name in ("batch", "seq_len", "num_ids", "num_numbers", "hidden_dim")),
         *((name, c_int64) for name in ("num_classes", "num_table", "num_own", "steps_per_pass")),
         *((name, c_int64) for name in ("num_steps", "adam")),
-        *((name, c_float) for name in ("client_lr", "kept")),
+        *((name, c_float) for name in ("client_lr", "kept", "prox_mu")),
         ("key", c_uint32 * 2),
         ("row_ids", c_void_p),
         *((name, c_void_p) for name in DATA),
@@ -85,7 +85,7 @@ _FUNCTIONS = {  # fedgru_NAME of native.c: its result, and its arguments
 }
 
 
-def load(task, device, clients_per_call):
+def load(task, rule, device, clients_per_call):
     """Return the NativeCode of a task.
 
     Raises:
@@ -102,9 +102,11 @@ def load(task, device, clients_per_call):
         raise Unavailable("it knows no protected concept")
     if spec.cell != "gru":
         raise Unavailable(f"it knows no {spec.cell}")
+    if rule.correction is not None:
+        raise Unavailable("it knows no correction of the gradient but FedProx's")
     if spec.dropout > 0 and not jax.config.jax_threefry_partitionable:
         raise Unavailable(f"it does not draw dropout as JAX {jax.__version__} does")
-    return NativeCode(spec, task.settings.client, compiler.load())
+    return NativeCode(spec, rule, compiler.load())
 
 
 class Pointed(NamedTuple):
@@ -115,22 +117,22 @@ class Pointed(NamedTuple):
 
 
 class NativeCode:
-    """The C code for one model; may be called from many threads at the same time.
+    """The C code for one model and client rule; may be called from many threads at the same time.
 
     What it is given is pointed to once, weights in a round (`weights`), a client's data while
     they live: clients are many, and most are trained in a moment.
 
     Args:
         spec: ModelSpec.
-        settings: ClientSettings.
+        rule: ClientRule; its number of epochs is not read.
         library: from `compiler.load`.
 
     Attributes:
         clients_trained: int, a test reads it.
     """
 
-    def __init__(self, spec, settings, library):
-        self._spec, self._settings, self.library = spec, settings, library
+    def __init__(self, spec, rule, library):
+        self._spec, self._rule, self.library = spec, rule, library
         for name, (result, *arguments) in _FUNCTIONS.items():
             function = getattr(library, f"fedgru_{name}")
             function.restype, function.argtypes = result, arguments
@@ -155,8 +157,9 @@ class NativeCode:
         job.hidden_dim, job.num_classes = spec.hidden_dim, spec.num_classes
         job.num_table, job.num_own = data.num_table, len(data.row_ids)
         job.steps_per_pass, job.num_steps = data.steps, data.steps * data.passes
-        job.adam = self._settings.client_optimizer == "adam"
-        job.client_lr, job.kept = self._settings.client_lr, 1.0 - spec.dropout
+        job.adam = self._rule.optimizer == "adam"
+        job.client_lr, job.prox_mu = self._rule.client_lr, self._rule.prox_mu
+        job.kept = 1.0 - spec.dropout
         self._clients[data] = pointed
         return pointed
 

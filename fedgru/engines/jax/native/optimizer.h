@@ -4,9 +4,11 @@
 
 #include "space.h"
 
-/* The optimizer's step of a vector of weights. Source: as fedgru/models/optimizers.py. */
+/* The optimizer's step of a vector of weights. Source: as fedgru/models/optimizers.py; the proximal term is that
+ * of fedgru/algorithms/fed_prox.py. */
 INLINE void adjust(const Space *s, Slots slots, int64_t at, vec gradient, int fresh) {
     vec w = load(slots.w + at);
+    if (slots.received) gradient += s->job->prox_mu * (w - load(slots.received + at));
     if (!s->job->adam) {
         store(slots.w + at, w - s->job->client_lr * gradient);
         return;

@@ -26,6 +26,7 @@ typedef struct {
     int64_t num_own, steps_per_pass, num_steps;
     int64_t adam;                              /* 1, or 0 for plain gradient descent */
     float client_lr, kept;                     /* kept: the share of inputs that dropout keeps */
+    float prox_mu;                             /* weight of FedProx's proximal term; 0 leaves it out */
     uint32_t key[2];
     const int32_t *row_ids;                    /* [num_own], rows of weights.rows */
     const int32_t *rows;                       /* [steps, seq_len, batch, num_ids], own rows or -1 */
@@ -41,6 +42,8 @@ typedef struct {
 
 typedef struct {
     float *w, *m, *v;
+    float *received; /* w before the first step; null without a proximal term */
+    int64_t size;
 } Slots;
 
 typedef struct {
@@ -91,8 +94,9 @@ static void *carve(intptr_t *at, int64_t size_bytes) {
 static float *floats(intptr_t *at, int64_t size) { return carve(at, size * (int64_t)sizeof(float)); }
 
 static Slots slots(intptr_t *at, const Job *job, int64_t size) {
-    Slots s = {floats(at, size), NULL, NULL};
+    Slots s = {floats(at, size), NULL, NULL, NULL, size};
     if (job->adam) s.m = floats(at, size), s.v = floats(at, size);
+    if (job->prox_mu > 0.0f) s.received = floats(at, size);
     return s;
 }
 
@@ -156,6 +160,10 @@ static void scatter_block(const Job *job, const float *block, const float *row, 
     }
 }
 
+static void keep_received(Slots s) {
+    if (s.received) memcpy(s.received, s.w, (size_t)s.size * sizeof(float));
+}
+
 /* Take the weights that the client is given. */
 static void start(Space *s) {
     const Job *job = s->job;
@@ -186,6 +194,8 @@ static void start(Space *s) {
     for (int64_t c = 0; c < s->C; c++) s->head_bias.w[c] = c < classes ? w->head_bias[c] : NO_CLASS;
     s->prior_scale.w[0] = job->log_prior ? *w->prior_scale : 0.0f;
     memset(s->touched, 0, (size_t)job->num_own);
+    keep_received(s->recurrent), keep_received(s->rows), keep_received(s->numbers), keep_received(s->bias);
+    keep_received(s->head_kernel), keep_received(s->head_bias), keep_received(s->prior_scale);
 }
 
 /* Write by how much they have changed. */

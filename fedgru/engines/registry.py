@@ -1,0 +1,119 @@
+"""What each engine is and can do; what it cannot do is refused here, before anything is read."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedgru.core.errors import ConfigError
+
+# Settings, and whole sections of them, that not every engine knows.
+_JAX = frozenset(("threads", "device", "local_loop", "clients_per_call"))
+_SHARED = frozenset(("robust", "faults", "agnostic_to", "prox_mu"))
+LIMITED = _JAX | _SHARED | {"ray", "tff_aggregator"}
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """An engine by name. Its code is imported when it is made.
+
+    Attributes:
+        name: as the setting `engine` has it.
+        place: "module:class".
+        knows: what out of LIMITED has an effect with it.
+        only: setting -> the values that it knows, of settings whose other values it does not.
+        trains_here: whether local steps run in this process, compiled by JAX.
+        trains_on_devices: whether clients of a real federation can train with it.
+        sends_whole_table: whether a client is sent, and sends, rows that it does not own.
+    """
+
+    name: str
+    place: str
+    knows: frozenset[str]
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    trains_here: bool = False
+    trains_on_devices: bool = False
+    sends_whole_table: bool = False
+
+    def load(self):
+        """Return the class of the engine."""
+        module, name = self.place.split(":")
+        return getattr(importlib.import_module(module), name)
+
+    def can(self, section, name, value):
+        """Whether it knows a value of a setting."""
+        if value not in self.only.get(name, (value,)):
+            return False
+        if name == "method":  # of keeping a concept out
+            name = "agnostic_to"
+        return all(what in self.knows for what in (section, name) if what in LIMITED)
+
+
+ENGINES = {
+    info.name: info
+    for info in (
+        EngineInfo(
+            "jax",
+            "fedgru.engines.jax.engine:JaxEngine",
+            knows=_JAX | _SHARED,
+            trains_here=True,
+            trains_on_devices=True,
+        ),
+        EngineInfo(
+            "reference",
+            "fedgru.engines.reference:ReferenceEngine",
+            knows=_SHARED,
+            only={"method": ("reversal",)},
+        ),
+        EngineInfo(
+            "tff",
+            "fedgru.engines.tff.engine:TffEngine",
+            knows=frozenset(("tff_aggregator", "threads")),
+            only={"mean": ("clients",)},
+            sends_whole_table=True,
+        ),
+        EngineInfo(
+            "ray",
+            "fedgru.engines.ray.engine:RayEngine",
+            knows=_SHARED | {"ray", "threads", "local_loop"},
+        ),
+    )
+}
+
+
+def engine_of(settings):
+    """Return the EngineInfo that Settings name."""
+    return ENGINES[settings.loop.engine]
+
+
+def check(settings):
+    """Refuse settings that have no effect with the engine that they name.
+
+    Raises:
+        ConfigError: names the setting, and the engines that know it.
+    """
+    from fedgru.config.settings import fields
+
+    info = engine_of(settings)
+    for name, (section, setting) in fields().items():
+        value = getattr(getattr(settings, section), name)
+        if _matters(settings, section, name, setting, value) and not info.can(section, name, value):
+            raise ConfigError(_refusal(info, section, name, value))
+
+
+def _matters(settings, section, name, setting, value):
+    """Whether something of the run depends on the value of a setting."""
+    if name == "method":
+        return settings.agnostic.agnostic_to is not None
+    if name == "threads" and settings.inputs.prior == "kernel":
+        return False  # the prior is learnt in threads, whatever the engine
+    return value != setting.default or not {section, name} & LIMITED
+
+
+def _refusal(info, section, name, value):
+
+    *others, last = [e.name for e in ENGINES.values() if e.can(section, name, value)]
+    others = f"{', '.join(others)} or {last}" if others else last
+    known, spelling = info.only.get(name), f"`{name}`"
+    what = spelling if known is None else f"{spelling} {value}"
+    way_out = f"leave {spelling} out" if known is None else f"{spelling} {known[0]}"
+    return f"`engine` {info.name} does not know {what}. Use `engine` {others}, or {way_out}."

@@ -1,0 +1,116 @@
+"""One round of federated averaging: who answers, what they send, what the server makes of it."""
+
+from dataclasses import replace
+
+from fedgru.agnostic import protection
+from fedgru.algorithms import faults
+from fedgru.core.errors import TrainingError
+from fedgru.engines.base import RoundResult, advice, check_diverged
+from fedgru.evaluation.evaluate import evaluate
+
+
+class FederatedTraining:
+    """What `loop.train` repeats: rounds of an algorithm, whose clients an engine trains.
+
+    Args:
+        engine: Engine.
+        algorithm: FedAvg, or whatever has its methods.
+    """
+
+    def __init__(self, engine, algorithm):
+        self.engine, self.algorithm = engine, algorithm
+
+    @property
+    def task(self):
+        return self.engine.task
+
+    def init(self):
+        """Return the ServerState before round 1."""
+        return self.algorithm.init(protection.init_weights(self.task))
+
+    def run_round(self, state, cohort):
+        """Return the RoundResult of a round of this cohort, see `run_round`."""
+        return run_round(self.engine, self.algorithm, state, cohort)
+
+    def validate(self, state):
+        """Return {"val/metric/average": value}, see `validate`."""
+        return validate(self.engine, state)
+
+
+def validate(engine, state):
+    """Return {"val/metric/average": value}: on everybody, or on who is drawn for --eval-clients."""
+    drawn = engine.task.validation_clients
+    return evaluate(engine, state.weights, "val", clients=drawn).summary()
+
+
+def run_round(engine, algorithm, state, cohort):
+    """Let the cohort train on the state's weights, and the algorithm apply what it sends.
+
+    Args:
+        engine: Engine.
+        algorithm: FedAvg, or whatever has its methods.
+        state: ServerState.
+        cohort: int [cohort], indices of clients.
+
+    Returns:
+        RoundResult.
+
+    Raises:
+        TrainingError: if no update is usable, or more than half are not; names the round and
+            the first client. If the loss passes DIVERGED_LOSS.
+        ValueError: if the engine was made for another client rule than the algorithm's.
+    """
+    if engine.client_rule != algorithm.client_rule:
+        raise ValueError(
+            f"the engine trains clients by {engine.client_rule}, but {algorithm.name} asks for "
+            f"{algorithm.client_rule}: make the engine with client_rule=algorithm.client_rule"
+        )
+    if engine.runs_whole_rounds:
+        return engine.run_round(algorithm, state, cohort)
+    task, round_num = engine.task, state.round_num + 1
+    protected, constants = task.protection, None
+    cohort, gone = faults.drop_out(task, cohort, round_num)
+    found = {faults.DROPPED_OUT: gone} if gone else {}
+    if len(cohort) < task.settings.faults.min_clients:
+        return _skipped(task, state, found)
+    if protected is not None:
+        state, constants = protected.before_round(engine, state, cohort)
+    gathered = engine.gather(algorithm, state.weights, cohort, round_num, constants)
+    total = gathered.total
+    found |= gathered.by_reason(cohort)
+    _check_usable(task, found, len(cohort), round_num)
+    if len(total) < task.settings.faults.min_clients:
+        return _skipped(task, state, found)
+    metrics = {
+        "loss": gathered.loss_sum / total.num_examples,
+        "acc@1": gathered.num_correct / total.num_examples,
+    }
+    check_diverged(task.settings, metrics["loss"], round_num)
+    after = algorithm.apply(state, total)
+    if protected is not None:
+        after = protected.after_round(engine, after, cohort)
+        metrics |= protected.round_metrics(constants, gathered.protected)
+    return RoundResult(after, metrics, len(total), total.num_examples, found)
+
+
+def _skipped(task, state, found):
+    """A round that changes nothing: too few clients sent what can be used."""
+    protected = task.protection
+    names = ("loss", "acc@1", *(protected.metric_names if protected else ()))
+    metrics = dict.fromkeys(names, float("nan"))
+    return RoundResult(replace(state, round_num=state.round_num + 1), metrics, 0, 0, found)
+
+
+def _check_usable(task, found, num_answers, round_num):
+    """Stop where most of the cohort cannot be used: that is training, not single clients."""
+    unusable = [client for why in faults.REJECTED for client in found.get(why, [])]
+    if 2 * len(unusable) <= num_answers:
+        return
+    first = task.clients.client_ids[unusable[0]]
+    if faults.NOT_FINITE in found:
+        what = "training loss became NaN"
+    else:
+        what = f"training diverged: {len(unusable)} of {num_answers} updates cannot be used"
+    raise TrainingError(
+        f"{what} in round {round_num} (client {first} first). {advice(task.settings, round_num)}"
+    )

@@ -1,0 +1,99 @@
+"""From settings to a task: the data set opened, and what the clients learn before round 1."""
+
+import logging
+
+from tqdm import tqdm
+
+from fedgru.core.errors import DataError
+from fedgru.data import datasets
+from fedgru.engines import registry
+from fedgru.task.kernel_prior import FIT_ROUNDS
+from fedgru.task.task import build_task
+from fedgru.training import loop as round_loop
+
+logger = logging.getLogger(__name__)
+
+
+def open_task(settings, data_dir, kernel=None):
+    """Open the data set that the settings name and build the task.
+
+    Args:
+        settings: Settings.
+        data_dir: folder of data sets.
+        kernel: with --prior kernel, the Kernel of an earlier run; None before it is learnt.
+
+    Returns:
+        (Task, facts): facts go into run.json: data set, fingerprint, coverage, unknown rates.
+
+    Raises:
+        ConfigError, DataError: if settings and data do not fit together.
+    """
+    registry.check(settings)
+    round_loop.parse_stop_metric(settings.loop.stop_metric)
+    data_set = datasets.open_data_set(settings.data.data, data_dir)
+    task = build_task(data_set, settings, kernel)
+    _check_scorable(task)
+    facts = {
+        "data": data_set.name,
+        "fingerprint": data_set.passport["fingerprint"],
+        "coverage": [vars(line) for line in task.coverage],
+        "unknown_rates": task.unknown_rates,
+        "num_classes": task.num_classes,
+    }
+    return task, facts
+
+
+def _check_scorable(task):
+    """Refuse a task whose best round, or whose test result, could not be told."""
+    for split, name, drawn in (
+        ("val", "validation", task.validation_clients),
+        ("test", "test", None),
+    ):
+        if drawn is None:
+            num_known, ends = task.num_known[split], task.clients.ends()
+        else:
+            ends = task.ends(drawn)
+            (classes,) = task.read(["classes"], ends.target_positions(split))
+            num_known = int((classes >= 0).sum())
+        if not num_known:
+            num_targets = len(ends.target_positions(split))
+            raise DataError(
+                f"nothing to score: none of the {num_targets} {name} targets has a "
+                f"{task.settings.inputs.target} that occurs in train. Take more users or more "
+                "check-ins."
+            )
+
+
+def learn_prior(task, show_progress=False):
+    """Let the clients learn the kernel, where the task's prior has one.
+
+    Args:
+        task: Task.
+        show_progress: whether to draw a bar on stderr.
+
+    Returns:
+        Task, the same if there is nothing to learn.
+    """
+    if task.settings.inputs.prior != "kernel" or task.kernel is not None:
+        return task
+    losses = []
+    with tqdm(
+        total=FIT_ROUNDS, desc="kernel prior", unit="round", disable=not show_progress, leave=False
+    ) as progress:
+
+        def on_round(_, loss):
+            losses.append(loss)
+            progress.set_postfix({"loss": f"{loss:.3f}"}, refresh=False)
+            progress.update()
+
+        task = task.with_kernel(on_round)
+    if not losses:
+        logger.warning("kernel prior: all clients have too few check-ins to learn it from")
+    else:
+        logger.info(
+            "kernel prior learnt in %d rounds: train loss %.3f before, %.3f after",
+            len(losses),
+            losses[0],
+            losses[-1],
+        )
+    return task
