@@ -11,6 +11,7 @@ from fedgru.evaluation import evaluate
 from fedgru.models import gru, heads
 from fedgru.training import loop as round_loop
 from fedgru.training.rounds import FederatedTraining, run_round
+from tests.conftest import slow_but
 
 
 def _train(task, rounds=None):
@@ -23,7 +24,10 @@ def _train(task, rounds=None):
     return result, rows
 
 
-@pytest.mark.parametrize("method", ["reversal", "confusion", "bottleneck", "hsic", "leace"])
+METHODS = "reversal", "confusion", "bottleneck", "hsic", "leace"
+
+
+@pytest.mark.parametrize("method", slow_but(METHODS, "reversal"))
 def test_alpha_0_is_ordinary_training_to_the_bit(make_task, method):
     common = {"rounds": 3, "dropout": 0.3, "local_loop": "xla"}
     ordinary, rows = _train(make_task(**common))
@@ -37,6 +41,7 @@ def test_alpha_0_is_ordinary_training_to_the_bit(make_task, method):
         assert {key: agnostic_rows[round_num][key] for key in row} == row
 
 
+@pytest.mark.slow
 def test_alpha_rises_in_the_first_half_and_only_then_may_a_round_be_best(make_task):
     task = make_task(rounds=10, agnostic_to="weekend", alpha=0.8, alpha_schedule="linear")
     found = task.protection
@@ -117,6 +122,7 @@ def test_noise_is_part_of_what_is_served_and_the_same_twice(make_task):
     assert noised["val/loss/micro"] != plain["val/loss/micro"]
 
 
+@pytest.mark.slow
 def test_dependence_pushes_clients_towards_everybodys_mean(make_task):
     spread = {}
     for name, method in (("off", "reversal"), ("on", "hsic")):

@@ -99,6 +99,7 @@ def agnostic(tiny_data_set, tmp_path_factory):
     return make_run(tiny_data_set, tmp_path_factory.mktemp("log"), **overrides)
 
 
+@pytest.mark.slow
 def test_an_agnostic_run_has_no_problem(data, agnostic):
     assert problems(agnostic) == {}
 
@@ -123,7 +124,10 @@ def test_a_counting_baseline_has_no_problem(data, tmp_path, kind):
     assert checks.PROBLEM not in found.values()
 
 
-@pytest.mark.parametrize(("kind", "not_applicable"), [("central", []), ("local", ["best round"])])
+@pytest.mark.parametrize(
+    ("kind", "not_applicable"),
+    [pytest.param("central", [], marks=pytest.mark.slow), ("local", ["best round"])],
+)
 def test_a_trained_baseline_has_no_problem(data, tmp_path, kind, not_applicable):
     found = statuses(make_run(data, tmp_path, kind, users=2, rounds=1, prior="markov"))
     assert [name for name, status in found.items() if status != "ok"] == not_applicable
@@ -177,6 +181,7 @@ def test_scaling_by_all_splits_is_found(run, monkeypatch):
     assert found["scaling"].endswith(" with what comes after train")
 
 
+@pytest.mark.slow
 def test_a_concept_fitted_on_all_splits_is_found(data, agnostic, monkeypatch):
     zones, own = concepts.zone_labels, clients.Clients.in_split
 

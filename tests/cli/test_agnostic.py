@@ -23,6 +23,7 @@ def fedgru(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_sweep_writes_its_table_and_figure_and_goes_on(fedgru, tmp_path):
     words = ["sweep", *TINY, "--alpha", "0.5", "--alpha", "0", "--repeats", "1"]
     result = fedgru(*words)
@@ -69,6 +70,7 @@ def test_cross_domain(fedgru, tmp_path):
     assert json.loads((tmp_path / "log/cross-domain/settings.json").read_text())["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_maps(fedgru, tmp_path):
     result = fedgru("maps", *TINY, "--method", "hsic", "--examples", "2")
     assert result.exit_code == 0, result.output

@@ -62,6 +62,7 @@ def test_an_agnostic_run_says_what_it_does(trained, here):
     assert float(rows[1]["train/alpha/micro"]) == pytest.approx(0.9, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_taught_head_is_said_to_be_a_simulation(here):
     words = ["--agnostic-to", "client", "--method", "reversal"]
     result = invoke("train", *SMALL, *words, "--no-eval")
@@ -184,6 +185,7 @@ def test_settings_survive_the_run_folder(here):
     assert settings.agnostic.method == "leace+noise"
 
 
+@pytest.mark.slow
 def test_a_kept_column_is_imported_protected_and_audited(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # three people with 20 visits each; the faith is a person's own and that of c is not known,

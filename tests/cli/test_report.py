@@ -140,6 +140,7 @@ def test_predictions_agree_with_the_evaluation(here):
     assert run.test["first_visits"]["test/acc@1/micro"] == pytest.approx(found)
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(here):
     assert report(run_of("first")) == report(run_of("first"))
 
@@ -165,6 +166,7 @@ def test_runs_beside_each_other(here):
     assert text.count("What each step kept</p>") == 1
 
 
+@pytest.mark.slow
 def test_an_audit_is_reported(here):
     invoke("audit", run_of("first"), "--concept", "client", "--probe", "logistic")
     found = json.loads((run_of("first") / "audit.json").read_text())["concepts"]["client"]

@@ -32,7 +32,7 @@ def one_client_by_hand(task, weights, client, from_position, to_position):
     return -np.take_along_axis(jax.nn.log_softmax(scores), targets[:, None], 1)[:, 0]
 
 
-@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("warm", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_state_warmed_by_all_of_the_past_or_cold(engine, weights, warm):
     task, clients = engine.task, engine.task.clients
     found = evaluate.evaluate(engine, weights, "test", warm=warm)

@@ -17,6 +17,7 @@ from fedgru.images import settings as image_settings
 from fedgru.images import sweep as image_sweep
 from fedgru.images import training as image_training
 from fedgru.models import cnn, heads
+from tests.conftest import slow_but
 
 TINY = {"channels": "4,6", "representation_dim": 6, "head": "8", "draws": 4, "epochs": 2}
 
@@ -31,7 +32,7 @@ def data(settings):
     return image_folders.open_images(settings, 0)
 
 
-@pytest.mark.parametrize("method", ["bottleneck", "hsic+decorrelate"])
+@pytest.mark.parametrize("method", slow_but(("bottleneck", "hsic+decorrelate"), "bottleneck"))
 def test_alpha_0_is_ordinary_training_to_the_bit(settings, data, method):
     train = data.sets["train"]
     ordinary = image_training.train_ordinary(settings, train.images, train.target, 2, 0)
@@ -46,7 +47,10 @@ def test_alpha_0_is_ordinary_training_to_the_bit(settings, data, method):
     assert any((protected[name] != w).any() for name, w in fresh.items())  # they are trained
 
 
-@pytest.mark.parametrize("method", ["confusion", "leace", "hsic+bottleneck+decorrelate"])
+METHODS_TRIED = "confusion", "leace", "hsic+bottleneck+decorrelate"
+
+
+@pytest.mark.parametrize("method", slow_but(METHODS_TRIED, "leace"))
 def test_a_method_changes_training_and_repeats_to_the_bit(settings, data, method):
     one_epoch = settings.model_copy(update={"epochs": 1 if method != "leace" else 2})
     chosen, strong = parse_method(method), TradeOff("alpha", 0.6)
@@ -59,6 +63,7 @@ def test_a_method_changes_training_and_repeats_to_the_bit(settings, data, method
     assert (first["conv_0_kernel"] != ordinary["conv_0_kernel"]).any()
 
 
+@pytest.mark.slow
 def test_one_reversed_step_against_plain_gradients():
     """sgd, one step: extractor descends (1-a) L_y - a L_p, each head its own loss in full."""
     import jax
@@ -131,6 +136,7 @@ def test_adam_worked_by_hand():
     assert float(weights["w"]) == pytest.approx(1.9 - 0.1 * 1.8947 / 7.996**0.5, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_bottleneck_is_served(settings, data):
     network = image_training.train(settings, data, METHODS["bottleneck"], TradeOff("alpha", 0.5), 0)
     assert network.noise == 0.5  # alpha times the method's 1.0
@@ -366,6 +372,7 @@ def test_what_is_measured(settings, data):
     assert json.loads(json.dumps(row)) == row
 
 
+@pytest.mark.slow
 def test_target_and_context_of_ones_own(tmp_path):
     from tests.images.test_data import save_image
 

@@ -10,6 +10,7 @@ from fedgru.core.errors import RunError
 from fedgru.predict import export as model_export
 from fedgru.predict.predictor import Predictor, Stream, check_ins_of, evaluation_noise
 from fedgru.runs import folder as run_folder
+from tests.conftest import slow_but
 from tests.predict.test_predictor import drawn, evaluated
 
 CASES = {
@@ -60,7 +61,7 @@ def equal(found, expected):
     assert expected.std(axis=0).max() > 0.001
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_but(CASES, "gru, kernel", "noise"))
 def test_the_exported_keras_model_predicts_as_the_evaluation_does(make_run, tmp_path, case):
     import keras
 
@@ -71,7 +72,7 @@ def test_the_exported_keras_model_predicts_as_the_evaluation_does(make_run, tmp_
     equal(walk(task, stream, lambda s, noise: model(s.inputs(noise)).numpy()[0, 0]), expected)
 
 
-@pytest.mark.parametrize("case", ["lstm, counts", "noise"])
+@pytest.mark.parametrize("case", slow_but(("lstm, counts", "noise"), "noise"))
 def test_the_saved_model_predicts_as_the_evaluation_does(make_run, tmp_path, case):
     import tensorflow as tf
 

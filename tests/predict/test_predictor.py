@@ -69,6 +69,7 @@ def test_streamed_predictions_equal_evaluated_ones(make_task, case):
     np.testing.assert_allclose(np.exp(streamed(task, weights, 4)), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_streamed_predictions_of_a_trained_protected_model(make_task):
     task = make_task(agnostic_to="client", alpha_schedule="constant", rounds=2)
     engine = train_workflow.make_engine(task)

@@ -245,6 +245,7 @@ def test_the_published_running_counts(nyc, make_task, kind, expected):
     assert [round(value, 4) for value in found] == list(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_the_learnt_kernel_beats_the_best_counts_on_real_people(nyc, make_task):
     task = make_task(nyc, users=100, prior="kernel", threads=2)

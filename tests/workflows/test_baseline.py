@@ -22,7 +22,7 @@ from fedgru.workflows import baseline as baseline_workflow
 from fedgru.workflows import open as open_workflow
 from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import score as score_workflow
-from tests.conftest import largest_gap, start
+from tests.conftest import largest_gap, slow_but, start
 
 
 def test_streams_are_pooled_as_the_docstring_says():
@@ -205,7 +205,7 @@ def check_before_and_after_fine_tuning(run, task, before):
     assert (run.path / "clients-fine-tuned.csv").exists()
 
 
-@pytest.mark.parametrize("kind", ["central", "local"])
+@pytest.mark.parametrize("kind", slow_but(("central", "local"), "local"))
 def test_a_trained_baseline_is_a_run(baseline, kind):
     run, task, report = baseline(kind)
     assert report == json.loads((run.path / "test.json").read_text())
