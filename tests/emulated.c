@@ -9,7 +9,7 @@
 
 #include <stdio.h>
 
-enum { OFFSET, JOB, WALK };
+enum { OFFSET, JOB, FORWARD };
 
 static void take(void *to, int64_t size_bytes) {
     if (fread(to, 1, (size_t)size_bytes, stdin) != (size_t)size_bytes) exit(3);
@@ -38,7 +38,7 @@ int main(void) {
         char name[64] = {0};
         if (!fgets(name, sizeof name, stdin)) return 3;
         int64_t offset = !strcmp(name, "Job")    ? fedgru_job_struct_bytes()
-                         : !strcmp(name, "Walk") ? fedgru_walk_struct_bytes()
+                         : !strcmp(name, "Forward") ? fedgru_forward_struct_bytes()
                                                  : fedgru_offset(name);
         give(&offset, 8);
     } else if (kind == JOB) {
@@ -61,19 +61,19 @@ int main(void) {
         for (int i = 0; i < 7; i++)
             if (sizes[i] > 0) give(((void **)&job.update)[i], sizes[i]);
     } else {
-        Walk walk;
-        take(&walk, sizeof walk);
-        void *arrays[] = {&walk.rows, &walk.numbers, &walk.starts, &walk.places};
+        Forward forward;
+        take(&forward, sizeof forward);
+        void *arrays[] = {&forward.rows, &forward.numbers, &forward.starts, &forward.places};
         for (int i = 0; i < 4; i++) take_array(arrays[i]);
-        take_weights(&walk.weights, sizes);
-        int64_t state = take_array(&walk.state);
-        written = take_array(&walk.hidden);
-        int64_t size_bytes = fedgru_walk_bytes(&walk);
+        take_weights(&forward.weights, sizes);
+        int64_t state = take_array(&forward.state);
+        written = take_array(&forward.hidden);
+        int64_t size_bytes = fedgru_forward_bytes(&forward);
         char *memory = malloc((size_t)size_bytes);
         memset(memory, 0xFF, (size_t)size_bytes);
-        fedgru_walk(&walk, memory);
-        give(walk.state, state);
-        give(walk.hidden, written);
+        fedgru_forward(&forward, memory);
+        give(forward.state, state);
+        give(forward.hidden, written);
     }
     return 0;
 }

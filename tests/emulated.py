@@ -6,11 +6,11 @@ import struct
 import subprocess
 from pathlib import Path
 
-from fedgru.engines.jax.native.calls import DATA, WALKED, WEIGHTS
+from fedgru.engines.jax.native.calls import DATA, FORWARD_DATA, WEIGHTS
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 MISSING = [program for program in (COMPILER, EMULATOR) if shutil.which(program) is None]
-_OFFSET, _JOB, _WALK = range(3)
+_OFFSET, _JOB, _FORWARD = range(3)
 _DONE = 1
 
 
@@ -22,7 +22,7 @@ class Aarch64Library:
         scratch: folder for the program.
 
     Attributes:
-        calls: int, how often the program was run for a client or a walk.
+        calls: int, how often the program was run for a client or a forward pass.
     """
 
     def __init__(self, sources, scratch):
@@ -33,12 +33,12 @@ class Aarch64Library:
         self.calls = 0
         for name in ("offset", "new_queue", "add_job", "wait_for", "work", "close_queue"):
             setattr(self, f"fedgru_{name}", _Function(getattr(self, f"_{name}")))
-        for name, known in {"job": b"Job", "walk": b"Walk"}.items():
+        for name, known in {"job": b"Job", "forward": b"Forward"}.items():
             asked = _Function(lambda known=known: self._offset(known))
             setattr(self, f"fedgru_{name}_struct_bytes", asked)
         self.fedgru_free_queue = _Function(lambda queue: None)
-        self.fedgru_walk_bytes = _Function(lambda walk: 1)
-        self.fedgru_walk = _Function(self._walk)
+        self.fedgru_forward_bytes = _Function(lambda forward: 1)
+        self.fedgru_forward = _Function(self._forward)
 
     def _run(self, kind, content):
         call = struct.pack("<q", kind) + content
@@ -88,29 +88,29 @@ class Aarch64Library:
                 at += written[name]
         assert at == len(came)
 
-    def _walk(self, walk, memory):
+    def _forward(self, forward, memory):
         self.calls += 1
-        rows = walk.num_rows * walk.length
+        rows = forward.num_rows * forward.length
         sizes = {
-            "rows": 4 * walk.num_ids,
-            "numbers": 4 * walk.num_numbers,
+            "rows": 4 * forward.num_ids,
+            "numbers": 4 * forward.num_numbers,
             "starts": 1,
             "places": 8,
         }
-        content = [bytes(walk)]
-        content += [_array(getattr(walk, name), rows * sizes[name]) for name in WALKED]
-        ids = _read(walk.rows, ctypes.c_int32, rows * walk.num_ids)
-        places = _read(walk.places, ctypes.c_int64, rows)
-        given = _weight_sizes(walk, 1 + max(ids, default=-1))
-        content += [_array(getattr(walk.weights, name), given[name]) for name in WEIGHTS]
+        content = [bytes(forward)]
+        content += [_array(getattr(forward, name), rows * sizes[name]) for name in FORWARD_DATA]
+        ids = _read(forward.rows, ctypes.c_int32, rows * forward.num_ids)
+        places = _read(forward.places, ctypes.c_int64, rows)
+        given = _weight_sizes(forward, 1 + max(ids, default=-1))
+        content += [_array(getattr(forward.weights, name), given[name]) for name in WEIGHTS]
         written = {
-            "state": 4 * walk.num_rows * walk.hidden_dim,
-            "hidden": 4 * (1 + max(places)) * walk.hidden_dim,
+            "state": 4 * forward.num_rows * forward.hidden_dim,
+            "hidden": 4 * (1 + max(places)) * forward.hidden_dim,
         }
-        content += [_array(getattr(walk, name), size) for name, size in written.items()]
-        came = self._run(_WALK, b"".join(content))
-        ctypes.memmove(walk.state, came, written["state"])
-        ctypes.memmove(walk.hidden, came[written["state"] :], written["hidden"])
+        content += [_array(getattr(forward, name), size) for name, size in written.items()]
+        came = self._run(_FORWARD, b"".join(content))
+        ctypes.memmove(forward.state, came, written["state"])
+        ctypes.memmove(forward.hidden, came[written["state"] :], written["hidden"])
         assert len(came) == sum(written.values())
 
 
@@ -135,7 +135,7 @@ def _read(address, kind, count):
 
 
 def _weight_sizes(of, num_rows):
-    """Bytes of each of the weights; a walk has no head, which is then not read."""
+    """Bytes of each of the weights; a forward pass has no head, which is then not read."""
     width, classes = 3 * of.hidden_dim, getattr(of, "num_classes", 0)
     floats = {
         "rows": num_rows * width,

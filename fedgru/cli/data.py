@@ -146,12 +146,12 @@ def check(name, data_dir):
 
     names = [passport["name"] for passport in list_data_sets(data_dir)] if name is None else [name]
     for one in names:
-        data_set, laid_out = check_data_set(one, data_dir)
+        data_set, folders = check_data_set(one, data_dir)
         click.echo(
             f"{data_dir}/{one}: {count(len(data_set.check_ins), 'check-in')}, fingerprint "
             f"{data_set.passport['fingerprint'][:12]}, as they were saved."
         )
-        for path in laid_out:
+        for path in folders:
             click.echo(f"{path}: as it was laid out.")
     if not names:
         click.echo(f"There is no data set in {data_dir}.")

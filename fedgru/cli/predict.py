@@ -98,7 +98,7 @@ def predict(
                 raise click.UsageError(f"{option} has no effect without --history FILE.")
     folder = listing.open_run(log_dir, run)
     task = reopen_workflow.reopen_task(folder, data_dir)
-    interface, weights, round_num = load_model(folder, task)
+    schema, weights, round_num = load_model(folder, task)
     if history is None:
         past = pasts.client_past(task, client, until)
     else:
@@ -113,7 +113,7 @@ def predict(
             until,
             skip_bad_rows,
         )
-    found = pasts.forecast(task, interface, weights, past, k)
+    found = pasts.forecast(task, schema, weights, past, k)
     head = {"run": str(folder.path), "data": task.settings.data.data, "round": round_num}
     note(f"{folder.path}, {describe.describe_data(task.settings.data.data)}")
     for line in past.ledger.lines:

@@ -31,7 +31,7 @@ class InputSettings(Section):
     prior: Literal["none", "markov", "backoff", "kernel"] = Field(
         "kernel",
         description="What the client's own past says: nothing, Markov counts, counts backed off "
-        "over finer contexts, or past check-ins weighted by a learnt likeness.",
+        "over finer contexts, or past check-ins weighted by a learnt similarity.",
     )
     clock: Literal["local", "utc"] = Field("local", description="Clock of the time features.")
     vocabulary: Literal["train", "range"] = Field(

@@ -14,7 +14,7 @@ from fedgru import __version__, config
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.deploy.privacy import Privacy, check_privacy
 from fedgru.engines import registry
-from fedgru.predict.schema import Interface
+from fedgru.predict.schema import Schema
 from fedgru.storage.folders import writing_folder
 from fedgru.task.features import Fitted
 
@@ -75,14 +75,14 @@ class App:
 
     Attributes:
         settings: Settings of the run.
-        interface: Interface: the model's shapes, and the tables of values.
+        schema: Schema: the model's shapes, and the tables of values.
         num_target_codes: how many values the target has, also those that the model does not know.
         privacy: Privacy.
         sha256: of settings and tables, 64 hex digits.
     """
 
     settings: config.Settings
-    interface: Interface
+    schema: Schema
     num_target_codes: int
     privacy: Privacy
     sha256: str
@@ -90,13 +90,13 @@ class App:
     @property
     def fitted(self):
         """Fitted: what a client's task takes from the app."""
-        interface = self.interface
+        schema = self.schema
         return Fitted(
-            ids=interface.vocabularies,
-            sizes=interface.sizes,
-            scales=interface.scales,
-            classes=interface.classes,
-            shared=interface.shared,
+            ids=schema.vocabularies,
+            sizes=schema.sizes,
+            scales=schema.scales,
+            classes=schema.classes,
+            shared=schema.shared,
         )
 
 
@@ -131,7 +131,7 @@ def write_app(folder, task, privacy=PLAIN):
     check_deployable(task.settings)
     check_privacy(privacy, task.settings)
     described = {
-        "model": Interface.of(task, {}).to_dict(),
+        "model": Schema.of(task, {}).to_dict(),
         "num_target_codes": task.num_target_codes,
         "privacy": asdict(privacy),
     }
@@ -171,7 +171,7 @@ def read_app(folder):
     try:
         texts = [(package / name).read_text("utf-8") for name in (_SETTINGS, _MODEL)]
         described = json.loads(texts[1])
-        interface = Interface.from_dict(described["model"])
+        schema = Schema.from_dict(described["model"])
         num_target_codes = int(described["num_target_codes"])
         privacy = Privacy(**described["privacy"])
     except OSError:
@@ -182,4 +182,4 @@ def read_app(folder):
         raise DataError(f"{package / _MODEL} is damaged. Make the app again.") from None
     settings = config.load(config_file=package / _SETTINGS)
     sha256 = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    return App(settings, interface, num_target_codes, privacy, sha256)
+    return App(settings, schema, num_target_codes, privacy, sha256)

@@ -76,7 +76,7 @@ def own_task(app, data_set):
     alone = app.settings.faults.model_copy(update={"min_clients": 1})
     data = app.settings.data.model_copy(update={"data": EMBEDDED, "users": None})
     settings = app.settings.model_copy(update={"loop": loop, "faults": alone, "data": data})
-    task = build_task(data_set, settings, app.interface.kernel, app.fitted)
+    task = build_task(data_set, settings, app.schema.kernel, app.fitted)
     codes = max(app.num_target_codes, task.num_target_codes)  # which rank for what nobody counted
     return replace(task, num_target_codes=codes)
 

@@ -45,8 +45,8 @@ class RemoteTask:
     protection: None = None
     attackers: frozenset = frozenset()
 
-    def let_go(self):
-        """See `RoundTask.let_go`: nothing of a data set is held here."""
+    def release(self):
+        """See `RoundTask.release`: nothing of a data set is held here."""
 
     def draw(self, generator, number):
         """See `RoundTask.draw`."""

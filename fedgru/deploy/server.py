@@ -73,8 +73,8 @@ def train(grid, app, job, state):
     """
     check_deployable(app.settings)
     federation = Federation(grid, timeout_s=job["timeout_s"])
-    interface = app.interface
-    task = RemoteTask(app.settings, interface.spec, interface.kernel, federation, app.privacy)
+    schema = app.schema
+    task = RemoteTask(app.settings, schema.spec, schema.kernel, federation, app.privacy)
     engine = FederationEngine(task)
     training = FederationTraining(engine, algorithms.from_settings(app.settings))
     unfinished = state / UNFINISHED
@@ -119,14 +119,14 @@ def _facts(app, federation):
     """What run.json says before round 1, beside the members."""
     members = federation.members
     joined = CoverageLine("joined", len(members), sum(one.checkins for one in members))
-    kernel = app.interface.kernel
+    kernel = app.schema.kernel
     return {
         "kind": DEPLOYED.name,
         "data": app.settings.data.data,
         "fingerprint": app.sha256,
         "coverage": [vars(joined)],
         "unknown_rates": {},
-        "num_classes": app.interface.spec.num_classes,
+        "num_classes": app.schema.spec.num_classes,
         "privacy": asdict(app.privacy),
         **({} if kernel is None else {"kernel": kernel.to_dict()}),
     }

@@ -48,7 +48,9 @@ class ReferenceEngine(Engine):
             _check_knows(protection, task.settings.agnostic.method)
             protected = (HEAD_DIMS, protection.num_values)
         self._model = keras_gru.build(task.spec, task.inputs, *shape, "scores", protected)
-        self._walker = keras_gru.build(task.spec, task.inputs, 1, layout.seq_len, output="hidden")
+        self._forward_model = keras_gru.build(
+            task.spec, task.inputs, 1, layout.seq_len, output="hidden"
+        )
         self._received = []  # variables that hold what a client received, if the rule asks
         self._optimizer = _client_optimizer(self.client_rule, self._received)
         if protection is not None and protection.server_head:
@@ -138,19 +140,19 @@ class ReferenceEngine(Engine):
         return np.array(measured + [1.0]) * [num, num, *(3 * [num_protected])]
 
     def hidden_states(self, weights, first_positions, end_positions, wanted):
-        """See Engine.hidden_states. The stateful model walks along one client at a time."""
-        keras_gru.set_weights(self._walker, weights)
+        """See Engine.hidden_states. The stateful model passes along one client at a time."""
+        keras_gru.set_weights(self._forward_model, weights)
         inputs, seq_len = self.task.inputs, self.task.settings.layout.seq_len
         place = np.full(len(self.task.classes), -1)
         place[wanted] = np.arange(len(wanted))
         hidden = np.empty((len(wanted), self.task.spec.hidden_dim), np.float32)
         for first, end in zip(first_positions, end_positions, strict=True):
-            keras_gru.reset_state(self._walker)
+            keras_gru.reset_state(self._forward_model)
             for begin in range(first, end, seq_len):
                 positions = np.arange(begin, begin + seq_len)
                 read = np.minimum(positions, end - 1)[None]  # past the end: read, but not used
                 fed = keras_gru.feed(inputs, inputs.rows[read], inputs.numbers[read])
-                states = self._walker.predict_on_batch(fed)[0]
+                states = self._forward_model.predict_on_batch(fed)[0]
                 asked = np.where(positions < end, place[np.minimum(positions, end - 1)], -1)
                 hidden[asked[asked >= 0]] = states[asked >= 0]
         return hidden

@@ -95,7 +95,7 @@ def model_log_probs(engine, weights, split, warm=True, clients=None):
     first, end = ends.bounds(split)
     first = ends.start if warm else np.maximum(first - 1, ends.start)
     hidden = engine.hidden_states(weights, first, end, positions - 1)
-    task.let_go()
+    task.release()
     seen = protection.represent(task, weights, hidden, split)
 
     def log_probs(client, own):

@@ -232,7 +232,7 @@ def _put(arrays, t, values):
     return tuple(array.at[t].set(value) for array, value in zip(arrays, values, strict=True))
 
 
-def walk(cell, gates, recurrent, bias, state, starts):
+def forward(cell, gates, recurrent, bias, state, starts):
     """Run the cell over rows in which one sequence follows another, without a way back.
 
     Args:

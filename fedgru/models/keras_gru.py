@@ -15,7 +15,7 @@ def build(
 
     Args:
         spec: ModelSpec.
-        inputs: Inputs or Interface, for the names and sizes of the features.
+        inputs: Inputs or Schema, for the names and sizes of the features.
         batch_size: rows whose states are kept side by side.
         seq_len: check-ins in a call; None takes any number.
         output: "probabilities", "scores" (what the softmax is taken of), or "hidden".

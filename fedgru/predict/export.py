@@ -1,6 +1,6 @@
 """A run's model in a folder of its own: what `fedgru export` writes, and how it is read back.
 
-model.json      what the model reads and answers (`Interface`), and where it comes from
+model.json      what the model reads and answers (`Schema`), and where it comes from
 model.keras     --to keras: the stateful Keras model, one stream, one check-in a call
 saved_model/    --to savedmodel: the same for TensorFlow, with functions `serve` and `reset_state`
 weights.npz     --to weights: the arrays of fedgru/models/gru.py, without those of training alone
@@ -16,7 +16,7 @@ from fedgru import __version__
 from fedgru.core.errors import ConfigError, RunError
 from fedgru.models.heads import split_heads
 from fedgru.predict.load import load_model
-from fedgru.predict.schema import Interface
+from fedgru.predict.schema import Schema
 from fedgru.storage.folders import writing_folder
 
 KINDS = ("keras", "savedmodel", "weights")
@@ -45,7 +45,7 @@ def export_run(run, task, kind, output, overwrite=False):
     if output.exists() and not (overwrite and (output / DESCRIPTION).is_file()):
         advice = "or add --overwrite" if (output / DESCRIPTION).is_file() else "it is no export"
         raise RunError(f"{output} is there already: choose another --output, {advice}.")
-    interface, weights, round_num = load_model(run, task)
+    schema, weights, round_num = load_model(run, task)
     weights, _ = split_heads(weights)
     facts = run.facts()
     description = {
@@ -55,9 +55,9 @@ def export_run(run, task, kind, output, overwrite=False):
         "fingerprint": facts["fingerprint"],
         "fedgru": __version__,
         "kind": kind,
-        **interface.to_dict(),
+        **schema.to_dict(),
     }
-    model = None if kind == "weights" else build_model(interface, weights)
+    model = None if kind == "weights" else build_model(schema, weights)
     try:
         with writing_folder(output, overwrite) as new:
             text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
@@ -69,7 +69,7 @@ def export_run(run, task, kind, output, overwrite=False):
 
 
 def open_export(folder):
-    """Return the Interface of an exported model: what it takes to feed it.
+    """Return the Schema of an exported model: what it takes to feed it.
 
     Raises:
         RunError: if there is no export.
@@ -77,7 +77,7 @@ def open_export(folder):
     """
     file = Path(folder, DESCRIPTION)
     try:
-        return Interface.from_dict(json.loads(file.read_text("utf-8")))
+        return Schema.from_dict(json.loads(file.read_text("utf-8")))
     except FileNotFoundError:
         raise RunError(f"{folder} is no export: it has no {DESCRIPTION}.") from None
 
@@ -98,11 +98,11 @@ def load_weights(folder):
         ) from None
 
 
-def build_model(interface, weights):
+def build_model(schema, weights):
     """Return the stateful Keras model: one stream, one check-in a call, probabilities out.
 
     Args:
-        interface: Interface.
+        schema: Schema.
         weights: name -> float32 array.
 
     Raises:
@@ -118,7 +118,7 @@ def build_model(interface, weights):
             f"--to keras and --to savedmodel need Keras on TensorFlow, but KERAS_BACKEND is "
             f"{keras.backend.backend()}. Unset KERAS_BACKEND, or use --to weights."
         )
-    model = keras_gru.build(interface.spec, interface, represents=interface.representation)
+    model = keras_gru.build(schema.spec, schema, represents=schema.representation)
     keras_gru.set_weights(model, weights)
     return model
 

@@ -1,12 +1,12 @@
 """The model of a run: its schema, and the weights of its best round."""
 
 from fedgru.core.errors import RunError
-from fedgru.predict.schema import Interface
+from fedgru.predict.schema import Schema
 from fedgru.workflows import reopen as reopen_workflow
 
 
 def load_model(run, task):
-    """Return (Interface, weights, round_num) of a run's best round.
+    """Return (Schema, weights, round_num) of a run's best round.
 
     Args:
         run: RunFolder.
@@ -21,4 +21,4 @@ def load_model(run, task):
             "Take a run of fedgru train, or of fedgru baseline central."
         )
     weights, round_num = reopen_workflow.best_weights(run, task)
-    return Interface.of(task, weights), weights, round_num
+    return Schema.of(task, weights), weights, round_num

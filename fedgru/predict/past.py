@@ -117,12 +117,12 @@ def file_past(
     return Past(user, past, following, has_clock=has_clock, ledger=reading.ledger)
 
 
-def forecast(task, interface, weights, past, k=5):
+def forecast(task, schema, weights, past, k=5):
     """Return the k most probable next values and what there is to know about them.
 
     Args:
         task: Task.
-        interface: Interface of the task.
+        schema: Schema of the task.
         weights: name -> float32 array.
         past: Past.
         k: int.
@@ -134,9 +134,9 @@ def forecast(task, interface, weights, past, k=5):
         `prior`, `top` (list of {"value", "probability"}) and, where it is known, `came` (value,
         probability and rank of what came next; None for a value that the model does not know).
     """
-    predictor = Predictor.start(interface, weights).extend(past.check_ins)
+    predictor = Predictor.start(schema, weights).extend(past.check_ins)
     noise = None
-    if "noise" in interface.representation and past.position is not None:
+    if "noise" in schema.representation and past.position is not None:
         noise = evaluation_noise(task, past.position)
     log_probs = predictor.log_probs(noise)
     last = past.check_ins[-1] if past.check_ins else None
@@ -145,17 +145,17 @@ def forecast(task, interface, weights, past, k=5):
         "check_ins": len(past.check_ins),
         "last": last
         and {"venue": last.venue, "category": last.category, "time_s": int(last.time_s)},
-        "cold_start": len(past.check_ins) < interface.min_checkins,
+        "cold_start": len(past.check_ins) < schema.min_checkins,
         "unknown": predictor.stream.unknown,
-        "target": interface.target,
-        "prior": interface.prior,
+        "target": schema.target,
+        "prior": schema.prior,
         "top": [{"value": v, "probability": p} for v, p in predictor.top(k, noise)],
     }
     if past.following is not None:
-        value = getattr(past.following, interface.target)
+        value = getattr(past.following, schema.target)
         found["came"] = {"value": value, "probability": None, "rank": None}
-        if value in interface.classes:
-            score = log_probs[interface.classes.index(value)]
+        if value in schema.classes:
+            score = log_probs[schema.classes.index(value)]
             rank = int((log_probs > score).sum()) + 1
             found["came"] |= {"probability": float(np.exp(score)), "rank": rank}
     return found

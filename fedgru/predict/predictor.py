@@ -15,12 +15,12 @@ from fedgru.core.errors import DataError
 from fedgru.core.jax_setup import import_jax
 from fedgru.evaluation.evaluate import log_softmax
 from fedgru.models import gru
-from fedgru.predict.schema import CheckIn, Interface
+from fedgru.predict.schema import CheckIn, Schema
 from fedgru.task import priors
 from fedgru.task.clients import SPLITS
 from fedgru.task.kernel_prior import kernel_prior
 
-WALK_SEQ_LEN = 64  # check-ins in one compiled call, where a history is longer
+FORWARD_SEQ_LEN = 64  # check-ins in one compiled call, where a history is longer
 
 
 class _Codes(dict):
@@ -38,7 +38,7 @@ class Stream:
     """One person's check-ins so far, as a model takes them.
 
     Attributes:
-        interface: Interface.
+        schema: Schema.
         user: whose they are; None before the first.
         history: History, what the prior counts.
         ids: int32 [num_id_features], those of the last check-in; 0 unknown.
@@ -46,7 +46,7 @@ class Stream:
         unknown: id feature, and "target" -> check-ins whose value the model does not know.
     """
 
-    interface: Interface
+    schema: Schema
     user: str | None
     history: priors.History
     ids: np.ndarray
@@ -55,16 +55,16 @@ class Stream:
     _codes: _Codes  # shared with the streams this one came from: it only grows
 
     @classmethod
-    def start(cls, interface):
+    def start(cls, schema):
         """Return the Stream of nobody, without a check-in."""
         empty = [np.zeros(0, dtype) for dtype in [np.int32] * 3 + [np.int64] * 2 + [float] * 2]
-        names = [*interface.vocabularies, "target"]
+        names = [*schema.vocabularies, "target"]
         return cls(
-            interface,
+            schema,
             None,
             priors.History(*empty),
-            np.zeros(len(interface.vocabularies), np.int32),
-            np.zeros(len(interface.number_names), np.float32),
+            np.zeros(len(schema.vocabularies), np.int32),
+            np.zeros(len(schema.number_names), np.float32),
             dict.fromkeys(names, 0),
             _Codes(),
         )
@@ -105,9 +105,9 @@ class Stream:
                     f"a check-in of {one.user!r} in the stream of {user!r}: start one stream for "
                     "each person."
                 )
-        interface = self.interface
-        ids, classes = interface.ids(check_ins), interface.target_classes(check_ins)
-        numbers = interface.numbers(check_ins, gap_s)
+        schema = self.schema
+        ids, classes = schema.ids(check_ins), schema.target_classes(check_ins)
+        numbers = schema.numbers(check_ins, gap_s)
         offset_min = np.array([one.offset_min for one in check_ins], np.int64)
         history = priors.History(
             classes=classes,
@@ -140,20 +140,20 @@ class Stream:
 
     def log_prior(self):
         """Return float32 [num_classes], log p(next) by the person's own past; None without one."""
-        interface = self.interface
-        if interface.prior == "none":
+        schema = self.schema
+        if schema.prior == "none":
             return None
-        history, shared = self.history.with_open_end(), interface.shared
-        if interface.prior == "kernel":
-            prior = kernel_prior(interface.kernel, history, shared, len(self) - 1)
+        history, shared = self.history.with_open_end(), schema.shared
+        if schema.prior == "kernel":
+            prior = kernel_prior(schema.kernel, history, shared, len(self) - 1)
         else:
-            prior = priors.count_prior(interface.prior, history, shared)
+            prior = priors.count_prior(schema.prior, history, shared)
         return prior.log_probs(shared, slice(-1, None))[0]
 
     def draw_noise(self):
         """Return float32 [hidden_dim], standard normal, drawn by the run's seed for this length."""
-        draw = seeding.rng(self.interface.seed, "prediction noise", len(self))
-        return draw.standard_normal(self.interface.spec.hidden_dim).astype(np.float32)
+        draw = seeding.rng(self.schema.seed, "prediction noise", len(self))
+        return draw.standard_normal(self.schema.spec.hidden_dim).astype(np.float32)
 
     def inputs(self, noise=None):
         """Return what an exported Keras model is called with at the last check-in, by name.
@@ -164,12 +164,12 @@ class Stream:
         Returns:
             {name: array [1, 1] or [1, 1, size]}: one stream, one check-in.
         """
-        interface = self.interface
-        named = dict(zip(interface.vocabularies, self.ids, strict=True))
-        named |= dict(zip(interface.number_names, self.numbers, strict=True))
-        if interface.prior != "none":
+        schema = self.schema
+        named = dict(zip(schema.vocabularies, self.ids, strict=True))
+        named |= dict(zip(schema.number_names, self.numbers, strict=True))
+        if schema.prior != "none":
             named["log_prior"] = self.log_prior()
-        if "noise" in interface.representation:
+        if "noise" in schema.representation:
             named["noise"] = self.draw_noise() if noise is None else noise
         return {name: np.asarray(value)[None, None] for name, value in named.items()}
 
@@ -178,7 +178,7 @@ class Stream:
 class Predictor:
     """A trained model in front of one person's check-ins.
 
-    >>> predictor = Predictor.start(interface, weights)           # doctest: +SKIP
+    >>> predictor = Predictor.start(schema, weights)           # doctest: +SKIP
     >>> predictor.push(check_in).push(another).top(2)             # doctest: +SKIP
     [('Food', 0.41), ('Shop & Service', 0.17)]
 
@@ -194,18 +194,18 @@ class Predictor:
     _recurrent: dict  # those of the recurrent layer, where JAX has them at hand
 
     @classmethod
-    def start(cls, interface, weights):
+    def start(cls, schema, weights):
         """Return a Predictor that has seen nothing: its state is zero.
 
         Args:
-            interface: Interface.
+            schema: Schema.
             weights: name -> float32 array.
         """
         jax = import_jax()
-        state = gru.zero_state(interface.spec.cell, interface.spec.hidden_dim, 1)
+        state = gru.zero_state(schema.spec.cell, schema.spec.hidden_dim, 1)
         recurrent = ("rows", "numbers", "recurrent", "bias")
         at_hand = {name: jax.numpy.asarray(weights[name]) for name in recurrent}
-        return cls(Stream.start(interface), weights, state, at_hand)
+        return cls(Stream.start(schema), weights, state, at_hand)
 
     def __len__(self):
         return len(self.stream)
@@ -219,13 +219,13 @@ class Predictor:
         if not check_ins:
             return self
         stream, ids, numbers = self.stream.extend(check_ins)
-        rows = stream.interface.rows(ids)[:, None]
+        rows = stream.schema.rows(ids)[:, None]
         state, begin = self.state, 0
         while begin < len(rows):
             # whole stretches, then one by one: two shapes are compiled, whatever the length
-            size = WALK_SEQ_LEN if len(rows) - begin >= WALK_SEQ_LEN else 1
+            size = FORWARD_SEQ_LEN if len(rows) - begin >= FORWARD_SEQ_LEN else 1
             part = slice(begin, begin + size)
-            step = _walk_step(stream.interface.spec.cell)
+            step = _forward_step(stream.schema.spec.cell)
             state = step(self._recurrent, rows[part], numbers[part, None], state)
             begin += size
         return replace(self, stream=stream, state=state)
@@ -238,10 +238,10 @@ class Predictor:
         Args:
             noise: as for `Stream.inputs`.
         """
-        interface = self.stream.interface
+        schema = self.stream.schema
         if not len(self):
-            return np.log(interface.shared).astype(np.float32)
-        if "noise" in interface.representation and noise is None:
+            return np.log(schema.shared).astype(np.float32)
+        if "noise" in schema.representation and noise is None:
             noise = self.stream.draw_noise()
         seen = gru.represent(self.weights, np.asarray(self.state[0])[0], noise)
         return log_softmax(gru.logits(self.weights, seen, self.stream.log_prior(), np.matmul))
@@ -250,12 +250,12 @@ class Predictor:
         """Return the k most probable values and their probabilities, [(value, probability)]."""
         log_probs = self.log_probs(noise)
         order = np.argsort(-log_probs, kind="stable")[:k]
-        classes = self.stream.interface.classes
+        classes = self.stream.schema.classes
         return [(classes[i], float(np.exp(log_probs[i]))) for i in order]
 
 
 @cache
-def _walk_step(cell):
+def _forward_step(cell):
     """The compiled pass over some check-ins of one stream: the state after them."""
     jax = import_jax()
 
@@ -263,7 +263,7 @@ def _walk_step(cell):
         gates = gru.project(weights, rows, numbers)
         starts = np.zeros((len(rows), 1), bool)
         recurrent, bias = weights["recurrent"], weights["bias"]
-        return gru.walk(cell, gates, recurrent, bias, state, starts)[1]
+        return gru.forward(cell, gates, recurrent, bias, state, starts)[1]
 
     return jax.jit(step)
 

@@ -38,7 +38,7 @@ class CheckIn:
 
 
 @dataclass(frozen=True)
-class Interface:
+class Schema:
     """See the module's docstring. All of it was fitted on the run's train split.
 
     Attributes:
@@ -75,7 +75,7 @@ class Interface:
 
     @classmethod
     def of(cls, task, weights):
-        """Return the Interface of a task's model.
+        """Return the Schema of a task's model.
 
         Args:
             task: Task, its kernel learnt.
@@ -183,7 +183,7 @@ class Interface:
 
     @classmethod
     def from_dict(cls, described):
-        """Return the Interface that `to_dict` described.
+        """Return the Schema that `to_dict` described.
 
         Raises:
             DataError: for a description of another format.

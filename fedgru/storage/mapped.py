@@ -187,7 +187,7 @@ class Mapped:
         """Whether all of it may stay in memory."""
         return sum(map(len, self.maps)) <= KEPT_BYTES
 
-    def let_go(self):
+    def release(self):
         """Give back the memory of the pages that were read; the arrays can be read as before.
 
         Where all of them are few it keeps them: to be read anew they would cost more than they are.

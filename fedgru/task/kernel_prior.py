@@ -1,4 +1,4 @@
-"""The kernel prior: counts of what followed check-ins like the last one, with learnt likeness.
+"""The kernel prior: counts of what followed check-ins like the last one, with learnt similarity.
 
 Markov counts take every earlier check-in of the same category for equal, and no other. Here each
 earlier check-in j counts by how alike it is to the last one, i, and by how long ago it was:
@@ -9,7 +9,7 @@ earlier check-in j counts by how alike it is to the last one, i, and by how long
     log p        = log softmax(base_power * log base
                                + trust * (log((counts + k base) / (sum(counts) + k)) - log base))
 
-with likenesses x_m: same venue, same category, nearness exp(-(d / 1 km)^2 / 2), cosine of the
+with similarities x_m: same venue, same category, nearness exp(-(d / 1 km)^2 / 2), cosine of the
 difference of the local hours, both or neither at the weekend, same category before, same venue
 before. Recent frequencies are the client's class counts with a half-life of 15 days.
 
@@ -417,8 +417,8 @@ def _compare(pasts, rows):
 
 def _coefficients(kernel):
     """Return float32 [8], what each of COMPARED counts for in the exponent."""
-    likeness = [getattr(kernel, name) for name in COMPARED[:7]]
-    return np.array([*likeness, -np.exp(kernel.log_forgetting)], np.float32)
+    similarity = [getattr(kernel, name) for name in COMPARED[:7]]
+    return np.array([*similarity, -np.exp(kernel.log_forgetting)], np.float32)
 
 
 def _gradients(numbers, pasts, rows):

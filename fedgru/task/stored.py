@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class StoredParts:
     """The parts of a `fedgru.task.task.Task` that take a look at every check-in.
 
     Attributes:
@@ -62,7 +62,7 @@ class Prepared:
 
 
 def open_or_make(data_set, settings, make):
-    """Return the Prepared of a data set and settings.
+    """Return the StoredParts of a data set and settings.
 
     Args:
         data_set: DataSet; that of a large one is looked for in its folder, and kept there.
@@ -93,7 +93,7 @@ def open_or_make(data_set, settings, make):
 
 
 def _made_from(data_set, settings):
-    """All that a Prepared depends on."""
+    """All that a StoredParts depends on."""
     return {
         "fedgru": fedgru.__version__,
         "fingerprint": data_set.passport["fingerprint"],
@@ -138,7 +138,7 @@ def _to_arrays(parts, check_ins):
 
 
 def arrays_of_a_client(parts):
-    """Return {name out of OF_A_CLIENT: array} of a Prepared or a Task."""
+    """Return {name out of OF_A_CLIENT: array} of a StoredParts or a Task."""
     learnt_from = parts.classes, parts.inputs.rows, parts.inputs.numbers
     history = (getattr(parts.history, field.name) for field in _HISTORY)
     return dict(zip(OF_A_CLIENT, (*learnt_from, *history), strict=True))
@@ -180,7 +180,7 @@ def _from_arrays(found, check_ins):
         vocabularies={name: vocabulary(f"input.{name}") for name in facts["id_names"]},
         scales={name: Scale(**scale) for name, scale in facts["scales"].items()},
     )
-    return Prepared(
+    return StoredParts(
         clients=clients,
         inputs=inputs,
         target_vocabulary=vocabulary("target"),

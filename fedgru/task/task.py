@@ -83,7 +83,7 @@ class Task:
         protection: Protection, with --agnostic-to; else None.
         training_clients: int64, the clients with at least one local step; cohorts are drawn
             from these.
-        laid_out: the Prepared of a large data set, which these parts were taken from; else None.
+        stored_parts: the StoredParts of a large data set, which these were taken from; else None.
         fitted: Fitted, where it was given instead of fitted on these clients; else None.
         known: Known, or None; what is not in it is computed when it is asked for.
     """
@@ -102,14 +102,14 @@ class Task:
     coverage: list[CoverageLine]
     protection: Protection | None
     training_clients: np.ndarray
-    laid_out: stored.Prepared | None = None
+    stored_parts: stored.StoredParts | None = None
     fitted: features.Fitted | None = None
     known: Known | None = None
 
-    def let_go(self):
+    def release(self):
         """Give back the memory of what was read of a large data set; it can be read again."""
-        if self.laid_out is not None:
-            self.laid_out.folder.let_go()
+        if self.stored_parts is not None:
+            self.stored_parts.folder.release()
 
     def read(self, names, positions):
         """Return some arrays at some positions, a slice or int of any shape, as a list.
@@ -165,8 +165,8 @@ class Task:
 
     @cached_property
     def _large(self):
-        """The Prepared of exactly these parts: a task made of another one may have only some."""
-        whole = self.laid_out
+        """The StoredParts of exactly these parts: a task made of another one may have only some."""
+        whole = self.stored_parts
         if whole is None or whole.folder.is_small:
             return None
         names = ("clients", "inputs", "classes", "history", "training_clients")
@@ -373,7 +373,7 @@ def build_task(data_set, settings, kernel=None, fitted=None):
     else:
         parts = _prepare(data_set, settings, fitted)
     if data_set.maps is not None:
-        data_set.maps.let_go()
+        data_set.maps.release()
     check_ins, clients, training_clients = (
         data_set.check_ins,
         parts.clients,
@@ -407,7 +407,7 @@ def build_task(data_set, settings, kernel=None, fitted=None):
         coverage=_with_validated(parts.coverage, settings, clients),
         protection=make_protection(settings, check_ins, clients),
         training_clients=training_clients,
-        laid_out=None if parts.folder is None else parts,
+        stored_parts=None if parts.folder is None else parts,
         fitted=fitted,
         known=Known(clients, parts.classes, parts.known),
     )
@@ -425,7 +425,7 @@ def _with_validated(coverage, settings, clients):
 
 
 def _prepare(data_set, settings, fitted=None):
-    """Make the Prepared of a data set: every check-in is looked at. Errors as `build_task`."""
+    """Make the StoredParts of a data set: every check-in is looked at. Errors as `build_task`."""
     check_ins, inputs_settings = data_set.check_ins, settings.inputs
     names = parse_features(inputs_settings.features)
     needed = {"category", "raw_category"} & set(names)
@@ -487,7 +487,7 @@ def _prepare(data_set, settings, fitted=None):
         lat_deg=check_ins.lat_deg[clients.rows],
         lon_deg=check_ins.lon_deg[clients.rows],
     )
-    return stored.Prepared(
+    return stored.StoredParts(
         clients=clients,
         inputs=features.build_inputs(
             check_ins,

@@ -108,7 +108,7 @@ def train(training, on_round, on_checkpoint, progress=None, start=None, on_fault
         row = {f"train/{name}/micro": value for name, value in result.metrics.items()}
         row = _plain(row | training.validate(state))
         check_diverged(task.settings, row["val/loss/micro"], round_num, "val")
-        task.let_go()
+        task.release()
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
         rows = (*rows, (row, seconds))
         why = on_round(round_num, row, seconds)

@@ -56,5 +56,5 @@ class RoundTask(Protocol):
     def draw(self, generator: np.random.Generator, number: int) -> npt.NDArray[np.int64]:
         """Return the numbers of this many training clients, sorted, drawn without replacement."""
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Give back the memory of what was read and can be read again."""

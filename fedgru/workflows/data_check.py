@@ -22,12 +22,12 @@ def check_data_set(name, data_dir="data"):
         DataError: as `datasets.open_data_set`, and if a file that is laid out is damaged.
     """
     data_set, folder = datasets.open_verified(name, data_dir), Path(data_dir, name)
-    laid_out = sorted(
+    folders = sorted(
         path.parent
         for pattern in (columns.FOLDER, f"{stored.FOLDER}/*")
         for path in folder.glob(f"{pattern}/{mapped.MANIFEST}")
     )
-    for path in laid_out:
+    for path in folders:
         try:
             damaged = mapped.check(path)
         except (OSError, ValueError):
@@ -37,4 +37,4 @@ def check_data_set(name, data_dir="data"):
                 f"{path} is damaged ({', '.join(damaged)}); checkins.parquet is as it was saved. "
                 f"Delete {path}: it is made again when it is needed."
             )
-    return data_set, laid_out
+    return data_set, folders

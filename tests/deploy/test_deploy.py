@@ -535,7 +535,7 @@ def test_what_an_app_cannot_be(make_task, tmp_path, privacy, overrides, message)
 def test_an_app_is_read_as_it_was_written(deploy, tmp_path):
     task, app, _ = deploy(Privacy(clip=2.0), prior="kernel")
     assert app.settings == task.settings
-    assert app.interface.kernel == task.kernel
+    assert app.schema.kernel == task.kernel
     assert app.privacy == Privacy(clip=2.0)
     np.testing.assert_array_equal(app.fitted.shared, task.shared)
     with pytest.raises(DataError) as error:

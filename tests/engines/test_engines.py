@@ -447,9 +447,11 @@ def test_dropout_is_drawn_anew_for_each_round_and_client(make_task):
 @pytest.mark.parametrize("loop", ["native", "xla"])
 def test_packed_walk_equals_one_client_at_a_time(make_task, monkeypatch, loop, num_rows):
     # clients share rows, and rows take several parts
-    monkeypatch.setattr(jax_engine, "WALK_SEQ_LEN", 16)
-    monkeypatch.setattr(jax_engine, "WALK_ROWS", num_rows)
-    monkeypatch.setattr("fedgru.engines.jax.native.calls.WALK", Form(num_rows, num_rows, 16, False))
+    monkeypatch.setattr(jax_engine, "FORWARD_SEQ_LEN", 16)
+    monkeypatch.setattr(jax_engine, "FORWARD_ROWS", num_rows)
+    monkeypatch.setattr(
+        "fedgru.engines.jax.native.calls.FORWARD_FORM", Form(num_rows, num_rows, 16, False)
+    )
     task = make_task(threads=2, local_loop=loop)
     clients = task.clients
     weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))

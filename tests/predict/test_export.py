@@ -128,7 +128,7 @@ def test_a_keras_model_on_another_backend_is_refused(make_task, monkeypatch):
 
     from fedgru.agnostic import protection
     from fedgru.core.errors import ConfigError
-    from fedgru.predict.schema import Interface
+    from fedgru.predict.schema import Schema
 
     task = make_task(prior="none")
     weights = protection.init_weights(task)
@@ -138,4 +138,4 @@ def test_a_keras_model_on_another_backend_is_refused(make_task, monkeypatch):
         "Unset KERAS_BACKEND, or use --to weights."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        model_export.build_model(Interface.of(task, weights), weights)
+        model_export.build_model(Schema.of(task, weights), weights)

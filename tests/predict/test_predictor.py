@@ -12,7 +12,7 @@ from fedgru.core.errors import DataError
 from fedgru.data.datasets import DataSet
 from fedgru.evaluation import evaluate
 from fedgru.predict.predictor import Predictor, Stream, check_ins_of, evaluation_noise
-from fedgru.predict.schema import CheckIn, Interface
+from fedgru.predict.schema import CheckIn, Schema
 from fedgru.training.rounds import run_round
 from fedgru.workflows import train as train_workflow
 from tests.conftest import make_check_ins, start
@@ -41,7 +41,7 @@ def drawn(task):
 def streamed(task, weights, client):
     """float32 [n - 1, num_classes], predictions of a client's check-ins, pushed one by one."""
     begin, end = task.clients.starts[client : client + 2]
-    predictor = Predictor.start(Interface.of(task, weights), weights)
+    predictor = Predictor.start(Schema.of(task, weights), weights)
     found = []
     check_ins = check_ins_of(task.check_ins, task.clients.rows[begin:end])
     for position, check_in in enumerate(check_ins[:-1], start=begin + 1):
@@ -100,7 +100,7 @@ def test_a_history_at_once_is_the_history_one_by_one(make_task):
     one = check_ins_of(task.check_ins, task.clients.rows[:35])
     weeks = one[-1].time_s - one[0].time_s
     later = [replace(check_in, time_s=check_in.time_s + weeks) for check_in in one]
-    first = Predictor.start(Interface.of(task, weights), weights)
+    first = Predictor.start(Schema.of(task, weights), weights)
     at_once, step_by_step = first.extend(one + later), first
     for check_in in one + later:
         step_by_step = step_by_step.push(check_in)
@@ -112,7 +112,7 @@ def test_a_history_at_once_is_the_history_one_by_one(make_task):
 def test_before_the_first_check_in_it_is_what_all_clients_share(make_task):
     task = make_task()
     weights = protection.init_weights(task)
-    predictor = Predictor.start(Interface.of(task, weights), weights)
+    predictor = Predictor.start(Schema.of(task, weights), weights)
     np.testing.assert_allclose(np.exp(predictor.log_probs()), task.shared, rtol=1e-6)
     (value, probability), *_ = predictor.top(3)
     assert value == task.target_vocabulary.values[int(task.shared.argmax())]
@@ -123,7 +123,7 @@ def test_pushing_leaves_the_old_predictor_as_it_was(make_task):
     task = make_task()
     weights = protection.init_weights(task)
     one, two, *_ = check_ins_of(task.check_ins, task.clients.rows[:5])
-    predictor = Predictor.start(Interface.of(task, weights), weights).push(one)
+    predictor = Predictor.start(Schema.of(task, weights), weights).push(one)
     before = predictor.top(4)
     predictor.push(two).push(two)
     assert predictor.top(4) == before
@@ -148,8 +148,8 @@ def hand_made(make_task):
 
 def test_the_inputs_by_hand(make_task):
     task = hand_made(make_task)
-    interface = Interface.of(task, {})
-    stream = Stream.start(interface).push(CheckIn("b", "v2", 7200, 0, "Shop", None, 42.0, -74.0))
+    schema = Schema.of(task, {})
+    stream = Stream.start(schema).push(CheckIn("b", "v2", 7200, 0, "Shop", None, 42.0, -74.0))
     # 14:00 on the local clock: sin and cos of 2 pi 14/24; latitude is (42 - 41) / 1
     stream = stream.push(CheckIn("b", "v9", 7200 + 3600 * 15, -180, "Zoo", None, 42.0, -74.0))
     found = stream.inputs()
@@ -172,7 +172,7 @@ def test_the_inputs_by_hand(make_task):
 
 
 def test_check_ins_out_of_order_or_of_somebody_else_are_refused(make_task):
-    stream = Stream.start(Interface.of(hand_made(make_task), {})).push(CheckIn("a", "v1", 500))
+    stream = Stream.start(Schema.of(hand_made(make_task), {})).push(CheckIn("a", "v1", 500))
     message = (
         "the check-in at 'v2' (time 499) is earlier than the one before it: give a person's "
         "check-ins in order of time."
@@ -188,12 +188,12 @@ def test_check_ins_out_of_order_or_of_somebody_else_are_refused(make_task):
 @pytest.mark.parametrize("case", CASES)
 def test_an_interface_goes_through_json(make_task, case):
     task = make_task(**CASES[case])
-    interface = Interface.of(task, protection.init_weights(task))
-    text = json.dumps(interface.to_dict(), allow_nan=False)
-    again = Interface.from_dict(json.loads(text))
-    assert again.to_dict() == interface.to_dict()
-    assert again.shared.tolist() == interface.shared.tolist()
-    names = [entry["name"] for entry in interface.to_dict()["inputs"]]
+    schema = Schema.of(task, protection.init_weights(task))
+    text = json.dumps(schema.to_dict(), allow_nan=False)
+    again = Schema.from_dict(json.loads(text))
+    assert again.to_dict() == schema.to_dict()
+    assert again.shared.tolist() == schema.shared.tolist()
+    names = [entry["name"] for entry in schema.to_dict()["inputs"]]
     first = check_ins_of(task.check_ins, task.clients.rows[:1])
     assert names == list(Stream.start(again).push(*first).inputs())
 
@@ -201,4 +201,4 @@ def test_an_interface_goes_through_json(make_task, case):
 def test_a_description_of_another_format_is_refused():
     message = "the model's description has format 0, expected 1. Export the run again."
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        Interface.from_dict({"format": 0})
+        Schema.from_dict({"format": 0})

@@ -57,7 +57,7 @@ def assert_same(found, expected):
     """Whether two values hold the same arrays and texts, however they are held."""
     if hasattr(expected, "__dataclass_fields__"):
         for field in fields(expected):
-            if field.name not in ("maps", "folder", "laid_out"):
+            if field.name not in ("maps", "folder", "stored_parts", "known"):
                 assert_same(getattr(found, field.name), getattr(expected, field.name))
     elif isinstance(expected, np.ndarray):
         assert found.dtype == expected.dtype
@@ -157,7 +157,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_does_without(
     monkeypatch.setattr(mapped, "save", full)
     task, _ = open_task(city)
     assert_same(task.inputs, small.inputs)
-    assert task.laid_out is None
+    assert task.stored_parts is None
     told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert told == [
         f"the columns of {city / 'town'} cannot be laid out (No space left on device): all "
@@ -234,7 +234,7 @@ def test_what_is_let_go_can_be_read_again(tmp_path):
     assert json.loads((tmp_path / "a" / mapped.MANIFEST).read_text())["arrays"]["same"] == "x.npy"
     for _ in range(2):
         assert found.arrays["same"].sum() == array.sum()
-        found.let_go()
+        found.release()
     assert found.arrays["none"].shape == (3, 0)
 
 
@@ -248,7 +248,7 @@ def test_what_is_let_go_is_not_resident(tmp_path):
     found, before = mapped.load(tmp_path / "a", 1), mapped_mib()
     assert found.arrays["x"].sum() == 5 << 20
     assert mapped_mib() - before > 35
-    found.let_go()
+    found.release()
     assert abs(mapped_mib() - before) < 5
 
 
@@ -268,12 +268,14 @@ def test_rounds_of_a_large_data_set_read_no_map(city, monkeypatch):
     monkeypatch.setattr(datasets, "MAPPED_FROM", 1)
     monkeypatch.setattr(mapped, "KEPT_BYTES", 0)
     task, _ = open_task(city, clients_per_round=4, eval_clients=3)
-    task.let_go()
+    task.release()
     task.clients.starts.sum()
     assert resident_kib(city) == 4  # the page of that file
-    resident, let_go = [], mapped.Mapped.let_go
+    resident, release = [], mapped.Mapped.release
     monkeypatch.setattr(
-        mapped.Mapped, "let_go", lambda found: resident.append(resident_kib(city)) or let_go(found)
+        mapped.Mapped,
+        "release",
+        lambda found: resident.append(resident_kib(city)) or release(found),
     )
     round_loop.train(
         FederatedTraining(JaxEngine(task), from_settings(task.settings)), lambda *_: None, id
@@ -386,14 +388,14 @@ def test_a_damaged_header_is_none_or_harmless(records):
 def test_a_folder_of_an_earlier_fedgru_is_laid_out_anew(city, all_large):
     task, _ = open_task(city)
     (folder,) = (city / "town/prepared").iterdir()
-    found = task.laid_out.folder
+    found = task.stored_parts.folder
     newer = {stored.ENDS, stored.DRAWN_FROM}
     arrays = {name: np.array(a) for name, a in found.arrays.items() if name not in newer}
     made_from = json.loads((folder / mapped.MANIFEST).read_text())["made_from"]
     mapped.save(folder, arrays, found.facts, made_from)
     assert mapped.load(folder, made_from) is not None
     again, _ = open_task(city)
-    assert newer <= again.laid_out.folder.arrays.keys()
+    assert newer <= again.stored_parts.folder.arrays.keys()
     assert_same(again, task)
 
 
@@ -446,4 +448,4 @@ def test_what_goes_to_other_processes_goes_as_whole_arrays(city, all_large):
     received = pickle.loads(sent, buffers=buffers)
     assert_same(received.local_data(3), task.local_data(3))
     with pytest.raises(TypeError, match="open file"):
-        pickle.dumps(task.laid_out.folder.records)
+        pickle.dumps(task.stored_parts.folder.records)

@@ -46,7 +46,7 @@ def test_a_cohort_is_drawn_from_it(task):
 
 def test_what_lacks_a_part_is_none():
     parts = [name for name in vars(RoundTask) if not name.startswith("_")]
-    assert {"settings", "clients", "training_clients", "draw", "let_go"} < {*parts}
+    assert {"settings", "clients", "training_clients", "draw", "release"} < {*parts}
     whole = dict.fromkeys(parts, lambda: None)
     assert isinstance(type("Whole", (), whole)(), RoundTask)
     for name in parts:
@@ -55,7 +55,7 @@ def test_what_lacks_a_part_is_none():
 
 
 @pytest.mark.parametrize("kind", [Task, RemoteTask])
-@pytest.mark.parametrize("method", ["draw", "let_go"])
+@pytest.mark.parametrize("method", ["draw", "release"])
 def test_methods_take_the_same_arguments(kind, method):
     expected, found = (inspect.signature(getattr(one, method)) for one in (RoundTask, kind))
     assert list(found.parameters) == list(expected.parameters)

@@ -21,7 +21,7 @@ from fedgru.core.errors import ConfigError
 from fedgru.core.jax_setup import import_jax, num_threads, on_device, pick_device
 from fedgru.engines.base import Engine
 from fedgru.engines.jax import loop_speed, stacked
-from fedgru.engines.jax.forward_pass import Form, Walks, places_among
+from fedgru.engines.jax.forward_pass import Form, ForwardPasses, places_among
 from fedgru.engines.jax.local_steps import Steps, run_steps
 from fedgru.engines.jax.native import calls as native
 from fedgru.engines.jax.native import compiler
@@ -33,8 +33,8 @@ ROW_SIZES = (128, 256, 512, 1024, 2048, 4096)
 MIN_STEPS = 8
 KEPT_BYTES = 1 << 29  # training data laid out once and kept; what is beyond is laid out each round
 READ_AT_ONCE = 128  # clients
-WALK_ROWS = 16  # of each thread
-WALK_SEQ_LEN = 64
+FORWARD_ROWS = 16  # of each thread
+FORWARD_SEQ_LEN = 64
 
 
 @dataclass(frozen=True, eq=False)  # NativeCode knows it again
@@ -174,9 +174,11 @@ class JaxEngine(Engine):
         """Run local steps and forward passes by a NativeCode from now on; None: by XLA."""
         self._native = native_code
         form = (
-            Form(WALK_ROWS, WALK_ROWS, WALK_SEQ_LEN, True) if native_code is None else native.WALK
+            Form(FORWARD_ROWS, FORWARD_ROWS, FORWARD_SEQ_LEN, True)
+            if native_code is None
+            else native.FORWARD_FORM
         )
-        self._walks = Walks(self.task, self.threads, form)
+        self._passes = ForwardPasses(self.task, self.threads, form)
 
     def _load_native(self, wanted):
         """Return (NativeCode or None, why it is None though it was not asked to be)."""
@@ -299,7 +301,7 @@ class JaxEngine(Engine):
         else that a model or a local step depends on.
         """
         engine = type(self)(task, self.client_rule)
-        engine._local_loop, engine._walk_step = self._local_loop, self._walk_step
+        engine._local_loop, engine._forward_step = self._local_loop, self._forward_step
         engine._stacked_loop = self._stacked_loop
         return engine
 
@@ -339,42 +341,42 @@ class JaxEngine(Engine):
         spec = self.task.spec
         dim = spec.hidden_dim * (gru.NUM_GATES[spec.cell] - 2 if carried else 1)
         hidden = np.empty((len(wanted), dim), np.float32)
-        walk = self._walk if self._native is None else self._walk_natively
+        forward = self._forward if self._native is None else self._forward_natively
         if self._native is not None:
             weights = self._native.weights(weights)
         else:
             with on_device(self.device):
                 weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
-        walk = partial(walk, weights, places_among(wanted), hidden)
+        forward = partial(forward, weights, places_among(wanted), hidden)
         with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(walk, self._walks.lay_out(first_positions, end_positions)))
+            list(pool.map(forward, self._passes.lay_out(first_positions, end_positions)))
         return hidden
 
-    def _walk(self, weights, place, hidden, parts):
+    def _forward(self, weights, place, hidden, parts):
         """Write the states at positions that have a place, hidden first, to `hidden`."""
         spec = self.task.spec
-        state = gru.zero_state(spec.cell, spec.hidden_dim, WALK_ROWS)
+        state = gru.zero_state(spec.cell, spec.hidden_dim, FORWARD_ROWS)
         with on_device(self.device):
             for positions, starts, row_ids, numbers in parts:
-                states, state, _ = self._walk_step(weights, row_ids, numbers, state, starts)
+                states, state, _ = self._forward_step(weights, row_ids, numbers, state, starts)
                 asked = place(positions)
                 hidden[asked[asked >= 0]] = np.asarray(states)[asked >= 0][:, : hidden.shape[1]]
 
-    def _walk_natively(self, weights, place, hidden, parts):
-        """As `_walk`."""
+    def _forward_natively(self, weights, place, hidden, parts):
+        """As `_forward`."""
         state = None
         for positions, starts, row_ids, numbers in parts:
             if state is None:
                 state = np.zeros((positions.shape[1], self.task.spec.hidden_dim), np.float32)
-            self._native.walk(weights, row_ids, numbers, starts, place(positions), state, hidden)
+            self._native.forward(weights, row_ids, numbers, starts, place(positions), state, hidden)
 
     @cached_property
-    def _walk_step(self):
+    def _forward_step(self):
         cell = self.task.spec.cell
 
         def step(weights, rows, numbers, state, starts):
             gates = gru.project(weights, rows, numbers)
-            return gru.walk(cell, gates, weights["recurrent"], weights["bias"], state, starts)
+            return gru.forward(cell, gates, weights["recurrent"], weights["bias"], state, starts)
 
         return self._jax.jit(step)
 

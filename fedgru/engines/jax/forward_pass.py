@@ -1,15 +1,15 @@
-"""Evaluation: the check-ins of many clients, laid end to end in rows that are walked through."""
+"""Evaluation: the check-ins of many clients, laid end to end in rows for one forward pass."""
 
 import heapq
 from typing import NamedTuple
 
 import numpy as np
 
-KEPT_PLACES = 1 << 18  # check-ins and padding of a walk that is kept, some 15 MiB
+KEPT_PLACES = 1 << 18  # check-ins and padding of a forward pass that is kept, some 15 MiB
 
 
 class Form(NamedTuple):
-    """How a walk is cut.
+    """How a forward pass is cut.
 
     Attributes:
         num_rows: how many rows each thread has.
@@ -26,7 +26,7 @@ class Form(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some steps of a walk through the rows of a thread.
+    """Some steps of a forward pass through the rows of a thread.
 
     Attributes:
         positions: int64 [length, num_rows], -1 behind the end of a row.
@@ -41,12 +41,12 @@ class Part(NamedTuple):
     numbers: np.ndarray
 
 
-class Walks:
-    """Lays walks out, and keeps the last one: every round is validated on the same clients.
+class ForwardPasses:
+    """Lays out forward passes, and keeps the last: every round is validated on the same clients.
 
     Args:
         task: Task.
-        threads: by how many threads a walk is shared.
+        threads: by how many threads a forward pass is shared.
         form: Form.
     """
 
@@ -60,19 +60,19 @@ class Walks:
         Every range lies in one row, each row is of one thread, and so are its parts in order.
         """
         bounds = np.stack([first_positions, end_positions])
-        last_bounds, walk = self._last
+        last_bounds, forward = self._last
         if np.array_equal(bounds, last_bounds):
-            return walk
+            return forward
         lengths = bounds[1] - bounds[0]
         is_uneven = lengths.max(initial=0) * self._form.num_rows * self._threads > lengths.sum()
         num_rows = self._form.fewest_rows if is_uneven else self._form.num_rows
         rows = pack(first_positions, end_positions, num_rows * self._threads)
         shares = [rows[number :: self._threads] for number in range(self._threads)]
-        walk = [self._parts(share) for share in shares]
+        forward = [self._parts(share) for share in shares]
         if num_rows * sum(map(self._length, shares)) <= KEPT_PLACES:
-            walk = [list(parts) for parts in walk]
-            self._last = bounds, walk
-        return walk
+            forward = [list(parts) for parts in forward]
+            self._last = bounds, forward
+        return forward
 
     def _length(self, rows):
         longest, seq_len = max(len(positions) for positions, _ in rows), self._form.seq_len

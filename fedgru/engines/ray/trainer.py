@@ -79,6 +79,6 @@ def for_training(task):
         target_codes=None,
         best_prob=None,
         coverage=[],
-        laid_out=None,
+        stored_parts=None,
         known=Known(task.clients, classes, {"shared": task.shared}),  # computed once, here
     )

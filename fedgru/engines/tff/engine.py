@@ -27,8 +27,8 @@ from fedgru.models import keras_gru
 from fedgru.task import streams
 from fedgru.task.task import LocalData
 
-WALK_ROWS = 32
-WALK_SEQ_LEN = 64
+FORWARD_ROWS = 32
+FORWARD_SEQ_LEN = 64
 MAX_NOISE = 0.1  # per client; twice TFF's own spread of the noise on how many clients were clipped
 
 
@@ -105,23 +105,23 @@ class TffEngine(Engine):
         )
 
     def hidden_states(self, weights, first_positions, end_positions, wanted):
-        """See Engine.hidden_states. The Keras model walks clients of about one length together."""
-        model, walk = self._walker
+        """See Engine.hidden_states. One forward pass goes along clients of about one length."""
+        model, forward = self._forward_model
         keras_gru.set_weights(model, weights)
         inputs = self.task.inputs
         place = np.full(len(self.task.classes), -1)
         place[wanted] = np.arange(len(wanted))
         hidden = np.empty((len(wanted), self.task.spec.hidden_dim), np.float32)
         by_length = np.argsort(np.subtract(first_positions, end_positions), kind="stable")
-        for group in np.split(by_length, np.arange(WALK_ROWS, len(by_length), WALK_ROWS)):
-            first, end = np.zeros((2, WALK_ROWS, 1), np.int64)
+        for group in np.split(by_length, np.arange(FORWARD_ROWS, len(by_length), FORWARD_ROWS)):
+            first, end = np.zeros((2, FORWARD_ROWS, 1), np.int64)
             first[: len(group), 0] = first_positions[group]
             end[: len(group), 0] = end_positions[group]
             keras_gru.reset_state(model)
-            for offset in range(0, int((end - first).max()), WALK_SEQ_LEN):
-                positions = first + offset + np.arange(WALK_SEQ_LEN)
+            for offset in range(0, int((end - first).max()), FORWARD_SEQ_LEN):
+                positions = first + offset + np.arange(FORWARD_SEQ_LEN)
                 read = np.where(positions < end, positions, 0)  # past the end: read, not used
-                states = walk(keras_gru.feed(inputs, inputs.rows[read], inputs.numbers[read]))
+                states = forward(keras_gru.feed(inputs, inputs.rows[read], inputs.numbers[read]))
                 asked = np.where(positions < end, place[read], -1)
                 hidden[asked[asked >= 0]] = states.numpy()[asked >= 0]
         return hidden
@@ -204,7 +204,7 @@ class TffEngine(Engine):
         import tensorflow_federated as tff
 
         process = tff.learning.algorithms.build_fed_eval(
-            tff_model.model_fn(self.task, 1, WALK_SEQ_LEN)
+            tff_model.model_fn(self.task, 1, FORWARD_SEQ_LEN)
         )
         return process, self._run(process.initialize)
 
@@ -214,11 +214,11 @@ class TffEngine(Engine):
         return keras_gru.build(self.task.spec, self.task.inputs, output="scores")
 
     @cached_property
-    def _walker(self):
+    def _forward_model(self):
         """A Keras model that gives hidden states, and the same compiled."""
         import tensorflow as tf
 
-        shape = (WALK_ROWS, WALK_SEQ_LEN)
+        shape = (FORWARD_ROWS, FORWARD_SEQ_LEN)
         model = keras_gru.build(self.task.spec, self.task.inputs, *shape, output="hidden")
         return model, tf.function(model)
 
@@ -269,7 +269,7 @@ class TffEngine(Engine):
         start = clients.starts[client]
         first, end = (bounds[client] for bounds in clients.bounds(split))
         num_pairs = int(end - start) - 1
-        cut = streams.contiguous(num_pairs, batch_size=1, seq_len=WALK_SEQ_LEN, local_epochs=1)
+        cut = streams.contiguous(num_pairs, batch_size=1, seq_len=FORWARD_SEQ_LEN, local_epochs=1)
         pairs = np.maximum(cut.pairs, 0)
         classes = self.task.classes[start + pairs + 1]
         is_target = (cut.pairs >= 0) & (start + pairs + 1 >= first) & (classes >= 0)

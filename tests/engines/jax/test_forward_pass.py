@@ -1,4 +1,4 @@
-"""fedgru/engines/jax/forward_pass.py: how check-ins are laid out to be walked through."""
+"""fedgru/engines/jax/forward_pass.py: how check-ins are laid out for a forward pass."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,9 @@ def task():
 def lay_out(task, form, threads, first, end):
     return [
         list(p)
-        for p in forward_pass.Walks(task, threads, form).lay_out(np.array(first), np.array(end))
+        for p in forward_pass.ForwardPasses(task, threads, form).lay_out(
+            np.array(first), np.array(end)
+        )
     ]
 
 
@@ -69,9 +71,9 @@ def test_nothing_to_walk_through(task):
 @pytest.mark.parametrize("most", [4, 3])
 def test_the_last_walk_is_kept_unless_it_is_large(task, monkeypatch, most):
     monkeypatch.setattr(forward_pass, "KEPT_PLACES", most)
-    both = forward_pass.Walks(task, 1, forward_pass.Form(2, 1, 3, False))
+    both = forward_pass.ForwardPasses(task, 1, forward_pass.Form(2, 1, 3, False))
     for first, end in [([0, 8], [2, 10])] * 2 + [([0, 8], [1, 10])] + [([0, 8], [2, 10])]:
         (parts,) = both.lay_out(np.array(first), np.array(end))
         assert sum((part.positions >= 0).sum() for part in parts) == np.subtract(end, first).sum()
-    # walks of 4, 4, 3 and 4 check-ins, of which the second is that before
+    # forward passes of 4, 4, 3 and 4 check-ins, of which the second is that before
     assert len(task.reads) == {4: 3, 3: 4}[most]

@@ -280,8 +280,8 @@ def test_it_does_not_read_what_it_has_not_written(engines, size):
     weights = gru.init_weights(both.xla.task.spec, seeding.rng(0, "weights"))
     bounds = both.xla.task.clients.starts
     both.native._native._memory.append(np.full(1 << 24, 0xFF, np.uint8))
-    walked = both.native.hidden_states(weights, bounds[:-1], bounds[1:], np.arange(bounds[-1]))
-    assert np.isfinite(walked).all()
+    states = both.native.hidden_states(weights, bounds[:-1], bounds[1:], np.arange(bounds[-1]))
+    assert np.isfinite(states).all()
 
 
 def test_a_step_without_a_target_moves_by_its_moments_alone(engines):
@@ -324,8 +324,8 @@ def test_an_error_while_a_client_is_prepared_is_raised(make_task, monkeypatch):
     weights = gru.init_weights(task.spec, seeding.rng(0, "weights"))
     engine, local_data, before = JaxEngine(task), Task.local_data, threading.active_count()
 
-    def fail_at_4(task, client, own=None):
-        return local_data(task, client, own) if client != 4 else 1 / 0
+    def fail_at_4(task, client, *given):
+        return local_data(task, client, *given) if client != 4 else 1 / 0
 
     monkeypatch.setattr(Task, "local_data", fail_at_4)
     with pytest.raises(ZeroDivisionError):

@@ -277,7 +277,7 @@ compiler.first_try.cache_clear()
 library = compiler.load()
 (kept,) = Path(os.environ["FEDGRU_CACHE"]).glob("*/*.so")
 os.truncate(kept, 0)
-print(library.fedgru_walk_struct_bytes() > 0)
+print(library.fedgru_forward_struct_bytes() > 0)
 """
 
 
@@ -577,16 +577,16 @@ def test_jax_says_once_that_it_cannot_keep_what_it_compiles(fresh, tmp_path):
             "forward_pass.h",
             "num_rows, length,",
             "length, num_rows,",
-            "Walk.num_rows is at byte 8 in the C code, but at byte 0 in calls.py",
+            "Forward.num_rows is at byte 8 in the C code, but at byte 0 in calls.py",
         ),
         (
             "forward_pass.h",
-            "} Walk;",
-            "int64_t more; } Walk;",
-            "Walk has 152 bytes in the C code, but 144 in calls.py",
+            "} Forward;",
+            "int64_t more; } Forward;",
+            "Forward has 152 bytes in the C code, but 144 in calls.py",
         ),
     ],
-    ids=["Job", "Weights", "Walk", "size"],
+    ids=["Job", "Weights", "Forward", "size"],
 )
 def test_fields_are_where_the_c_code_has_them(
     monkeypatch, make_task, tmp_path, file, right, wrong, message

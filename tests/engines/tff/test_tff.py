@@ -91,8 +91,8 @@ def test_the_state_starts_at_zero_in_each_local_epoch(make_tff_task, monkeypatch
 @needs_tff
 def test_hidden_states_equal_those_of_the_jax_engine(make_tff_task, monkeypatch):
     # groups of two, several chunks of time, ranges of any length and one of none
-    monkeypatch.setattr("fedgru.engines.tff.engine.WALK_ROWS", 2)
-    monkeypatch.setattr("fedgru.engines.tff.engine.WALK_SEQ_LEN", 16)
+    monkeypatch.setattr("fedgru.engines.tff.engine.FORWARD_ROWS", 2)
+    monkeypatch.setattr("fedgru.engines.tff.engine.FORWARD_SEQ_LEN", 16)
     task = make_tff_task()
     clients, (_, state) = task.clients, start(task)
     first = clients.starts[:-1] + np.arange(len(clients)) * 3

@@ -1,4 +1,4 @@
-"""The calls of the C code: a client's local steps, and a walk through check-ins for evaluation."""
+"""The calls of the C code: a client's local steps, and the forward pass of evaluation."""
 
 import ctypes
 import itertools
@@ -23,9 +23,11 @@ DATA = {
     "mask": np.float32,
     "log_prior": np.float32,
 }
-WALKED = {"rows": np.int32, "numbers": np.float32, "starts": np.uint8, "places": np.int64}
+FORWARD_DATA = {"rows": np.int32, "numbers": np.float32, "starts": np.uint8, "places": np.int64}
 LINE = 16  # floats in a cache line
-WALK = Form(16, fewest_rows=8, seq_len=512, whole=False)  # each part lays its weights out anew
+FORWARD_FORM = Form(
+    16, fewest_rows=8, seq_len=512, whole=False
+)  # each part lays its weights out anew
 HANDED_OVER = 2  # clients for each thread beside the one that it trains
 WAIT_MS = 100  # for a client to be trained, before a look at whether Ctrl-C was pressed
 IDLE_MS = 1000  # for a client to train, before a look at whether the program has ended
@@ -57,8 +59,8 @@ class _Job(ctypes.Structure):
     ]
 
 
-class _Walk(ctypes.Structure):
-    """`Walk` of forward_pass.h, field by field."""
+class _Forward(ctypes.Structure):
+    """`Forward` of forward_pass.h, field by field."""
 
     _fields_ = [
         *((name, c_int64) for name in ("num_rows", "length", "num_ids", "num_numbers")),
@@ -78,10 +80,10 @@ _FUNCTIONS = {  # fedgru_NAME of native.c: its result, and its arguments
     "work": (c_int64, _QUEUE, c_void_p, c_int64, c_int64),
     "close_queue": (None, _QUEUE),
     "free_queue": (None, _QUEUE),
-    "walk_struct_bytes": (c_int64,),
+    "forward_struct_bytes": (c_int64,),
     "offset": (c_int64, c_char_p),
-    "walk_bytes": (c_int64, POINTER(_Walk)),
-    "walk": (None, POINTER(_Walk), c_void_p),
+    "forward_bytes": (c_int64, POINTER(_Forward)),
+    "forward": (None, POINTER(_Forward), c_void_p),
 }
 
 
@@ -179,7 +181,7 @@ class NativeCode:
         update, job.update = _new_update(weights.arrays, job.num_own)
         return Training(job, update, pointed)
 
-    def walk(self, weights, rows, numbers, starts, places, state, hidden):
+    def forward(self, weights, rows, numbers, starts, places, state, hidden):
         """Run the cell over rows in which one sequence follows another; keep states asked for.
 
         Args:
@@ -194,13 +196,16 @@ class NativeCode:
             hidden: float32 [num_places, hidden_dim], written to.
         """
         arrays = {"rows": rows, "numbers": numbers, "starts": starts, "places": places}
-        walk, _ = pointed = _point(_Walk(), arrays, WALKED)
-        walk.weights = weights.struct
-        walk.state, walk.hidden = state.ctypes.data, hidden.ctypes.data  # never copies of them
-        walk.length, walk.num_rows, walk.num_ids = rows.shape
-        walk.num_numbers, walk.hidden_dim = self._spec.num_numbers, self._spec.hidden_dim
-        with self.space(self.library.fedgru_walk_bytes(walk)) as space:
-            self.library.fedgru_walk(walk, space.ctypes.data)
+        forward, _ = pointed = _point(_Forward(), arrays, FORWARD_DATA)
+        forward.weights = weights.struct
+        forward.state, forward.hidden = (
+            state.ctypes.data,
+            hidden.ctypes.data,
+        )  # never copies of them
+        forward.length, forward.num_rows, forward.num_ids = rows.shape
+        forward.num_numbers, forward.hidden_dim = self._spec.num_numbers, self._spec.hidden_dim
+        with self.space(self.library.fedgru_forward_bytes(forward)) as space:
+            self.library.fedgru_forward(forward, space.ctypes.data)
         del pointed  # not before
 
     @contextmanager
@@ -218,8 +223,11 @@ class NativeCode:
 
 def _check_structures(library):
     """Raise an AssertionError unless each field here is where the C code has it."""
-    sizes = {"Job": library.fedgru_job_struct_bytes(), "Walk": library.fedgru_walk_struct_bytes()}
-    for name, struct in {"Weights": _Weights, "Job": _Job, "Walk": _Walk}.items():
+    sizes = {
+        "Job": library.fedgru_job_struct_bytes(),
+        "Forward": library.fedgru_forward_struct_bytes(),
+    }
+    for name, struct in {"Weights": _Weights, "Job": _Job, "Forward": _Forward}.items():
         for field, _ in struct._fields_:
             in_c, here = library.fedgru_offset(f"{name}.{field}".encode()), getattr(struct, field)
             if in_c != here.offset:

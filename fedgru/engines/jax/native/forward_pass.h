@@ -13,27 +13,27 @@ typedef struct {
     Weights weights;         /* the head is not read */
     float *state;            /* [num_rows, hidden_dim], before the first step, then after the last */
     float *hidden;           /* [..., hidden_dim] */
-} Walk;
+} Forward;
 
-/* A walk is a local step of one time step, over and over, without a way back. */
-static Job job_of(const Walk *walk) {
-    return (Job){.batch = walk->num_rows, .seq_len = 1, .num_ids = walk->num_ids,
-                 .num_numbers = walk->num_numbers, .hidden_dim = walk->hidden_dim, .weights = walk->weights};
+/* A forward pass is a local step of one time step, over and over, without a way back. */
+static Job job_of(const Forward *forward) {
+    return (Job){.batch = forward->num_rows, .seq_len = 1, .num_ids = forward->num_ids,
+                 .num_numbers = forward->num_numbers, .hidden_dim = forward->hidden_dim, .weights = forward->weights};
 }
 
 /* As `read_inputs`, at one time step, from the whole table, in which a row lies together. */
-static void read_inputs_of_walk(const Space *s, const Walk *walk, int64_t t, int64_t u) {
-    const int64_t hidden = walk->hidden_dim, left = hidden - u * LANES;
-    const int32_t *rows = walk->rows + t * walk->num_rows * walk->num_ids;
+static void read_inputs_of_forward(const Space *s, const Forward *forward, int64_t t, int64_t u) {
+    const int64_t hidden = forward->hidden_dim, left = hidden - u * LANES;
+    const int32_t *rows = forward->rows + t * forward->num_rows * forward->num_ids;
     read_numbers(s, u, s->B);
-    for (int64_t b = 0; left > 0 && b < walk->num_rows; b++) {
+    for (int64_t b = 0; left > 0 && b < forward->num_rows; b++) {
         float *inputs = s->inputs + (u * s->P + b) * KEPT;
         vec gates[GATES];
         for (int g = 0; g < GATES; g++) gates[g] = load(inputs + g * LANES);
-        for (int64_t f = 0; f < walk->num_ids; f++) {
+        for (int64_t f = 0; f < forward->num_ids; f++) {
             int32_t row = *rows++;
             for (int g = 0; row >= 0 && g < GATES; g++)
-                gates[g] += load_some(walk->weights.rows + (row * GATES + g) * hidden + u * LANES, left);
+                gates[g] += load_some(forward->weights.rows + (row * GATES + g) * hidden + u * LANES, left);
         }
         for (int g = 0; g < GATES; g++) store(inputs + g * LANES, gates[g]);
     }
@@ -51,34 +51,34 @@ static void give_state(const Space *s, float *to, int64_t row, int64_t b) {
         store_some(to + b * hidden + at, load(hidden_at(s, at / LANES, row)), hidden - at);
 }
 
-static void run_walk(const Walk *walk, char *memory) {
-    const Job job = job_of(walk);
+static void run_forward(const Forward *forward, char *memory) {
+    const Job job = job_of(forward);
     Space space, *s = &space;
     lay_out(&job, (char *)up((int64_t)memory, 64), s);
     start(s);
     s->zero = 0;
     memset(s->scaled, 0, (size_t)(s->B * s->N) * sizeof(float)); /* of padded rows too */
     memset(s->hidden, 0, (size_t)(s->U * 2 * s->B * LANES) * sizeof(float));
-    for (int64_t b = 0; b < walk->num_rows; b++) take_state(s, walk->state, b, b);
-    for (int64_t t = 0; t < walk->length; t++) {
-        for (int64_t b = 0; b < walk->num_rows; b++)
-            for (int64_t u = 0; walk->starts[t * walk->num_rows + b] && u < s->U; u++)
+    for (int64_t b = 0; b < forward->num_rows; b++) take_state(s, forward->state, b, b);
+    for (int64_t t = 0; t < forward->length; t++) {
+        for (int64_t b = 0; b < forward->num_rows; b++)
+            for (int64_t u = 0; forward->starts[t * forward->num_rows + b] && u < s->U; u++)
                 store(hidden_at(s, u, b), (vec){0});
-        for (int64_t b = 0; b < walk->num_rows; b++)
-            memcpy(s->scaled + b * s->N, walk->numbers + (t * walk->num_rows + b) * walk->num_numbers,
-                   (size_t)walk->num_numbers * sizeof(float));
+        for (int64_t b = 0; b < forward->num_rows; b++)
+            memcpy(s->scaled + b * s->N, forward->numbers + (t * forward->num_rows + b) * forward->num_numbers,
+                   (size_t)forward->num_numbers * sizeof(float));
         for (int64_t u = 0; u < s->U; u++) {
-            read_inputs_of_walk(s, walk, t, u);
+            read_inputs_of_forward(s, forward, t, u);
             advance(s, u, 0);
         }
-        for (int64_t b = 0; b < walk->num_rows; b++) {
-            int64_t place = walk->places[t * walk->num_rows + b];
-            if (place >= 0) give_state(s, walk->hidden, s->B + b, place);
+        for (int64_t b = 0; b < forward->num_rows; b++) {
+            int64_t place = forward->places[t * forward->num_rows + b];
+            if (place >= 0) give_state(s, forward->hidden, s->B + b, place);
         }
         for (int64_t u = 0; u < s->U; u++)
             memcpy(hidden_at(s, u, 0), hidden_at(s, u, s->B), (size_t)(s->B * LANES) * sizeof(float));
     }
-    for (int64_t b = 0; b < walk->num_rows; b++) give_state(s, walk->state, b, b);
+    for (int64_t b = 0; b < forward->num_rows; b++) give_state(s, forward->state, b, b);
 }
 
 #endif

@@ -4,16 +4,16 @@
 
 #include <stddef.h>
 
-/* Bytes of memory that a walk works in. */
-int64_t fedgru_walk_bytes(const Walk *walk) {
-    Job job = job_of(walk);
+/* Bytes of memory that a forward pass works in. */
+int64_t fedgru_forward_bytes(const Forward *forward) {
+    Job job = job_of(forward);
     return space_bytes(&job);
 }
 
 /* What a caller checks its own declarations by. */
 int64_t fedgru_job_struct_bytes(void) { return sizeof(Job); }
 
-int64_t fedgru_walk_struct_bytes(void) { return sizeof(Walk); }
+int64_t fedgru_forward_struct_bytes(void) { return sizeof(Forward); }
 
 #define AT(type, field) \
     if (!strcmp(name, #type "." #field)) return offsetof(type, field);
@@ -27,9 +27,9 @@ int64_t fedgru_offset(const char *name) {
     AT(Job, adam) AT(Job, client_lr) AT(Job, kept) AT(Job, prox_mu) AT(Job, key) AT(Job, row_ids)
     AT(Job, rows) AT(Job, numbers) AT(Job, targets) AT(Job, mask) AT(Job, log_prior) AT(Job, weights) AT(Job, update)
     AT(Job, stop) AT(Job, loss_sum) AT(Job, num_correct) AT(Job, done)
-    AT(Walk, num_rows) AT(Walk, length) AT(Walk, num_ids) AT(Walk, num_numbers) AT(Walk, hidden_dim)
-    AT(Walk, rows) AT(Walk, numbers) AT(Walk, starts) AT(Walk, places) AT(Walk, weights)
-    AT(Walk, state) AT(Walk, hidden)
+    AT(Forward, num_rows) AT(Forward, length) AT(Forward, num_ids) AT(Forward, num_numbers) AT(Forward, hidden_dim)
+    AT(Forward, rows) AT(Forward, numbers) AT(Forward, starts) AT(Forward, places) AT(Forward, weights)
+    AT(Forward, state) AT(Forward, hidden)
     return -1;
 }
 
@@ -55,8 +55,8 @@ int64_t fedgru_work(Queue *q, char *memory, int64_t size_bytes, int64_t millisec
 }
 
 /* Run the cell over rows of check-ins and keep the states that are asked for. */
-void fedgru_walk(const Walk *walk, char *memory) {
+void fedgru_forward(const Forward *forward, char *memory) {
     uint64_t before = flush_denormals();
-    run_walk(walk, memory);
+    run_forward(forward, memory);
     restore_denormals(before);
 }
