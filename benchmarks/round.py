@@ -323,7 +323,8 @@ def print_table(settings, limits, found, missing, losses, load_before):
         "\nRows that train fewer clients are scaled: training by local steps, evaluation by "
         "clients. fedgru's evaluation runs through each client's whole past, the notebook's goes "
         "through the split four times, the others' once. Adam's epsilon stands before the bias "
-        "correction in Keras and fedgru and after it in PyTorch and Optax: hence 1e-4 in the loss.\n\n"
+        "correction in Keras and fedgru and after it in PyTorch and Optax: hence 1e-4 in the loss."
+        "\n\n"
         f"The same work, checked: {CHECKED_CLIENTS} clients, dropout off, mean train loss of "
         "the first round in nats:"
     )
