@@ -13,5 +13,5 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 AnyInts: TypeAlias = npt.NDArray[np.integer[Any]]
 
 Weights: TypeAlias = dict[str, Floats]  # name of a weight -> its array
-Row: TypeAlias = dict[str, float | None]  # "split/metric/average" -> value; None where there is none
+Row: TypeAlias = dict[str, float | None]  # "split/metric/average" -> value, None without one
 OnRound: TypeAlias = Callable[[int, Row], str | None]  # returns why training is to stop, or None
