@@ -43,25 +43,28 @@ def baseline(kind, config_file, preset, evaluates, data_dir, log_dir, **given):
     split), central (the same model, all check-ins in one place), local (a model per client,
     nothing exchanged).
     """
+    from fedgru.api import training as api
     from fedgru.console import describe
     from fedgru.runs.kinds import BASELINES
-    from fedgru.workflows import baseline as baseline_workflow
-    from fedgru.workflows import open as open_workflow
-    from fedgru.workflows import score as score_workflow
 
     if kind not in BASELINES:
         raise click.BadParameter(
             f"{kind!r} is not one of {', '.join(BASELINES)}.", param_hint="KIND"
         )
-    kind = BASELINES[kind]
     overrides = {name: value for name, value in given.items() if value is not None}
-    settings = baseline_workflow.settings_of(kind, overrides, config_file, preset)
     log_to_stderr()
-    task, facts = open_workflow.open_task(settings, data_dir)
-    note(describe.describe_task(task, facts, counting=not kind.trains))
-    run, task = baseline_workflow.make_baseline(
-        kind, task, facts, log_dir, show_progress=shows_progress()
+    counting = not BASELINES[kind].trains
+    run = api.baseline(
+        kind,
+        config_file=config_file,
+        preset=preset,
+        evaluate=evaluates,
+        data_dir=data_dir,
+        log_dir=log_dir,
+        show_progress=shows_progress(),
+        on_task=lambda task, facts: note(describe.describe_task(task, facts, counting=counting)),
+        **overrides,
     )
     if evaluates:
-        click.echo(describe.describe_report(score_workflow.evaluate_run(run, task), kind))
+        click.echo(describe.describe_report(run.test, run.folder.kind))
     click.echo(f"Run folder:  {run.path}")

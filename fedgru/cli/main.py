@@ -151,42 +151,41 @@ def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log
     """Train by federated averaging, and evaluate the best round."""
 
     from fedgru import config
+    from fedgru.api import run as api_run
+    from fedgru.api import training as api
     from fedgru.console import describe
-    from fedgru.runs import listing
-    from fedgru.workflows import open as open_workflow
-    from fedgru.workflows import score as score_workflow
-    from fedgru.workflows import train as train_workflow
 
     overrides = {name: value for name, value in given.items() if value is not None}
     log_to_stderr()
     settings = None if resume else config.load(overrides, config_file, preset)
     tracker = _open_tracker(mlflow, log_dir)
     if resume is None:
-        task, facts = open_workflow.open_task(settings, data_dir)
-        note(describe.describe_task(task, facts))
-        facts |= {"data_dir": str(data_dir), "evaluates": evaluates}
-        run, task, result = train_workflow.train(
-            task, facts, log_dir, show_progress=shows_progress()
+        run = api.train(
+            settings,
+            evaluate=evaluates,
+            data_dir=data_dir,
+            log_dir=log_dir,
+            show_progress=shows_progress(),
+            on_task=lambda task, facts: note(describe.describe_task(task, facts)),
         )
     else:
         _refuse_beside_resume(resume, {"config": config_file, "preset": preset, **overrides})
-        run = listing.open_run(log_dir, resume)
-        evaluates = run.facts().get("evaluates", True)
-        if run.status() == "done" and (run.test() or not evaluates):
-            click.echo(f"{describe.describe_done(run.facts(), run.path)} Nothing to do.")
+        run = api_run.open_run(resume, log_dir=log_dir, data_dir=data_dir)
+        evaluates = run.facts.get("evaluates", True)
+        if run.status == "done" and (run.is_evaluated or not evaluates):
+            click.echo(f"{describe.describe_done(run.facts, run.path)} Nothing to do.")
             return
-        run, task, result = train_workflow.resume(run, data_dir, shows_progress())
-    if result is not None and sys.stderr.isatty():  # elsewhere the log says it
-        note(describe.describe_end(result, task.settings))
-    report = score_workflow.evaluate_run(run, task) if evaluates else None
-    _track(tracker, run)
+        run = api.resume(run, show_progress=shows_progress())
+    if run.result is not None and sys.stderr.isatty():  # elsewhere the log says it
+        note(describe.describe_end(run.result, run.settings))
+    _track(tracker, run.folder)
     if as_json:
-        ended = {name: run.facts()[name] for name in ("why", "rounds", "best_round", "best_value")}
-        found = {"run": str(run.path), **ended, "test": report}
+        ended = {name: run.facts[name] for name in ("why", "rounds", "best_round", "best_value")}
+        found = {"run": str(run.path), **ended, "test": run.test if evaluates else None}
         print_json(found)
         return
     if evaluates:
-        click.echo(describe.describe_report(report, run.kind))
+        click.echo(describe.describe_report(run.test, run.folder.kind))
     click.echo(f"Run folder:  {run.path}")
     elsewhere = "" if log_dir == Path("log") else f" --log-dir {shlex.quote(str(log_dir))}"
     click.echo(f"TensorBoard: fedgru tensorboard{elsewhere}")
@@ -233,28 +232,27 @@ def _refuse_beside_resume(run, given):
 def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_dir):
     """Score a run's best round on the test split (default: the newest run)."""
 
+    from fedgru.api.run import open_run
     from fedgru.console import describe
-    from fedgru.runs import listing
-    from fedgru.workflows import reopen as reopen_workflow
     from fedgru.workflows import score as score_workflow
 
     log_to_stderr(logging.WARNING)
-    folder = listing.open_run(log_dir, run)
+    found = open_run(run, log_dir=log_dir, data_dir=data_dir)
     if must_beat is not None:
-        score_workflow.check_baseline(must_beat, folder.settings())
+        score_workflow.check_baseline(must_beat, found.settings)
     tracker = _open_tracker(mlflow, log_dir)
-    task = reopen_workflow.reopen_task(folder, data_dir)
-    line = f"{folder.path}, {describe.describe_data(task.settings.data.data)}"
-    trained_with = task.settings.loop.engine
+    settings = found.task.settings
+    line = f"{found.path}, {describe.describe_data(settings.data.data)}"
+    trained_with = settings.loop.engine
     if engine not in (None, trained_with):
         line += f", trained with {trained_with}, scored with {engine}"
     note(line)
-    report = score_workflow.evaluate_run(folder, task, engine, fine_tune, shows_progress())
-    _track(tracker, folder)
+    report = found.evaluate(engine=engine, fine_tune=fine_tune, show_progress=shows_progress())
+    _track(tracker, found.folder)
     if as_json:
         print_json(report)
     else:
-        click.echo(describe.describe_report(report, folder.kind))
+        click.echo(describe.describe_report(report, found.folder.kind))
     if must_beat is not None:
         note(score_workflow.check_beats(report, must_beat))
 
@@ -283,19 +281,15 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_d
 def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
     """Let fresh probes read what a run's representation should not tell (default: newest run)."""
 
-    from fedgru.agnostic.probes import PROBES
+    from fedgru.api.run import open_run
     from fedgru.console import describe
-    from fedgru.runs import listing
-    from fedgru.workflows import reopen as reopen_workflow
-    from fedgru.workflows import score as score_workflow
 
-    folder = listing.open_run(log_dir, run)
-    task = reopen_workflow.reopen_task(folder, data_dir)
-    own = task.settings.agnostic.agnostic_to
+    found = open_run(run, log_dir=log_dir, data_dir=data_dir)
+    own = found.task.settings.agnostic.agnostic_to
     concepts = concepts or dict.fromkeys([*([own] if own else []), "client", "zone"])
-    note(f"{folder.path}, {describe.describe_data(task.settings.data.data)}")
-    report = score_workflow.audit_run(
-        folder, task, list(concepts), probes or PROBES, seeds, shows_progress()
+    note(f"{found.path}, {describe.describe_data(found.settings.data.data)}")
+    report = found.audit(
+        list(concepts), probes=probes or None, seeds=seeds, show_progress=shows_progress()
     )
     if as_json:
         print_json(report)

@@ -159,15 +159,12 @@ def export(run, kind, output, overwrite, as_json, data_dir, log_dir):
     The model keeps the state of one person's stream: it is called with one check-in at a time, and
     gives the probabilities of the next. docs/predict.md shows how.
     """
+    from fedgru.api.run import open_run
     from fedgru.console import describe, predictions
-    from fedgru.predict import export as model_export
-    from fedgru.runs import listing
-    from fedgru.workflows import reopen as reopen_workflow
 
-    folder = listing.open_run(log_dir, run)
-    task = reopen_workflow.reopen_task(folder, data_dir)
-    note(f"{folder.path}, {describe.describe_data(task.settings.data.data)}")
-    description = model_export.export_run(folder, task, kind, output, overwrite)
+    found = open_run(run, log_dir=log_dir, data_dir=data_dir)
+    note(f"{found.path}, {describe.describe_data(found.task.settings.data.data)}")
+    description = found.export(kind, output, overwrite=overwrite)
     if as_json:
         print_json({"folder": str(output)} | description)
     else:

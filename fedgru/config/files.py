@@ -5,6 +5,7 @@ refused. A date is a text too. An alias is refused, by which ten short lines can
 thousand million values, or a value can hold itself.
 """
 
+import difflib
 import io
 import tomllib
 from pathlib import Path
@@ -53,9 +54,36 @@ def resolve(overrides=None, config_file=None, preset=None):
         merge(read_toml(PRESETS / f"{preset}.toml"), f"preset {preset}")
     if config_file is not None:
         merge(read_config_file(config_file), f"file {config_file}")
+    check_known(overrides or {})
     for name, value in (overrides or {}).items():
         merge({fields()[name][0]: {name: value}}, "command line")
     return build(merged), origins
+
+
+def check_known(names):
+    """Raise a ConfigError for the first name that is no setting; suggests the nearest."""
+    for name in names:
+        if name not in fields():
+            near = difflib.get_close_matches(str(name), fields(), 1)
+            advice = f" Did you mean `{near[0]}`?" if near else " fedgru config show lists them."
+            raise ConfigError(f"there is no setting {name!r}.{advice}")
+
+
+def change(settings, values):
+    """Return Settings with some values, {field name: value}, in place of theirs.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    check_known(values)
+    nested = settings.model_dump(exclude_none=True)
+    for name, value in values.items():
+        section = nested[fields()[name][0]]
+        if value is None:
+            section.pop(name, None)
+        else:
+            section[name] = value
+    return build(nested)
 
 
 def build(nested):

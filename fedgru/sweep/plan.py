@@ -61,10 +61,7 @@ class Plan:
         Raises:
             ConfigError: if its values do not fit together.
         """
-        nested = self.base.model_dump(exclude_none=True)
-        for name, value in (point | others).items():
-            nested[config.fields()[name][0]][name] = value
-        settings = config.build(nested)
+        settings = config.change(self.base, point | others)
         registry.check(settings)
         return settings
 

@@ -86,6 +86,7 @@ class Task:
         stored_parts: the StoredParts of a large data set, which these were taken from; else None.
         fitted: Fitted, where it was given instead of fitted on these clients; else None.
         known: Known, or None; what is not in it is computed when it is asked for.
+        fingerprint: of the data set.
     """
 
     settings: Settings
@@ -105,6 +106,7 @@ class Task:
     stored_parts: stored.StoredParts | None = None
     fitted: features.Fitted | None = None
     known: Known | None = None
+    fingerprint: str = ""
 
     def release(self):
         """Give back the memory of what was read of a large data set; it can be read again."""
@@ -410,6 +412,7 @@ def build_task(data_set, settings, kernel=None, fitted=None):
         stored_parts=None if parts.folder is None else parts,
         fitted=fitted,
         known=Known(clients, parts.classes, parts.known),
+        fingerprint=data_set.passport["fingerprint"],
     )
 
 

@@ -33,14 +33,18 @@ def open_task(settings, data_dir, kernel=None):
     data_set = datasets.open_data_set(settings.data.data, data_dir)
     task = build_task(data_set, settings, kernel)
     _check_scorable(task)
-    facts = {
-        "data": data_set.name,
-        "fingerprint": data_set.passport["fingerprint"],
+    return task, facts_of(task)
+
+
+def facts_of(task):
+    """Return what run.json says of a task: data set, fingerprint, coverage, unknown rates."""
+    return {
+        "data": task.settings.data.data,
+        "fingerprint": task.fingerprint,
         "coverage": [vars(line) for line in task.coverage],
         "unknown_rates": task.unknown_rates,
         "num_classes": task.num_classes,
     }
-    return task, facts
 
 
 def _check_scorable(task):

@@ -34,7 +34,7 @@ def make_engine(task, name=None, client_rule=None):
     return registry.ENGINES[name or task.settings.loop.engine].load()(task, client_rule)
 
 
-def train(task, facts, log_dir, show_progress=False, kind=FEDERATED, on_round=None):
+def train(task, facts, log_dir, show_progress=False, kind=FEDERATED, on_round=None, algorithm=None):
     """Train in a new run folder.
 
     Args:
@@ -45,6 +45,7 @@ def train(task, facts, log_dir, show_progress=False, kind=FEDERATED, on_round=No
         kind: RunKind, one that shares a model.
         on_round: called as on_round(round_num, row) once a round is written down; training
             stops after a round for which it returns a text, the reason.
+        algorithm: of one's own; None takes the one that the settings describe.
 
     Returns:
         (RunFolder, Task, TrainResult); the task with the prior learnt.
@@ -57,11 +58,14 @@ def train(task, facts, log_dir, show_progress=False, kind=FEDERATED, on_round=No
     """
     if kind.has_engine:
         registry.engine_of(task.settings).load().check_here(task.settings)
-    with RunFolder.create(log_dir, task.settings, facts | {"kind": kind.name}) as run:
-        return _train(run, task, show_progress, on_round=on_round)
+    facts = facts | {"kind": kind.name}
+    if algorithm is not None:
+        facts["algorithm"] = name_of(algorithm)
+    with RunFolder.create(log_dir, task.settings, facts) as run:
+        return _train(run, task, show_progress, on_round=on_round, algorithm=algorithm)
 
 
-def resume(run, data_dir, show_progress=False):
+def resume(run, data_dir, show_progress=False, algorithm=None):
     """Go on with a run that was stopped or killed, from its last checkpoint, if it is not done.
 
     It ends as if it had never been stopped, to the byte; with --engine tff and dropout, which
@@ -71,6 +75,7 @@ def resume(run, data_dir, show_progress=False):
         run: RunFolder.
         data_dir: folder of data sets.
         show_progress: whether to draw a bar on stderr.
+        algorithm: the one that the run was begun with, if that was one's own.
 
     Returns:
         As `train`; the TrainResult is None if the run is done.
@@ -83,21 +88,22 @@ def resume(run, data_dir, show_progress=False):
     if run.status() == "done":
         return run, reopen_task(run, data_dir), None
     check_resumable(run)
+    _check_algorithm(run, algorithm)
     task = rebuild_task(run, data_dir)
     if run.kind.has_engine:
         registry.engine_of(task.settings).load().check_here(task.settings)
     with run:
-        return _train(run, task, show_progress, resumes=True)
+        return _train(run, task, show_progress, resumes=True, algorithm=algorithm)
 
 
-def _train(run, task, show_progress, resumes=False, on_round=None):
+def _train(run, task, show_progress, resumes=False, on_round=None, algorithm=None):
     """As `train`, in a run folder that is open."""
     with _told_how_to_go_on(run):
         if task.kernel is None:
             task = learn_prior(task, show_progress)
             if task.kernel is not None:
                 run.write_facts({"kernel": task.kernel.to_dict()})
-        training = _make_training(task, run.kind)
+        training = _make_training(task, run.kind, algorithm)
         engine = training.engine
         with closing(engine), _keeping_compiled(engine):
             engine.choose_local_loop(run.facts().get("computes_with") if resumes else None)
@@ -124,14 +130,37 @@ def train_in(run, training, resumes=False):
         return _run_rounds(run, training, resumes=resumes)
 
 
-def _make_training(task, kind):
+def name_of(algorithm):
+    """Return how run.json names an algorithm of one's own: where its class is."""
+    kind = type(algorithm)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _check_algorithm(run, algorithm):
+    """Raise a RunError unless the run goes on with the algorithm that it was begun with."""
+    began_with = run.facts().get("algorithm")
+    now = None if algorithm is None else name_of(algorithm)
+    if began_with == now:
+        return
+    if began_with is None:
+        raise RunError(f"{run.path} was begun with the algorithm of its settings, not with {now}.")
+    raise RunError(
+        f"{run.path} was begun with the algorithm {began_with}, which its settings do not name"
+        f"{'' if now is None else f', not with {now}'}. Go on from Python: fedgru.resume(run, "
+        "algorithm=...)."
+    )
+
+
+def _make_training(task, kind, algorithm=None):
     """Return what `loop.train` repeats, for a kind of run."""
     if kind.pools:
         from fedgru.training.central import CentralTraining
 
         return CentralTraining(task)
-    algorithm = algorithms.from_settings(task.settings)
-    return FederatedTraining(make_engine(task), algorithm)
+    if algorithm is None:
+        algorithm = algorithms.from_settings(task.settings)
+    engine = make_engine(task, client_rule=algorithm.client_rule)
+    return FederatedTraining(engine, algorithm)
 
 
 def _keeping_compiled(engine):
