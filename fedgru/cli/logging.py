@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from fedgru.cli.option_names import with_options
 from fedgru.cli.options import is_quiet
 
 
@@ -22,7 +23,21 @@ def log_to_stderr(level=None):
 
 
 class AboveTheBar(logging.StreamHandler):
-    """Writes to stderr lines of their own, above a progress bar if there is one."""
+    """Writes to stderr lines of their own, above a progress bar if there is one.
+
+    Settings are written as options, as in errors.
+    """
+
+    def __init__(self, stream=None):
+        super().__init__(stream)
+        self._ctx = click.get_current_context(silent=True)  # threads that log have none
+
+    def format(self, record):
+        text = super().format(record)
+        if self._ctx is None:
+            return text
+        with self._ctx.scope(cleanup=False):
+            return with_options(text)
 
     def emit(self, record):
         from tqdm import tqdm

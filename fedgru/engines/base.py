@@ -175,6 +175,6 @@ def advice(settings, round_num):
     """Return what a person can do about a round that diverged."""
     last = f"Last good state: round {round_num - 1}. " if round_num > 1 else ""
     return (
-        f"{last}Try a smaller --client-lr (now {settings.client.client_lr:g}) or --server-lr "
+        f"{last}Try a smaller `client_lr` (now {settings.client.client_lr:g}) or `server_lr` "
         f"(now {settings.server.server_lr:g})."
     )

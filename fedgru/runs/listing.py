@@ -52,7 +52,7 @@ def open_run(log_dir, name=None):
         return named[0]
     raise RunError(
         f"no run {name}: neither {name} nor {log_dir / name} is a folder with a run.json, and no "
-        f"run in {log_dir}/ was given that --name."
+        f"run in {log_dir}/ was given that `name`."
     )
 
 

@@ -108,7 +108,7 @@ def test_most_of_the_cohort_unusable_is_training_gone_wrong(make_task):
     assert str(error.value) == (
         "training diverged: 4 of 6 updates cannot be used in round 1 (client "
         f"{task.clients.client_ids[0]} first). "
-        "Try a smaller --client-lr (now 0.002) or --server-lr (now 1)."
+        "Try a smaller `client_lr` (now 0.002) or `server_lr` (now 1)."
     )
 
 

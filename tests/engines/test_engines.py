@@ -478,7 +478,7 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_client(make_task):
         run_round(engine, algorithm, state, [4, 1])
     assert str(error.value) == (
         f"training loss became NaN in round 1 (client {task.clients.client_ids[4]} first). "
-        "Try a smaller --client-lr (now 1e+38) or --server-lr (now 1)."
+        "Try a smaller `client_lr` (now 1e+38) or `server_lr` (now 1)."
     )
 
 

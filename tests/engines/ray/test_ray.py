@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_same_words(make_ray_task, ra
         == said[1]
         == (
             f"training loss became NaN in round 1 (client {task.clients.client_ids[4]} first). "
-            "Try a smaller --client-lr (now 1e+38) or --server-lr (now 1)."
+            "Try a smaller `client_lr` (now 1e+38) or `server_lr` (now 1)."
         )
     )
 

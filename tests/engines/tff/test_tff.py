@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_a_number_stops(make_tff_task):
         run_round(TffEngine(task), *start(task), COHORT)
     assert str(error.value) == (
         "training loss became NaN in round 1 (TensorFlow Federated does not say for which "
-        "client). Try a smaller --client-lr (now 1e+38) or --server-lr (now 1)."
+        "client). Try a smaller `client_lr` (now 1e+38) or `server_lr` (now 1)."
     )
 
 
