@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from fedgru import __version__
 from fedgru.cli.logging import log_to_stderr
 from fedgru.cli.option_names import with_options
 from fedgru.cli.options import (
@@ -28,6 +27,7 @@ from fedgru.cli.options import (
     shows_progress,
 )
 from fedgru.core.errors import FedgruError, Interrupted, Terminated
+from fedgru.core.version import __version__
 from fedgru.engines.registry import ENGINES
 
 _WORDS = "fedgru.words"  # in a context's meta: the command line

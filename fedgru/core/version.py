@@ -1,3 +1,3 @@
-"""The version, in the one place that everything reads it from; imports nothing."""
+"""The version of this package. Packaging reads it without importing anything."""
 
 __version__ = "0.1.0"

@@ -4,7 +4,7 @@ import platform
 from contextlib import suppress
 from importlib import metadata
 
-from fedgru import __version__
+from fedgru.core.version import __version__
 
 PACKAGES = (
     *("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow"),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import fedgru
+from fedgru.core.version import __version__
 from fedgru.data.checkins import Coded
 from fedgru.data.ledger import KINDS
 
@@ -135,7 +135,7 @@ def make_passport(name, check_ins, best_prob, source, settings, categories, ledg
         "time_zone": check_time_zone(check_ins),
         "ledger": ledger.to_list(),
         "fingerprint": fingerprint(check_ins, best_prob),
-        "fedgru_version": fedgru.__version__,
+        "fedgru_version": __version__,
     }
 
 

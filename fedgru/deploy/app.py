@@ -10,8 +10,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fedgru import __version__, config
+from fedgru import config
 from fedgru.core.errors import ConfigError, DataError
+from fedgru.core.version import __version__
 from fedgru.deploy.privacy import Privacy, check_privacy
 from fedgru.engines import registry
 from fedgru.predict.schema import Schema

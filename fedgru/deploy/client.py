@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgru import __version__
 from fedgru.algorithms import faults
 from fedgru.config import EMBEDDED
 from fedgru.core import seeding
 from fedgru.core.errors import DataError, TrainingError
 from fedgru.core.jax_setup import compiled_in
+from fedgru.core.version import __version__
 from fedgru.data import datasets
 from fedgru.deploy import private, records, secure
 from fedgru.deploy.app import PLAIN, read_app

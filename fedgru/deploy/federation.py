@@ -5,8 +5,8 @@ import logging
 import time
 from dataclasses import asdict, dataclass
 
-from fedgru import __version__
 from fedgru.algorithms import faults
+from fedgru.core.version import __version__
 
 POLL_S = 0.3
 TELL_S = 60.0  # how often a waiting server says what it is waiting for

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgru import __version__
 from fedgru.core.errors import ConfigError, RunError
+from fedgru.core.version import __version__
 from fedgru.models.heads import split_heads
 from fedgru.predict.load import load_model
 from fedgru.predict.schema import Schema

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fedgru import __version__
 from fedgru.core.errors import RunError
+from fedgru.core.version import __version__
 from fedgru.report import failures, groups, results, settings, training
 from fedgru.report.page import page, paragraph, stack
 from fedgru.report.runs import read_runs

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-import fedgru
+from fedgru.core.version import __version__
 from fedgru.storage import mapped
 from fedgru.storage.linear_pieces import LinearPieces, compress
 from fedgru.task import features, priors
@@ -95,7 +95,7 @@ def open_or_make(data_set, settings, make):
 def _made_from(data_set, settings):
     """All that a StoredParts depends on."""
     return {
-        "fedgru": fedgru.__version__,
+        "fedgru": __version__,
         "fingerprint": data_set.passport["fingerprint"],
         "data": {"users": settings.data.users, "min_checkins": settings.data.min_checkins},
         "inputs": settings.inputs.model_dump(exclude={"prior"}),

@@ -4,9 +4,9 @@ import hashlib
 import logging
 import math
 
-from fedgru import __version__
 from fedgru.agnostic import protection
 from fedgru.core.errors import RunError
+from fedgru.core.version import __version__
 from fedgru.task.kernel_prior import Kernel
 from fedgru.workflows.open import open_task
 
