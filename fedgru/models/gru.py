@@ -2,28 +2,26 @@
 
 logits = head(recur(table[rows] + numbers @ kernel + bias)) + prior_scale * log p(next)
 
-Weights are a dict of float32 arrays, G = 3 gates for a GRU and 4 for an LSTM:
+Weights are a dict of float32 arrays, G gates: 3 for a GRU, 4 for an LSTM (`fedgru.models.cells`):
 
     rows [num_rows, G * hidden_dim]      kernel rows of the one-hot inputs, one per known value
     numbers [num_numbers, G * hidden_dim]  kernel rows of the number inputs
     recurrent [hidden_dim, G * hidden_dim]
-    bias [2, 3 * hidden_dim] for a GRU (input, recurrent), [4 * hidden_dim] for an LSTM
+    bias [2, G * hidden_dim] for a GRU (input, recurrent), [G * hidden_dim] for other cells
     head_kernel [hidden_dim, num_classes], head_bias [num_classes]
     prior_scale [], only with a personal prior
     protected_..., erase_..., noise_scale: only with a protected concept
     (fedgru/agnostic/protection.py)
 
 Stacked as [rows; numbers] the first two are the `kernel` of the stock Keras layer; every other
-array is the Keras one as it stands. The GRU is the reset-after variant (Cho et al. 2014 as
-computed by cuDNN), gates in Keras' order: update z, reset r, candidate. LSTM: input, forget,
-candidate, output.
+array is the Keras one as it stands.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-NUM_GATES = {"gru": 3, "lstm": 4}
+from fedgru.models.cells import CELLS
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class ModelSpec:
 
     @property
     def gates_dim(self):
-        return NUM_GATES[self.cell] * self.hidden_dim
+        return CELLS[self.cell].num_gates * self.hidden_dim
 
 
 def init_weights(spec, rng):
@@ -63,16 +61,11 @@ def init_weights(spec, rng):
 
     hidden_dim, gates_dim = spec.hidden_dim, spec.gates_dim
     kernel = glorot_uniform(spec.num_rows + spec.num_numbers, gates_dim)
-    if spec.cell == "gru":
-        bias = np.zeros((2, gates_dim), np.float32)
-    else:
-        bias = np.zeros(gates_dim, np.float32)
-        bias[hidden_dim : 2 * hidden_dim] = 1.0
     weights = {
         "rows": kernel[: spec.num_rows],
         "numbers": kernel[spec.num_rows :],
         "recurrent": glorot_uniform(hidden_dim, gates_dim),
-        "bias": bias,
+        "bias": CELLS[spec.cell].start_bias(hidden_dim),
         "head_kernel": glorot_uniform(hidden_dim, spec.num_classes),
         "head_bias": np.zeros(spec.num_classes, np.float32),
     }
@@ -88,7 +81,7 @@ def zero_state(cell, hidden_dim, batch):
     """
     import jax.numpy as jnp
 
-    return tuple(jnp.zeros((batch, hidden_dim), jnp.float32) for _ in range(NUM_GATES[cell] - 2))
+    return tuple(jnp.zeros((batch, hidden_dim), jnp.float32) for _ in range(CELLS[cell].num_states))
 
 
 def project(weights, rows, numbers, row_scale=None, number_scale=None):
@@ -152,7 +145,7 @@ def recur(cell, gates, recurrent, bias, state, length=None):
     gradient of `recurrent` is one product over all time steps, after it.
 
     Args:
-        cell: "gru" or "lstm".
+        cell: name of one of CELLS.
         gates: float32 [seq_len, batch, G * hidden_dim], the inputs' share.
         recurrent, bias: the weights of these names.
         state: as from `zero_state`.
@@ -165,8 +158,8 @@ def recur(cell, gates, recurrent, bias, state, length=None):
     import jax
     import jax.numpy as jnp
 
-    advance, derive, pull_back = _CELLS[cell]
-    gates, recurrent_bias = _split_bias(cell, gates, bias)
+    cell = CELLS[cell]
+    gates, recurrent_bias = cell.split_bias(gates, bias)
     gates = jnp.asarray(gates)
     if not len(gates):
         return jnp.zeros((0, *state[0].shape)), state
@@ -176,14 +169,14 @@ def recur(cell, gates, recurrent, bias, state, length=None):
         def step(t, carried):
             state, kept, after = carried
             t = _unsigned(t)
-            state, kept_t = advance(gates[t], state[0] @ recurrent + recurrent_bias, state)
+            state, kept_t = cell.advance(gates[t], state[0] @ recurrent + recurrent_bias, state)
             return state, _put(kept, t, kept_t), _put(after, t, state)
 
         def over_time(arrays):
             return tuple(jnp.zeros((len(gates), *a.shape), a.dtype) for a in arrays)
 
         one = jax.ShapeDtypeStruct(gates.shape[1:], gates.dtype)
-        _, kept_shapes = jax.eval_shape(advance, one, one, state)
+        _, kept_shapes = jax.eval_shape(cell.advance, one, one, state)
         last, kept, after = jax.lax.fori_loop(
             0, length, step, (state, over_time(kept_shapes), over_time(state))
         )
@@ -196,19 +189,19 @@ def recur(cell, gates, recurrent, bias, state, length=None):
         recurrent, kept, before, length = kept
         d_hidden, d_last = cotangents
         recurrent_t = recurrent.T
-        saved = derive(kept, before)
+        saved = cell.derive(kept, before)
 
         def step(i, carried):
             d_state, d_states = carried
             t = _unsigned(length - 1 - i)
             d_state = (d_state[0] + d_hidden[t], *d_state[1:])
             d_states = _put(d_states, t, d_state)
-            _, d_pulled_t, d_before = pull_back(tuple(s[t] for s in saved), d_state)
+            _, d_pulled_t, d_before = cell.pull_back(tuple(s[t] for s in saved), d_state)
             return (d_before[0] + d_pulled_t @ recurrent_t, *d_before[1:]), d_states
 
         d_states = tuple(jnp.zeros_like(s) for s in before)
         d_state, d_states = jax.lax.fori_loop(0, length, step, (d_last, d_states))
-        d_gates, d_pulled, _ = pull_back(saved, d_states)
+        d_gates, d_pulled, _ = cell.pull_back(saved, d_states)
         flat = d_pulled.reshape(-1, d_pulled.shape[-1])
         d_recurrent = jax.lax.dot_general(
             before[0].reshape(len(flat), -1), flat, (((0,), (0,)), ((), ()))
@@ -242,13 +235,13 @@ def forward(cell, gates, recurrent, bias, state, starts):
     Returns:
         float32 [seq_len, batch, parts * hidden_dim], all parts of the state after each step, the
         hidden state first; the state after the last step; and what the gates were there, which a
-        compiled caller must return as well: it halves the time, see above `_advance_gru`.
+        compiled caller must return as well: it halves the time, see `fedgru.models.cells`.
     """
     import jax
     import jax.numpy as jnp
 
-    advance, _, _ = _CELLS[cell]
-    gates, recurrent_bias = _split_bias(cell, gates, bias)
+    advance = CELLS[cell].advance
+    gates, recurrent_bias = CELLS[cell].split_bias(gates, bias)
 
     def step(carried, at_t):
         state, _ = carried
@@ -291,106 +284,3 @@ def logits(weights, hidden, log_prior=None, product=affine):
     """
     scores = product(hidden, weights["head_kernel"]) + weights["head_bias"]
     return scores if log_prior is None else scores + weights["prior_scale"] * log_prior
-
-
-def _split_bias(cell, gates, bias):
-    """Add the inputs' bias to the gates; return them and the bias of what the state adds."""
-    return (gates + bias[0], bias[1]) if cell == "gru" else (gates + bias, 0.0 * bias)
-
-
-# XLA makes one loop of what is used once, and a loop with two exponentials or tangents in it is not
-# vectorized: ten times as slow. What `_advance_...` keeps is used twice, and so stays a loop apart.
-
-
-def _advance_gru(gates, pulled, state):
-    """One step: gates from the inputs, `pulled` from the state.
-
-    Returns:
-        The state after it, and what `_derive_gru` needs of the step.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    (before,) = state
-    dim = before.shape[-1]
-    update_reset = jax.nn.sigmoid(gates[:, : 2 * dim] + pulled[:, : 2 * dim])
-    update, reset = update_reset[:, :dim], update_reset[:, dim:]
-    candidate_h = pulled[:, 2 * dim :]
-    candidate = jnp.tanh(gates[:, 2 * dim :] + reset * candidate_h)
-    after = update * before + (1.0 - update) * candidate
-    return (after,), (update_reset, candidate, candidate_h)
-
-
-def _derive_gru(kept, state):
-    """What the way back needs: each derivative by the state after a step, of that step.
-
-    Here and in `_pull_back_gru` all arrays may have a leading axis of time steps.
-    """
-    import jax.numpy as jnp
-
-    update_reset, candidate, candidate_h = kept
-    (before,) = state
-    update, reset = jnp.split(update_reset, 2, axis=-1)
-    by_update = (before - candidate) * update * (1.0 - update)
-    by_candidate = (1.0 - update) * (1.0 - candidate * candidate)
-    by_reset = by_candidate * candidate_h * reset * (1.0 - reset)
-    by_pulled = jnp.concatenate([by_update, by_reset, by_candidate * reset], axis=-1)
-    return update, by_candidate, by_pulled
-
-
-def _pull_back_gru(saved, d_state):
-    """Derivatives of `_advance_gru` with respect to gates, pulled and state."""
-    import jax.numpy as jnp
-
-    update, by_candidate, by_pulled = saved
-    (d_after,) = d_state
-    d_pulled = jnp.concatenate([d_after] * 3, axis=-1) * by_pulled
-    in_both = d_pulled[..., : 2 * update.shape[-1]]
-    d_gates = jnp.concatenate([in_both, d_after * by_candidate], axis=-1)
-    return d_gates, d_pulled, (d_after * update,)
-
-
-def _advance_lstm(gates, pulled, state):
-    """As `_advance_gru`, for an LSTM."""
-    import jax
-    import jax.numpy as jnp
-
-    _, memory = state
-    admit, forget, candidate, show = jnp.split(gates + pulled, 4, axis=-1)
-    admit, forget, show = jax.nn.sigmoid(admit), jax.nn.sigmoid(forget), jax.nn.sigmoid(show)
-    candidate = jnp.tanh(candidate)
-    after = forget * memory + admit * candidate
-    shown = jnp.tanh(after)
-    return (show * shown, after), (admit, forget, candidate, show, shown)
-
-
-def _derive_lstm(kept, state):
-    """As `_derive_gru`, for an LSTM."""
-    _, memory = state
-    return (memory, *kept)
-
-
-def _pull_back_lstm(saved, d_state):
-    """Derivatives of `_advance_lstm` with respect to gates, pulled and state."""
-    import jax.numpy as jnp
-
-    memory, admit, forget, candidate, show, shown = saved
-    d_hidden, d_after = d_state
-    d_after = d_after + d_hidden * show * (1.0 - shown * shown)
-    d_gates = jnp.concatenate(
-        [
-            d_after * candidate * admit * (1.0 - admit),
-            d_after * memory * forget * (1.0 - forget),
-            d_after * admit * (1.0 - candidate * candidate),
-            d_hidden * shown * show * (1.0 - show),
-        ],
-        axis=-1,
-    )
-    # the derivative by the hidden state comes through `pulled` alone
-    return d_gates, d_gates, (jnp.zeros_like(d_hidden), d_after * forget)
-
-
-_CELLS = {
-    "gru": (_advance_gru, _derive_gru, _pull_back_gru),
-    "lstm": (_advance_lstm, _derive_lstm, _pull_back_lstm),
-}

@@ -6,6 +6,7 @@ One-hot inputs, a stateful recurrent layer, a dense head; every weight is the pu
 import numpy as np
 
 from fedgru.models import keras_heads
+from fedgru.models.cells import CELLS
 
 
 def build(
@@ -50,7 +51,7 @@ def build(
         # one mask per sequence; the recurrent layer's own is that in Keras 3, but in a compiled
         # step of Keras 2 it is drawn anew for each check-in
         joined = keras.layers.SpatialDropout1D(spec.dropout, name="dropout")(joined)
-    layer = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[spec.cell]
+    layer = getattr(keras.layers, CELLS[spec.cell].keras_layer)
     hidden = layer(
         spec.hidden_dim,
         recurrent_initializer="glorot_uniform",

@@ -7,8 +7,7 @@ import pytest
 
 from fedgru.core import seeding
 from fedgru.models import gru, keras_gru
-
-CELLS = ["gru", "lstm"]
+from fedgru.models.cells import CELLS
 
 
 def sigmoid(x):
@@ -17,10 +16,10 @@ def sigmoid(x):
 
 def random_cell(cell, hidden_dim, seq_len, batch, seed=0):
     rng = np.random.default_rng(seed)
-    gates_dim = gru.NUM_GATES[cell] * hidden_dim
+    gates_dim = CELLS[cell].num_gates * hidden_dim
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    bias = draw(2, gates_dim) if cell == "gru" else draw(gates_dim)
-    state = tuple(draw(batch, hidden_dim) for _ in range(gru.NUM_GATES[cell] - 2))
+    bias = draw(*CELLS[cell].start_bias(hidden_dim).shape)
+    state = tuple(draw(batch, hidden_dim) for _ in range(CELLS[cell].num_states))
     return draw(seq_len, batch, gates_dim), draw(hidden_dim, gates_dim), bias, state
 
 
@@ -61,13 +60,13 @@ def test_lstm_step_by_hand():
 def test_backward_pass_equals_automatic_differentiation(cell):
     gates, recurrent, bias, state = random_cell(cell, hidden_dim=5, seq_len=4, batch=3)
     weight = np.random.default_rng(1).normal(size=(4, 3, 5)).astype(np.float32)
-    advance, *_ = gru._CELLS[cell]
+    advance = CELLS[cell].advance
 
     def plain(gates, recurrent, bias, state):
         hidden = []
         for gates_t in gates:
-            pulled = state[0] @ recurrent + (bias[1] if cell == "gru" else 0.0)
-            state, _ = advance(gates_t + (bias[0] if cell == "gru" else bias), pulled, state)
+            pulled = state[0] @ recurrent + (bias[1] if bias.ndim == 2 else 0.0)
+            state, _ = advance(gates_t + (bias[0] if bias.ndim == 2 else bias), pulled, state)
             hidden.append(state[0])
         return jnp.stack(hidden), state
 

@@ -26,6 +26,7 @@ from fedgru.engines.jax.local_steps import Steps, run_steps
 from fedgru.engines.jax.native import calls as native
 from fedgru.engines.jax.native import compiler
 from fedgru.models import gru
+from fedgru.models.cells import CELLS
 from fedgru.models.optimizers import init_slots
 
 # Sizes that arrays are padded to, so that few shapes are compiled.
@@ -339,7 +340,7 @@ class JaxEngine(Engine):
         float32 [num_wanted, 2 * hidden_dim].
         """
         spec = self.task.spec
-        dim = spec.hidden_dim * (gru.NUM_GATES[spec.cell] - 2 if carried else 1)
+        dim = spec.hidden_dim * (CELLS[spec.cell].num_states if carried else 1)
         hidden = np.empty((len(wanted), dim), np.float32)
         forward = self._forward if self._native is None else self._forward_natively
         if self._native is not None:
