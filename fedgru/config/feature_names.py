@@ -1,14 +1,30 @@
-"""The names of features, and the sets that --features takes."""
+"""The names and kinds of features, and the sets that --features takes."""
 
 from fedgru.core.errors import ConfigError
 
-ID_FEATURES = ("user", "category", "venue", "raw_category")
-TIME_FEATURES = ("clock", "day", "month", "weekday")
-NUMBER_FEATURES = ("latitude", "longitude", *TIME_FEATURES, "gap")
-FEATURES = ID_FEATURES + NUMBER_FEATURES
+# id: a column of the check-ins, one-hot. cycle: where a time stands in a cycle, as sine and cosine.
+# scaled: one number, standardised. `fedgru/task/features.py` computes the last two.
+FEATURES = {
+    "user": "id",
+    "category": "id",
+    "venue": "id",
+    "raw_category": "id",
+    "latitude": "scaled",
+    "longitude": "scaled",
+    "clock": "cycle",
+    "day": "cycle",
+    "month": "cycle",
+    "weekday": "cycle",
+    "gap": "scaled",
+}
+ID_FEATURES, CYCLE_FEATURES, SCALED_FEATURES = (
+    tuple(name for name, kind in FEATURES.items() if kind == which)
+    for which in ("id", "cycle", "scaled")
+)
+_PLACE = ("user", "category", "venue", "raw_category", "latitude", "longitude")
 FEATURE_SETS = {
     # the reference notebook's model inputs
-    "big": ("user", "category", "venue", "raw_category", "latitude", "longitude", *TIME_FEATURES),
+    "big": (*_PLACE, "clock", "day", "month", "weekday"),
     "small": ("category", "clock", "weekday"),
     "category": ("category",),
 }
@@ -38,3 +54,16 @@ def parse_features(text):
     if len(set(names)) < len(names):
         raise ConfigError(f"--features {text} names a feature twice.")
     return names
+
+
+def number_inputs(names):
+    """Return {feature: names of its inputs} of those features that are numbers, in their order.
+
+    >>> number_inputs(("category", "gap", "clock"))
+    {'gap': ('gap',), 'clock': ('clock_sin', 'clock_cos')}
+    """
+    return {
+        name: (f"{name}_sin", f"{name}_cos") if FEATURES[name] == "cycle" else (name,)
+        for name in names
+        if FEATURES[name] != "id"
+    }

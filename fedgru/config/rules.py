@@ -5,7 +5,12 @@ What an engine does not know is refused in `fedgru/engines/registry.py`.
 
 import re
 
-from fedgru.config.feature_names import ID_FEATURES, TIME_FEATURES, parse_features
+from fedgru.config.feature_names import (
+    CYCLE_FEATURES,
+    ID_FEATURES,
+    SCALED_FEATURES,
+    parse_features,
+)
 from fedgru.config.methods import parse_method
 from fedgru.config.settings import Settings, option, short
 from fedgru.core.errors import ConfigError
@@ -16,8 +21,8 @@ def check_together(settings):
     features = settings.inputs.features
     names = set(parse_features(features))
     for name, needed in (
-        ("clock", TIME_FEATURES),
-        ("scaling", ("latitude", "longitude", "gap")),
+        ("clock", CYCLE_FEATURES),
+        ("scaling", SCALED_FEATURES),
         ("vocabulary", ID_FEATURES),
     ):
         if getattr(settings.inputs, name) != _default("inputs", name) and not names & set(needed):

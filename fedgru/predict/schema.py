@@ -47,7 +47,7 @@ class Schema:
         clock: "local" or "utc", what the time features read.
         vocabularies: id feature -> {value: id}; ids begin at 1, anything else has 0.
         sizes: id feature -> how many ids it has rows for.
-        scales: latitude, longitude, gap -> Scale, those that are features.
+        scales: name -> Scale, one per scaled feature.
         target: "category" or "venue", what is predicted.
         classes: the target's values, class 0 first.
         prior: "none", "markov", "backoff" or "kernel".
@@ -114,11 +114,7 @@ class Schema:
     @property
     def number_names(self):
         """Names of the number inputs, in the order in which the model takes them."""
-        names = []
-        for name in (name for name in self.features if name in feature_names.NUMBER_FEATURES):
-            is_circle = name in feature_names.TIME_FEATURES
-            names += [f"{name}_sin", f"{name}_cos"] if is_circle else [name]
-        return tuple(names)
+        return tuple(sum(feature_names.number_inputs(self.features).values(), ()))
 
     def ids(self, check_ins):
         """Return int32 [n, num_id_features], ids of CheckIns; 0 is unknown or missing."""
@@ -142,13 +138,13 @@ class Schema:
         """
         time_s = np.array([one.time_s for one in check_ins], np.int64)
         offset_min = np.array([one.offset_min for one in check_ins], np.int64)
-        measured = {
-            "latitude": np.array([one.lat_deg for one in check_ins], float),
-            "longitude": np.array([one.lon_deg for one in check_ins], float),
-            "gap": features.log_gap_h(gap_s),
-        }
+        visits = features.Visits(
+            np.array([one.lat_deg for one in check_ins], float),
+            np.array([one.lon_deg for one in check_ins], float),
+            gap_s,
+        )
         clock_s = time_s if self.clock == "utc" else time_s + 60 * offset_min
-        _, columns = features.number_inputs(self.features, self.scales, clock_s, measured)
+        columns = features.number_inputs(self.features, self.scales, clock_s, visits)
         return np.array(columns, np.float32).reshape(-1, len(check_ins)).T
 
     def target_classes(self, check_ins):
@@ -219,15 +215,12 @@ class Schema:
             for name in self.vocabularies
         ]
         clock_name = {"local": "local time", "utc": "UTC"}[self.clock]
-        for name in self.number_names:
-            feature, _, wave = name.partition("_")
-            what = f"{wave} of 2 pi times the {feature}'s turn, in {clock_name}"
-            if feature in self.scales:
-                unit = "log(1 + hours since the check-in before)" if name == "gap" else "degrees"
-                what = f"({unit} - mean) / deviation; fill in place of a missing value; see scales"
-                if self.scales[feature].deviation is None:
-                    what = "always 0: train had no value"
-            described.append({"name": name, "dtype": "float32", "what": what})
+        for feature, names in feature_names.number_inputs(self.features).items():
+            for name, wave in zip(names, ("sin", "cos"), strict=False):
+                what = f"{wave} of 2 pi times the {feature}'s turn, in {clock_name}"
+                if feature in self.scales:
+                    what = _describe_scaled(feature, self.scales[feature])
+                described.append({"name": name, "dtype": "float32", "what": what})
         if self.spec.has_prior:
             what = f"log p(class) by the person's own past, prior {self.prior}; axis: classes"
             described.append({"name": "log_prior", "dtype": "float32", "what": what})
@@ -235,6 +228,13 @@ class Schema:
             what = "standard normal, drawn anew each time; it hides the concept; axis: hidden_dim"
             described.append({"name": "noise", "dtype": "float32", "what": what})
         return described
+
+
+def _describe_scaled(feature, scale):
+    if scale.deviation is None:
+        return "always 0: train had no value"
+    unit = features.SCALED[feature].unit
+    return f"({unit} - mean) / deviation; fill in place of a missing value; see scales"
 
 
 def known_ids(column, vocab):

@@ -1,16 +1,79 @@
 """Check-ins + vocabularies -> the model's inputs: row numbers of a table, and numbers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedgru.config.feature_names import ID_FEATURES, NUMBER_FEATURES, TIME_FEATURES
+from fedgru.config import feature_names
+from fedgru.config.feature_names import ID_FEATURES
 from fedgru.task import vocabulary
 
 
 @dataclass(frozen=True)
+class Visits:
+    """What scaled features are made of: some check-ins, one after the other.
+
+    Attributes:
+        lat_deg, lon_deg: float64 [n], degrees, NaN where missing.
+        gap_s: int64 [n], seconds since the client's previous check-in; 0 for its first.
+    """
+
+    lat_deg: np.ndarray
+    lon_deg: np.ndarray
+    gap_s: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A feature of kind "scaled".
+
+    Attributes:
+        unit: of its values before they are scaled, in words.
+        values: function of Visits, returns float64 [n], NaN where missing.
+    """
+
+    unit: str
+    values: Callable[[Visits], np.ndarray]
+
+
+SCALED = {
+    "latitude": Scaled("degrees", lambda visits: visits.lat_deg),
+    "longitude": Scaled("degrees", lambda visits: visits.lon_deg),
+    "gap": Scaled(
+        "log(1 + hours since the check-in before)", lambda visits: np.log1p(visits.gap_s / 3600)
+    ),
+}
+
+
+def _days(time_s):
+    return time_s.astype("datetime64[s]").astype("datetime64[D]")
+
+
+def _day_of_month(time_s):
+    days = _days(time_s)
+    return (days - days.astype("datetime64[M]")).astype(np.int64) + 1
+
+
+def _month(time_s):
+    return _days(time_s).astype("datetime64[M]").astype(np.int64) % 12 + 1
+
+
+# Feature of kind "cycle" -> function of time_s, int64 [n], seconds since 1970-01-01 00:00 on the
+# clock to be read; it returns float64 [n], the share of the cycle that is over.
+# Source: the reference notebook's columns of these names.
+CYCLES = {
+    "clock": lambda time_s: time_s % 86400 / 86400,
+    "day": lambda time_s: _day_of_month(time_s) / 30,
+    "month": lambda time_s: _month(time_s) / 12,
+    # Monday is 0, and 1970-01-01 was a Thursday
+    "weekday": lambda time_s: (time_s // 86400 + 3) % 7 / 7,
+}
+
+
+@dataclass(frozen=True)
 class Scale:
-    """How latitude, longitude or gap becomes a number input.
+    """How the values of a scaled feature become a number input.
 
     Attributes:
         fill: what stands in for a missing value: the train mean.
@@ -44,7 +107,7 @@ class Inputs:
         id_names: names of the id features, in the order of `rows`.
         number_names: names of the columns of `numbers`.
         vocabularies: name -> Vocabulary, one per id feature.
-        scales: name -> Scale, of those of latitude, longitude and gap that are features.
+        scales: name -> Scale, one per scaled feature.
     """
 
     rows: np.ndarray
@@ -72,7 +135,7 @@ class Fitted:
     Attributes:
         ids: id feature -> {value: id}; ids begin at 1, anything else has 0.
         sizes: id feature -> how many ids it has.
-        scales: latitude, longitude, gap -> Scale, of those that are features.
+        scales: name -> Scale, one per scaled feature.
         classes: the target's values, class 0 first.
         shared: float64 [num_classes], the frequencies that all clients share.
     """
@@ -101,8 +164,8 @@ def build_inputs(
         names: feature names, as `parse_features` returns them.
         clock: "local", or "utc" as in the reference notebook.
         vocabulary_rule: "train", or "range" as in the reference notebook.
-        scaling: whether latitude, longitude and gap are brought to mean 0 and deviation 1.
-            A missing coordinate becomes the train mean either way.
+        scaling: whether scaled features are brought to mean 0 and deviation 1. A missing
+            coordinate becomes the train mean either way.
         fitted: Fitted, in place of fitting them; None fits them.
 
     Returns:
@@ -125,18 +188,16 @@ def build_inputs(
 
     time_s, rows = check_ins.time_s, clients.rows
     local_time_s = time_s if clock == "utc" else check_ins.local_time_s
-    measured = {
-        "latitude": check_ins.lat_deg[rows],
-        "longitude": check_ins.lon_deg[rows],
-        "gap": log_gap_h(_gap_s(time_s[rows], clients)),
-    }
+    visits = Visits(check_ins.lat_deg[rows], check_ins.lon_deg[rows], _gap_s(time_s[rows], clients))
     in_train = clients.in_split("train")
     scales = {
-        name: fitted.scales[name] if fitted else _fit_scale(values[in_train], scaling)
-        for name, values in measured.items()
+        name: fitted.scales[name]
+        if fitted
+        else _fit_scale(scaled.values(visits)[in_train], scaling)
+        for name, scaled in SCALED.items()
         if name in names
     }
-    number_names, number_columns = number_inputs(names, scales, local_time_s[rows], measured)
+    number_columns = number_inputs(names, scales, local_time_s[rows], visits)
     num_positions = len(clients.rows)
     return Inputs(
         rows=np.stack(id_columns, 1).astype(np.int32)
@@ -146,54 +207,33 @@ def build_inputs(
         if number_columns
         else np.empty((num_positions, 0), np.float32),
         id_names=tuple(vocabularies),
-        number_names=tuple(number_names),
+        number_names=tuple(sum(feature_names.number_inputs(names).values(), ())),
         vocabularies=vocabularies,
         scales=scales,
     )
 
 
-def number_inputs(names, scales, clock_s, measured):
-    """Return the number inputs of some check-ins: their names, and a float64 column for each.
+def number_inputs(names, scales, clock_s, visits):
+    """Return the number inputs of some check-ins, a list of float64 [n], as the features come.
 
     Args:
         names: feature names, as `parse_features` returns them; id features are passed over.
-        scales: name -> Scale, for those of latitude, longitude and gap among the names.
-        clock_s: int64 [n], seconds since 1970-01-01 00:00 on the clock that the time features read.
-        measured: {"latitude": degrees, "longitude": degrees, "gap": see `log_gap_h`}, float64 [n]
-            each, NaN where missing.
+        scales: name -> Scale, one per scaled feature.
+        clock_s: int64 [n], seconds since 1970-01-01 00:00 on the clock that cycles read.
+        visits: Visits, the check-ins.
     """
-    number_names, columns = [], []
-    for name in (name for name in names if name in NUMBER_FEATURES):
-        if name in TIME_FEATURES:
-            number_names += [f"{name}_sin", f"{name}_cos"]
+    columns = []
+    for name in feature_names.number_inputs(names):
+        if name in CYCLES:
             columns += circle(clock_s, name)
         else:
-            number_names.append(name)
-            columns.append(scales[name].apply(measured[name]))
-    return number_names, columns
+            columns.append(scales[name].apply(SCALED[name].values(visits)))
+    return columns
 
 
 def circle(time_s, name):
-    """Return [sin, cos], float64 of the shape of `time_s`: where a time stands in its cycle.
-
-    clock: share of 24 h; day: day of month / 30; month: month / 12; weekday: Monday 0, / 7;
-    each times 2 pi. Source: the reference notebook's columns of these names.
-
-    Args:
-        time_s: int64, seconds since 1970-01-01 00:00 on the clock to be read.
-        name: "clock", "day", "month" or "weekday".
-    """
-    if name == "clock":
-        turn = time_s % 86400 / 86400
-    elif name == "weekday":
-        turn = (time_s // 86400 + 3) % 7 / 7  # 1970-01-01 was a Thursday
-    else:
-        days = time_s.astype("datetime64[s]").astype("datetime64[D]")
-        months = days.astype("datetime64[M]")
-        if name == "day":
-            turn = ((days - months).astype(np.int64) + 1) / 30
-        else:
-            turn = (months.astype(np.int64) % 12 + 1) / 12
+    """Return [sin, cos], float64 of the shape of `time_s`: where a time stands in a cycle."""
+    turn = CYCLES[name](time_s)
     return [np.sin(2 * np.pi * turn), np.cos(2 * np.pi * turn)]
 
 
@@ -206,11 +246,6 @@ def unknown_rates(inputs, clients):
         }
         for column, name in enumerate(inputs.id_names)
     }
-
-
-def log_gap_h(gap_s):
-    """log(1 + hours) of the seconds since the client's previous check-in; 0 for its first."""
-    return np.log1p(gap_s / 3600)
 
 
 def _gap_s(time_s, clients):

@@ -5,7 +5,7 @@ from calendar import timegm
 import numpy as np
 import pytest
 
-from fedgru.config.feature_names import TIME_FEATURES, parse_features
+from fedgru.config.feature_names import CYCLE_FEATURES, SCALED_FEATURES, parse_features
 from fedgru.core.errors import ConfigError
 from fedgru.task import features
 from fedgru.task.clients import choose_clients
@@ -28,9 +28,15 @@ def test_first_row_of_the_new_york_file_in_utc():
         "month": (0.866025, -0.5),
         "weekday": (0.781831, 0.623490),
     }
+    assert expected.keys() == features.CYCLES.keys()
     for name, values in expected.items():
         found = features.circle(np.array([FIRST_ROW_S]), name)
         assert [f.item() for f in found] == pytest.approx(values, abs=5e-7)
+
+
+def test_every_feature_that_is_no_column_has_a_function():
+    assert set(features.CYCLES) == set(CYCLE_FEATURES)
+    assert set(features.SCALED) == set(SCALED_FEATURES)
 
 
 def test_local_clock_is_the_default():
@@ -51,6 +57,9 @@ def test_local_weekday_at_the_edge_of_a_day():
     )
 
 
+NOTEBOOK_CYCLES = ("clock", "day", "month", "weekday")
+
+
 def test_big_is_exactly_the_notebooks_inputs():
     check_ins, clients = ten_check_ins()
     inputs = features.build_inputs(check_ins, clients, parse_features("big"))
@@ -58,7 +67,7 @@ def test_big_is_exactly_the_notebooks_inputs():
     assert inputs.number_names == (
         "latitude",
         "longitude",
-        *(f"{name}_{part}" for name in TIME_FEATURES for part in ("sin", "cos")),
+        *(f"{name}_{part}" for name in NOTEBOOK_CYCLES for part in ("sin", "cos")),
     )
 
 
