@@ -32,7 +32,7 @@ class RemoteClients:
 
 @dataclass(frozen=True)
 class RemoteTask:
-    """A `training.tasks.RoundTask` whose check-ins are somewhere else.
+    """A `fedgru.task.round_task.RoundTask` whose check-ins are somewhere else.
 
     Its clients grow when somebody joins. `federation` says who they are, `privacy` what they send.
     """

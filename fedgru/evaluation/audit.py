@@ -1,26 +1,32 @@
-"""What a run's representation tells about its clients: the probe audit of the federated model.
+"""What a run's representation reveals about its clients: the probe audit of the federated model.
 
-Probes are fitted on the val weeks and tested on the test weeks, so that they are disjoint in time
-from each other and from training. The views:
+Probes are fitted on the val split and tested on the test split. For each client these are disjoint
+in time, from each other and from training. The views:
 
 * representation: what the heads see, erased and noised where the method does so;
-* carried state: what the device keeps from check-in to check-in, where that is not the same;
-* logits: log-probabilities of the next place, what serving shows;
-* raw input: the model's inputs at that check-in, the ceiling for what one check-in tells;
-* raw window: for the concept `client`, venue, category and hour of the last check-ins, read by
-  naive Bayes: re-identification without any model.
+* carried state: what the device keeps between check-ins, where that is not the representation;
+* logits: log-probabilities of the next place, which a deployed model shows;
+* raw input: the model's inputs at that check-in, an upper bound for what one check-in reveals;
+* raw window: for the concept `client`, naive Bayes on venue, category and hour of the last
+  check-ins: re-identification without any model.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from fedgru.agnostic import probes, protection
-from fedgru.agnostic.concepts import make_concept
+from fedgru.agnostic.concepts import Concept, make_concept
 from fedgru.agnostic.probes import PROBES, Examples
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, DataError
+from fedgru.core.types import AnyInts, Floats, Ints, Weights
+from fedgru.evaluation.evaluate import Forward
 from fedgru.models import gru
+from fedgru.task.features import Inputs
+from fedgru.task.task import Task
 
 REPRESENTATION, CARRIED, LOGITS = "representation", "carried state", "logits"
 RAW, WINDOW = "raw input", "raw window"
@@ -32,17 +38,30 @@ QUICK_CONCEPTS = ("client", "zone")
 QUICK_PROBES = ("logistic",)
 
 
+class StateEngine(Forward, Protocol):
+    """An engine that can also give all that is kept between check-ins."""
+
+    def hidden_states(
+        self,
+        weights: Weights,
+        first_positions: Ints,
+        end_positions: Ints,
+        wanted: Ints,
+        carried: bool = False,
+    ) -> Floats: ...
+
+
 def audit_task(
-    engine,
-    weights,
-    name,
-    probe_names=PROBES,
-    seeds=(0,),
-    views=None,
-    max_examples=MAX_EXAMPLES,
-    beside=True,
-    on_fit=None,
-):
+    engine: StateEngine,
+    weights: Weights,
+    name: str,
+    probe_names: Sequence[str] = PROBES,
+    seeds: Sequence[int] = (0,),
+    views: Sequence[str] | None = None,
+    max_examples: int = MAX_EXAMPLES,
+    beside: bool = True,
+    on_fit: Callable[[], object] | None = None,
+) -> tuple[probes.Audit, dict[str, int]]:
     """Audit one concept of a task under some weights.
 
     Args:
@@ -52,8 +71,8 @@ def audit_task(
         probe_names: names out of PROBES.
         seeds: see `probes.audit`; the first also draws clients and examples above the limits.
         views: names of views to audit; all by default.
-        max_examples: to fit on, and to test on; more are left out by chance.
-        beside: whether the shuffled controls and the representation after LEACE stand beside.
+        max_examples: to fit on, and to test on; of more, a random sample is used.
+        beside: whether the shuffled controls, and the representation after LEACE, are audited too.
         on_fit: see `probes.audit`.
 
     Returns:
@@ -65,9 +84,8 @@ def audit_task(
     """
     task = engine.task
     agnostic = task.settings.agnostic
-    own = task.protection is not None and task.protection.concept.name == name
-    if own:  # as training had it
-        concept = task.protection.concept
+    if task.protection is not None and task.protection.concept.name == name:
+        concept = task.protection.concept  # as training had it
     else:
         seed = task.settings.loop.seed
         concept = make_concept(name, task.check_ins, task.clients, agnostic.zones, seed)
@@ -80,16 +98,17 @@ def audit_task(
     erased = REPRESENTATION if beside and REPRESENTATION in fit.views else None
     found = probes.audit(name, fit, test, probe_names, seeds, erased, beside, on_fit)
     if windows[0].views[WINDOW] is not None:
-        ceiling = probes.audit(name, *windows, ("naive_bayes",), seeds, None, beside, on_fit)
+        fit_on, test_on = windows
+        ceiling = probes.audit(name, fit_on, test_on, ("naive_bayes",), seeds, None, beside, on_fit)
         found = replace(found, readings=[*found.readings, *ceiling.readings])
     return found, left_out
 
 
-def quick_audit(engine, weights):
-    """Audit what every run is audited for: {concept: dict}; one line where it cannot be.
+def quick_audit(engine: StateEngine, weights: Weights) -> dict[str, dict[str, Any]]:
+    """Run the audit that is part of every run: {concept: dict}, or why it cannot be audited.
 
-    A logistic regression alone, on the representation and the logits: a lower bound of what can
-    be read. `fedgru audit` runs the others.
+    Only a logistic regression, on the representation and the logits: a lower bound of what can be
+    recovered. `fedgru audit` runs the other probes.
     """
     task, found = engine.task, {}
     names = list(QUICK_CONCEPTS)
@@ -113,8 +132,8 @@ def quick_audit(engine, weights):
     return found
 
 
-def _draw_clients(task, concept, seed):
-    """Which clients are audited, and how many are not."""
+def _draw_clients(task: Task, concept: Concept, seed: int) -> tuple[Ints, dict[str, int]]:
+    """Return the clients that are audited, and {"clients": how many are not}."""
     everybody = np.arange(len(task.clients))
     if not concept.is_client or len(everybody) <= MAX_CLIENTS:
         return everybody, {}
@@ -123,8 +142,18 @@ def _draw_clients(task, concept, seed):
     return taken, {"clients": len(everybody) - MAX_CLIENTS}
 
 
-def _examples(engine, weights, concept, split, taken, seed, left_out, views, max_examples):
-    """The Examples of one split: every check-in of it that another one follows."""
+def _examples(
+    engine: StateEngine,
+    weights: Weights,
+    concept: Concept,
+    split: str,
+    taken: Ints,
+    seed: int,
+    left_out: dict[str, int],
+    views: Sequence[str] | None,
+    max_examples: int,
+) -> Examples:
+    """Return the Examples of one split: each of its check-ins that is followed by another one."""
     task, clients = engine.task, engine.task.clients
     first, end = clients.bounds(split)
     end = np.minimum(end, clients.starts[1:] - 1)
@@ -161,7 +190,9 @@ def _examples(engine, weights, concept, split, taken, seed, left_out, views, max
     )
 
 
-def _log_probs(task, weights, seen, positions, owners):
+def _log_probs(
+    task: Task, weights: Weights, seen: Floats, positions: Ints, owners: AnyInts
+) -> Floats:
     log_probs = np.empty((len(positions), task.num_classes), np.float32)
     for client in np.unique(owners):
         at = owners == client
@@ -174,7 +205,7 @@ def _log_probs(task, weights, seen, positions, owners):
     return log_probs
 
 
-def _raw(inputs, positions):
+def _raw(inputs: Inputs, positions: Ints) -> Any:
     """The model's inputs, one-hot and sparse."""
     from scipy.sparse import csr_matrix, hstack
 
@@ -182,7 +213,7 @@ def _raw(inputs, positions):
     return hstack([one_hot, csr_matrix(inputs.numbers[positions])]).tocsr()
 
 
-def _windows(task, positions):
+def _windows(task: Task, positions: Ints) -> Any:
     """Counts of venue, category and hour over each check-in and those before it, sparse."""
     history, starts = task.history, task.clients.starts
     first = starts[task.clients.client_of[positions]]
@@ -202,11 +233,12 @@ def _windows(task, positions):
     return _one_hot(columns, int(num_venues + num_categories + 24))
 
 
-def _one_hot(columns, width):
+def _one_hot(columns: Iterable[AnyInts], width: int) -> Any:
     """Sum of one-hot codings of int [n] columns, -1 for none: sparse float32 [n, width]."""
     from scipy.sparse import csr_matrix
 
-    columns = np.stack(list(columns), 1) if len(columns) else np.empty((0, 0), np.int64)
-    row, column = np.nonzero(columns >= 0)
+    each = list(columns)
+    coded = np.stack(each, 1) if each else np.empty((0, 0), np.int64)
+    row, column = np.nonzero(coded >= 0)
     ones = np.ones(len(row), np.float32)
-    return csr_matrix((ones, (row, columns[row, column])), (len(columns), width))
+    return csr_matrix((ones, (row, coded[row, column])), (len(coded), width))

@@ -11,12 +11,16 @@ The rules, which the published tables are made with:
 * classes never counted share the ranks that are left (see the tie rule of `fedgru.core.metrics`).
 """
 
+from collections.abc import Callable, Iterator, Sequence
+
 import numpy as np
 
 from fedgru.core import metrics
+from fedgru.core.types import AnyInts, Floats, Row
+from fedgru.task.clients import Clients
 
 
-def evaluate_static(clients, classes, num_classes):
+def evaluate_static(clients: Clients, classes: AnyInts, num_classes: int) -> dict[str, Row]:
     """Evaluate every static baseline on the test split.
 
     Args:
@@ -42,7 +46,9 @@ def evaluate_static(clients, classes, num_classes):
     }
 
 
-def score_static(name, clients, classes, num_classes):
+def score_static(
+    name: str, clients: Clients, classes: AnyInts, num_classes: int
+) -> metrics.TargetScores:
     """Return the TargetScores of one static baseline on the test split, client after client.
 
     Args:
@@ -57,7 +63,7 @@ def score_static(name, clients, classes, num_classes):
     )
 
 
-def commonest(clients, classes, num_classes):
+def commonest(clients: Clients, classes: AnyInts, num_classes: int) -> Iterator[Floats]:
     """Everybody's commonest class.
 
     As every baseline here:
@@ -74,7 +80,7 @@ def commonest(clients, classes, num_classes):
         yield np.tile(scores, (len(last_classes), 1))
 
 
-def last(clients, classes, num_classes):
+def last(clients: Clients, classes: AnyInts, num_classes: int) -> Iterator[Floats]:
     """The class of the last check-in, then the person's own frequencies."""
     for counted, last_classes in _each_client(clients, classes):
         scores = np.tile(_frequency_scores([counted], num_classes), (len(last_classes), 1))
@@ -83,20 +89,20 @@ def last(clients, classes, num_classes):
         yield scores
 
 
-def global_markov(clients, classes, num_classes):
+def global_markov(clients: Clients, classes: AnyInts, num_classes: int) -> Iterator[Floats]:
     """What most often follows the last class for everybody, then everybody's frequencies."""
     score = _markov(_everybody(clients, classes), num_classes)
     for _, last_classes in _each_client(clients, classes):
         yield score(last_classes)
 
 
-def frequency(clients, classes, num_classes):
+def frequency(clients: Clients, classes: AnyInts, num_classes: int) -> Iterator[Floats]:
     """The person's own commonest class."""
     for counted, last_classes in _each_client(clients, classes):
         yield np.tile(_frequency_scores([counted], num_classes), (len(last_classes), 1))
 
 
-def user_markov(clients, classes, num_classes):
+def user_markov(clients: Clients, classes: AnyInts, num_classes: int) -> Iterator[Floats]:
     """What most often follows the last class for this person, then their own frequencies."""
     for counted, last_classes in _each_client(clients, classes):
         yield _markov([counted], num_classes)(last_classes)
@@ -108,7 +114,7 @@ STATIC_BASELINES = {
 }
 
 
-def _each_client(clients, classes):
+def _each_client(clients: Clients, classes: AnyInts) -> Iterator[tuple[AnyInts, AnyInts]]:
     """Yield each client's train and validation classes, and what each test target follows."""
     for start, val_end, end in zip(
         clients.starts[:-1], clients.val_ends, clients.starts[1:], strict=True
@@ -117,7 +123,7 @@ def _each_client(clients, classes):
         yield classes[start:val_end], classes[first_target - 1 : max(end - 1, start)]
 
 
-def _everybody(clients, classes):
+def _everybody(clients: Clients, classes: AnyInts) -> list[AnyInts]:
     """Return the clients' train and validation classes, clients in order of id."""
     numeric = all(client_id.isdecimal() for client_id in clients.client_ids)
     key = [int(i) for i in clients.client_ids] if numeric else clients.client_ids
@@ -125,7 +131,7 @@ def _everybody(clients, classes):
     return [classes[clients.starts[client] : clients.val_ends[client]] for client in order]
 
 
-def _by_count(values):
+def _by_count(values: AnyInts) -> AnyInts:
     """Return the distinct values, most frequent first, among equals the first to appear.
 
     >>> _by_count(np.array([3, 1, 1, 2, 3]))
@@ -135,7 +141,7 @@ def _by_count(values):
     return distinct[np.lexsort((first, -counts))]
 
 
-def _frequency_scores(sequences, num_classes):
+def _frequency_scores(sequences: Sequence[AnyInts], num_classes: int) -> Floats:
     """Return float32 [num_classes]: n for the most frequent of n counted classes, then n - 1 ..."""
     values = np.concatenate(sequences)
     order = _by_count(values[values >= 0])
@@ -144,7 +150,7 @@ def _frequency_scores(sequences, num_classes):
     return scores
 
 
-def _markov(sequences, num_classes):
+def _markov(sequences: Sequence[AnyInts], num_classes: int) -> Callable[[AnyInts], Floats]:
     """Return the function last classes [n] -> scores [n, num_classes]."""
     frequencies = _frequency_scores(sequences, num_classes)
     before = np.concatenate([sequence[:-1] for sequence in sequences])
@@ -156,7 +162,7 @@ def _markov(sequences, num_classes):
     groups = np.split(after[order], first[1:])
     followers = {c: _by_count(group) for c, group in zip(distinct, groups, strict=False)}
 
-    def score(last_classes):
+    def score(last_classes: AnyInts) -> Floats:
         scores = np.tile(frequencies, (len(last_classes), 1))
         for last_class in np.intersect1d(last_classes, distinct):
             rows = np.flatnonzero(last_classes == last_class)

@@ -1,21 +1,54 @@
-"""Runs beside each other: the same targets, paired by client, seeds averaged.
+"""Compare runs on the same targets: paired by client, averaged over seeds.
 
-Runs that differ in nothing but the seed (and in what changes no result: name, threads, engine) are
-one row: means over the seeds, smallest to largest in brackets. A difference is that of the rows'
-mean per-client sums, its interval a bootstrap over clients, so it speaks of other people, not of
-other seeds: those are in the brackets.
+Runs that differ only in the seed (and in what changes no result: name, threads, engine) are one
+row: means over the seeds, smallest to largest in brackets. A difference is the difference of the
+rows' mean per-client sums. Its interval is a bootstrap over clients: it covers the draw of people.
+The spread over seeds is what the brackets show.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
+from fedgru.config.settings import Settings
 from fedgru.core import metrics, seeding
 from fedgru.core.errors import ConfigError, RunError
+from fedgru.core.types import Doubles, Ints
 
 RESAMPLING_SEED = 0
 DEFAULT_METRICS = ("acc@1", "acc@5", "loss")
 UNSEEN_BY_RESULTS = {"seed": 0, "name": "", "threads": None, "engine": "jax"}
+
+
+class KindOfRun(Protocol):
+    """See `fedgru.runs.kinds.RunKind`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_baseline(self) -> bool: ...
+
+
+class ComparedRun(Protocol):
+    """What is read of a run, see `fedgru.runs.folder.RunFolder`."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def kind(self) -> KindOfRun: ...
+
+    def settings(self) -> Settings: ...
+    def facts(self) -> dict[str, Any]: ...
+    def test(self) -> dict[str, Any]: ...
+    def client_table(self, name: str) -> dict[str, npt.NDArray[Any]]: ...
+    def predictions(self, columns: list[str]) -> dict[str, npt.NDArray[Any]]: ...
+
+
+Key: TypeAlias = tuple[KindOfRun, str]  # of runs that differ in the seed alone
 
 
 @dataclass(frozen=True)
@@ -23,7 +56,7 @@ class Row:
     """Runs of one setting, or what their fine-tuned copies score.
 
     Attributes:
-        label: what the reader calls it.
+        label: its name in the table.
         runs: paths of the runs.
         seeds: their seeds.
         tables: per seed, {column: [num_clients]} as in clients.csv, clients in order of
@@ -33,13 +66,13 @@ class Row:
     label: str
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
-    tables: tuple[dict, ...]
+    tables: tuple[dict[str, npt.NDArray[Any]], ...]
 
-    def has(self, metric):
-        """Whether the runs measured it: counts rank, they have no loss."""
+    def has(self, metric: str) -> bool:
+        """Whether the runs measured it: counting baselines have no loss."""
         return all(metric in table and not np.isnan(table[metric]).all() for table in self.tables)
 
-    def sums(self, metric):
+    def sums(self, metric: str) -> tuple[Doubles, Ints]:
         """Return each client's sum, mean over seeds, and its count; see `metrics.client_sums`."""
         table = self.tables[0]
         counts = table["targets"].astype(np.int64)
@@ -48,13 +81,13 @@ class Row:
         means = np.mean([np.nan_to_num(t[metric]) for t in self.tables], axis=0)
         return means * counts, counts
 
-    def values(self, metric):
+    def values(self, metric: str) -> list[float]:
         """Return the micro metric of each seed."""
         _, counts = self.sums(metric)
         return [float(np.nansum(t[metric] * counts) / counts.sum()) for t in self.tables]
 
 
-def compare(runs, names=DEFAULT_METRICS):
+def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS) -> dict[str, Any]:
     """Compare evaluated runs with the first of them.
 
     Args:
@@ -70,7 +103,7 @@ def compare(runs, names=DEFAULT_METRICS):
     Raises:
         ConfigError: for an unknown metric.
         RunError: if a run is not evaluated, or is not of the same data, target and splits as the
-            first; says which and in what.
+            first; names the run and the difference.
     """
     for name in names:
         if name not in metrics.METRICS:
@@ -99,7 +132,7 @@ def compare(runs, names=DEFAULT_METRICS):
     }
 
 
-def _cell(row, reference, name):
+def _cell(row: Row, reference: Row, name: str) -> dict[str, Any] | None:
     if not row.has(name):
         return None
     values = row.values(name)
@@ -116,7 +149,7 @@ def _cell(row, reference, name):
     return cell | {"difference": found}
 
 
-def _check_comparable(runs):
+def _check_comparable(runs: Sequence[ComparedRun]) -> None:
     """Refuse runs of other data, another target or other splits than the first's."""
     first = runs[0]
     facts, target, scored = first.facts(), first.settings().inputs.target, _scored(first)
@@ -137,18 +170,18 @@ def _check_comparable(runs):
             raise RunError(
                 f"{where} other users or splits. It was tested on {len(their_scored):,} "
                 f"check-ins, the first on {len(scored):,}; {shared:,} are the same. Give both the "
-                "same --users and --min-checkins."
+                "same `users` and `min_checkins`."
             )
 
 
-def _scored(run):
+def _scored(run: ComparedRun) -> Ints:
     """int64 [num_targets], ascending: the rows of the data set that the run was tested on."""
     return np.sort(run.predictions(["row"])["row"])
 
 
-def _rows(runs):
+def _rows(runs: Sequence[ComparedRun]) -> list[Row]:
     """Group the runs by what they are, in the order given; fine-tuned copies come after."""
-    by_settings = {}
+    by_settings: dict[Key, list[ComparedRun]] = {}
     for run in runs:
         key = run.kind, _settings_key(run)
         by_settings.setdefault(key, []).append(run)
@@ -170,7 +203,7 @@ def _rows(runs):
     return rows
 
 
-def _row(label, runs, file):
+def _row(label: str, runs: Sequence[ComparedRun], file: str) -> Row:
     tables = []
     for run in runs:
         table = run.client_table(file)
@@ -180,13 +213,13 @@ def _row(label, runs, file):
     return Row(label, tuple(str(run.path) for run in runs), seeds, tuple(tables))
 
 
-def _settings_key(run):
+def _settings_key(run: ComparedRun) -> str:
     settings = run.settings()
     loop = settings.loop.model_copy(update=UNSEEN_BY_RESULTS)
     return settings.model_copy(update={"loop": loop}).model_dump_json()
 
 
-def _labels(by_settings):
+def _labels(by_settings: Mapping[Key, Sequence[ComparedRun]]) -> dict[Key, str]:
     """Name each group by its runs' common name; where names repeat, by what is different too."""
     names = {key: by_settings[key][0].settings().loop.name for key in by_settings}
     labels = {}

@@ -1,20 +1,38 @@
 """State + clients -> metrics per client and overall, each target scored exactly once."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.agnostic import protection
 from fedgru.core import metrics, seeding
+from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints, Row, Weights
 from fedgru.evaluation import baselines
 from fedgru.models import gru
 from fedgru.task import priors
+from fedgru.task.task import Task
 
 RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
 INTERVAL_METRICS = ("acc@1", "acc@5", "loss")
-CELLS_AT_ONCE = 1 << 18  # scores, targets by classes, before another client's are added
+CELLS_AT_ONCE = 1 << 18  # scores (targets by classes) after which they are ranked
 CLIENTS_AT_ONCE = 10_000  # whose hidden states are in memory at the same time
 _NOTHING = np.zeros((0, 1)), np.zeros(0, np.int32)  # log-probabilities and targets
+
+LogProbs: TypeAlias = Callable[[int, slice], Floats]  # (client, its targets) -> log p(class)
+
+
+class Forward(Protocol):
+    """What evaluation needs of an engine: see `fedgru.engines.base.Engine`."""
+
+    @property
+    def task(self) -> Task: ...
+
+    def hidden_states(
+        self, weights: Weights, first_positions: Ints, end_positions: Ints, wanted: Ints
+    ) -> Floats: ...
 
 
 @dataclass(frozen=True)
@@ -27,17 +45,17 @@ class Evaluation:
         client_index: int32 [num_targets], among the clients that are scored.
         scores: TargetScores.
         num_clients: int, clients that are scored.
-        class_names: what the classes that `scores` speaks of are called.
+        class_names: the names of the classes in `scores`.
     """
 
     split: str
-    positions: np.ndarray
-    client_index: np.ndarray
+    positions: Ints
+    client_index: Int32s
     scores: metrics.TargetScores
     num_clients: int
-    class_names: tuple[str, ...]
+    class_names: Sequence[str]
 
-    def summary(self, chosen=None):
+    def summary(self, chosen: Bools | None = None) -> Row:
         """Return {"split/metric/average": value}, over a bool mask of the targets if given."""
         scores, client_index = self.scores, self.client_index
         if chosen is not None:
@@ -47,12 +65,18 @@ class Evaluation:
         summary = metrics.summarise(scores, client_index, self.num_clients)
         return {f"{self.split}/{name}": value for name, value in summary.items()}
 
-    def client_sums(self, name):
+    def client_sums(self, name: str) -> tuple[Doubles, AnyInts]:
         """Return each client's sum and count of a metric, see `metrics.client_sums`."""
         return metrics.client_sums(self.scores, name, self.client_index, self.num_clients)
 
 
-def evaluate(engine, weights, split, warm=True, clients=None):
+def evaluate(
+    engine: Forward,
+    weights: Weights,
+    split: str,
+    warm: bool = True,
+    clients: AnyInts | Sequence[int] | None = None,
+) -> Evaluation:
     """Score a split's targets with the model.
 
     Args:
@@ -78,7 +102,9 @@ def evaluate(engine, weights, split, warm=True, clients=None):
     return _score_each_client(task, split, positions, log_probs, clients)
 
 
-def model_log_probs(engine, weights, split, warm=True, clients=None):
+def model_log_probs(
+    engine: Forward, weights: Weights, split: str, warm: bool = True, clients: AnyInts | None = None
+) -> tuple[Ints, LogProbs]:
     """Run the model over a split.
 
     Args: as for `evaluate`.
@@ -98,22 +124,22 @@ def model_log_probs(engine, weights, split, warm=True, clients=None):
     task.release()
     seen = protection.represent(task, weights, hidden, split)
 
-    def log_probs(client, own):
+    def log_probs(client: int, own: slice) -> Floats:
         log_prior = None
         if task.spec.has_prior:
-            log_prior = task.log_prior(client, positions[own] - 1 - task.ends(client).start)
+            log_prior = task.log_prior(client, positions[own] - 1 - task.client_ends(client).start)
         return log_softmax(gru.logits(weights, seen[own], log_prior, np.matmul))
 
     return positions, log_probs
 
 
-def join(parts, positions=None):
+def join(parts: Sequence[Evaluation], positions: Sequence[Ints] | None = None) -> Evaluation:
     """Return one Evaluation of all clients from several, each of other clients.
 
     Args:
         parts: list of Evaluation, in the order of their clients.
         positions: int64 [num_targets] per part, where its targets lie among all clients'; None
-            where each part says so.
+            takes the positions of each part.
     """
     before = np.cumsum([0, *(part.num_clients for part in parts)])
     indices = [part.client_index + n for part, n in zip(parts, before[:-1], strict=True)]
@@ -127,7 +153,7 @@ def join(parts, positions=None):
     )
 
 
-def evaluate_running(task, kind, split):
+def evaluate_running(task: Task, kind: str, split: str) -> Evaluation:
     """Score a split's targets with the client's running counts alone.
 
     Args:
@@ -147,7 +173,7 @@ def evaluate_running(task, kind, split):
     )
 
 
-def evaluate_static(task, name):
+def evaluate_static(task: Task, name: str) -> Evaluation:
     """Score the test targets with a static counting baseline.
 
     Args:
@@ -165,15 +191,17 @@ def evaluate_static(task, name):
     )
 
 
-def evaluate_baselines(task):
+def evaluate_baselines(task: Task) -> dict[str, Evaluation]:
     """Return {baseline: Evaluation of the test split}, static ones first, then running ones."""
     kinds = [kind for kind in RUNNING_BASELINES if kind != "kernel" or task.kernel is not None]
     found = {name: evaluate_static(task, name) for name in baselines.STATIC_BASELINES}
     return found | {f"running_{kind}": evaluate_running(task, kind, "test") for kind in kinds}
 
 
-def full_report(task, warm, seed, cold=None):
-    """Put an evaluation of the test split beside the baselines.
+def full_report(
+    task: Task, warm: Evaluation, seed: int, cold: Evaluation | None = None
+) -> dict[str, Any]:
+    """Compare an evaluation of the test split with the baselines.
 
     Args:
         task: Task.
@@ -189,7 +217,7 @@ def full_report(task, warm, seed, cold=None):
         `share_of_best`, in acc@1.
     """
     revisit = ~first_visits(task)[warm.positions]
-    report = warm.summary()
+    report: dict[str, Any] = dict(warm.summary())
     report["intervals"] = {
         f"test/{name}/micro": list(
             metrics.bootstrap_interval(*warm.client_sums(name), seeding.rng(seed, "bootstrap"))
@@ -210,8 +238,8 @@ def full_report(task, warm, seed, cold=None):
     return report
 
 
-def gains(ours, theirs, seed):
-    """Return what one Evaluation has over another of the same targets.
+def gains(ours: Evaluation, theirs: Evaluation, seed: int) -> dict[str, dict[str, Any]]:
+    """Return by how much one Evaluation exceeds another of the same targets.
 
     Returns:
         {"test/metric/micro": {"difference": float, "interval": [low, high]}} for those of
@@ -224,13 +252,13 @@ def gains(ours, theirs, seed):
     }
 
 
-def prediction_table(task, evaluation):
-    """Return {column: array}, one row per target: what came, what was said, how sure.
+def prediction_table(task: Task, evaluation: Evaluation) -> dict[str, npt.NDArray[Any]]:
+    """Return {column: array}, one row per target: the target, the prediction, their probabilities.
 
     Columns: `client_id`, `target` and `predicted`, texts (`target` None where the data set has
     none); `row`, int64, of the data set's check-ins; `rank` of the target, from 1, NaN where its
     class is unknown to the model; `log_prob` of the target, nats, NaN also where the predictor
-    gives no probabilities; `prob` of what was predicted; `first_visit`, bool.
+    gives no probabilities; `prob` of the prediction; `first_visit`, bool.
     """
     positions, scores = evaluation.positions, evaluation.scores
     column = getattr(task.check_ins, task.settings.inputs.target)
@@ -247,7 +275,7 @@ def prediction_table(task, evaluation):
     }
 
 
-def client_table(task, evaluation):
+def client_table(task: Task, evaluation: Evaluation) -> dict[str, npt.NDArray[Any]]:
     """Return {column: list} with one row per client that has targets: the per-client CSV."""
     table = metrics.per_client(evaluation.scores, evaluation.client_index, evaluation.num_clients)
     kept = table["targets"] > 0
@@ -256,7 +284,7 @@ def client_table(task, evaluation):
     return columns | {name: values[kept] for name, values in table.items()}
 
 
-def _gain(ours, theirs, name, seed):
+def _gain(ours: Evaluation, theirs: Evaluation, name: str, seed: int) -> dict[str, Any]:
     sums, counts = ours.client_sums(name)
     their_sums, _ = theirs.client_sums(name)
     low, high = metrics.paired_bootstrap_interval(
@@ -266,8 +294,10 @@ def _gain(ours, theirs, name, seed):
     return {"difference": float(difference), "interval": [low, high]}
 
 
-def _score_each_client(task, split, positions, log_probs, clients=None):
-    """Score some clients at a time: memory holds CELLS_AT_ONCE scores, and one client's more."""
+def _score_each_client(
+    task: Task, split: str, positions: Ints, log_probs: LogProbs, clients: AnyInts | None = None
+) -> Evaluation:
+    """Score a few clients at a time, so that memory holds about CELLS_AT_ONCE scores."""
     clients = np.arange(len(task.clients)) if clients is None else clients
     first, end = task.ends(clients).target_bounds(split)
     ends = np.cumsum(end - first)
@@ -289,7 +319,7 @@ def _score_each_client(task, split, positions, log_probs, clients=None):
     )
 
 
-def first_visits(task):
+def first_visits(task: Task) -> Bools:
     """Return bool [num_positions], whether the client had never checked in there before."""
     clients, venues = task.clients, task.history.venues
     key = clients.client_of.astype(np.int64) * (int(venues.max()) + 1) + venues
@@ -298,7 +328,7 @@ def first_visits(task):
     return first
 
 
-def log_softmax(scores):
+def log_softmax(scores: Floats) -> Floats:
     """Return the log of the softmax over the last axis."""
     scores = scores - scores.max(axis=-1, keepdims=True)
     return scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))

@@ -1,29 +1,32 @@
 """Check-ins -> clients: who takes part, in what order, and where each one's splits end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from fedgru.core.errors import ConfigError, DataError
+from fedgru.core.types import AnyInts, Bools, Int32s, Ints
+from fedgru.data.checkins import CheckIns
 
 SPLITS = ("train", "val", "test")
 TEST_SHARE = 0.2
-VAL_SHARE = 0.2  # of what is left beside test: 64/16/20 in all
+VAL_SHARE = 0.2  # of the check-ins before the test split: 64/16/20 in all
 
 
 class Ends(NamedTuple):
     """Where the check-ins of some clients begin, and where each split and all of them end.
 
-    Each is a position per client, int64 [num_chosen], or an int for one client.
+    Each is a position per client, int64 [num_chosen].
     """
 
-    start: np.ndarray
-    train_end: np.ndarray
-    val_end: np.ndarray
-    end: np.ndarray
+    start: Ints
+    train_end: Ints
+    val_end: Ints
+    end: Ints
 
-    def bounds(self, split):
+    def bounds(self, split: str) -> tuple[Ints, Ints]:
         """Return first and end positions of a split's check-ins, as Ends are."""
         return {
             "train": (self.start, self.train_end),
@@ -31,7 +34,7 @@ class Ends(NamedTuple):
             "test": (self.val_end, self.end),
         }[split]
 
-    def target_bounds(self, split):
+    def target_bounds(self, split: str) -> tuple[Ints, Ints]:
         """Return int64 first and end positions [num_chosen] of a split's targets.
 
         The first check-in of a client has nothing before it and is no target.
@@ -40,9 +43,18 @@ class Ends(NamedTuple):
         first = np.maximum(first, self.start + 1)
         return first, np.maximum(first, end)
 
-    def target_positions(self, split):
+    def target_positions(self, split: str) -> Ints:
         """Return int64 [num_targets], the split's targets, client after client."""
         return _concatenate_ranges(*self.target_bounds(split))
+
+
+class ClientEnds(NamedTuple):
+    """The same of one client."""
+
+    start: int
+    train_end: int
+    val_end: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -60,43 +72,43 @@ class Clients:
         val_ends: int64 [num_clients], first position after client i's val split.
     """
 
-    client_ids: tuple[str, ...]
-    rows: np.ndarray
-    starts: np.ndarray
-    train_ends: np.ndarray
-    val_ends: np.ndarray
+    client_ids: Sequence[str]
+    rows: Ints
+    starts: Ints
+    train_ends: Ints
+    val_ends: Ints
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.client_ids)
 
     @property
-    def lengths(self):
+    def lengths(self) -> Ints:
         """int64 [num_clients], check-ins of each client."""
         return np.diff(self.starts)
 
     @property
-    def client_of(self):
+    def client_of(self) -> Int32s:
         """int32 [num_positions], index of the client that owns each position."""
         return np.repeat(np.arange(len(self), dtype=np.int32), self.lengths)
 
-    def ends(self, chosen=slice(None)):
+    def ends(self, chosen: slice | AnyInts = slice(None)) -> Ends:
         """Return the Ends of some clients, by a slice or an array of indices; all by default."""
         every = self.starts[:-1], self.train_ends, self.val_ends, self.starts[1:]
         return Ends(*(positions[chosen] for positions in every))
 
-    def bounds(self, split):
+    def bounds(self, split: str) -> tuple[Ints, Ints]:
         """See `Ends.bounds`."""
         return self.ends().bounds(split)
 
-    def target_bounds(self, split):
+    def target_bounds(self, split: str) -> tuple[Ints, Ints]:
         """See `Ends.target_bounds`."""
         return self.ends().target_bounds(split)
 
-    def target_positions(self, split):
+    def target_positions(self, split: str) -> Ints:
         """See `Ends.target_positions`."""
         return self.ends().target_positions(split)
 
-    def in_split(self, split):
+    def in_split(self, split: str) -> Bools:
         """Return bool [num_positions], whether each position lies in the split."""
         first, end = self.bounds(split)
         inside = np.zeros(len(self.rows), bool)
@@ -113,7 +125,9 @@ class CoverageLine:
     checkins: int
 
 
-def choose_clients(check_ins, users=None, min_checkins=5):
+def choose_clients(
+    check_ins: CheckIns, users: int | None = None, min_checkins: int = 5
+) -> tuple[Clients, list[CoverageLine]]:
     """Choose who takes part and split each one's check-ins by time.
 
     Args:
@@ -171,7 +185,7 @@ def choose_clients(check_ins, users=None, min_checkins=5):
     return clients, coverage
 
 
-def split_sizes(lengths):
+def split_sizes(lengths: Ints) -> tuple[Ints, Ints]:
     """Return int64 test and val sizes, rounded up as scikit-learn's train_test_split does.
 
     >>> split_sizes(np.array([5, 100, 101]))
@@ -182,7 +196,7 @@ def split_sizes(lengths):
     return num_test, num_val
 
 
-def _concatenate_ranges(first, end):
+def _concatenate_ranges(first: Ints, end: Ints) -> Ints:
     """Return the integers of [first[0], end[0]), [first[1], end[1]) and so on in one array."""
     lengths = np.maximum(end - first, 0)
     offsets = np.cumsum(lengths) - lengths

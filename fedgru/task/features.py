@@ -1,27 +1,31 @@
 """Check-ins + vocabularies -> the model's inputs: row numbers of a table, and numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.config import feature_names
 from fedgru.config.feature_names import ID_FEATURES
+from fedgru.core.types import Doubles, Floats, Int32s, Ints
+from fedgru.data.checkins import CheckIns
 from fedgru.task import vocabulary
+from fedgru.task.clients import Clients
 
 
 @dataclass(frozen=True)
 class Visits:
-    """What scaled features are made of: some check-ins, one after the other.
+    """The values of some check-ins that scaled features are computed from.
 
     Attributes:
         lat_deg, lon_deg: float64 [n], degrees, NaN where missing.
         gap_s: int64 [n], seconds since the client's previous check-in; 0 for its first.
     """
 
-    lat_deg: np.ndarray
-    lon_deg: np.ndarray
-    gap_s: np.ndarray
+    lat_deg: Doubles
+    lon_deg: Doubles
+    gap_s: Ints
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Scaled:
     """
 
     unit: str
-    values: Callable[[Visits], np.ndarray]
+    values: Callable[[Visits], Doubles]
 
 
 SCALED = {
@@ -46,23 +50,23 @@ SCALED = {
 }
 
 
-def _days(time_s):
+def _days(time_s: Ints) -> npt.NDArray[np.datetime64]:
     return time_s.astype("datetime64[s]").astype("datetime64[D]")
 
 
-def _day_of_month(time_s):
+def _day_of_month(time_s: Ints) -> Ints:
     days = _days(time_s)
     return (days - days.astype("datetime64[M]")).astype(np.int64) + 1
 
 
-def _month(time_s):
+def _month(time_s: Ints) -> Ints:
     return _days(time_s).astype("datetime64[M]").astype(np.int64) % 12 + 1
 
 
 # Feature of kind "cycle" -> function of time_s, int64 [n], seconds since 1970-01-01 00:00 on the
 # clock to be read; it returns float64 [n], the share of the cycle that is over.
 # Source: the reference notebook's columns of these names.
-CYCLES = {
+CYCLES: dict[str, Callable[[Ints], Doubles]] = {
     "clock": lambda time_s: time_s % 86400 / 86400,
     "day": lambda time_s: _day_of_month(time_s) / 30,
     "month": lambda time_s: _month(time_s) / 12,
@@ -76,16 +80,16 @@ class Scale:
     """How the values of a scaled feature become a number input.
 
     Attributes:
-        fill: what stands in for a missing value: the train mean.
-        mean, deviation: what is taken off, and what the rest is divided by. A deviation of None
-            makes every value 0: train had none to go by, and the feature carries no information.
+        fill: replaces a missing value: the train mean.
+        mean, deviation: the input is (value - mean) / deviation. Where the deviation is None every
+            input is 0: train has no value of this feature.
     """
 
     fill: float
     mean: float
     deviation: float | None
 
-    def apply(self, values):
+    def apply(self, values: Doubles) -> Doubles:
         """Return float64, the shape of `values`, which has NaN where a value is missing."""
         if self.deviation is None:
             return np.zeros(len(values))
@@ -110,27 +114,27 @@ class Inputs:
         scales: name -> Scale, one per scaled feature.
     """
 
-    rows: np.ndarray
-    numbers: np.ndarray
+    rows: Int32s
+    numbers: Floats
     id_names: tuple[str, ...]
     number_names: tuple[str, ...]
     vocabularies: dict[str, vocabulary.Vocabulary]
     scales: dict[str, Scale]
 
     @property
-    def sizes(self):
+    def sizes(self) -> dict[str, int]:
         """Name -> how many ids an id feature has, beside that for unknown."""
         return {name: len(vocab) for name, vocab in self.vocabularies.items()}
 
     @property
-    def num_rows(self):
+    def num_rows(self) -> int:
         """Rows of the table: the known values of all id features."""
         return sum(self.sizes.values())
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a task fits on its train splits, for one that is given it instead.
+    """What a task otherwise fits on its own train splits, for a task that is given it.
 
     Attributes:
         ids: id feature -> {value: id}; ids begin at 1, anything else has 0.
@@ -144,18 +148,18 @@ class Fitted:
     sizes: dict[str, int]
     scales: dict[str, Scale]
     classes: tuple[str, ...]
-    shared: np.ndarray
+    shared: Doubles
 
 
 def build_inputs(
-    check_ins,
-    clients,
-    names,
-    clock="local",
-    vocabulary_rule="train",
-    scaling=True,
-    fitted=None,
-):
+    check_ins: CheckIns,
+    clients: Clients,
+    names: Sequence[str],
+    clock: str = "local",
+    vocabulary_rule: str = "train",
+    scaling: bool = True,
+    fitted: Fitted | None = None,
+) -> Inputs:
     """Build the inputs; vocabularies and scaling are fitted on the train splits alone.
 
     Args:
@@ -213,13 +217,15 @@ def build_inputs(
     )
 
 
-def number_inputs(names, scales, clock_s, visits):
+def number_inputs(
+    names: Sequence[str], scales: Mapping[str, Scale], clock_s: Ints, visits: Visits
+) -> list[Doubles]:
     """Return the number inputs of some check-ins, a list of float64 [n], as the features come.
 
     Args:
-        names: feature names, as `parse_features` returns them; id features are passed over.
+        names: feature names, as `parse_features` returns them; id features are ignored.
         scales: name -> Scale, one per scaled feature.
-        clock_s: int64 [n], seconds since 1970-01-01 00:00 on the clock that cycles read.
+        clock_s: int64 [n], seconds since 1970-01-01 00:00 on the clock of the cycles.
         visits: Visits, the check-ins.
     """
     columns = []
@@ -231,13 +237,13 @@ def number_inputs(names, scales, clock_s, visits):
     return columns
 
 
-def circle(time_s, name):
-    """Return [sin, cos], float64 of the shape of `time_s`: where a time stands in a cycle."""
+def circle(time_s: Ints, name: str) -> list[Doubles]:
+    """Return [sin, cos], float64 of the shape of `time_s`: where a time lies in a cycle."""
     turn = CYCLES[name](time_s)
     return [np.sin(2 * np.pi * turn), np.cos(2 * np.pi * turn)]
 
 
-def unknown_rates(inputs, clients):
+def unknown_rates(inputs: Inputs, clients: Clients) -> dict[str, dict[str, float]]:
     """Return {name: {split: share}}, the check-ins of each split whose value has id 0."""
     return {
         name: {
@@ -248,13 +254,13 @@ def unknown_rates(inputs, clients):
     }
 
 
-def _gap_s(time_s, clients):
+def _gap_s(time_s: Ints, clients: Clients) -> Ints:
     gap_s = np.diff(time_s, prepend=time_s[:1])
     gap_s[clients.starts[:-1]] = 0
     return gap_s
 
 
-def _fit_scale(train_values, scaling):
+def _fit_scale(train_values: Doubles, scaling: bool) -> Scale:
     """The Scale of a feature, fitted on its train values, NaN where missing."""
     known = train_values[np.isfinite(train_values)]
     if not len(known):
@@ -265,8 +271,8 @@ def _fit_scale(train_values, scaling):
     return Scale(mean, mean, deviation if deviation > 0 else 1.0)
 
 
-def narrowed(inputs, part, train):
-    """Return the inputs of some positions, knowing only the values that their train split has.
+def narrowed(inputs: Inputs, part: slice, train: slice) -> Inputs:
+    """Return the inputs of some positions; only the values in their train split are known.
 
     Args:
         inputs: Inputs.
@@ -274,8 +280,8 @@ def narrowed(inputs, part, train):
         train: slice of positions inside `part`, its train split.
 
     Returns:
-        Inputs with vocabularies and a table of their own; what train does not have is unknown.
-        The scaling of numbers stays.
+        Inputs with their own vocabularies and table; values that train does not have are unknown.
+        The scaling of numbers does not change.
     """
     rows, vocabularies, before, after = inputs.rows[part].copy(), {}, 0, 0
     for column, (name, known) in enumerate(inputs.vocabularies.items()):

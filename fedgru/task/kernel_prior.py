@@ -1,7 +1,8 @@
 """The kernel prior: counts of what followed check-ins like the last one, with learnt similarity.
 
-Markov counts take every earlier check-in of the same category for equal, and no other. Here each
-earlier check-in j counts by how alike it is to the last one, i, and by how long ago it was:
+Markov counts give every earlier check-in of the same category the same weight, and all others
+none. Here the weight of an earlier check-in j depends on its similarity to the last one, i, and on
+its age:
 
     weight(i, j) = exp(sum over m of w_m * (x_m(i, j) - 1) - forgetting * months(i, j))
     counts       = sum over j < i of weight(i, j) * [class of j + 1]
@@ -20,14 +21,18 @@ of a Nadaraya-Watson estimate (1964) over a person's own past; the softmax form 
 pool of both estimates.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.core import seeding
 from fedgru.core.jax_setup import num_threads
-from fedgru.task.priors import ClientPrior, one_hot_classes
+from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
+from fedgru.task.priors import ClientPrior, History, one_hot_classes
 
 HALF_LIFE_S = 15 * 86400.0
 MONTH_S = 30 * 86400.0
@@ -36,10 +41,8 @@ KM_PER_DEG = 111.2
 
 FIT_ROUNDS = 80
 FIT_PAIRS = 64  # of each client, in each round
-MIN_PAST = 10  # pairs with a shorter past say little about any past
-SHRINKAGE = (
-    10.0  # pull to the start values; as strong as 10 pairs' losses, so that few teach little
-)
+MIN_PAST = 10  # pairs with a shorter past are not used: they say little
+SHRINKAGE = 10.0  # pull to the start values, as strong as the losses of 10 pairs
 FIT_LR = 0.1  # falls to zero over the rounds
 BLOCK = 64  # check-ins predicted at once
 CELLS_AT_ONCE = 1 << 16  # pairs of check-ins compared at once: as much as a core's cache holds
@@ -49,7 +52,7 @@ CELLS_AT_ONCE = 1 << 16  # pairs of check-ins compared at once: as much as a cor
 class Kernel:
     """The shared numbers, with the values that learning starts from and shrinks to.
 
-    Where a number must be positive its logarithm stands here.
+    A number that must be positive is stored as its logarithm.
     """
 
     same_venue: float = 1.0
@@ -64,11 +67,11 @@ class Kernel:
     trust: float = 1.0
     base_power: float = 1.0
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, float]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: Mapping[str, float]) -> "Kernel":
         return cls(**values)
 
 
@@ -84,8 +87,8 @@ TINY = 1e-30
 class _Pasts:
     """Check-ins of some clients, on the first axis, padded to the longest.
 
-    What is called earlier are those check-ins of which it is known what class followed, in the
-    order of that class: what adds up to one count stands side by side.
+    The earlier check-ins are those whose following class is known, sorted by that class: the
+    summands of one count are contiguous.
 
     Attributes:
         lengths: pairs of each client, n - 1.
@@ -107,21 +110,21 @@ class _Pasts:
     """
 
     lengths: list[int]
-    supports: list[np.ndarray]
-    num_followed: list[np.ndarray]
-    codes: np.ndarray
-    points: np.ndarray
-    located: np.ndarray
-    earlier_codes: np.ndarray
-    earlier_points: np.ndarray
-    earlier_located: np.ndarray
-    earlier: np.ndarray
-    targets: np.ndarray
-    log_base: np.ndarray
-    log_base_rest: np.ndarray
-    exists: np.ndarray
-    log_others: np.ndarray
-    is_other: np.ndarray
+    supports: list[Int32s]
+    num_followed: list[Ints]
+    codes: Int32s
+    points: Floats
+    located: Bools
+    earlier_codes: Int32s
+    earlier_points: Floats
+    earlier_located: Bools
+    earlier: Int32s
+    targets: Floats
+    log_base: Floats
+    log_base_rest: Floats
+    exists: Floats
+    log_others: Floats
+    is_other: Floats
 
 
 @dataclass(frozen=True)
@@ -146,29 +149,29 @@ class _Predictions:
         rest_gain: [clients, pairs], log k - log total.
     """
 
-    own: np.ndarray
-    rest: np.ndarray
-    normaliser: np.ndarray
-    share_own: np.ndarray
-    share_others: np.ndarray
-    others_mean: np.ndarray
-    compared: np.ndarray
-    weights: np.ndarray
-    base_counts: np.ndarray
-    all_counts: np.ndarray
-    gain: np.ndarray
-    total: np.ndarray
-    rest_gain: np.ndarray
+    own: Floats
+    rest: Floats
+    normaliser: Floats
+    share_own: Floats
+    share_others: Floats
+    others_mean: Floats
+    compared: Floats
+    weights: Floats
+    base_counts: Floats
+    all_counts: Floats
+    gain: Floats
+    total: Floats
+    rest_gain: Floats
 
 
-def kernel_prior(kernel, history, shared, first=0):
+def kernel_prior(kernel: Kernel, history: History, shared: Doubles, first: int = 0) -> ClientPrior:
     """Return a client's ClientPrior under a Kernel.
 
     Args:
         kernel: Kernel.
         history: History of n check-ins.
         shared: float64 [num_classes].
-        first: leave out the predictions of the check-ins up to and with this one.
+        first: leave out the predictions of the check-ins up to and including this one.
 
     Returns:
         ClientPrior with n - 1 - first rows; row j is the prediction of check-in first + j + 1.
@@ -186,14 +189,21 @@ def kernel_prior(kernel, history, shared, first=0):
     return ClientPrior(support, log_own, log_rest, kernel.base_power)
 
 
-def fit_kernel(histories, shared, seed, threads=None, on_round=None, rounds=FIT_ROUNDS):
+def fit_kernel(
+    histories: Sequence[History],
+    shared: Doubles,
+    seed: int,
+    threads: int | None = None,
+    on_round: Callable[[int, float], object] | None = None,
+    rounds: int = FIT_ROUNDS,
+) -> Kernel:
     """Learn the shared numbers by federated SGD with a server Adam.
 
     Args:
         histories: one History per client, of its train split alone.
         shared: float64 [num_classes].
-        seed: int; each client draws its pairs by it, by round and by client.
-        threads: how many compute at the same time; all cores if None. The result is the same.
+        seed: int; a client's random pairs depend on it, on the round and on the client.
+        threads: int, all cores if None. The result does not depend on it.
         on_round: called as on_round(round_num, mean loss in nats), or None.
         rounds: int.
 
@@ -209,7 +219,7 @@ def fit_kernel(histories, shared, seed, threads=None, on_round=None, rounds=FIT_
     numbers = start = np.array(astuple(Kernel()))
     first, second = np.zeros_like(numbers), np.zeros_like(numbers)
 
-    def gradients(group, pasts, round_num):
+    def gradients(group: list[int], pasts: _Pasts, round_num: int) -> Doubles:
         rows = [
             seeding.rng(seed, "kernel", round_num, client).integers(MIN_PAST, length, FIT_PAIRS)
             for client, length in zip(group, pasts.lengths, strict=True)
@@ -218,7 +228,7 @@ def fit_kernel(histories, shared, seed, threads=None, on_round=None, rounds=FIT_
 
     with ThreadPoolExecutor(num_threads(threads)) as pool:
         for round_num in range(1, rounds + 1) if able else ():
-            sent = list(pool.map(lambda g: gradients(*g, round_num), groups))  # noqa: B023
+            sent = list(pool.map(lambda g: gradients(g[0], g[1], round_num), groups))  # noqa: B023
             *gradient, loss = np.average(np.concatenate(sent), axis=0, weights=counts)
             gradient = np.array(gradient) + SHRINKAGE / counts.sum() * (numbers - start)
             first = 0.9 * first + 0.1 * gradient
@@ -230,9 +240,10 @@ def fit_kernel(histories, shared, seed, threads=None, on_round=None, rounds=FIT_
     return Kernel(*numbers.tolist())
 
 
-def _groups(clients, lengths):
+def _groups(clients: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
     """Cut a list of clients into groups that are computed at once."""
-    groups, longest = [], 0
+    groups: list[list[int]] = []
+    longest = 0
     for client, length in zip(clients, lengths, strict=True):
         longest = max(longest, length)
         if not groups or (len(groups[-1]) + 1) * longest * FIT_PAIRS > CELLS_AT_ONCE:
@@ -242,11 +253,11 @@ def _groups(clients, lengths):
     return groups
 
 
-def _lay_out(histories, shared):
+def _lay_out(histories: Sequence[History], shared: Doubles) -> _Pasts:
     """Bring the Histories of some clients into the form of `_Pasts`."""
     clients = [_lay_out_client(history, shared) for history in histories]
-    names = ("codes", "points", "earlier_codes", "earlier_points", "targets", "log_base")
-    names += ("log_base_rest", "exists", "log_others", "is_other")
+    names = ["codes", "points", "earlier_codes", "earlier_points", "targets", "log_base"]
+    names += ["log_base_rest", "exists", "log_others", "is_other"]
     lengths = [len(history) - 1 for history in histories]
     return _Pasts(
         lengths=lengths,
@@ -259,7 +270,7 @@ def _lay_out(histories, shared):
     )
 
 
-def _stack(arrays, padding=0):
+def _stack(arrays: Sequence[npt.NDArray[Any]], padding: int = 0) -> npt.NDArray[Any]:
     """Put arrays behind one another on a new first axis, padded to the largest of each axis."""
     shape = np.max([array.shape for array in arrays], axis=0)
     stacked = np.full((len(arrays), *shape), padding, arrays[0].dtype)
@@ -268,7 +279,7 @@ def _stack(arrays, padding=0):
     return stacked
 
 
-def _lay_out_client(history, shared):
+def _lay_out_client(history: History, shared: Doubles) -> dict[str, npt.NDArray[Any]]:
     """Return {name: array} of one client, named and shaped as in `_Pasts`."""
     support, one_hot = one_hot_classes(history)
     n, num_own = one_hot.shape
@@ -292,7 +303,7 @@ def _lay_out_client(history, shared):
     first = np.argmax(located)
     unit = KM_PER_DEG / np.sqrt(2)  # nearness is exp(-distance^2) then
     hour_turn = 2 * np.pi * history.local_hour / 24
-    points = (
+    measured = (
         # from the first check-in: small numbers keep float32 precise
         unit * (lat_deg - lat_deg[first]),
         unit * (lon_deg - lon_deg[first]),
@@ -301,10 +312,10 @@ def _lay_out_client(history, shared):
         np.sin(hour_turn),
         (history.time_s - history.time_s[0]) / MONTH_S,
     )
-    points = np.stack(points).astype(np.float32)
-    codes = (history.venues, history.categories, history.weekend)
-    codes += tuple(np.append(-1, values[:-1]) for values in (history.categories, history.venues))
-    codes = np.stack(codes).astype(np.int32)
+    points = np.stack(measured).astype(np.float32)
+    before = [np.append(-1, values[:-1]) for values in (history.categories, history.venues)]
+    codes = np.stack([history.venues, history.categories, history.weekend, *before])
+    codes = codes.astype(np.int32)
     log_others = np.log(np.delete(shared, support)).astype(np.float32)
     log_base = np.log(frequencies / total[:, None] + rest[:, None] * shared[support])
     return {
@@ -326,7 +337,7 @@ def _lay_out_client(history, shared):
     }
 
 
-def _predict(numbers, pasts, rows):
+def _predict(numbers: Floats, pasts: _Pasts, rows: AnyInts) -> _Predictions:
     """Return the _Predictions of some pairs of each client.
 
     Args:
@@ -384,7 +395,7 @@ def _predict(numbers, pasts, rows):
     )
 
 
-def _compare(pasts, rows):
+def _compare(pasts: _Pasts, rows: AnyInts) -> Floats:
     """Return float32 [clients, 8, pairs, num_earlier], in the order of COMPARED."""
     at = np.arange(len(rows))[:, None], slice(None), rows
     shape = len(rows), len(COMPARED), rows.shape[1], pasts.earlier.shape[2]
@@ -415,13 +426,13 @@ def _compare(pasts, rows):
     return compared
 
 
-def _coefficients(kernel):
+def _coefficients(kernel: Kernel) -> Floats:
     """Return float32 [8], what each of COMPARED counts for in the exponent."""
     similarity = [getattr(kernel, name) for name in COMPARED[:7]]
     return np.array([*similarity, -np.exp(kernel.log_forgetting)], np.float32)
 
 
-def _gradients(numbers, pasts, rows):
+def _gradients(numbers: Floats, pasts: _Pasts, rows: AnyInts) -> Doubles:
     """Return float64 [clients, 12], the gradient of each client's mean loss, and the loss.
 
     Args: as for `_predict`. A pair whose class is unknown does not count.

@@ -1,15 +1,17 @@
 """The personal prior: each client's own past as a distribution over the next target.
 
-What stands here at a check-in rests on pairs that ended at or before it, so nothing of the future
-enters; and nothing leaves the device but the frequencies that all clients share (`shared`) and,
-for the kernel, the gradients of a dozen shared numbers.
+The prior at a check-in uses only pairs that ended at or before it, so nothing of the future enters.
+Only the frequencies that all clients share (`shared`) leave the device and, for the kernel, the
+gradients of eleven shared numbers.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-COUNTS = ("markov", "backoff")  # plain counts; "kernel" lies in fedgru/task/kernel_prior.py
+from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
+
+COUNTS = ("markov", "backoff")  # plain counts; "kernel" is in fedgru/task/kernel_prior.py
 SHARED_WEIGHT = 3.0  # check-ins that the shared frequencies count for
 FREQUENCY_WEIGHT = {"markov": 5.0, "backoff": 10.0}  # own frequencies, in transitions
 BACKOFF_WEIGHT = 15.0  # the coarser estimate, in transitions out of the finer context
@@ -28,40 +30,40 @@ class History:
         lat_deg, lon_deg: float64 [n], NaN where missing.
     """
 
-    classes: np.ndarray
-    categories: np.ndarray
-    venues: np.ndarray
-    time_s: np.ndarray
-    local_time_s: np.ndarray
-    lat_deg: np.ndarray
-    lon_deg: np.ndarray
+    classes: Int32s
+    categories: Int32s
+    venues: Int32s
+    time_s: Ints
+    local_time_s: Ints
+    lat_deg: Doubles
+    lon_deg: Doubles
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.classes)
 
-    def __getitem__(self, part):
+    def __getitem__(self, part: slice | AnyInts) -> "History":
         return History(*(values[part] for values in vars(self).values()))
 
-    def join(self, other):
+    def join(self, other: "History") -> "History":
         """Return the History of these check-ins and then the other's."""
         joined = zip(vars(self).values(), vars(other).values(), strict=True)
         return History(*(np.concatenate(values) for values in joined))
 
-    def with_open_end(self):
-        """Return the History with one check-in more, of which nothing is known.
+    def with_open_end(self) -> "History":
+        """Return the History with one more check-in, whose class is unknown.
 
-        A prior's last row is then what the last real check-in says of the one to come.
+        The last row of a prior is then the prediction of the check-in to come.
         """
         last = self[-1:]
         return self.join(replace(last, classes=np.full_like(last.classes, -1)))
 
     @property
-    def local_hour(self):
+    def local_hour(self) -> Doubles:
         """float64 [n], 0 to 24."""
         return self.local_time_s % 86400 / 3600
 
     @property
-    def weekend(self):
+    def weekend(self) -> Bools:
         """bool [n], Saturday or Sunday on the local clock."""
         return (self.local_time_s // 86400 + 3) % 7 >= 5  # 1970-01-01 was a Thursday
 
@@ -71,7 +73,7 @@ class ClientPrior:
     """One client's prior at each of its check-ins but the last.
 
     log p(class) = log_own on the classes that the client counts, and log_rest + power * log
-    shared(class) on all others: those differ by what everybody does alone.
+    shared(class) on all others: only the shared frequencies tell those apart.
 
     Attributes:
         support: int32 [num_own], the classes that the client ever counts.
@@ -80,12 +82,12 @@ class ClientPrior:
         power: float.
     """
 
-    support: np.ndarray
-    log_own: np.ndarray
-    log_rest: np.ndarray
+    support: Int32s
+    log_own: Floats
+    log_rest: Floats
     power: float
 
-    def log_probs(self, shared, pairs=slice(None)):
+    def log_probs(self, shared: Doubles, pairs: slice | AnyInts = slice(None)) -> Floats:
         """Return float32 [num_pairs, num_classes], log p(next class) after each check-in.
 
         Args:
@@ -98,7 +100,7 @@ class ClientPrior:
         return log_probs
 
 
-def shared_frequencies(train_classes, num_classes):
+def shared_frequencies(train_classes: AnyInts, num_classes: int) -> Doubles:
     """Return float64 [num_classes], add-one-smoothed frequencies of everybody's train split.
 
     >>> shared_frequencies(np.array([0, 0, 1]), 3)
@@ -108,10 +110,10 @@ def shared_frequencies(train_classes, num_classes):
     return counts / counts.sum()
 
 
-def count_prior(kind, history, shared):
+def count_prior(kind: str, history: History, shared: Doubles) -> ClientPrior:
     """Return the running counts of one client's check-ins as a ClientPrior.
 
-    With n the class counts up to and with a check-in, m the counts of what followed its class,
+    With n the class counts up to and including a check-in, m the counts of what followed its class,
     g the shared frequencies and f = (n + 3 g) / (sum(n) + 3):
 
     * markov: p1 = (m + 5 f) / (sum(m) + 5);
@@ -149,7 +151,7 @@ def count_prior(kind, history, shared):
     )
 
 
-def one_hot_classes(history):
+def one_hot_classes(history: History) -> tuple[Int32s, Doubles]:
     """Return support, int32 [num_own], and float64 [n, num_own], 1 at each check-in's class."""
     known = history.classes >= 0
     support, compact = np.unique(history.classes[known], return_inverse=True)
@@ -158,7 +160,7 @@ def one_hot_classes(history):
     return support.astype(np.int32), one_hot
 
 
-def followers(key, one_hot):
+def followers(key: AnyInts, one_hot: Doubles) -> Doubles:
     """Return float64 [n - 1, k]: up to each check-in, what has followed the same key so far."""
     key, following = key[:-1], one_hot[1:]
     order = np.argsort(key, kind="stable")

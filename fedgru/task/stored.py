@@ -1,4 +1,4 @@
-"""What a task is made of, and how that of a large data set is laid out on disk.
+"""What a task is made of, and how that of a large data set is stored on disk.
 
 To build a task, every check-in is read once: who takes part, vocabularies, scaling, which targets
 are known. Of a large data set that is done once for the settings that it depends on; later runs
@@ -8,12 +8,19 @@ open the result in constant time and memory.
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
+from fedgru.config.settings import Settings
+from fedgru.core.types import Floats, Int32s, Ints
 from fedgru.core.version import __version__
+from fedgru.data.checkins import CheckIns
+from fedgru.data.datasets import DataSet
 from fedgru.storage import mapped
 from fedgru.storage.linear_pieces import LinearPieces, compress
 from fedgru.task import features, priors
@@ -25,23 +32,23 @@ FOLDER = "prepared"
 _HISTORY = fields(priors.History)
 HISTORY = tuple(f"history.{field.name}" for field in _HISTORY)
 LEARNT_FROM = ("classes", "inputs.rows", "inputs.numbers")
-OF_A_CLIENT = LEARNT_FROM + HISTORY  # what lies side by side in the file of a large data set
+OF_A_CLIENT = LEARNT_FROM + HISTORY  # stored side by side in the file of a large data set
 ENDS, DRAWN_FROM = "clients.pieces", "training_clients.pieces"
-FEW_VALUES = 10_000  # so many texts are read at once; more stay on the disk
+FEW_VALUES = 10_000  # up to this many texts are read into memory; more stay on the disk
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class StoredParts:
-    """The parts of a `fedgru.task.task.Task` that take a look at every check-in.
+    """The parts of a `fedgru.task.task.Task` that need a pass over every check-in.
 
     Attributes:
         clients, inputs, target_vocabulary, classes, target_codes, history, best_prob,
             training_clients: as in Task.
-        coverage: tuple of CoverageLine, as in Task without what depends on --eval-clients.
+        coverage: tuple of CoverageLine, as in Task without what depends on `eval_clients`.
         known: {name of a property of Task: its value} for those that were computed already.
-        folder: the Mapped that the arrays lie in, if they do; then there are also
+        folder: the Mapped that holds the arrays, if they are on disk; then there are also
         ends: LinearPieces of the clients' Ends, and
         drawn_from: LinearPieces of the training clients, both known without reading a file.
     """
@@ -49,34 +56,63 @@ class StoredParts:
     clients: Clients
     inputs: Inputs
     target_vocabulary: Vocabulary
-    classes: np.ndarray
-    target_codes: np.ndarray
+    classes: Int32s
+    target_codes: Int32s
     history: priors.History
-    best_prob: np.ndarray | None
-    training_clients: np.ndarray
+    best_prob: Floats | None
+    training_clients: Ints
     coverage: tuple[CoverageLine, ...]
-    known: dict
+    known: dict[str, Any]
     folder: mapped.Mapped | None = None
     ends: LinearPieces | None = None
     drawn_from: LinearPieces | None = None
 
+    @property
+    def large(self) -> "Large | None":
+        """How to read single clients, where the arrays are too large to stay in memory."""
+        if self.folder is None or self.folder.is_small:
+            return None
+        assert self.folder.records and self.ends and self.drawn_from, "they come with the folder"
+        return Large(self.folder.records, self.ends, self.drawn_from)
 
-def open_or_make(data_set, settings, make):
+
+class Large(NamedTuple):
+    """How single clients of a large data set are read; see StoredParts."""
+
+    records: mapped.Records
+    ends: LinearPieces
+    drawn_from: LinearPieces
+
+
+class HasArrays(Protocol):
+    """What a StoredParts and a Task have in common: the arrays that a client learns from."""
+
+    @property
+    def classes(self) -> Int32s: ...
+    @property
+    def inputs(self) -> Inputs: ...
+    @property
+    def history(self) -> priors.History: ...
+
+
+def open_or_make(
+    data_set: DataSet, settings: Settings, make: Callable[[], StoredParts]
+) -> StoredParts:
     """Return the StoredParts of a data set and settings.
 
     Args:
-        data_set: DataSet; that of a large one is looked for in its folder, and kept there.
+        data_set: DataSet; the parts of a large one are stored in its folder.
         settings: Settings.
-        make: called without arguments where there is none; returns it.
+        make: called without arguments if there are none; returns them.
     """
-    if data_set.maps is None:
+    if data_set.maps is None or data_set.folder is None:
         return make()
     made_from = _made_from(data_set, settings)
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(data_set.folder, FOLDER, key)
     found = mapped.load(folder, made_from)
-    if found is None or ENDS not in found.arrays:  # an earlier fedgru laid it out in another way
-        logger.info("the first run with these settings: %s is being laid out", folder)
+    if found is None or ENDS not in found.arrays:  # an earlier fedgru stored it in another form
+        logger.info("preparing the data for these settings (first time only): %s", folder)
         parts = make()
         try:
             arrays, facts = _to_arrays(parts, data_set.check_ins)
@@ -92,8 +128,8 @@ def open_or_make(data_set, settings, make):
     return _from_arrays(found, data_set.check_ins)
 
 
-def _made_from(data_set, settings):
-    """All that a StoredParts depends on."""
+def _made_from(data_set: DataSet, settings: Settings) -> dict[str, Any]:
+    """Return everything that a StoredParts depends on."""
     return {
         "fedgru": __version__,
         "fingerprint": data_set.passport["fingerprint"],
@@ -104,7 +140,9 @@ def _made_from(data_set, settings):
     }
 
 
-def _to_arrays(parts, check_ins):
+def _to_arrays(
+    parts: StoredParts, check_ins: CheckIns
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Return (arrays, facts) for `mapped.save`."""
     clients, inputs = parts.clients, parts.inputs
     arrays = {
@@ -137,14 +175,14 @@ def _to_arrays(parts, check_ins):
     return arrays, facts
 
 
-def arrays_of_a_client(parts):
+def arrays_of_a_client(parts: HasArrays) -> dict[str, npt.NDArray[Any]]:
     """Return {name out of OF_A_CLIENT: array} of a StoredParts or a Task."""
     learnt_from = parts.classes, parts.inputs.rows, parts.inputs.numbers
     history = (getattr(parts.history, field.name) for field in _HISTORY)
     return dict(zip(OF_A_CLIENT, (*learnt_from, *history), strict=True))
 
 
-def num_known(classes, clients):
+def num_known(classes: Int32s, clients: Clients) -> dict[str, int]:
     """Return {split: how many of its targets are of a known class}."""
     return {
         split: int((classes[clients.target_positions(split)] >= 0).sum())
@@ -152,21 +190,23 @@ def num_known(classes, clients):
     }
 
 
-def _vocabulary_arrays(name, vocabulary):
+def _vocabulary_arrays(name: str, vocabulary: Vocabulary) -> dict[str, npt.NDArray[Any]]:
     id_of_code = {f"{name}.id_of_code": vocabulary.id_of_code}
     return id_of_code | mapped.named_texts(name, vocabulary.values)
 
 
-def _from_arrays(found, check_ins):
+def _from_arrays(found: mapped.Mapped, check_ins: CheckIns) -> StoredParts:
     arrays, facts = found.arrays, found.facts
 
-    def vocabulary(name):
+    def vocabulary(name: str) -> Vocabulary:
         values = found.texts(name)
         values = tuple(values) if len(values) <= FEW_VALUES else values
         return Vocabulary(values, arrays[f"{name}.id_of_code"])
 
+    users = check_ins.user.values
+    assert isinstance(users, mapped.Texts), "a large data set keeps its texts on the disk"
     clients = Clients(
-        client_ids=check_ins.user.values.chosen(arrays["clients.users"]),
+        client_ids=users.chosen(arrays["clients.users"]),
         rows=arrays["clients.rows"],
         starts=arrays["clients.starts"],
         train_ends=arrays["clients.train_ends"],

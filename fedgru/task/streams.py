@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedgru.core.types import Bools, Int32s, Ints
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -19,17 +21,17 @@ class Batches:
         num_pairs: distinct pairs in `pairs`.
     """
 
-    pairs: np.ndarray
+    pairs: Int32s
     passes: int
     num_pairs: int
 
     @property
-    def num_examples(self):
+    def num_examples(self) -> int:
         """Pairs trained on in one round, counting each pass, not counting padding."""
         return int((self.pairs >= 0).sum()) * self.passes
 
 
-def contiguous(num_pairs, batch_size, seq_len, local_epochs):
+def contiguous(num_pairs: int, batch_size: int, seq_len: int, local_epochs: int) -> Batches:
     """Cut a client's pairs into contiguous streams, so that the carried state is the true one.
 
     Stream b continues in row b of the next local step. Nothing is dropped: the streams' tails
@@ -52,7 +54,7 @@ def contiguous(num_pairs, batch_size, seq_len, local_epochs):
     return Batches(pairs, local_epochs, num_pairs)
 
 
-def chunks(num_pairs, batch_size, seq_len, local_epochs):
+def chunks(num_pairs: int, batch_size: int, seq_len: int, local_epochs: int) -> Batches:
     """Cut as the reference notebook does, for comparison.
 
     Chunks of seq_len + 1 check-ins; an incomplete last chunk is dropped, and the pair between
@@ -77,11 +79,18 @@ def chunks(num_pairs, batch_size, seq_len, local_epochs):
 LAYOUTS = {"streams": contiguous, "chunks": chunks}
 
 
-def is_trained_on(layout, pairs, num_pairs, batch_size, seq_len, local_epochs):
+def is_trained_on(
+    layout: str,
+    pairs: Ints,
+    num_pairs: Ints | int,
+    batch_size: int,
+    seq_len: int,
+    local_epochs: int,
+) -> Bools:
     """Return bool, the shape of `pairs`: whether a layout keeps each pair of a client.
 
-    In closed form, so that it can be asked for all clients at once; the layouts themselves say
-    the same.
+    In closed form, so that it can be computed for all clients at once; the result is that of the
+    layouts themselves.
 
     Args:
         layout: a key of LAYOUTS.

@@ -1,10 +1,12 @@
 """Task: clients + inputs + targets + prior + model shapes, checked to fit before round 1."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.agnostic.protection import Protection, make_protection
 from fedgru.algorithms import faults
@@ -12,13 +14,15 @@ from fedgru.config import Settings
 from fedgru.config.feature_names import parse_features
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, DataError
+from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
 from fedgru.data.checkins import CheckIns
+from fedgru.data.datasets import DataSet
 from fedgru.models.gru import ModelSpec
 from fedgru.task import features, priors, stored, streams, vocabulary
-from fedgru.task.clients import SPLITS, Clients, CoverageLine, Ends, choose_clients
+from fedgru.task.clients import SPLITS, ClientEnds, Clients, CoverageLine, Ends, choose_clients
 from fedgru.task.kernel_prior import Kernel, fit_kernel, kernel_prior
 
-KEPT_SHARE = 0.25  # of the clients in a cohort: with fewer, what is kept is seldom used again
+KEPT_SHARE = 0.25  # of the clients in a cohort: below it, kept data is seldom used again
 
 
 @dataclass(frozen=True)
@@ -34,23 +38,23 @@ class LocalData:
         log_prior: float32 [steps, batch, seq_len, num_classes], or None without a prior.
         protected: int32 [steps, batch, seq_len], label of the protected concept, -1 in padding
             and where it is unknown; None without one.
-        passes: how often the steps are gone through; the state is zero at the start of each.
+        passes: how often the steps are run; the state is zero at the start of each.
         num_examples: targets trained on in one round, counting each pass.
     """
 
-    rows: np.ndarray
-    numbers: np.ndarray
-    targets: np.ndarray
-    mask: np.ndarray
-    log_prior: np.ndarray | None
-    protected: np.ndarray | None
+    rows: Int32s
+    numbers: Floats
+    targets: AnyInts
+    mask: Floats
+    log_prior: Floats | None
+    protected: AnyInts | None
     passes: int
     num_examples: int
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What was computed of a task's parts when they were made, for a task of exactly these parts.
+    """Values computed together with a task's parts; valid for a task of exactly these parts.
 
     Attributes:
         clients, classes: the parts.
@@ -58,8 +62,8 @@ class Known:
     """
 
     clients: Clients
-    classes: np.ndarray
-    values: dict
+    classes: Int32s
+    values: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,11 @@ class Task:
         target_codes: int32 [num_positions], the target column as the data set codes it.
         num_target_codes: how many codes there are.
         history: History of all positions, client after client.
-        kernel: the Kernel that the clients have learnt, with --prior kernel; else None.
+        kernel: the Kernel that the clients have learnt, with `prior` kernel; else None.
         best_prob: float32 [num_positions], the chance of the best possible predictor to be right
             there, for the categories of a made-up city; else None.
         coverage: list of CoverageLine, what each step kept.
-        protection: Protection, with --agnostic-to; else None.
+        protection: Protection, with `agnostic_to`; else None.
         training_clients: int64, the clients with at least one local step; cohorts are drawn
             from these.
         stored_parts: the StoredParts of a large data set, which these were taken from; else None.
@@ -94,26 +98,28 @@ class Task:
     clients: Clients
     inputs: features.Inputs
     target_vocabulary: vocabulary.Vocabulary
-    classes: np.ndarray
-    target_codes: np.ndarray
+    classes: Int32s
+    target_codes: Int32s
     num_target_codes: int
     history: priors.History
     kernel: Kernel | None
-    best_prob: np.ndarray | None
+    best_prob: Floats | None
     coverage: list[CoverageLine]
     protection: Protection | None
-    training_clients: np.ndarray
+    training_clients: Ints
     stored_parts: stored.StoredParts | None = None
     fitted: features.Fitted | None = None
     known: Known | None = None
     fingerprint: str = ""
 
-    def release(self):
-        """Give back the memory of what was read of a large data set; it can be read again."""
-        if self.stored_parts is not None:
+    def release(self) -> None:
+        """Release the memory of what was read of a large data set; it can be read again."""
+        if self.stored_parts is not None and self.stored_parts.folder is not None:
             self.stored_parts.folder.release()
 
-    def read(self, names, positions):
+    def read(
+        self, names: Sequence[str], positions: slice | AnyInts | int
+    ) -> list[npt.NDArray[Any]]:
         """Return some arrays at some positions, a slice or int of any shape, as a list.
 
         Of a large data set they are read from its file, see `mapped.Records`.
@@ -123,20 +129,20 @@ class Task:
             positions: not negative.
         """
         if self._large is not None:
-            return self._large.folder.records.read(names, positions)
+            return self._large.records.read(names, positions)
         return [self._own_arrays[name][positions] for name in names]
 
-    def read_clients(self, clients):
+    def read_clients(self, clients: list[int]) -> dict[int, list[npt.NDArray[Any]]]:
         """Return {client: what it is trained on} of a list of clients, for `local_data`.
 
         That is a list of arrays over all of its check-ins: `stored.LEARNT_FROM`, and with a prior
         `stored.HISTORY`. Clients of a large data set are read all at once, which takes less time
-        than one by one; of another the dict is empty.
+        than one by one; for any other data set the dict is empty.
         """
         if self._large is None or not clients:
             return {}
         begins, *_, ends = self.ends(np.array(clients))
-        records, names = self._large.folder.records, self._learnt_from
+        records, names = self._large.records, self._learnt_from
         arrays = records.read_ranges(names, begins.tolist(), ends.tolist())
         until = np.cumsum(ends - begins)
         bounds = zip((until - ends + begins).tolist(), until.tolist(), strict=True)
@@ -144,17 +150,24 @@ class Task:
         return dict(zip(clients, own, strict=True))
 
     @cached_property
-    def _learnt_from(self):
+    def _learnt_from(self) -> tuple[str, ...]:
         return stored.OF_A_CLIENT if self.spec.has_prior else stored.LEARNT_FROM
 
-    def ends(self, chosen):
-        """Return the Ends of one client, an int, or of several: a slice or array, not negative."""
+    def ends(self, chosen: slice | AnyInts) -> Ends:
+        """Return the Ends of several clients: a slice or an array of indices, not negative."""
         if self._large is not None and not isinstance(chosen, slice):
             return Ends(*self._large.ends.at(chosen))
-        found = self.clients.ends(chosen)
-        return Ends(*map(int, found)) if isinstance(chosen, Integral) else found
+        return self.clients.ends(chosen)
 
-    def draw(self, generator, number):
+    def client_ends(self, client: int) -> ClientEnds:
+        """Return the ClientEnds of one client; its index is not negative."""
+        if self._large is not None:
+            return ClientEnds(*self._large.ends.at(client))
+        clients = self.clients
+        found = clients.starts, clients.train_ends, clients.val_ends, clients.starts[1:]
+        return ClientEnds(*(int(positions[client]) for positions in found))
+
+    def draw(self, generator: np.random.Generator, number: int) -> Ints:
         """Return int64 [number], ascending: different training clients, drawn at random."""
         places = np.sort(generator.choice(len(self.training_clients), number, replace=False))
         if self._large is not None:
@@ -162,24 +175,25 @@ class Task:
         return self.training_clients[places]
 
     @cached_property
-    def _own_arrays(self):
+    def _own_arrays(self) -> dict[str, npt.NDArray[Any]]:
         return stored.arrays_of_a_client(self)
 
     @cached_property
-    def _large(self):
-        """The StoredParts of exactly these parts: a task made of another one may have only some."""
+    def _large(self) -> stored.Large | None:
+        """How single clients are read; None where the parts are not exactly the stored ones."""
         whole = self.stored_parts
-        if whole is None or whole.folder.is_small:
+        if whole is None or whole.large is None:
             return None
         names = ("clients", "inputs", "classes", "history", "training_clients")
-        return whole if all(getattr(self, n) is getattr(whole, n) for n in names) else None
+        same = all(getattr(self, n) is getattr(whole, n) for n in names)
+        return whole.large if same else None
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return len(self.target_vocabulary)
 
     @cached_property
-    def spec(self):
+    def spec(self) -> ModelSpec:
         """ModelSpec: the shapes of the weights."""
         model = self.settings.model
         return ModelSpec(
@@ -193,7 +207,7 @@ class Task:
         )
 
     @cached_property
-    def shared(self):
+    def shared(self) -> Doubles:
         """float64 [num_classes], the frequencies that all clients share."""
         if self.fitted is not None:
             return self.fitted.shared
@@ -203,34 +217,34 @@ class Task:
         return priors.shared_frequencies(train, self.num_classes)
 
     @cached_property
-    def unknown_rates(self):
+    def unknown_rates(self) -> dict[str, dict[str, float]]:
         """See `features.unknown_rates`."""
         if "unknown_rates" in self._known_values:
             return self._known_values["unknown_rates"]
         return features.unknown_rates(self.inputs, self.clients)
 
     @cached_property
-    def num_known(self):
+    def num_known(self) -> dict[str, int]:
         """{split: int}, how many of its targets are of a class that train has."""
         if "num_known" in self._known_values:
             return self._known_values["num_known"]
         return stored.num_known(self.classes, self.clients)
 
     @property
-    def _known_values(self):
+    def _known_values(self) -> dict[str, Any]:
         known = self.known
         if known is None or known.clients is not self.clients or known.classes is not self.classes:
             return {}
         return known.values
 
     @cached_property
-    def _client_priors(self):
+    def _client_priors(self) -> dict[tuple[int, str], priors.ClientPrior]:
         return {}
 
-    def with_kernel(self, on_round=None):
+    def with_kernel(self, on_round: Callable[[int, float], object] | None = None) -> "Task":
         """Return the task with the kernel that the clients learn on their train splits.
 
-        The same task where the prior needs none, or it is learnt already.
+        The same task if its prior needs no kernel, or it has one already.
 
         Args:
             on_round: see `fit_kernel`.
@@ -244,35 +258,37 @@ class Task:
         return replace(self, kernel=kernel)
 
     @cached_property
-    def validation_clients(self):
-        """int64 [--eval-clients], ascending, who is validated on each round; None for everybody.
+    def validation_clients(self) -> Ints | None:
+        """int64 [eval_clients], ascending: the clients validated in each round; None for all.
 
         The same for every seed, so that runs are compared on the same check-ins.
         """
         return _draw_validation(self.settings, self.clients)
 
     @property
-    def cohorts_recur(self):
-        """Whether a client takes part in so many rounds that what is laid out for it is kept."""
+    def cohorts_recur(self) -> bool:
+        """Whether a client takes part so often that its prepared data is kept."""
         cohort = self.settings.loop.clients_per_round
         return cohort is None or KEPT_SHARE * len(self.training_clients) <= cohort
 
-    def _recurs(self, client):
-        """Whether a client comes up again soon, in a round or in validation."""
+    def _recurs(self, client: int) -> bool:
+        """Whether a client is used again soon, in a round or in validation."""
         return self.cohorts_recur or self._validated is None or client in self._validated
 
     @cached_property
-    def _validated(self):
+    def _validated(self) -> frozenset[int] | None:
         drawn = self.validation_clients
         return None if drawn is None else frozenset(drawn.tolist())
 
     @cached_property
-    def attackers(self):
-        """Indices of the clients that lie, with --attack; else empty."""
+    def attackers(self) -> frozenset[int]:
+        """Indices of the clients that send malicious updates, with `attack`; else empty."""
         return faults.draw_attackers(self.settings, self.training_clients)
 
-    def client_prior(self, client, kind, own=None):
-        """Return the ClientPrior of a client, computed once if it comes up again.
+    def client_prior(
+        self, client: int, kind: str, own: priors.History | None = None
+    ) -> priors.ClientPrior:
+        """Return the ClientPrior of a client; it is kept if the client is used again.
 
         Args:
             client: index of the client.
@@ -282,9 +298,10 @@ class Task:
         if (client, kind) in self._client_priors:
             return self._client_priors[client, kind]
         if own is None:
-            start, *_, end = self.ends(client)
+            start, *_, end = self.client_ends(client)
             own = priors.History(*self.read(stored.HISTORY, slice(start, end)))
         if kind == "kernel":
+            assert self.kernel is not None, "the kernel is learnt by with_kernel"
             prior = kernel_prior(self.kernel, own, self.shared)
         else:
             prior = priors.count_prior(kind, own, self.shared)
@@ -292,7 +309,13 @@ class Task:
             self._client_priors[client, kind] = prior
         return prior
 
-    def log_prior(self, client, pairs, kind=None, own=None):
+    def log_prior(
+        self,
+        client: int,
+        pairs: slice | AnyInts,
+        kind: str | None = None,
+        own: priors.History | None = None,
+    ) -> Floats:
         """Return float32 [num_pairs, num_classes], log p(next) by the personal prior.
 
         Args:
@@ -303,17 +326,22 @@ class Task:
         kind = kind or self.settings.inputs.prior
         return self.client_prior(client, kind, own).log_probs(self.shared, pairs)
 
-    def batches(self, client):
+    def batches(self, client: int) -> streams.Batches:
         """Return the Batches of a client's train pairs in the run's layout."""
-        start, train_end, *_ = self.ends(client)
+        start, train_end, *_ = self.client_ends(client)
         return self._batches(max(train_end - start - 1, 0))
 
-    def _batches(self, num_pairs, local_epochs=None):
+    def _batches(self, num_pairs: int, local_epochs: int | None = None) -> streams.Batches:
         layout, epochs = self.settings.layout, local_epochs or self.settings.client.local_epochs
-        lay_out = streams.LAYOUTS[layout.layout]
-        return lay_out(num_pairs, layout.batch_size, layout.seq_len, epochs)
+        cut = streams.LAYOUTS[layout.layout]
+        return cut(num_pairs, layout.batch_size, layout.seq_len, epochs)
 
-    def local_data(self, client, own=None, local_epochs=None):
+    def local_data(
+        self,
+        client: int,
+        own: list[npt.NDArray[Any]] | None = None,
+        local_epochs: int | None = None,
+    ) -> LocalData:
         """Return the LocalData of one client.
 
         Args:
@@ -321,7 +349,7 @@ class Task:
             own: what `read_clients` has for it; None reads it now.
             local_epochs: of its client rule; None takes the settings'.
         """
-        start, train_end, _, end = self.ends(client)
+        start, train_end, _, end = self.client_ends(client)
         num_pairs = max(train_end - start - 1, 0)
         batches = self._batches(num_pairs, local_epochs)
         pairs = np.maximum(batches.pairs, 0)
@@ -334,8 +362,8 @@ class Task:
             targets = faults.flip_labels(targets, self.num_classes)
         log_prior = None
         if self.spec.has_prior:
-            history = priors.History(*history)
-            log_prior = self.log_prior(client, slice(num_pairs), own=history)[pairs]
+            past = priors.History(*history)
+            log_prior = self.log_prior(client, slice(num_pairs), own=past)[pairs]
         return LocalData(
             rows=np.where(padded[..., None], -1, rows[pairs]),
             numbers=numbers[pairs],
@@ -347,20 +375,25 @@ class Task:
             num_examples=int((targets >= 0).sum()) * batches.passes,
         )
 
-    def _protected(self, inputs_at, padded):
+    def _protected(self, inputs_at: AnyInts, padded: Bools) -> AnyInts | None:
         if self.protection is None:
             return None
         return np.where(padded, -1, self.protection.concept.labels[inputs_at])
 
 
-def build_task(data_set, settings, kernel=None, fitted=None):
-    """Build the Task of a data set; the parts of a large one are laid out in its folder.
+def build_task(
+    data_set: DataSet,
+    settings: Settings,
+    kernel: Kernel | None = None,
+    fitted: features.Fitted | None = None,
+) -> Task:
+    """Build the Task of a data set; the parts of a large one are stored in its folder.
 
     Args:
         data_set: DataSet.
         settings: Settings.
-        kernel: with --prior kernel, the Kernel of an earlier run; None leaves it to be learnt
-            by `Task.with_kernel`.
+        kernel: with `prior` kernel, the Kernel of an earlier run; with None `Task.with_kernel`
+            learns it.
         fitted: Fitted, in place of what would be fitted on the train splits; None fits it.
 
     Returns:
@@ -416,19 +449,23 @@ def build_task(data_set, settings, kernel=None, fitted=None):
     )
 
 
-def _with_validated(coverage, settings, clients):
-    """The coverage with a line on --eval-clients after that on validation."""
+def _with_validated(
+    coverage: Sequence[CoverageLine], settings: Settings, clients: Clients
+) -> list[CoverageLine]:
+    """Return the coverage with a line on `eval_clients` after the one on validation."""
     drawn, lines = _draw_validation(settings, clients), []
     for line in coverage:
         lines.append(line)
         if line.step == "val targets" and drawn is not None:
             targets = len(clients.ends(drawn).target_positions("val"))
-            lines.append(CoverageLine("  of which in each round", len(drawn), targets))
+            lines.append(CoverageLine("  scored in each round", len(drawn), targets))
     return lines
 
 
-def _prepare(data_set, settings, fitted=None):
-    """Make the StoredParts of a data set: every check-in is looked at. Errors as `build_task`."""
+def _prepare(
+    data_set: DataSet, settings: Settings, fitted: features.Fitted | None = None
+) -> stored.StoredParts:
+    """Make the StoredParts of a data set in a pass over every check-in. Errors as `build_task`."""
     check_ins, inputs_settings = data_set.check_ins, settings.inputs
     names = parse_features(inputs_settings.features)
     needed = {"category", "raw_category"} & set(names)
@@ -472,15 +509,17 @@ def _prepare(data_set, settings, fitted=None):
         coverage.append(CoverageLine(f"{split} targets", owners, len(positions)))
         if split == "train":
             line = CoverageLine(
-                "  of which trained on", len(training_clients), int(num_trained.sum())
+                "  used for training", len(training_clients), int(num_trained.sum())
             )
             coverage.append(line)
 
-    def codes(name):  # one array, not two equal ones: it is written to the disk once
+    def codes(name: str) -> Int32s:  # the same array twice, so that it is written to the disk once
         is_target = name == inputs_settings.target
         return target_codes if is_target else getattr(check_ins, name).codes[clients.rows]
 
-    knows_best = data_set.best_prob is not None and inputs_settings.target == "category"
+    best_prob = None
+    if data_set.best_prob is not None and inputs_settings.target == "category":
+        best_prob = data_set.best_prob[clients.rows]
     history = priors.History(
         classes=classes,
         categories=codes("category"),
@@ -505,14 +544,14 @@ def _prepare(data_set, settings, fitted=None):
         classes=classes,
         target_codes=target_codes,
         history=history,
-        best_prob=data_set.best_prob[clients.rows] if knows_best else None,
+        best_prob=best_prob,
         training_clients=training_clients,
         coverage=tuple(coverage),
         known={},
     )
 
 
-def _draw_validation(settings, clients):
+def _draw_validation(settings: Settings, clients: Clients) -> Ints | None:
     number = settings.loop.eval_clients
     if number is None:
         return None
@@ -520,8 +559,8 @@ def _draw_validation(settings, clients):
     return np.sort(draw.choice(len(clients), number, replace=False))
 
 
-def _check_cohort(settings, cohort, num_training):
-    """Refuse what no round could have: more usable updates, or liars, than there are clients."""
+def _check_cohort(settings: Settings, cohort: int, num_training: int) -> None:
+    """Refuse settings that ask for more usable updates, or attackers, than there are clients."""
     if settings.faults.min_clients > cohort:
         raise ConfigError(
             f"`min_clients` is {settings.faults.min_clients}, but a round has {cohort} clients."
@@ -533,7 +572,7 @@ def _check_cohort(settings, cohort, num_training):
         )
 
 
-def _count_trained(settings, clients, classes):
+def _count_trained(settings: Settings, clients: Clients, classes: Int32s) -> Ints:
     """How many different targets of known class each client trains on, int64 [num_clients]."""
     layout = settings.layout
     first, end = clients.target_bounds("train")

@@ -1,8 +1,12 @@
-"""Value <-> id, with id 0 for 'unknown': the only place where these numbers are made."""
+"""Value <-> id, with id 0 for 'unknown': the only place where ids are assigned."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from fedgru.core.types import AnyInts, Int32s, Ints
+from fedgru.data.checkins import Coded
 
 UNKNOWN = 0
 
@@ -16,13 +20,13 @@ class Vocabulary:
         id_of_code: int32 [num_codes], the id of each code of the data set's column.
     """
 
-    values: tuple[str, ...]
-    id_of_code: np.ndarray
+    values: Sequence[str]
+    id_of_code: Int32s
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.values)
 
-    def encode(self, codes):
+    def encode(self, codes: AnyInts) -> Int32s:
         """Return int32 ids, the shape of `codes`; missing (-1) and unknown values get 0.
 
         >>> Vocabulary(("b",), np.array([0, 1], np.int32)).encode(np.array([-1, 0, 1]))
@@ -32,7 +36,7 @@ class Vocabulary:
         return padded[codes]
 
 
-def from_train(column, train_rows):
+def from_train(column: Coded, train_rows: Ints) -> Vocabulary:
     """Build the vocabulary of the values seen in train, in order of first appearance.
 
     Args:
@@ -46,8 +50,8 @@ def from_train(column, train_rows):
     return Vocabulary(tuple(column.values[code] for code in seen), id_of_code)
 
 
-def from_ids(column, ids, size):
-    """Build the vocabulary of one column with ids that were given out elsewhere.
+def from_ids(column: Coded, ids: Mapping[str, int], size: int) -> Vocabulary:
+    """Build the vocabulary of one column with ids that were assigned elsewhere.
 
     Args:
         column: Coded, the data set's column.
@@ -66,12 +70,12 @@ def from_ids(column, ids, size):
     return Vocabulary(tuple(values), np.array(id_of_code, np.int32))
 
 
-def from_range(column, rows):
+def from_range(column: Coded, rows: Ints) -> Vocabulary:
     """Build the reference notebook's vocabulary: numbers below the count of distinct values.
 
     The notebook declares the vocabulary as range(n), n the number of distinct values among the
     chosen users, but what it looks up are numbers that run over the whole file: user ids as
-    they stand, other columns by first appearance. Whatever is n or more is unknown. It is kept
+    they are, other columns by first appearance. Whatever is n or more is unknown. It is kept
     to measure what that costs; use `from_train` for anything else.
 
     Args:

@@ -80,7 +80,7 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
         "  in the data set                     6         240\n"
         "  with 5 or more check-ins            6         240\n"
         "  train targets                       6         143\n"
-        "    of which trained on               6         143\n"
+        "    used for training                 6         143\n"
         "  val targets                         6          40\n"
         "  test targets                        6          51\n"
         "  unknown in val / test: venue 15.0 % / 15.7 %, raw_category 0.0 % / 3.9 %\n"

@@ -108,8 +108,8 @@ def test_what_cannot_be_compared(make_run, tmp_path):
     fewer = make_run("fewer", 0.5, 0.5, rows=range(3, 8))
     assert message(comparison.compare, [first, fewer]) == (
         f"{fewer.path} cannot be compared with {first.path}: other users or splits. It was tested "
-        "on 5 check-ins, the first on 6; 3 are the same. Give both the same --users and "
-        "--min-checkins."
+        "on 5 check-ins, the first on 6; 3 are the same. Give both the same `users` and "
+        "`min_checkins`."
     )
     assert message(comparison.compare, [first, first]) == (
         f"of {first.path}, {first.path} two are of the same settings and the same seed: give one "

@@ -71,7 +71,7 @@ def test_a_client_without_known_train_targets_is_not_drawn(make_task):
     task = make_task(DataSet("hand", check_ins, {}), features="category", min_checkins=5)
     assert task.training_clients.tolist() == [0]
     lines = {line.step.strip(): (line.clients, line.checkins) for line in task.coverage}
-    assert (lines["train targets"], lines["of which trained on"]) == ((2, 7), (1, 5))
+    assert (lines["train targets"], lines["used for training"]) == ((2, 7), (1, 5))
 
 
 def test_no_coordinates(make_task):
@@ -139,7 +139,7 @@ def test_coverage_says_what_the_layout_drops(make_task):
     task = make_task(one_user(list("abcd") * 10), layout="chunks")
     lines = {line.step.strip(): (line.clients, line.checkins) for line in task.coverage}
     assert lines["train targets"] == (1, 24)
-    assert lines["of which trained on"] == (1, 20)
+    assert lines["used for training"] == (1, 20)
     assert (lines["val targets"], lines["test targets"]) == ((1, 7), (1, 8))
 
 
@@ -173,7 +173,7 @@ def test_what_is_trained_on_in_closed_form_is_what_the_layout_holds(
         assert (client in task.training_clients) == (known > 0)
         trained += known
     lines = {line.step.strip(): line.checkins for line in task.coverage}
-    assert lines["of which trained on"] == trained
+    assert lines["used for training"] == trained
 
 
 def test_validation_on_some_clients(make_task):
@@ -187,7 +187,7 @@ def test_validation_on_some_clients(make_task):
     lengths = task.clients.lengths[task.validation_clients]
     expected = sum(-(-(n - -(-n // 5)) // 5) for n in lengths.tolist())
     lines = {line.step: (line.clients, line.checkins) for line in task.coverage}
-    assert lines["  of which in each round"] == (2, expected)
+    assert lines["  scored in each round"] == (2, expected)
     assert make_task().validation_clients is None
     with pytest.raises(ConfigError) as error:
         make_task(eval_clients=7)

@@ -33,7 +33,7 @@ class ScriptedEngine(Engine):
 
 @pytest.fixture
 def scripted(make_task, monkeypatch):
-    def run(losses, start=None, **overrides):
+    def run(losses, start=None, stop_after=None, **overrides):
         task = make_task(rounds=len(losses), **overrides)
         engine = ScriptedEngine(task, [9.0, *losses])
 
@@ -47,9 +47,14 @@ def scripted(make_task, monkeypatch):
         script = iter(engine.losses[0 if start is None else start.state.round_num + 1 :])
         monkeypatch.setattr(rounds, "evaluate", lambda *_, clients: Scripted(next(script)))
         rows, checkpoints = [], []
+
+        def on_round(round_num, row, seconds):
+            rows.append((round_num, row))
+            return "enough" if round_num == stop_after else None
+
         result = round_loop.train(
             FederatedTraining(engine, algorithms.from_settings(task.settings)),
-            lambda round_num, row, seconds: rows.append((round_num, row)),
+            on_round,
             checkpoints.append,
             start=start,
         )
@@ -93,17 +98,19 @@ def test_stops_early(scripted):
     assert result.why == "val/loss/micro has not improved in 2 rounds"
 
 
-def test_stops_when_told_to(scripted, monkeypatch):
-    def told(round_num, row, seconds):
-        return "enough" if round_num == 2 else None
-
-    train = round_loop.train
-    monkeypatch.setattr(
-        round_loop, "train", lambda t, _, *rest, **given: train(t, told, *rest, **given)
-    )
-    _, result, _, checkpoints = scripted([3.0, 2.0, 1.0])
+def test_stops_when_on_round_says_why(scripted):
+    _, result, _, checkpoints = scripted([3.0, 2.0, 1.0], stop_after=2)
     assert (result.why, result.last.round_num, result.best.round_num) == ("enough", 2, 2)
     assert [point.best.round_num for point in checkpoints] == [0, 1, 2]
+
+
+def test_stopped_before_any_round_may_be_the_best(scripted, caplog):
+    # alpha rises until round 5 of 10: no earlier round counts, and there is no best value to log
+    _, result, _, _ = scripted([3.0] * 10, stop_after=2, agnostic_to="weekend")
+    assert (result.best.round_num, result.best_value, result.why) == (0, None, "enough")
+    assert caplog.messages[-1] == (
+        "no round ran under the final alpha: what counts is the untrained model"
+    )
 
 
 @pytest.mark.parametrize("patience", [2, 3])

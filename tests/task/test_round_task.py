@@ -1,4 +1,4 @@
-"""fedgru/training/tasks.py: both kinds of task have what the round loop reads."""
+"""fedgru/task/round_task.py: both kinds of task have what the round loop reads."""
 
 import inspect
 
@@ -11,7 +11,7 @@ from fedgru.deploy.federation import Federation, Member
 from fedgru.models.gru import ModelSpec
 from fedgru.task.task import Task
 from fedgru.training.loop import draw_cohort
-from fedgru.training.tasks import RoundClients, RoundTask
+from fedgru.task.round_task import RoundClients, RoundTask
 
 NUM_CLIENTS = 6
 

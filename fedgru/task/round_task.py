@@ -31,11 +31,11 @@ class RoundTask(Protocol):
     Attributes:
         settings: Settings.
         spec: ModelSpec, from which weights are made.
-        kernel: the Kernel that the clients have learnt, with --prior kernel; else None.
-        protection: Protection, with --agnostic-to; else None.
+        kernel: the Kernel that the clients have learnt, with `prior` kernel; else None.
+        protection: Protection, with `agnostic_to`; else None.
         clients: RoundClients.
         training_clients: int64, numbers of the clients that cohorts are drawn from.
-        attackers: numbers of the clients that send malicious updates, with --attack.
+        attackers: numbers of the clients that send malicious updates, with `attack`.
     """
 
     @property
@@ -57,4 +57,4 @@ class RoundTask(Protocol):
         """Return the numbers of this many training clients, sorted, drawn without replacement."""
 
     def release(self) -> None:
-        """Give back the memory of what was read and can be read again."""
+        """Release the memory of what was read and can be read again."""
