@@ -1,11 +1,21 @@
 """Engine: where local training and the forward pass run. Any engine gives the same numbers."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from fedgru import algorithms
 from fedgru.algorithms import faults
-from fedgru.algorithms.fed_avg import NoUpdate, ServerState
+from fedgru.algorithms.client_rule import ClientRule
+from fedgru.algorithms.fed_avg import ClientUpdate, NoUpdate, ServerState
+from fedgru.algorithms.protocol import Algorithm, Total
+from fedgru.config.settings import Settings
 from fedgru.core.errors import TrainingError
+from fedgru.core.types import AnyInts, Doubles, Floats, Ints, Weights
+from fedgru.task.round_task import RoundTask
+
+Constants: TypeAlias = Mapping[str, Any]  # of a round, see `Protection.before_round`
+AnyTask = TypeVar("AnyTask", bound=RoundTask)
 
 DIVERGED_LOSS = 100.0  # nats; the uniform guess over 27 classes has 3.3, over 10,000 has 9.2
 
@@ -24,7 +34,7 @@ class RoundResult:
     """
 
     state: ServerState
-    metrics: dict[str, float]
+    metrics: Mapping[str, float]
     num_clients: int
     num_examples: int
     faults: dict[str, list[int]] = field(default_factory=dict)
@@ -40,27 +50,30 @@ class Gathered:
             `fedgru.algorithms.faults`.
     """
 
-    def __init__(self, total):
+    def __init__(self, total: Total) -> None:
         self.total = total
-        self.loss_sum = self.num_correct = self.protected = 0.0
-        self.unusable = {}
+        self.loss_sum = self.num_correct = 0.0
+        self.protected: Doubles | float = 0.0
+        self.unusable: dict[int, str] = {}
 
-    def add(self, task, update, weights, round_num):
+    def add(
+        self, task: RoundTask, update: ClientUpdate | NoUpdate, weights: Weights, round_num: int
+    ) -> None:
         """Add one ClientUpdate, as its client sends it, unless there is none or it is of no use."""
         if isinstance(update, NoUpdate):
             self.unusable[update.client] = update.why
             return
-        update = faults.tamper(task, update, round_num)
-        why = faults.problem(update, weights)
+        sent: ClientUpdate = faults.tamper(task, update, round_num)
+        why = faults.problem(sent, weights)
         if why is not None:
-            self.unusable[update.client] = why
+            self.unusable[sent.client] = why
             return
-        self.total.add(update)
-        self.loss_sum += update.loss_sum
-        self.num_correct += update.num_correct
-        self.protected = self.protected + update.protected
+        self.total.add(sent)
+        self.loss_sum += sent.loss_sum
+        self.num_correct += sent.num_correct
+        self.protected = self.protected + sent.protected
 
-    def merge(self, other):
+    def merge(self, other: "Gathered") -> None:
         """Add what another part of the cohort sent."""
         self.total.merge(other.total)
         self.loss_sum += other.loss_sum
@@ -68,16 +81,16 @@ class Gathered:
         self.protected = self.protected + other.protected
         self.unusable |= other.unusable
 
-    def by_reason(self, cohort):
+    def by_reason(self, cohort: AnyInts) -> dict[str, list[int]]:
         """Return {why: indices of clients} of the unusable updates, in the cohort's order."""
-        found = {}
+        found: dict[str, list[int]] = {}
         for client in map(int, cohort):
             if client in self.unusable:
                 found.setdefault(self.unusable[client], []).append(client)
         return found
 
 
-class Engine:
+class Engine(Generic[AnyTask]):
     """What every engine offers.
 
     A subclass fills in `hidden_states`, and `local_updates`; or it sets `runs_whole_rounds` and
@@ -92,20 +105,20 @@ class Engine:
     runs_whole_rounds = False  # True where clients and server cannot be told apart
     compiles_with_jax = False
 
-    def __init__(self, task, client_rule=None):
+    def __init__(self, task: AnyTask, client_rule: ClientRule | None = None) -> None:
         self.task = task
         self.client_rule = client_rule or algorithms.from_settings(task.settings).client_rule
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.name
 
     @property
-    def computes_with(self):
+    def computes_with(self) -> str:
         """What the last digits depend on, in words: a resumed run says if it has changed."""
         return self.name
 
     @classmethod
-    def check_here(cls, settings):
+    def check_here(cls, settings: Settings) -> None:
         """Raise where the engine cannot run on this machine, without making one.
 
         Args:
@@ -115,17 +128,19 @@ class Engine:
             ConfigError, MissingEngineError: say what is missing.
         """
 
-    def choose_local_loop(self, began_with=None):
+    def choose_local_loop(self, began_with: str | None = None) -> None:
         """Find out what trains a client fastest on this machine, where there is a choice.
 
         Args:
             began_with: `computes_with` of the run that is resumed; None for a new one.
         """
 
-    def close(self):
+    def close(self) -> None:
         """Give back what the engine holds beside memory: processes. Used again, it starts anew."""
 
-    def local_updates(self, weights, cohort, round_num, constants=None):
+    def local_updates(
+        self, weights: Weights, cohort: AnyInts, round_num: int, constants: Constants | None = None
+    ) -> Iterator[ClientUpdate | NoUpdate]:
         """Yield the ClientUpdate, or NoUpdate, of each client of the cohort, in its order.
 
         `constants` is what `Protection.before_round` gives, where the task has a Protection.
@@ -135,21 +150,30 @@ class Engine:
             "runs_whole_rounds and run_round"
         )
 
-    def run_round(self, algorithm, state, cohort):
+    def run_round(self, algorithm: Algorithm, state: ServerState, cohort: AnyInts) -> RoundResult:
         """Run a whole round, where the engine `runs_whole_rounds`.
 
         Arguments and result as those of `fedgru.training.rounds.run_round`.
         """
         raise NotImplementedError(f"engine {self.name} runs no whole rounds")
 
-    def gather(self, algorithm, weights, cohort, round_num, constants=None):
+    def gather(
+        self,
+        algorithm: Algorithm,
+        weights: Weights,
+        cohort: AnyInts,
+        round_num: int,
+        constants: Constants | None = None,
+    ) -> Gathered:
         """Return the Gathered of the cohort: each client's update made, checked and added."""
         gathered = Gathered(algorithm.start(weights))
         for update in self.local_updates(weights, cohort, round_num, constants):
             gathered.add(self.task, update, weights, round_num)
         return gathered
 
-    def hidden_states(self, weights, first_positions, end_positions, wanted):
+    def hidden_states(
+        self, weights: Weights, first_positions: Ints, end_positions: Ints, wanted: Ints
+    ) -> Floats:
         """Return the representation at some inputs, float32 [num_wanted, hidden_dim].
 
         Args:
@@ -162,7 +186,7 @@ class Engine:
         raise NotImplementedError(f"engine {self.name} cannot evaluate: it needs hidden_states")
 
 
-def check_diverged(settings, loss, round_num, split="train"):
+def check_diverged(settings: Settings, loss: float, round_num: int, split: str = "train") -> None:
     """Raise a TrainingError if a round's loss, in nats, is beyond recovery."""
     if not loss <= DIVERGED_LOSS:
         raise TrainingError(
@@ -171,7 +195,7 @@ def check_diverged(settings, loss, round_num, split="train"):
         )
 
 
-def advice(settings, round_num):
+def advice(settings: Settings, round_num: int) -> str:
     """Return what a person can do about a round that diverged."""
     last = f"Last good state: round {round_num - 1}. " if round_num > 1 else ""
     return (

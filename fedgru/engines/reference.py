@@ -4,26 +4,33 @@ Slow, and meant to be read beside McMahan et al. 2017 (arXiv:1602.05629), Algori
 engine must give the same numbers.
 """
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import numpy as np
 
-from fedgru.agnostic.protection import HEAD_DIMS
+from fedgru.agnostic.protection import HEAD_DIMS, Protection
+from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.config.methods import METHODS
+from fedgru.config.settings import Settings
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError
-from fedgru.engines.base import Engine
+from fedgru.core.types import AnyInts, Doubles, Floats, Int32s, Ints, Weights
+from fedgru.engines.base import Constants, Engine
 from fedgru.models import keras_gru, keras_heads
+from fedgru.task.task import LocalData, Task
 
 _MEASURED = ("nll_of_scores", "accuracy_of_scores", "nll_of_protected", "accuracy_of_protected")
 
 
-class ReferenceEngine(Engine):
+class ReferenceEngine(Engine[Task]):
     """See the module's docstring."""
 
     name = "reference"
 
     @classmethod
-    def check_here(cls, settings):
+    def check_here(cls, settings: Settings) -> None:
         """See Engine.check_here."""
         import keras
 
@@ -34,7 +41,7 @@ class ReferenceEngine(Engine):
                 "stateful layer. Unset KERAS_BACKEND."
             )
 
-    def __init__(self, task, client_rule=None):
+    def __init__(self, task: Task, client_rule: ClientRule | None = None) -> None:
         super().__init__(task, client_rule)
         self.check_here(task.settings)
         import keras
@@ -51,7 +58,9 @@ class ReferenceEngine(Engine):
         self._forward_model = keras_gru.build(
             task.spec, task.inputs, 1, layout.seq_len, output="hidden"
         )
-        self._received = []  # variables that hold what a client received, if the rule asks
+        self._received: list[
+            Any
+        ] = []  # variables that hold what a client received, if the rule asks
         self._optimizer = _client_optimizer(self.client_rule, self._received)
         if protection is not None and protection.server_head:
             for layer in keras_heads.head_layers(self._model).values():
@@ -71,10 +80,13 @@ class ReferenceEngine(Engine):
         self._optimizer.build(self._model.trainable_variables)
         self._fresh_optimizer = [v.numpy() for v in self._optimizer.variables]
 
-    def local_updates(self, weights, cohort, round_num, constants=None):
+    def local_updates(
+        self, weights: Weights, cohort: AnyInts, round_num: int, constants: Constants | None = None
+    ) -> Iterator[ClientUpdate]:
         """Yield the ClientUpdate of each client of the cohort, in the cohort's order."""
-        if constants is not None:  # equation (1) of Jia et al. 2018
-            target_weight, reversal = self.task.protection.loss_weights(constants["alpha"])
+        protection = self.task.protection
+        if protection is not None and constants is not None:  # equation (1) of Jia et al. 2018
+            target_weight, reversal = protection.loss_weights(constants["alpha"])
             self._model.get_layer("share").factor.assign(target_weight)
             self._model.get_layer("reversal").factor.assign(-reversal)
         key = seeding.key_words(self.task.settings.loop.seed, "dropout", round_num)
@@ -84,7 +96,7 @@ class ReferenceEngine(Engine):
         for client in cohort:
             yield self._client_update(weights, int(client))
 
-    def _client_update(self, weights, client):
+    def _client_update(self, weights: Weights, client: int) -> ClientUpdate:
         """Algorithm 1, ClientUpdate(k, w): E local epochs over the batches of client k."""
         keras_gru.set_weights(self._model, weights)
         for variable, value in zip(self._optimizer.variables, self._fresh_optimizer, strict=True):
@@ -111,7 +123,7 @@ class ReferenceEngine(Engine):
             protected=sums[2:],
         )
 
-    def _local_step(self, data, step):
+    def _local_step(self, data: LocalData, step: int) -> Doubles:
         """One call of train_on_batch; returns the sums of a ClientUpdate, float64 [5]."""
         log_prior = None if data.log_prior is None else data.log_prior[step]
         labels, counts = data.targets[step], data.mask[step]
@@ -139,7 +151,9 @@ class ReferenceEngine(Engine):
             return np.array([measured[0] * num, measured[1] * num, 0.0, 0.0, 0.0])
         return np.array(measured + [1.0]) * [num, num, *(3 * [num_protected])]
 
-    def hidden_states(self, weights, first_positions, end_positions, wanted):
+    def hidden_states(
+        self, weights: Weights, first_positions: Ints, end_positions: Ints, wanted: Ints
+    ) -> Floats:
         """See Engine.hidden_states. The stateful model passes along one client at a time."""
         keras_gru.set_weights(self._forward_model, weights)
         inputs, seq_len = self.task.inputs, self.task.settings.layout.seq_len
@@ -158,13 +172,13 @@ class ReferenceEngine(Engine):
         return hidden
 
 
-def _summed_loss():
+def _summed_loss() -> Any:
     import keras
 
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
 
 
-def _measures(output):
+def _measures(output: str) -> list[Any]:
     import keras
 
     return [
@@ -173,7 +187,7 @@ def _measures(output):
     ]
 
 
-def _check_knows(protection, name):
+def _check_knows(protection: Protection, name: str) -> None:
     """Refuse what only the fast engine does: methods other than the paper's."""
     if protection.method != METHODS["reversal"]:
         raise ConfigError(
@@ -181,28 +195,30 @@ def _check_knows(protection, name):
         )
 
 
-def _client_optimizer(rule, received):
+def _client_optimizer(rule: ClientRule, received: list[Any]) -> Any:
     """The Keras optimizer of a ClientRule; `received` is filled before the first step."""
     import keras
     import tensorflow as tf
 
-    optimizer = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}[rule.optimizer]
+    optimizer: Any = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}[rule.optimizer]
     if not rule.adds_to_gradient:
         return optimizer(rule.client_lr)
 
     class WithAddedTerms(optimizer):
-        def apply_gradients(self, grads_and_vars, *args, **kwargs):
+        def apply_gradients(
+            self, grads_and_vars: Iterable[tuple[Any, Any]], *args: Any, **kwargs: Any
+        ) -> Any:
             gradients, variables = zip(*grads_and_vars, strict=True)
             now, start = map(tf.convert_to_tensor, variables), map(tf.convert_to_tensor, received)
             added = map(rule.added, now, start)
-            gradients = [g + more for g, more in zip(gradients, added, strict=True)]
-            pairs = zip(gradients, variables, strict=True)
+            sums = [g + more for g, more in zip(gradients, added, strict=True)]
+            pairs = zip(sums, variables, strict=True)
             return super().apply_gradients(pairs, *args, **kwargs)
 
     return WithAddedTerms(rule.client_lr)
 
 
-def _own_rows(data):
+def _own_rows(data: LocalData) -> Int32s:
     """int32 [num_own], the table rows that a client's train inputs name."""
     rows = np.unique(data.rows)
     return rows[rows >= 0].astype(np.int32)

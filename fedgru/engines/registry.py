@@ -1,10 +1,17 @@
 """What each engine is and can do; what it cannot do is refused here, before anything is read."""
 
+from __future__ import annotations
+
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from fedgru.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedgru.config.settings import Settings
+    from fedgru.engines.base import Engine
 
 # Settings, and whole sections of them, that not every engine knows.
 _JAX = frozenset(("threads", "device", "local_loop", "clients_per_call"))
@@ -34,12 +41,12 @@ class EngineInfo:
     trains_on_devices: bool = False
     sends_whole_table: bool = False
 
-    def load(self):
+    def load(self) -> type[Engine[Any]]:
         """Return the class of the engine."""
         module, name = self.place.split(":")
         return getattr(importlib.import_module(module), name)
 
-    def can(self, section, name, value):
+    def can(self, section: str, name: str, value: Any) -> bool:
         """Whether it knows a value of a setting."""
         if value not in self.only.get(name, (value,)):
             return False
@@ -80,12 +87,12 @@ ENGINES = {
 }
 
 
-def engine_of(settings):
+def engine_of(settings: Settings) -> EngineInfo:
     """Return the EngineInfo that Settings name."""
     return ENGINES[settings.loop.engine]
 
 
-def check(settings):
+def check(settings: Settings) -> None:
     """Refuse settings that have no effect with the engine that they name.
 
     Raises:
@@ -100,7 +107,7 @@ def check(settings):
             raise ConfigError(_refusal(info, section, name, value))
 
 
-def _matters(settings, section, name, setting, value):
+def _matters(settings: Settings, section: str, name: str, setting: Any, value: Any) -> bool:
     """Whether something of the run depends on the value of a setting."""
     if name == "method":
         return settings.agnostic.agnostic_to is not None
@@ -109,11 +116,10 @@ def _matters(settings, section, name, setting, value):
     return value != setting.default or not {section, name} & LIMITED
 
 
-def _refusal(info, section, name, value):
-
+def _refusal(info: EngineInfo, section: str, name: str, value: Any) -> str:
     *others, last = [e.name for e in ENGINES.values() if e.can(section, name, value)]
-    others = f"{', '.join(others)} or {last}" if others else last
+    able = f"{', '.join(others)} or {last}" if others else last
     known, spelling = info.only.get(name), f"`{name}`"
     what = spelling if known is None else f"{spelling} {value}"
     way_out = f"leave {spelling} out" if known is None else f"{spelling} {known[0]}"
-    return f"`engine` {info.name} does not know {what}. Use `engine` {others}, or {way_out}."
+    return f"`engine` {info.name} does not know {what}. Use `engine` {able}, or {way_out}."

@@ -9,21 +9,27 @@ weights.npz     --to weights: the arrays of fedgru/models/gru.py, without those 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedgru.core.errors import ConfigError, RunError
+from fedgru.core.types import Weights
 from fedgru.core.version import __version__
 from fedgru.models.heads import split_heads
 from fedgru.predict.load import load_model
 from fedgru.predict.schema import Schema
+from fedgru.runs.folder import RunFolder
 from fedgru.storage.folders import writing_folder
+from fedgru.task.task import Task
 
 KINDS = ("keras", "savedmodel", "weights")
 DESCRIPTION, WEIGHTS = "model.json", "weights.npz"
 
 
-def export_run(run, task, kind, output, overwrite=False):
+def export_run(
+    run: RunFolder, task: Task, kind: str, output: str | Path, overwrite: bool = False
+) -> dict[str, Any]:
     """Write a run's best round as a folder, whole or not at all.
 
     Args:
@@ -68,7 +74,7 @@ def export_run(run, task, kind, output, overwrite=False):
     return description
 
 
-def open_export(folder):
+def open_export(folder: str | Path) -> Schema:
     """Return the Schema of an exported model: what it takes to feed it.
 
     Raises:
@@ -82,7 +88,7 @@ def open_export(folder):
         raise RunError(f"{folder} is no export: it has no {DESCRIPTION}.") from None
 
 
-def load_weights(folder):
+def load_weights(folder: str | Path) -> Weights:
     """Return {name: float32 array} of an export that was made with --to weights.
 
     Raises:
@@ -98,7 +104,7 @@ def load_weights(folder):
         ) from None
 
 
-def build_model(schema, weights):
+def build_model(schema: Schema, weights: Weights) -> Any:
     """Return the stateful Keras model: one stream, one check-in a call, probabilities out.
 
     Args:
@@ -123,11 +129,11 @@ def build_model(schema, weights):
     return model
 
 
-def _write_keras(folder, model, weights):
+def _write_keras(folder: Path, model: Any, weights: Weights) -> None:
     model.save(folder / "model.keras")
 
 
-def _write_saved_model(folder, model, weights):
+def _write_saved_model(folder: Path, model: Any, weights: Weights) -> None:
     import tensorflow as tf
     from keras.export import ExportArchive
 
@@ -144,15 +150,15 @@ def _write_saved_model(folder, model, weights):
     archive.write_out(folder / "saved_model", verbose=False)
 
 
-def _reset(keras_gru, model):
+def _reset(keras_gru: Any, model: Any) -> Any:
     import tensorflow as tf
 
     keras_gru.reset_state(model)
     return tf.constant(True)
 
 
-def _write_weights(folder, model, weights):
-    np.savez(folder / WEIGHTS, **weights)
+def _write_weights(folder: Path, model: Any, weights: Weights) -> None:
+    np.savez(folder / WEIGHTS, **weights)  # type: ignore[arg-type]  # none is `allow_pickle`
 
 
 _WRITERS = {"keras": _write_keras, "savedmodel": _write_saved_model, "weights": _write_weights}

@@ -1,11 +1,14 @@
 """The model of a run: its schema, and the weights of its best round."""
 
 from fedgru.core.errors import RunError
+from fedgru.core.types import Weights
 from fedgru.predict.schema import Schema
+from fedgru.runs.folder import RunFolder
+from fedgru.task.task import Task
 from fedgru.workflows import reopen as reopen_workflow
 
 
-def load_model(run, task):
+def load_model(run: RunFolder, task: Task) -> tuple[Schema, Weights, int]:
     """Return (Schema, weights, round_num) of a run's best round.
 
     Args:

@@ -1,17 +1,22 @@
 """Whose next place is asked for: a client of the data set, or a file of check-ins."""
 
 import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedgru.core.errors import ConfigError, DataError
-from fedgru.data.categories import load_scheme, translate
+from fedgru.core.types import Weights
+from fedgru.data.categories import Scheme, load_scheme, translate
 from fedgru.data.checkins import FIELDS, Coded
 from fedgru.data.ledger import Ledger
 from fedgru.data.reading import delimited
 from fedgru.predict.predictor import Predictor, check_ins_of, evaluation_noise
-from fedgru.predict.schema import CheckIn
+from fedgru.predict.schema import CheckIn, Schema
+from fedgru.task.task import Task
 
 MAX_LISTED = 10
 
@@ -37,7 +42,7 @@ class Past:
     ledger: Ledger = Ledger()
 
 
-def client_past(task, client_id, until=None):
+def client_past(task: Task, client_id: str, until: int | None = None) -> Past:
     """Return the Past of a user of the run's data set, who may have been left out of the run.
 
     Args:
@@ -65,15 +70,15 @@ def client_past(task, client_id, until=None):
 
 
 def file_past(
-    path,
-    categories,
-    columns=(),
-    user=None,
-    table=None,
-    offset_min=None,
-    until=None,
-    skip_bad_rows=False,
-):
+    path: str | Path,
+    categories: Mapping[str, Any],
+    columns: Mapping[str, str] | None = None,
+    user: str | None = None,
+    table: str | Path | None = None,
+    offset_min: int | None = None,
+    until: int | None = None,
+    skip_bad_rows: bool = False,
+) -> Past:
     """Return the Past in a file of check-ins, see `fedgru.data.reading.delimited.read_csv`.
 
     Args:
@@ -95,7 +100,7 @@ def file_past(
             the chosen one.
     """
     header = delimited.read_column_names(path)
-    columns = {field: field for field in FIELDS if field in header} | dict(columns)
+    columns = {field: field for field in FIELDS if field in header} | dict(columns or {})
     reading = delimited.read_csv(path, columns, None, offset_min, skip_bad_rows)
     found, file = reading.check_ins, reading.source.file
     users = found.user.values
@@ -117,7 +122,9 @@ def file_past(
     return Past(user, past, following, has_clock=has_clock, ledger=reading.ledger)
 
 
-def forecast(task, schema, weights, past, k=5):
+def forecast(
+    task: Task, schema: Schema, weights: Weights, past: Past, k: int = 5
+) -> dict[str, Any]:
     """Return the k most probable next values and what there is to know about them.
 
     Args:
@@ -140,7 +147,7 @@ def forecast(task, schema, weights, past, k=5):
         noise = evaluation_noise(task, past.position)
     log_probs = predictor.log_probs(noise)
     last = past.check_ins[-1] if past.check_ins else None
-    found = {
+    found: dict[str, Any] = {
         "user": past.user,
         "check_ins": len(past.check_ins),
         "last": last
@@ -161,16 +168,18 @@ def forecast(task, schema, weights, past, k=5):
     return found
 
 
-def _cut(check_ins, until, whose):
+def _cut(
+    check_ins: list[CheckIn], until: int | None, whose: str
+) -> tuple[list[CheckIn], CheckIn | None]:
     """The check-ins up to `until`, and the one after them if there is one."""
     if until is None:
         return check_ins, None
     if until > len(check_ins):
         raise DataError(f"`until` is {until}, but {whose} has {len(check_ins)} check-ins.")
-    return check_ins[:until], (check_ins[until : until + 1] or [None])[0]
+    return check_ins[:until], check_ins[until] if until < len(check_ins) else None
 
 
-def _find_scheme(categories, table):
+def _find_scheme(categories: Mapping[str, Any], table: str | Path | None) -> Scheme | None:
     """The scheme by which the data set's categories were made; None if names stay as they are."""
     name, sha256 = categories["scheme"], categories["sha256"]
     if sha256 is None:  # raw names, or a made-up city, whose categories are what they are
@@ -193,7 +202,7 @@ def _find_scheme(categories, table):
     return scheme
 
 
-def _name_some(wanted, names, title):
+def _name_some(wanted: str, names: Sequence[str], title: str) -> str:
     close = difflib.get_close_matches(wanted, names, MAX_LISTED, cutoff=0.6)
     if close:
         return f"Did you mean {' or '.join(close)}?"

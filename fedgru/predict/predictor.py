@@ -5,20 +5,26 @@ values: `push` returns a new one and leaves the old one as it was.
 """
 
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.core import seeding
 from fedgru.core.errors import DataError
 from fedgru.core.jax_setup import import_jax
+from fedgru.core.types import Floats, Int32s, Ints, Weights
+from fedgru.data.checkins import CheckIns, Coded
 from fedgru.evaluation.evaluate import log_softmax
 from fedgru.models import gru
 from fedgru.predict.schema import CheckIn, Schema
 from fedgru.task import priors
 from fedgru.task.clients import SPLITS
 from fedgru.task.kernel_prior import kernel_prior
+from fedgru.task.task import Task
 
 FORWARD_SEQ_LEN = 64  # check-ins in one compiled call, where a history is longer
 
@@ -26,10 +32,10 @@ FORWARD_SEQ_LEN = 64  # check-ins in one compiled call, where a history is longe
 class _Codes(dict):
     """Text -> code: equal texts have equal codes, and nothing else is asked of them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._new = itertools.count()
 
-    def __missing__(self, text):
+    def __missing__(self, text: tuple[str, str]) -> int:
         return self.setdefault(text, next(self._new))
 
 
@@ -49,13 +55,13 @@ class Stream:
     schema: Schema
     user: str | None
     history: priors.History
-    ids: np.ndarray
-    numbers: np.ndarray
+    ids: Int32s
+    numbers: Floats
     unknown: dict[str, int]
     _codes: _Codes  # shared with the streams this one came from: it only grows
 
     @classmethod
-    def start(cls, schema):
+    def start(cls, schema: Schema) -> "Stream":
         """Return the Stream of nobody, without a check-in."""
         empty = [np.zeros(0, dtype) for dtype in [np.int32] * 3 + [np.int64] * 2 + [float] * 2]
         names = [*schema.vocabularies, "target"]
@@ -69,15 +75,15 @@ class Stream:
             _Codes(),
         )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.history)
 
-    def push(self, check_in):
+    def push(self, check_in: CheckIn) -> "Stream":
         """Return the Stream with one CheckIn more; see `extend`."""
         stream, _, _ = self.extend([check_in])
         return stream
 
-    def extend(self, check_ins):
+    def extend(self, check_ins: Sequence[CheckIn]) -> tuple["Stream", Int32s, Floats]:
         """Return the Stream with some CheckIns more, and their inputs.
 
         Args:
@@ -133,29 +139,30 @@ class Stream:
         )
         return stream, ids, numbers
 
-    def _code(self, column, check_ins):
+    def _code(self, column: str, check_ins: Sequence[CheckIn]) -> Int32s:
         values = (getattr(one, column) for one in check_ins)
         codes = [-1 if value is None else self._codes[column, value] for value in values]
         return np.array(codes, np.int32)
 
-    def log_prior(self):
+    def log_prior(self) -> Floats | None:
         """Return float32 [num_classes], log p(next) by the person's own past; None without one."""
         schema = self.schema
         if schema.prior == "none":
             return None
         history, shared = self.history.with_open_end(), schema.shared
         if schema.prior == "kernel":
+            assert schema.kernel is not None, "a schema with this prior has its kernel"
             prior = kernel_prior(schema.kernel, history, shared, len(self) - 1)
         else:
             prior = priors.count_prior(schema.prior, history, shared)
         return prior.log_probs(shared, slice(-1, None))[0]
 
-    def draw_noise(self):
+    def draw_noise(self) -> Floats:
         """Return float32 [hidden_dim], standard normal, drawn by the run's seed for this length."""
         draw = seeding.rng(self.schema.seed, "prediction noise", len(self))
         return draw.standard_normal(self.schema.spec.hidden_dim).astype(np.float32)
 
-    def inputs(self, noise=None):
+    def inputs(self, noise: Floats | None = None) -> dict[str, npt.NDArray[Any]]:
         """Return what an exported Keras model is called with at the last check-in, by name.
 
         Args:
@@ -189,12 +196,12 @@ class Predictor:
     """
 
     stream: Stream
-    weights: dict
-    state: tuple
-    _recurrent: dict  # those of the recurrent layer, where JAX has them at hand
+    weights: Weights
+    state: tuple[Any, ...]
+    _recurrent: dict[str, Any]  # those of the recurrent layer, where JAX has them at hand
 
     @classmethod
-    def start(cls, schema, weights):
+    def start(cls, schema: Schema, weights: Weights) -> "Predictor":
         """Return a Predictor that has seen nothing: its state is zero.
 
         Args:
@@ -207,14 +214,14 @@ class Predictor:
         at_hand = {name: jax.numpy.asarray(weights[name]) for name in recurrent}
         return cls(Stream.start(schema), weights, state, at_hand)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.stream)
 
-    def push(self, check_in):
+    def push(self, check_in: CheckIn) -> "Predictor":
         """Return the Predictor after one CheckIn more; see `Stream.extend` for the errors."""
         return self.extend([check_in])
 
-    def extend(self, check_ins):
+    def extend(self, check_ins: Sequence[CheckIn]) -> "Predictor":
         """Return the Predictor after a list of CheckIns more, in order of time."""
         if not check_ins:
             return self
@@ -230,7 +237,7 @@ class Predictor:
             begin += size
         return replace(self, stream=stream, state=state)
 
-    def log_probs(self, noise=None):
+    def log_probs(self, noise: Floats | None = None) -> Floats:
         """Return float32 [num_classes], log p(next check-in's class).
 
         The frequencies that all clients share where there is no check-in yet.
@@ -246,7 +253,7 @@ class Predictor:
         seen = gru.represent(self.weights, np.asarray(self.state[0])[0], noise)
         return log_softmax(gru.logits(self.weights, seen, self.stream.log_prior(), np.matmul))
 
-    def top(self, k=5, noise=None):
+    def top(self, k: int = 5, noise: Floats | None = None) -> list[tuple[str, float]]:
         """Return the k most probable values and their probabilities, [(value, probability)]."""
         log_probs = self.log_probs(noise)
         order = np.argsort(-log_probs, kind="stable")[:k]
@@ -255,11 +262,11 @@ class Predictor:
 
 
 @cache
-def _forward_step(cell):
+def _forward_step(cell: str) -> Callable[..., Any]:
     """The compiled pass over some check-ins of one stream: the state after them."""
     jax = import_jax()
 
-    def step(weights, rows, numbers, state):
+    def step(weights: dict[str, Any], rows: Any, numbers: Any, state: Any) -> Any:
         gates = gru.project(weights, rows, numbers)
         starts = np.zeros((len(rows), 1), bool)
         recurrent, bias = weights["recurrent"], weights["bias"]
@@ -268,7 +275,7 @@ def _forward_step(cell):
     return jax.jit(step)
 
 
-def check_ins_of(check_ins, rows):
+def check_ins_of(check_ins: CheckIns, rows: Ints) -> list[CheckIn]:
     """Return rows of a CheckIns' columns as a list of CheckIn.
 
     Args:
@@ -276,7 +283,7 @@ def check_ins_of(check_ins, rows):
         rows: int64 [n].
     """
 
-    def texts(column):
+    def texts(column: Coded) -> list[str | None]:
         return [column.values[code] if code >= 0 else None for code in column.codes[rows]]
 
     columns = (
@@ -288,7 +295,7 @@ def check_ins_of(check_ins, rows):
     return [CheckIn(*values) for values in zip(*columns, strict=True)]
 
 
-def evaluation_noise(task, position):
+def evaluation_noise(task: Task, position: int) -> Floats:
     """Return the noise that the evaluation adds at a target, float32 [hidden_dim].
 
     Args:

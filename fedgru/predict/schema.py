@@ -1,14 +1,20 @@
 """What a trained model reads and answers, on its own: enough to feed it without its data set."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from fedgru.config import feature_names
 from fedgru.core.errors import DataError
+from fedgru.core.types import Doubles, Floats, Int32s, Ints
+from fedgru.data.checkins import Coded
 from fedgru.models.gru import ModelSpec
 from fedgru.task import features, vocabulary
+from fedgru.task.features import Scale
 from fedgru.task.kernel_prior import Kernel
+from fedgru.task.task import Task
 
 FORMAT = 1
 
@@ -63,18 +69,18 @@ class Schema:
     clock: str
     vocabularies: dict[str, dict[str, int]]
     sizes: dict[str, int]
-    scales: dict[str, features.Scale]
+    scales: dict[str, Scale]
     target: str
-    classes: tuple[str, ...]
+    classes: Sequence[str]
     prior: str
-    shared: np.ndarray
+    shared: Doubles
     kernel: Kernel | None
     representation: tuple[str, ...]
     min_checkins: int
     seed: int
 
     @classmethod
-    def of(cls, task, weights):
+    def of(cls, task: Task, weights: Mapping[str, Any]) -> "Schema":
         """Return the Schema of a task's model.
 
         Args:
@@ -107,16 +113,16 @@ class Schema:
         )
 
     @property
-    def id_names(self):
+    def id_names(self) -> tuple[str, ...]:
         """Names of the id inputs, in the order in which the model takes them."""
         return tuple(self.vocabularies)
 
     @property
-    def number_names(self):
+    def number_names(self) -> tuple[str, ...]:
         """Names of the number inputs, in the order in which the model takes them."""
         return tuple(sum(feature_names.number_inputs(self.features).values(), ()))
 
-    def ids(self, check_ins):
+    def ids(self, check_ins: Sequence[CheckIn]) -> Int32s:
         """Return int32 [n, num_id_features], ids of CheckIns; 0 is unknown or missing."""
         ids = [
             [known.get(getattr(one, name), vocabulary.UNKNOWN) for one in check_ins]
@@ -124,12 +130,12 @@ class Schema:
         ]
         return np.array(ids, np.int32).reshape(-1, len(check_ins)).T
 
-    def rows(self, ids):
+    def rows(self, ids: Int32s) -> Int32s:
         """Return int32, the shape of `ids`: rows of the model's table, -1 for unknown."""
         offsets = np.cumsum([0, *self.sizes.values()])[:-1].astype(np.int32)
         return np.where(ids == vocabulary.UNKNOWN, -1, ids - 1 + offsets)
 
-    def numbers(self, check_ins, gap_s):
+    def numbers(self, check_ins: Sequence[CheckIn], gap_s: Ints) -> Floats:
         """Return float32 [n, num_numbers].
 
         Args:
@@ -147,12 +153,12 @@ class Schema:
         columns = features.number_inputs(self.features, self.scales, clock_s, visits)
         return np.array(columns, np.float32).reshape(-1, len(check_ins)).T
 
-    def target_classes(self, check_ins):
+    def target_classes(self, check_ins: Sequence[CheckIn]) -> Int32s:
         """Return int32 [n], the class of each CheckIn as a target; -1 if train did not have it."""
         class_of = {value: i for i, value in enumerate(self.classes)}
         return np.array([class_of.get(getattr(c, self.target), -1) for c in check_ins], np.int32)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it; `from_dict` is the way back."""
         return {
             "format": FORMAT,
@@ -178,7 +184,7 @@ class Schema:
         }
 
     @classmethod
-    def from_dict(cls, described):
+    def from_dict(cls, described: Mapping[str, Any]) -> "Schema":
         """Return the Schema that `to_dict` described.
 
         Raises:
@@ -197,7 +203,7 @@ class Schema:
             clock=described["clock"],
             vocabularies={name: known["ids"] for name, known in vocabularies.items()},
             sizes={name: known["size"] for name, known in vocabularies.items()},
-            scales={name: features.Scale(**s) for name, s in described["scales"].items()},
+            scales={name: Scale(**s) for name, s in described["scales"].items()},
             target=described["target"],
             classes=tuple(described["classes"]),
             prior=prior["kind"],
@@ -208,7 +214,7 @@ class Schema:
             seed=described["seed"],
         )
 
-    def _describe_inputs(self):
+    def _describe_inputs(self) -> list[dict[str, str]]:
         """What the model takes, name by name, in words."""
         described = [
             {"name": name, "dtype": "int32", "what": "id in the vocabulary, 0 if unknown"}
@@ -230,14 +236,14 @@ class Schema:
         return described
 
 
-def _describe_scaled(feature, scale):
+def _describe_scaled(feature: str, scale: Scale) -> str:
     if scale.deviation is None:
         return "always 0: train had no value"
     unit = features.SCALED[feature].unit
     return f"({unit} - mean) / deviation; fill in place of a missing value; see scales"
 
 
-def known_ids(column, vocab):
+def known_ids(column: Coded, vocab: vocabulary.Vocabulary) -> dict[str, int]:
     """Return {value: id} of the values of a data set's column that a Vocabulary knows.
 
     >>> from fedgru.data.checkins import Coded

@@ -10,8 +10,10 @@ import numpy as np
 from fedgru.agnostic import protection
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.fed_avg import ServerState
+from fedgru.core.types import Ints, Row
 from fedgru.engines.base import RoundResult, check_diverged
 from fedgru.engines.jax.central import CentralEngine
+from fedgru.task.task import Task
 from fedgru.training.rounds import validate
 
 
@@ -25,25 +27,25 @@ class CentralTraining:
         task: Task.
     """
 
-    def __init__(self, task):
+    def __init__(self, task: Task) -> None:
         # what FedProx adds is a distance from what a client received: here nobody is sent anything
         self.engine = CentralEngine(task, ClientRule.of(task.settings.client))
 
     @property
-    def task(self):
+    def task(self) -> Task:
         return self.engine.task
 
     @property
-    def _slots(self):
+    def _slots(self) -> tuple[str, ...]:
         return ("m", "v") if self.engine.client_rule.optimizer == "adam" else ()
 
-    def init(self):
+    def init(self) -> ServerState:
         """Return the ServerState before round 1."""
         weights = protection.init_weights(self.task)
         slots = {slot: {n: np.zeros_like(w) for n, w in weights.items()} for slot in self._slots}
         return ServerState(weights, slots | {"step": np.int64(0)}, 0)
 
-    def run_round(self, state, cohort):
+    def run_round(self, state: ServerState, cohort: Ints) -> RoundResult:
         """Train on all clients' pairs for one round; `cohort` is everybody with train data.
 
         Returns:
@@ -71,6 +73,6 @@ class CentralTraining:
         after = ServerState(weights, optimizer | {"step": np.int64(step)}, round_num)
         return RoundResult(after, metrics, len(cohort), num_examples)
 
-    def validate(self, state):
+    def validate(self, state: ServerState) -> Row:
         """Return {"val/metric/average": value}, see `rounds.validate`."""
         return validate(self.engine, state)

@@ -22,7 +22,7 @@ class EarlyStopping:
     best_round: int = 0
     rounds_without: int = 0
 
-    def report(self, round_num, value):
+    def report(self, round_num: int, value: float) -> tuple[bool, bool]:
         """Take one round's value.
 
         Returns:
@@ -44,6 +44,6 @@ class EarlyStopping:
         return improved, self.is_over
 
     @property
-    def is_over(self):
+    def is_over(self) -> bool:
         """Whether the patience is used up."""
         return 0 < self.patience <= self.rounds_without

@@ -1,15 +1,25 @@
 """Personalisation: each client's copy of the model, trained on before it is scored."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from fedgru import algorithms
+from fedgru.core.types import Weights
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
+from fedgru.evaluation.evaluate import Evaluation
+from fedgru.task.task import Task
 
 
-def evaluate_fine_tuned(task, weights, epochs, round_num, on_client=None):
+def evaluate_fine_tuned(
+    task: Task,
+    weights: Weights,
+    epochs: int,
+    round_num: int,
+    on_client: Callable[[], object] | None = None,
+) -> Evaluation:
     """Train a copy per client on its own train split, and score its test targets with it.
 
     As in a round of training: the client's optimizer, learning rate and dropout. What a client

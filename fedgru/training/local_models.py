@@ -6,10 +6,13 @@ numbers. Each client stops by its own validation.
 """
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.fed_avg import FedAvg
@@ -17,17 +20,25 @@ from fedgru.algorithms.server_optimizers import SGD
 from fedgru.core import seeding
 from fedgru.core.errors import RunError, TrainingError
 from fedgru.core.jax_setup import num_threads
+from fedgru.core.types import Row, Weights
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
+from fedgru.evaluation.evaluate import Evaluation
 from fedgru.models import gru
 from fedgru.task import features
 from fedgru.task.clients import Clients
 from fedgru.task.kernel_prior import Kernel
+from fedgru.task.task import Task
 from fedgru.training import loop as round_loop
 from fedgru.training.early_stopping import EarlyStopping
+from fedgru.training.loop import number
 from fedgru.training.rounds import run_round
 
 logger = logging.getLogger(__name__)
+
+
+# (train metrics, or None before training; examples; val Evaluation) of a round of one client
+LocalRound: TypeAlias = tuple[Mapping[str, float] | None, int, evaluate.Evaluation]
 
 
 @dataclass(frozen=True)
@@ -40,12 +51,12 @@ class LocalModel:
         best_round: the round that was best on its validation; 0 if none was better than none.
     """
 
-    weights: dict[str, np.ndarray]
+    weights: Weights
     kernel: Kernel | None
     best_round: int
 
 
-def alone(task, client):
+def alone(task: Task, client: int) -> Task:
     """Return the Task of one client that knows nothing of the others.
 
     Args:
@@ -79,7 +90,9 @@ def alone(task, client):
     )
 
 
-def train_local(task, on_client=None):
+def train_local(
+    task: Task, on_client: Callable[[], object] | None = None
+) -> tuple[list[LocalModel], list[Row]]:
     """Train every client alone.
 
     Args:
@@ -93,15 +106,15 @@ def train_local(task, on_client=None):
     rule = ClientRule.of(task.settings.client)  # whoever is alone is held near nobody's weights
     engine = JaxEngine(alone(task, int(task.training_clients[0])), rule)
 
-    def train(client):
-        found = _train_one(engine, alone(task, client), client)
+    def train(client: int) -> tuple[LocalModel, list[LocalRound]]:
+        trained = _train_one(engine, alone(task, client), client)
         if on_client is not None:
             on_client()
-        return found
+        return trained
 
     with ThreadPoolExecutor(num_threads(task.settings.loop.threads)) as pool:
         found = list(pool.map(train, range(len(task.clients))))
-    models, histories = zip(*found, strict=True)
+    models, histories = [model for model, _ in found], [history for _, history in found]
     idle = len(task.clients) - len(task.training_clients)
     if idle:
         logger.warning("%d clients have too few check-ins to train on: theirs is untrained", idle)
@@ -115,17 +128,17 @@ def train_local(task, on_client=None):
     rows = []
     for round_num in range(max(len(history) for history in histories)):
         now = [history[min(round_num, len(history) - 1)] for history in histories]
-        row = {"train/loss/micro": None, "train/acc@1/micro": None}
+        row: Row = {"train/loss/micro": None, "train/acc@1/micro": None}
         trained = [(train, n) for train, n, _ in now if train is not None]
         if round_num and trained:
             total = sum(n for _, n in trained)
             for name in ("loss", "acc@1"):
                 row[f"train/{name}/micro"] = sum(m[name] * n for m, n in trained) / total
-        rows.append(row | join(task, [found for _, _, found in now]).summary())
+        rows.append(row | join(task, [scored for _, _, scored in now]).summary())
     return models, rows
 
 
-def _train_one(engine, task, client):
+def _train_one(engine: JaxEngine, task: Task, client: int) -> tuple[LocalModel, list[LocalRound]]:
     """Return a client's LocalModel, and per round (train metrics, examples, val Evaluation)."""
     task = task.with_kernel()
     engine = engine.beside(task)
@@ -136,7 +149,7 @@ def _train_one(engine, task, client):
     weights = gru.init_weights(task.spec, seeding.rng(loop.seed, "weights", client=client))
     state = best = algorithm.init(weights)
     found = evaluate.evaluate(engine, state.weights, "val")
-    history = [(None, 0, found)]
+    history: list[LocalRound] = [(None, 0, found)]
     stopping.report(0, _value(found, loop.stop_metric))
     for round_num in range(1, loop.rounds + 1 if len(task.training_clients) else 1):
         try:
@@ -154,12 +167,14 @@ def _train_one(engine, task, client):
     return LocalModel(best.weights, task.kernel, best.round_num), history
 
 
-def _value(found, key):
+def _value(found: Evaluation, key: str) -> float:
     """The stop metric; NaN for a client that has no validation target to score."""
-    return found.summary()[key] if len(found.positions) else float("nan")
+    return number(found.summary(), key) if len(found.positions) else float("nan")
 
 
-def evaluate_local(task, models, split, warm=True):
+def evaluate_local(
+    task: Task, models: Sequence[LocalModel], split: str, warm: bool = True
+) -> Evaluation:
     """Score each client's targets with its own model; see `evaluate.evaluate`."""
     engine = JaxEngine(alone(task, 0))
     parts = []
@@ -169,7 +184,7 @@ def evaluate_local(task, models, split, warm=True):
     return join(task, parts)
 
 
-def join(task, parts):
+def join(task: Task, parts: Sequence[Evaluation]) -> Evaluation:
     """Return the Evaluation of all clients from one each."""
     starts = task.clients.starts[:-1]
     return evaluate.join(
@@ -177,9 +192,9 @@ def join(task, parts):
     )
 
 
-def to_arrays(models):
+def to_arrays(models: Sequence[LocalModel]) -> dict[str, npt.NDArray[Any]]:
     """Return {name: array}, what LocalModels are stored as: `3/rows` is client 3's table."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for client, model in enumerate(models):
         arrays |= {f"{client}/{name}": array for name, array in model.weights.items()}
         if model.kernel is not None:
@@ -189,18 +204,18 @@ def to_arrays(models):
     return arrays
 
 
-def from_arrays(arrays, num_clients):
+def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], num_clients: int) -> list[LocalModel]:
     """Return the LocalModels of `to_arrays`.
 
     Raises:
         RunError: if they are not of that many clients.
     """
-    by_client = [{} for _ in range(num_clients)]
+    by_client: list[dict[str, npt.NDArray[Any]]] = [{} for _ in range(num_clients)]
     for key, array in arrays.items():
-        client, _, name = key.partition("/")
-        if not client.isdecimal() or int(client) >= num_clients:
+        digits, _, name = key.partition("/")
+        if not digits.isdecimal() or int(digits) >= num_clients:
             raise RunError(f"the weights are of other clients: {key!r} in a run of {num_clients}.")
-        by_client[int(client)][name] = array
+        by_client[int(digits)][name] = array
     models = []
     for client, own in enumerate(by_client):
         if "best_round" not in own:

@@ -2,21 +2,49 @@
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from fedgru.algorithms.fed_avg import ServerState
+from fedgru.config.settings import LoopSettings
 from fedgru.core import metrics, seeding
 from fedgru.core.errors import ConfigError
-from fedgru.engines.base import check_diverged
+from fedgru.core.types import Ints, Row
+from fedgru.engines.base import RoundResult, check_diverged
+from fedgru.task.round_task import RoundTask
 from fedgru.training.early_stopping import EarlyStopping
-from fedgru.training.tasks import RoundTask
 
 AVERAGES = ("micro", "macro")
+Seconds: TypeAlias = dict[str, float]  # "train" and "val" -> how long they took
+Fault: TypeAlias = tuple[int, str, str]  # (round_num, client_id, why)
 
 logger = logging.getLogger(__name__)
+
+
+class Training(Protocol):
+    """What `train` repeats: `FederatedTraining`, `CentralTraining` or one of a deployment."""
+
+    @property
+    def task(self) -> RoundTask: ...
+
+    def init(self) -> ServerState:
+        """Return the ServerState before round 1."""
+
+    def run_round(self, state: ServerState, cohort: Ints) -> RoundResult:
+        """Run one round."""
+
+    def validate(self, state: ServerState) -> Row:
+        """Return {"val/metric/average": value}."""
+
+
+class Progress(Protocol):
+    """A tqdm bar."""
+
+    def set_postfix(self, ordered_dict: Any, refresh: bool) -> None: ...
+    def update(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -38,8 +66,8 @@ class Checkpoint:
     state: ServerState
     best: ServerState
     stopping: EarlyStopping
-    rows: tuple[tuple[dict, dict], ...]
-    faults: tuple[tuple[int, str, str], ...] = ()
+    rows: tuple[tuple[Row, Seconds], ...]
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,19 +77,26 @@ class TrainResult:
     Attributes:
         best: ServerState of the round that was best by the stop metric on validation.
         last: ServerState of the last round.
-        best_value: the stop metric in the best round.
+        best_value: the stop metric in the best round; None if no round counted.
         why: "all rounds done", or why it stopped early.
         faults: as in Checkpoint.
     """
 
     best: ServerState
     last: ServerState
-    best_value: float
+    best_value: float | None
     why: str
-    faults: tuple[tuple[int, str, str], ...] = ()
+    faults: tuple[Fault, ...] = ()
 
 
-def train(training, on_round, on_checkpoint, progress=None, start=None, on_faults=None):
+def train(
+    training: Training,
+    on_round: Callable[[int, Row, Seconds], str | None],
+    on_checkpoint: Callable[[Checkpoint], object],
+    progress: Progress | None = None,
+    start: Checkpoint | None = None,
+    on_faults: Callable[[list[Fault]], object] | None = None,
+) -> TrainResult:
     """Train until the rounds are done or the stop metric no longer improves.
 
     With a protected concept only rounds under the final alpha may be the best: one before would
@@ -105,16 +140,16 @@ def train(training, on_round, on_checkpoint, progress=None, start=None, on_fault
         faults = (*faults, *found)
         if found and on_faults is not None:
             on_faults(found)
-        row = {f"train/{name}/micro": value for name, value in result.metrics.items()}
-        row = _plain(row | training.validate(state))
-        check_diverged(task.settings, row["val/loss/micro"], round_num, "val")
+        measured = {f"train/{name}/micro": value for name, value in result.metrics.items()}
+        row = _plain({**measured, **training.validate(state)})
+        check_diverged(task.settings, number(row, "val/loss/micro"), round_num, "val")
         task.release()
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
         rows = (*rows, (row, seconds))
         why = on_round(round_num, row, seconds)
         improved = False
         if task.protection is None or task.protection.is_risen(round_num):
-            improved, _ = stopping.report(round_num, row[loop.stop_metric])
+            improved, _ = stopping.report(round_num, number(row, loop.stop_metric))
         if improved:
             best = state
         on_checkpoint(Checkpoint(state, best, replace(stopping), rows, faults))
@@ -123,7 +158,9 @@ def train(training, on_round, on_checkpoint, progress=None, start=None, on_fault
         why = f"{loop.stop_metric} has not improved in {loop.patience} rounds"
     elif not why:
         why = "all rounds done"
-    if best.round_num == 0:
+    if stopping.best_value is None:
+        logger.warning("no round ran under the final alpha: what counts is the untrained model")
+    elif best.round_num == 0:
         logger.warning(
             "no round was better than before training (%s %.4f): what counts is %s",
             loop.stop_metric,
@@ -135,7 +172,7 @@ def train(training, on_round, on_checkpoint, progress=None, start=None, on_fault
     return TrainResult(best, state, stopping.best_value, why, faults)
 
 
-def _faults_of(task, round_num, result):
+def _faults_of(task: RoundTask, round_num: int, result: RoundResult) -> list[Fault]:
     """Return a round's faults as (round_num, client_id, why), and tell of them."""
     ids = task.clients.client_ids
     found = [(round_num, ids[c], why) for why, clients in result.faults.items() for c in clients]
@@ -151,13 +188,13 @@ def _faults_of(task, round_num, result):
     return found
 
 
-def make_stopping(loop):
+def make_stopping(loop: LoopSettings) -> EarlyStopping:
     """Return the EarlyStopping that LoopSettings ask for, before its first report."""
     metric = parse_stop_metric(loop.stop_metric)
     return EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
 
 
-def _before_training(training):
+def _before_training(training: Training) -> Checkpoint:
     """Return the Checkpoint of round 0."""
     task = training.task
     stopping = make_stopping(task.settings.loop)
@@ -167,19 +204,28 @@ def _before_training(training):
     measured = ("loss", "acc@1", *(task.protection.metric_names if task.protection else ()))
     row = {f"train/{name}/micro": None for name in measured} | untrained
     if task.protection is None or task.protection.is_risen(0):
-        stopping.report(0, untrained[task.settings.loop.stop_metric])
+        stopping.report(0, number(untrained, task.settings.loop.stop_metric))
     seconds = {"train": 0.0, "val": time.perf_counter() - started}
     return Checkpoint(state, state, stopping, ((row, seconds),))
 
 
-def _plain(row):
+def _plain(row: Mapping[str, Any]) -> Row:
     """The same numbers as Python's own, which a file gives back as they were."""
     return {key: v.item() if isinstance(v, np.generic) else v for key, v in row.items()}
 
 
-def _compare_with_untrained(key, metric, best_value, untrained):
+def number(row: Row, key: str) -> float:
+    """Return a value of a row that is there."""
+    value = row[key]
+    assert value is not None, f"{key} has no value"
+    return value
+
+
+def _compare_with_untrained(
+    key: str, metric: metrics.Metric, best_value: float, untrained: Row
+) -> None:
     """Say so if what is left beside the concept is worth less than the prior alone."""
-    gain = best_value - untrained[key]
+    gain = best_value - number(untrained, key)
     if (gain if metric.higher_is_better else -gain) <= 0:
         logger.warning(
             "the best round under the final alpha (%s %.4f) is no better than before training "
@@ -190,7 +236,7 @@ def _compare_with_untrained(key, metric, best_value, untrained):
         )
 
 
-def parse_stop_metric(key):
+def parse_stop_metric(key: str) -> metrics.Metric:
     """Return the Metric that a key such as val/loss/micro names.
 
     Raises:
@@ -207,7 +253,7 @@ def parse_stop_metric(key):
     return metrics.METRICS[name]
 
 
-def draw_cohort(task: RoundTask, round_num: int) -> npt.NDArray[np.int64]:
+def draw_cohort(task: RoundTask, round_num: int) -> Ints:
     """Return int [cohort], ascending: the clients of a round, drawn by seed and round number."""
     size = task.settings.loop.clients_per_round
     if size is None:
@@ -216,11 +262,13 @@ def draw_cohort(task: RoundTask, round_num: int) -> npt.NDArray[np.int64]:
     return task.draw(generator, size)
 
 
-def _report(round_num, row, seconds, improved, progress):
+def _report(
+    round_num: int, row: Row, seconds: Seconds, improved: bool, progress: Progress | None
+) -> None:
     shown = {
-        "loss": _short(row["train/loss/micro"]),
-        "val loss": _short(row["val/loss/micro"]),
-        "val acc": _short(row["val/acc@1/micro"]),
+        "loss": _short(number(row, "train/loss/micro")),
+        "val loss": _short(number(row, "val/loss/micro")),
+        "val acc": _short(number(row, "val/acc@1/micro")),
     }
     logger.info(
         "round %d: %s, %.1f + %.1f s%s",
@@ -235,5 +283,5 @@ def _report(round_num, row, seconds, improved, progress):
         progress.update()
 
 
-def _short(value):
+def _short(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"

@@ -1,12 +1,17 @@
 """One round of federated averaging: who answers, what they send, what the server makes of it."""
 
 from dataclasses import replace
+from typing import Any
 
 from fedgru.agnostic import protection
 from fedgru.algorithms import faults
+from fedgru.algorithms.fed_avg import ServerState
+from fedgru.algorithms.protocol import Algorithm
 from fedgru.core.errors import TrainingError
-from fedgru.engines.base import RoundResult, advice, check_diverged
-from fedgru.evaluation.evaluate import evaluate
+from fedgru.core.types import Ints, Row
+from fedgru.engines.base import Engine, RoundResult, advice, check_diverged
+from fedgru.evaluation.evaluate import Forward, evaluate
+from fedgru.task.round_task import RoundTask
 
 
 class FederatedTraining:
@@ -17,33 +22,35 @@ class FederatedTraining:
         algorithm: FedAvg, or whatever has its methods.
     """
 
-    def __init__(self, engine, algorithm):
+    def __init__(self, engine: Engine[Any], algorithm: Algorithm) -> None:
         self.engine, self.algorithm = engine, algorithm
 
     @property
-    def task(self):
+    def task(self) -> RoundTask:
         return self.engine.task
 
-    def init(self):
+    def init(self) -> ServerState:
         """Return the ServerState before round 1."""
         return self.algorithm.init(protection.init_weights(self.task))
 
-    def run_round(self, state, cohort):
+    def run_round(self, state: ServerState, cohort: Ints) -> RoundResult:
         """Return the RoundResult of a round of this cohort, see `run_round`."""
         return run_round(self.engine, self.algorithm, state, cohort)
 
-    def validate(self, state):
+    def validate(self, state: ServerState) -> Row:
         """Return {"val/metric/average": value}, see `validate`."""
         return validate(self.engine, state)
 
 
-def validate(engine, state):
+def validate(engine: Forward, state: ServerState) -> Row:
     """Return {"val/metric/average": value}: on everybody, or on who is drawn for --eval-clients."""
     drawn = engine.task.validation_clients
     return evaluate(engine, state.weights, "val", clients=drawn).summary()
 
 
-def run_round(engine, algorithm, state, cohort):
+def run_round(
+    engine: Engine[Any], algorithm: Algorithm, state: ServerState, cohort: Ints
+) -> RoundResult:
     """Let the cohort train on the state's weights, and the algorithm apply what it sends.
 
     Args:
@@ -93,7 +100,7 @@ def run_round(engine, algorithm, state, cohort):
     return RoundResult(after, metrics, len(total), total.num_examples, found)
 
 
-def _skipped(task, state, found):
+def _skipped(task: RoundTask, state: ServerState, found: dict[str, list[int]]) -> RoundResult:
     """A round that changes nothing: too few clients sent what can be used."""
     protected = task.protection
     names = ("loss", "acc@1", *(protected.metric_names if protected else ()))
@@ -101,7 +108,9 @@ def _skipped(task, state, found):
     return RoundResult(replace(state, round_num=state.round_num + 1), metrics, 0, 0, found)
 
 
-def _check_usable(task, found, num_answers, round_num):
+def _check_usable(
+    task: RoundTask, found: dict[str, list[int]], num_answers: int, round_num: int
+) -> None:
     """Stop where most of the cohort cannot be used: that is training, not single clients."""
     unusable = [client for why in faults.REJECTED for client in found.get(why, [])]
     if 2 * len(unusable) <= num_answers:

@@ -9,9 +9,9 @@ from fedgru import config
 from fedgru.deploy.engine import RemoteTask
 from fedgru.deploy.federation import Federation, Member
 from fedgru.models.gru import ModelSpec
+from fedgru.task.round_task import RoundClients, RoundTask
 from fedgru.task.task import Task
 from fedgru.training.loop import draw_cohort
-from fedgru.task.round_task import RoundClients, RoundTask
 
 NUM_CLIENTS = 6
 

@@ -5,14 +5,20 @@ begins.
 """
 
 import heapq
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from fedgru.config.settings import LayoutSettings
 from fedgru.core import seeding
 from fedgru.core.jax_setup import on_device
+from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Ints
 from fedgru.engines.jax.engine import JaxEngine
-from fedgru.engines.jax.local_steps import Steps, run_steps
+from fedgru.engines.jax.local_steps import JaxWeights, Steps, run_steps
+from fedgru.engines.jax.prepared import Arrays
+from fedgru.task.clients import Clients
 
 STEPS_MULTIPLE = 32  # arrays are padded to it, so that the few passes' lengths compile once
 
@@ -22,10 +28,18 @@ class CentralEngine(JaxEngine):
 
     name = "central"
 
-    def _load_native(self, wanted):
+    def _load_native(self, wanted: str) -> tuple[None, None]:
         return None, None  # its batches are of all clients
 
-    def run_pass(self, weights, slots, num_done, cohort, round_num, epoch):
+    def run_pass(
+        self,
+        weights: JaxWeights,
+        slots: tuple[JaxWeights, ...],
+        num_done: int,
+        cohort: AnyInts,
+        round_num: int,
+        epoch: int,
+    ) -> tuple[JaxWeights, tuple[JaxWeights, ...], int, Doubles, int]:
         """Go once through the train pairs of some clients.
 
         Args:
@@ -56,10 +70,10 @@ class CentralEngine(JaxEngine):
         return weights, slots, num_done + num_steps, np.asarray(sums, np.float64), num_examples
 
     @cached_property
-    def _pass(self):
+    def _pass(self) -> Callable[..., Any]:
         return self._jax.jit(lambda *args: run_steps(self.task.spec, None, self.client_rule, *args))
 
-    def _lay_out(self, positions, resets):
+    def _lay_out(self, positions: Ints, resets: Bools) -> tuple[Arrays, Bools, int]:
         """Return what `run_steps` takes: arrays and resets, padded, and the number of steps."""
         task, num_steps = self.task, len(positions)
         extra = -num_steps % STEPS_MULTIPLE
@@ -80,7 +94,7 @@ class CentralEngine(JaxEngine):
         return arrays, resets, num_steps
 
     @cached_property
-    def _log_prior(self):
+    def _log_prior(self) -> Floats | None:
         """float32 [num_positions, num_classes], filled at the train pairs; None without a prior."""
         task = self.task
         if not task.spec.has_prior:
@@ -92,7 +106,9 @@ class CentralEngine(JaxEngine):
         return log_prior
 
 
-def pool_streams(clients, cohort, layout, order):
+def pool_streams(
+    clients: Clients, cohort: AnyInts, layout: LayoutSettings, order: Ints
+) -> tuple[Ints, Bools]:
     """Lay all clients' train pairs into the rows of one batch, each client's in one row.
 
     Args:
@@ -108,7 +124,7 @@ def pool_streams(clients, cohort, layout, order):
     Example: clients of 4, 2 and 3 check-ins (3, 1 and 2 pairs), 2 rows, seq_len 2 ->
         positions [[[0, 1], [4, -1]], [[2, -1], [6, 7]]], resets [[1, 1], [0, 1]].
     """
-    rows = [(0, row, []) for row in range(layout.batch_size)]
+    rows: list[tuple[int, int, list[Ints]]] = [(0, row, []) for row in range(layout.batch_size)]
     for client in np.asarray(cohort)[order]:
         num_pairs = _num_pairs(clients, client)
         windows = -(-num_pairs // layout.seq_len)
@@ -128,5 +144,5 @@ def pool_streams(clients, cohort, layout, order):
     return positions, resets
 
 
-def _num_pairs(clients, client):
+def _num_pairs(clients: Clients, client: int) -> int:
     return max(int(clients.train_ends[client] - clients.starts[client]) - 1, 0)

@@ -9,57 +9,40 @@ so that clients of all lengths share a few compilations. On a GPU clients are st
 trains many."""
 
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.fed_avg import ClientUpdate
+from fedgru.config.settings import Settings
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError
 from fedgru.core.jax_setup import import_jax, num_threads, on_device, pick_device
-from fedgru.engines.base import Engine
+from fedgru.core.types import AnyInts, Doubles, Floats, Ints, KeyWords, Weights
+from fedgru.engines.base import Constants, Engine
 from fedgru.engines.jax import loop_speed, stacked
-from fedgru.engines.jax.forward_pass import Form, ForwardPasses, places_among
-from fedgru.engines.jax.local_steps import Steps, run_steps
+from fedgru.engines.jax.forward_pass import Form, ForwardPasses, Part, places_among
+from fedgru.engines.jax.local_steps import JaxWeights, Steps, run_steps
 from fedgru.engines.jax.native import calls as native
 from fedgru.engines.jax.native import compiler
+from fedgru.engines.jax.prepared import Prepared, prepare
 from fedgru.models import gru
 from fedgru.models.cells import CELLS
 from fedgru.models.optimizers import init_slots
+from fedgru.task.task import Task
 
-# Sizes that arrays are padded to, so that few shapes are compiled.
-ROW_SIZES = (128, 256, 512, 1024, 2048, 4096)
-MIN_STEPS = 8
 KEPT_BYTES = 1 << 29  # training data laid out once and kept; what is beyond is laid out each round
 READ_AT_ONCE = 128  # clients
 FORWARD_ROWS = 16  # of each thread
 FORWARD_SEQ_LEN = 64
 
 
-@dataclass(frozen=True, eq=False)  # NativeCode knows it again
-class _Prepared:
-    """A client's LocalData as the compiled loop takes it: time-major, own rows, padded.
-
-    Attributes:
-        row_ids: int32 [num_own], ascending.
-        num_table: rows of the padded table.
-        arrays: rows, numbers, targets, mask, log_prior, protected, each [steps, seq_len, batch,
-            ...]; the last two may be None.
-        steps: local steps in one pass, not counting padded ones.
-        passes, num_examples: as in LocalData.
-    """
-
-    row_ids: np.ndarray
-    num_table: int
-    arrays: tuple
-    steps: int
-    passes: int
-    num_examples: int
-
-
-class JaxEngine(Engine):
+class JaxEngine(Engine[Task]):
     """See the module's docstring.
 
     Args:
@@ -72,7 +55,7 @@ class JaxEngine(Engine):
     compiles_with_jax = True
 
     @classmethod
-    def check_here(cls, settings):
+    def check_here(cls, settings: Settings) -> None:
         """See Engine.check_here."""
         pick_device(settings.loop.device)
         if settings.loop.local_loop == "native":
@@ -81,7 +64,9 @@ class JaxEngine(Engine):
             except native.Unavailable as error:
                 raise _without_native(error) from error
 
-    def __init__(self, task, client_rule=None, heeds_speeds=True):
+    def __init__(
+        self, task: Task, client_rule: ClientRule | None = None, heeds_speeds: bool = True
+    ) -> None:
         super().__init__(task, client_rule)
         self._jax = import_jax()
         loop = task.settings.loop
@@ -91,15 +76,16 @@ class JaxEngine(Engine):
         self.clients_per_call = loop.clients_per_call or (
             1 if self.device.platform == "cpu" else whole_cohort
         )
-        self._prepared, self._kept_bytes = {}, 0
-        self._speeds = None  # LoopSpeeds, once they are known
+        self._prepared: dict[int, Prepared] = {}
+        self._kept_bytes = 0
+        self._speeds: loop_speed.LoopSpeeds | None = None  # once they are known
         self._loaded, self._why_not_native = self._load_native(loop.local_loop)
         self._use(self._loaded)
         if heeds_speeds and self._may_choose:
             self._take_faster(loop_speed.find_kept(*self._measured_for))
         self.local_loops_compiled = 0  # counted at each tracing; a test reads it
 
-    def __str__(self):
+    def __str__(self) -> str:
         where = f"{self.threads} threads" if self.threads > 1 else "1 thread"
         if self.clients_per_call > 1:
             where += f", up to {self.clients_per_call} clients in a call"
@@ -107,12 +93,12 @@ class JaxEngine(Engine):
         return f"{self.name} on {self.device.device_kind} ({where}; {self.what_runs_steps}{found})"
 
     @property
-    def computes_with(self):
+    def computes_with(self) -> str:
         """See Engine.computes_with."""
         return f"{self.name} on {self.device.device_kind}, {self.what_runs_steps}"
 
     @property
-    def what_runs_steps(self):
+    def what_runs_steps(self) -> str:
         """In words; where it is not the C code, why not."""
         if self._native is not None:
             return "local steps in C"
@@ -120,22 +106,23 @@ class JaxEngine(Engine):
         return f"local steps by XLA{why}"
 
     @property
-    def prefers_xla(self):
+    def prefers_xla(self) -> bool:
         """Whether XLA runs local steps although the C code could."""
         return self._native is None and self._loaded is not None
 
     @property
-    def _may_choose(self):
+    def _may_choose(self) -> bool:
         return self.task.settings.loop.local_loop == "auto" and self._loaded is not None
 
     @property
-    def _measured_for(self):
+    def _measured_for(self) -> tuple[str, str]:
         """What `loop_speed.find_kept` asks for."""
+        assert self._loaded is not None, "asked only where both loops can run"
         return self._loaded.library.digest, loop_speed.sizes(
             self.task, self.client_rule, self.threads
         )
 
-    def choose_local_loop(self, began_with=None):
+    def choose_local_loop(self, began_with: str | None = None) -> None:
         """See Engine.choose_local_loop."""
         if not self._may_choose:
             return
@@ -149,16 +136,17 @@ class JaxEngine(Engine):
             loop_speed.keep(*self._measured_for, speeds)
             self._take_faster(speeds)
 
-    def _measure(self):
+    def _measure(self) -> loop_speed.LoopSpeeds | None:
         """Return LoopSpeeds; None where training is over before XLA's code would have paid."""
         rng = seeding.rng(0, "loop speed")
         own_rows = min(self.task.spec.num_rows, loop_speed.OWN_ROWS)
         clients = [
-            _prepare(loop_speed.make_up_client(self.task, own_rows, rng))
+            prepare(loop_speed.make_up_client(self.task, own_rows, rng))
             for _ in range(self.threads)
         ]
         keys = [self.dropout_key(0, client) for client in range(self.threads)]
         weights = loop_speed.start_weights(self.task, own_rows)
+        assert self._loaded is not None, "asked only where both loops can run"
         in_c = loop_speed.seconds_in_c(self._loaded, weights, clients, keys)
         epochs = self.client_rule.local_epochs
         if loop_speed.run_seconds(self.task, epochs, self.threads, in_c) < loop_speed.WORTH_S:
@@ -166,12 +154,12 @@ class JaxEngine(Engine):
         train = partial(self._train_by_xla, weights, weights["rows"], None)
         return loop_speed.LoopSpeeds(in_c, loop_speed.seconds_by_xla(train, clients, keys))
 
-    def _take_faster(self, speeds):
+    def _take_faster(self, speeds: loop_speed.LoopSpeeds | None) -> None:
         self._speeds = speeds
         if speeds is not None and not speeds.native_is_faster:
             self._use(None)
 
-    def _use(self, native_code):
+    def _use(self, native_code: native.NativeCode | None) -> None:
         """Run local steps and forward passes by a NativeCode from now on; None: by XLA."""
         self._native = native_code
         form = (
@@ -181,7 +169,7 @@ class JaxEngine(Engine):
         )
         self._passes = ForwardPasses(self.task, self.threads, form)
 
-    def _load_native(self, wanted):
+    def _load_native(self, wanted: str) -> tuple[native.NativeCode | None, str | None]:
         """Return (NativeCode or None, why it is None though it was not asked to be)."""
         if wanted == "xla":
             return None, None
@@ -194,17 +182,19 @@ class JaxEngine(Engine):
                 raise _without_native(error) from error
             return None, f"the C code cannot be used, {error}"
 
-    def local_updates(self, weights, cohort, round_num, constants=None):
+    def local_updates(
+        self, weights: Weights, cohort: AnyInts, round_num: int, constants: Constants | None = None
+    ) -> Iterator[ClientUpdate]:
         """See Engine.local_updates."""
-        cohort = [int(client) for client in cohort]
+        clients = [int(client) for client in cohort]
         if self._native is not None:
-            yield from self._train_natively(weights, cohort, round_num)
+            yield from self._train_natively(self._native, weights, clients, round_num)
             return
         dense = {name: w for name, w in weights.items() if name != "rows"}
         one_by_one = self.clients_per_call == 1
         with on_device(self.device):  # once for all clients
             dense = self._jax.device_put(dense)
-        train = partial(
+        train: Callable[..., Any] = partial(
             self._train_client if one_by_one else self._train_stack,
             dense,
             weights["rows"],
@@ -213,21 +203,24 @@ class JaxEngine(Engine):
         )
         with ThreadPoolExecutor(self.threads) as pool:
             if one_by_one:
-                yield from pool.map(train, cohort)
+                yield from pool.map(train, clients)
                 return
-            prepared = [self._prepare(client) for client in cohort]
+            prepared = [self._prepare(client) for client in clients]
             shapes = [(data.num_table, data.steps * data.passes) for data in prepared]
             groups = stacked.group(shapes, self.clients_per_call)
-            trained = pool.map(train, [[cohort[i] for i in group] for group in groups])
+            trained = pool.map(train, [[clients[i] for i in group] for group in groups])
             found = [update for updates in trained for update in updates]
         places = np.argsort([index for group in groups for index in group])
         yield from (found[place] for place in places)
 
-    def _train_natively(self, weights, cohort, round_num):
-        weights, waiting = self._native.weights(weights), deque()
-        with native.Cohort(self._native, weights, self.threads, len(cohort)) as training:
+    def _train_natively(
+        self, native_code: native.NativeCode, weights: Weights, cohort: list[int], round_num: int
+    ) -> Iterator[ClientUpdate]:
+        pointed = native_code.weights(weights)
+        waiting: deque[tuple[int, Prepared, native.Training]] = deque()
+        with native.Cohort(native_code, pointed, self.threads, len(cohort)) as training:
 
-            def next_update():
+            def next_update() -> ClientUpdate:
                 client, data, trained = waiting.popleft()
                 return _as_update(client, data, trained.update, trained.sums)
 
@@ -240,12 +233,26 @@ class JaxEngine(Engine):
                 training.wait_for(waiting[0][-1])
                 yield next_update()
 
-    def _train_client(self, dense, table, round_num, constants, client):
+    def _train_client(
+        self,
+        dense: JaxWeights,
+        table: Floats,
+        round_num: int,
+        constants: Constants | None,
+        client: int,
+    ) -> ClientUpdate:
         data, key = self._prepare(client), self.dropout_key(round_num, client)
         update, sums = self._train_by_xla(dense, table, constants, data, key)
         return _as_update(client, data, update, sums)
 
-    def _train_by_xla(self, dense, table, constants, data, key):
+    def _train_by_xla(
+        self,
+        dense: JaxWeights,
+        table: Floats,
+        constants: Constants | None,
+        data: Prepared,
+        key: KeyWords,
+    ) -> tuple[Weights, Floats]:
         """Return the update of a client, name -> array, and its five sums."""
         own = np.zeros((data.num_table, table.shape[1]), np.float32)
         own[: len(data.row_ids)] = table[data.row_ids]
@@ -254,7 +261,14 @@ class JaxEngine(Engine):
             update, sums = self._local_loop({**dense, "rows": own}, steps)
         return {name: np.asarray(u) for name, u in update.items()}, np.asarray(sums)
 
-    def _train_stack(self, dense, table, round_num, constants, clients):
+    def _train_stack(
+        self,
+        dense: JaxWeights,
+        table: Floats,
+        round_num: int,
+        constants: Constants | None,
+        clients: list[int],
+    ) -> list[ClientUpdate]:
         prepared = [self._prepare(client) for client in clients]
         keys = [self.dropout_key(round_num, client) for client in clients]
         stack = stacked.stack(prepared, keys, table)
@@ -272,30 +286,30 @@ class JaxEngine(Engine):
             for at, (client, data) in enumerate(zip(clients, prepared, strict=True))
         ]
 
-    def dropout_key(self, round_num, client):
+    def dropout_key(self, round_num: int, client: int) -> KeyWords:
         """Return uint32 [2], from which a client draws its dropout in a round."""
         return seeding.key_words(self.task.settings.loop.seed, "dropout", round_num, client)
 
-    def _prepare_all(self, cohort):
-        """Yield each client and its _Prepared; many are read from the disk at once."""
+    def _prepare_all(self, cohort: list[int]) -> Iterator[tuple[int, Prepared]]:
+        """Yield each client and its Prepared; many are read from the disk at once."""
         for first in range(0, len(cohort), READ_AT_ONCE):
             clients = cohort[first : first + READ_AT_ONCE]
             own_of = self.task.read_clients([c for c in clients if c not in self._prepared])
             for client in clients:
                 yield client, self._prepare(client, own_of.get(client))
 
-    def _prepare(self, client, own=None):
-        """Return a client's _Prepared; `own` as for `Task.local_data`."""
+    def _prepare(self, client: int, own: list[npt.NDArray[Any]] | None = None) -> Prepared:
+        """Return a client's Prepared; `own` as for `Task.local_data`."""
         if client in self._prepared:
             return self._prepared[client]
-        data = _prepare(self.task.local_data(client, own, self.client_rule.local_epochs))
+        data = prepare(self.task.local_data(client, own, self.client_rule.local_epochs))
         size_bytes = sum(array.nbytes for array in data.arrays if array is not None)
         if self.task.cohorts_recur and self._kept_bytes + size_bytes <= KEPT_BYTES:
             self._prepared[client] = data
             self._kept_bytes += size_bytes
         return data
 
-    def beside(self, task):
+    def beside(self, task: Task) -> "JaxEngine":
         """Return an engine of another task that shares what this one has compiled.
 
         The two may differ in their check-ins and in how many rows their tables have, in nothing
@@ -307,12 +321,12 @@ class JaxEngine(Engine):
         return engine
 
     @cached_property
-    def _local_loop(self):
+    def _local_loop(self) -> Callable[..., Any]:
         return self._jax.jit(self._counted_loop)
 
     @cached_property
-    def _stacked_loop(self):
-        def loop(weights, steps):
+    def _stacked_loop(self) -> Callable[..., Any]:
+        def loop(weights: JaxWeights, steps: Steps) -> Any:
             rows = {name: 0 if name == "rows" else None for name in weights}
             of_each_client = Steps(arrays=0, key=0, steps_per_pass=0, num_steps=0, first_step=None)
             return self._jax.vmap(self._counted_loop, in_axes=(rows, of_each_client))(
@@ -321,7 +335,7 @@ class JaxEngine(Engine):
 
         return self._jax.jit(loop)
 
-    def _counted_loop(self, weights, steps):
+    def _counted_loop(self, weights: JaxWeights, steps: Steps) -> tuple[JaxWeights, Any]:
         """Run a client's local steps with a fresh optimizer; return its update and five sums.
 
         Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, ClientUpdate, with stateful
@@ -333,7 +347,14 @@ class JaxEngine(Engine):
         now, _, sums = run_steps(task.spec, task.protection, rule, weights, slots, steps)
         return self._jax.tree.map(self._jax.numpy.subtract, now, weights), sums
 
-    def hidden_states(self, weights, first_positions, end_positions, wanted, carried=False):
+    def hidden_states(
+        self,
+        weights: Weights,
+        first_positions: Ints,
+        end_positions: Ints,
+        wanted: Ints,
+        carried: bool = False,
+    ) -> Floats:
         """See Engine.hidden_states. Clients are laid end to end in rows of about one length.
 
         With `carried` all that is kept between check-ins: for an LSTM hidden state and memory,
@@ -342,18 +363,25 @@ class JaxEngine(Engine):
         spec = self.task.spec
         dim = spec.hidden_dim * (CELLS[spec.cell].num_states if carried else 1)
         hidden = np.empty((len(wanted), dim), np.float32)
-        forward = self._forward if self._native is None else self._forward_natively
         if self._native is not None:
-            weights = self._native.weights(weights)
+            pointed = self._native.weights(weights)
+            forward = partial(self._forward_natively, self._native, pointed)
         else:
             with on_device(self.device):
-                weights = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
-        forward = partial(forward, weights, places_among(wanted), hidden)
+                there = {name: self._jax.numpy.asarray(w) for name, w in weights.items()}
+            forward = partial(self._forward, there)
+        forward = partial(forward, places_among(wanted), hidden)
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(forward, self._passes.lay_out(first_positions, end_positions)))
         return hidden
 
-    def _forward(self, weights, place, hidden, parts):
+    def _forward(
+        self,
+        weights: JaxWeights,
+        place: Callable[[Ints], Ints],
+        hidden: Floats,
+        parts: Iterable[Part],
+    ) -> None:
         """Write the states at positions that have a place, hidden first, to `hidden`."""
         spec = self.task.spec
         state = gru.zero_state(spec.cell, spec.hidden_dim, FORWARD_ROWS)
@@ -363,33 +391,42 @@ class JaxEngine(Engine):
                 asked = place(positions)
                 hidden[asked[asked >= 0]] = np.asarray(states)[asked >= 0][:, : hidden.shape[1]]
 
-    def _forward_natively(self, weights, place, hidden, parts):
+    def _forward_natively(
+        self,
+        native_code: native.NativeCode,
+        weights: native.Pointed,
+        place: Callable[[Ints], Ints],
+        hidden: Floats,
+        parts: Iterable[Part],
+    ) -> None:
         """As `_forward`."""
         state = None
         for positions, starts, row_ids, numbers in parts:
             if state is None:
                 state = np.zeros((positions.shape[1], self.task.spec.hidden_dim), np.float32)
-            self._native.forward(weights, row_ids, numbers, starts, place(positions), state, hidden)
+            native_code.forward(weights, row_ids, numbers, starts, place(positions), state, hidden)
 
     @cached_property
-    def _forward_step(self):
+    def _forward_step(self) -> Callable[..., Any]:
         cell = self.task.spec.cell
 
-        def step(weights, rows, numbers, state, starts):
+        def step(weights: JaxWeights, rows: Any, numbers: Any, state: Any, starts: Any) -> Any:
             gates = gru.project(weights, rows, numbers)
             return gru.forward(cell, gates, weights["recurrent"], weights["bias"], state, starts)
 
         return self._jax.jit(step)
 
 
-def _without_native(error):
+def _without_native(error: native.Unavailable) -> ConfigError:
     return ConfigError(
         f"--local-loop native: the C code cannot be used: {error}. Use --local-loop auto, which "
         "then takes XLA's."
     )
 
 
-def _as_update(client, data, update, sums):
+def _as_update(
+    client: int, data: Prepared, update: Weights, sums: Floats | Doubles
+) -> ClientUpdate:
     """Return the ClientUpdate of a client's change of weights (its rows padded) and five sums."""
     sums = sums.astype(np.float64)
     return ClientUpdate(
@@ -401,30 +438,4 @@ def _as_update(client, data, update, sums):
         loss_sum=float(sums[0]),
         num_correct=float(sums[1]),
         protected=sums[2:],
-    )
-
-
-def _prepare(local):
-    """Bring a client's LocalData into the form of `_Prepared`."""
-    row_ids = np.unique(local.rows)
-    row_ids = row_ids[row_ids >= 0].astype(np.int32)
-    own = np.where(local.rows >= 0, np.searchsorted(row_ids, local.rows), -1).astype(np.int32)
-    steps = len(local.mask)
-    padded_steps = max(MIN_STEPS, 1 << (steps - 1).bit_length())
-
-    def lay_out(array):
-        array = np.swapaxes(array, 1, 2)
-        return np.concatenate(
-            [array, np.zeros((padded_steps - steps, *array.shape[1:]), array.dtype)]
-        )
-
-    arrays = [own, local.numbers, local.targets.astype(np.int32), local.mask, local.log_prior]
-    arrays.append(local.protected)
-    return _Prepared(
-        row_ids=row_ids,
-        num_table=next((size for size in ROW_SIZES if size >= len(row_ids)), len(row_ids)),
-        arrays=tuple(None if array is None else lay_out(array) for array in arrays),
-        steps=steps,
-        passes=local.passes,
-        num_examples=local.num_examples,
     )

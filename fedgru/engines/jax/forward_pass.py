@@ -1,11 +1,18 @@
 """Evaluation: the check-ins of many clients, laid end to end in rows for one forward pass."""
 
 import heapq
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from fedgru.core.types import AnyInts, Bools, Floats, Int32s, Ints
+from fedgru.task.task import Task
+
 KEPT_PLACES = 1 << 18  # check-ins and padding of a forward pass that is kept, some 15 MiB
+
+
+PackedRow: TypeAlias = tuple[Ints, Bools]  # positions, and where a range of them begins
 
 
 class Form(NamedTuple):
@@ -35,10 +42,13 @@ class Part(NamedTuple):
         numbers: float32 [length, num_rows, num_numbers].
     """
 
-    positions: np.ndarray
-    starts: np.ndarray
-    rows: np.ndarray
-    numbers: np.ndarray
+    positions: Ints
+    starts: Bools
+    rows: Int32s
+    numbers: Floats
+
+
+Passes: TypeAlias = Sequence[Iterable[Part]]  # one of each thread
 
 
 class ForwardPasses:
@@ -50,35 +60,34 @@ class ForwardPasses:
         form: Form.
     """
 
-    def __init__(self, task, threads, form):
+    def __init__(self, task: Task, threads: int, form: Form) -> None:
         self._task, self._threads, self._form = task, threads, form
-        self._last = None, None  # bounds, and what they gave
+        self._last: tuple[Ints, Passes] | None = None  # bounds, and the passes over them
 
-    def lay_out(self, first_positions, end_positions):
+    def lay_out(self, first_positions: Ints, end_positions: Ints) -> Passes:
         """Return for each thread an iterable of Part, for ranges of positions, int64 [num_ranges].
 
         Every range lies in one row, each row is of one thread, and so are its parts in order.
         """
         bounds = np.stack([first_positions, end_positions])
-        last_bounds, forward = self._last
-        if np.array_equal(bounds, last_bounds):
-            return forward
+        if self._last is not None and np.array_equal(bounds, self._last[0]):
+            return self._last[1]
         lengths = bounds[1] - bounds[0]
         is_uneven = lengths.max(initial=0) * self._form.num_rows * self._threads > lengths.sum()
         num_rows = self._form.fewest_rows if is_uneven else self._form.num_rows
         rows = pack(first_positions, end_positions, num_rows * self._threads)
         shares = [rows[number :: self._threads] for number in range(self._threads)]
-        forward = [self._parts(share) for share in shares]
+        forward: Passes = [self._parts(share) for share in shares]
         if num_rows * sum(map(self._length, shares)) <= KEPT_PLACES:
             forward = [list(parts) for parts in forward]
             self._last = bounds, forward
         return forward
 
-    def _length(self, rows):
+    def _length(self, rows: Sequence[PackedRow]) -> int:
         longest, seq_len = max(len(positions) for positions, _ in rows), self._form.seq_len
         return -(-longest // seq_len) * seq_len if self._form.whole else longest
 
-    def _parts(self, rows):
+    def _parts(self, rows: Sequence[PackedRow]) -> Iterator[Part]:
         length, seq_len = self._length(rows), self._form.seq_len
         positions = np.full((length, len(rows)), -1)
         starts = np.zeros(positions.shape, bool)
@@ -92,7 +101,7 @@ class ForwardPasses:
             yield Part(positions[part], starts[part], *map(np.ascontiguousarray, inputs))
 
 
-def places_among(wanted):
+def places_among(wanted: AnyInts | Sequence[int]) -> Callable[[Ints], Ints]:
     """Return a function: positions -> their places in `wanted`, -1 for those that are not there.
 
     >>> places_among([4, 2])(np.array([[1, 2], [4, -1]])).tolist()
@@ -101,7 +110,7 @@ def places_among(wanted):
     order = np.argsort(wanted, kind="stable")
     ascending = np.asarray(wanted, np.int64)[order]
 
-    def places(positions):
+    def places(positions: Ints) -> Ints:
         if not len(order):
             return np.full(positions.shape, -1)
         at = np.minimum(np.searchsorted(ascending, positions), len(order) - 1)
@@ -110,7 +119,9 @@ def places_among(wanted):
     return places
 
 
-def pack(first_positions, end_positions, num_rows):
+def pack(
+    first_positions: AnyInts | Sequence[int], end_positions: AnyInts | Sequence[int], num_rows: int
+) -> list[PackedRow]:
     """Lay ranges of positions end to end in rows, longest first, each into the shortest row.
 
     Returns:
@@ -121,7 +132,7 @@ def pack(first_positions, end_positions, num_rows):
     [[0, 1, 20], [10, 11, 12]]
     """
     lengths = np.subtract(end_positions, first_positions)
-    rows = [(0, row, []) for row in range(num_rows)]
+    rows: list[tuple[int, int, list[Ints]]] = [(0, row, []) for row in range(num_rows)]
     for client in np.argsort(-lengths, kind="stable"):
         if lengths[client] > 0:
             length, row, ranges = heapq.heappop(rows)

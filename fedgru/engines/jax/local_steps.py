@@ -1,9 +1,16 @@
 """The compiled loop over local steps: truncated backpropagation, the state carried on. JAX."""
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
 
+from fedgru.agnostic.protection import Protection
+from fedgru.algorithms.client_rule import ClientRule
+from fedgru.engines.jax.prepared import Arrays
 from fedgru.models import gru
+from fedgru.models.gru import ModelSpec
 from fedgru.models.optimizers import local_step
+
+JaxWeights: TypeAlias = dict[str, Any]  # name of a weight -> its jax.Array, or NumPy's
 
 
 class Steps(NamedTuple):
@@ -24,17 +31,24 @@ class Steps(NamedTuple):
             is.
     """
 
-    arrays: tuple
+    arrays: Any
     key: Any
     steps_per_pass: Any
     num_steps: Any
-    constants: dict | None = None
+    constants: Mapping[str, Any] | None = None
     resets: Any = None
     first_step: Any = 1
     at_most: Any = None
 
 
-def run_steps(spec, protection, rule, weights, slots, steps):
+def run_steps(
+    spec: ModelSpec,
+    protection: Protection | None,
+    rule: ClientRule,
+    weights: JaxWeights,
+    slots: tuple[JaxWeights, ...],
+    steps: Steps,
+) -> tuple[JaxWeights, tuple[JaxWeights, ...], Any]:
     """Run local steps, one after the other.
 
     Args:
@@ -56,7 +70,9 @@ def run_steps(spec, protection, rule, weights, slots, steps):
     batch, num_table = arrays[0].shape[2], weights["rows"].shape[0]
     start_state = gru.zero_state(spec.cell, spec.hidden_dim, batch)
 
-    def loss(weights, data, state, scale, noise_key, length):
+    def loss(
+        weights: JaxWeights, data: Arrays, state: Any, scale: Any, noise_key: Any, length: Any
+    ) -> tuple[Any, tuple[Any, Any]]:
         rows, numbers, targets, mask, log_prior, labels = data
         gates = gru.project(
             weights,
@@ -84,7 +100,7 @@ def run_steps(spec, protection, rule, weights, slots, steps):
         mean, protected_sums = protection.step_loss(weights, mean, hidden, labels, steps.constants)
         return mean, (state, jnp.stack([loss_sum, correct, *protected_sums]))
 
-    def one_step(i, carried):
+    def one_step(i: Any, carried: tuple[Any, ...]) -> tuple[Any, ...]:
         now, slots, state, sums = carried
         at = i % steps.steps_per_pass
         fresh = at == 0 if steps.resets is None else steps.resets[at][:, None]
@@ -110,7 +126,7 @@ def run_steps(spec, protection, rule, weights, slots, steps):
         now, slots = local_step(rule.optimizer, rule.client_lr, count, now, slots, gradient)
         return now, slots, state, sums + step_sums
 
-    def one_step_of_a_stack(i, carried):
+    def one_step_of_a_stack(i: Any, carried: tuple[Any, ...]) -> tuple[Any, ...]:
         after = one_step(i, carried)
         return jax.tree.map(lambda a, b: jnp.where(i < steps.num_steps, a, b), after, carried)
 

@@ -9,16 +9,20 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from fedgru.algorithms.client_rule import ClientRule
 from fedgru.core import cache, seeding
-from fedgru.engines.jax.native.calls import Cohort
+from fedgru.core.types import KeyWords, Weights
+from fedgru.engines.jax.native.calls import Cohort, NativeCode
+from fedgru.engines.jax.prepared import Prepared
 from fedgru.models import gru
 from fedgru.storage.files import write_text
-from fedgru.task.task import LocalData
+from fedgru.task.task import LocalData, Task
 
 STEPS = 3  # of a made-up client: the first local step and the last one do less than those between
 OWN_ROWS = 100  # rows of the table that a made-up client has
@@ -42,16 +46,16 @@ class LoopSpeeds:
     xla_s: float
 
     @property
-    def native_is_faster(self):
+    def native_is_faster(self) -> bool:
         return self.native_s <= self.xla_s
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self.native_is_faster:
             return f"{self.xla_s / self.native_s:.1f} times XLA's speed here"
         return f"{self.native_s / self.xla_s:.1f} times the C code's speed here"
 
 
-def sizes(task, rule, threads):
+def sizes(task: Task, rule: ClientRule, threads: int) -> str:
     """Return a text that names what the speeds depend on, sizes to the next power of two.
 
     So neighbouring settings of a sweep share one measurement.
@@ -72,14 +76,14 @@ def sizes(task, rule, threads):
     return ", ".join(names)
 
 
-def find_kept(digest, sizes):
+def find_kept(digest: str, sizes: str) -> LoopSpeeds | None:
     """Return the LoopSpeeds kept from an earlier run; None if there are none."""
     kept = _read_kept()
     found = kept.get(_entry(digest, sizes))
     return None if found is None else LoopSpeeds(**found)
 
 
-def keep(digest, sizes, speeds):
+def keep(digest: str, sizes: str, speeds: LoopSpeeds) -> None:
     """Keep LoopSpeeds for later runs; what cannot be kept is measured again."""
     folder = cache.compiled_folder()
     if folder is None:
@@ -91,13 +95,13 @@ def keep(digest, sizes, speeds):
         logger.warning("the speeds of the local loops are not kept: %s", error)
 
 
-def _entry(digest, sizes):
+def _entry(digest: str, sizes: str) -> str:
     import jax
 
     return f"library {digest}, jax {jax.__version__}, {sizes}"
 
 
-def _read_kept():
+def _read_kept() -> dict[str, dict[str, float]]:
     """Return {entry: fields of LoopSpeeds}; empty, with a warning, if the file is damaged."""
     folder = cache.compiled_folder()
     file = None if folder is None else folder / FILE
@@ -115,7 +119,7 @@ def _read_kept():
     return kept
 
 
-def make_up_client(task, own_rows, rng):
+def make_up_client(task: Task, own_rows: int, rng: np.random.Generator) -> LocalData:
     """Return the LocalData of a client that nobody is: random check-ins, STEPS full local steps."""
     layout, inputs = task.settings.layout, task.inputs
     shape = STEPS, layout.batch_size, layout.seq_len
@@ -135,12 +139,14 @@ def make_up_client(task, own_rows, rng):
     )
 
 
-def seconds_in_c(native, weights, clients, keys):
+def seconds_in_c(
+    native: NativeCode, weights: Weights, clients: Sequence[Prepared], keys: Sequence[KeyWords]
+) -> float:
     """Return the seconds that the C code takes to train made-up clients, one on each thread."""
-    weights = native.weights(weights)
+    pointed = native.weights(weights)
 
-    def train():
-        with Cohort(native, weights, len(clients), len(clients)) as cohort:
+    def train() -> None:
+        with Cohort(native, pointed, len(clients), len(clients)) as cohort:
             trained = [cohort.train(*client) for client in zip(clients, keys, strict=True)]
             for one in trained:
                 cohort.wait_for(one)
@@ -148,13 +154,17 @@ def seconds_in_c(native, weights, clients, keys):
     return _least_seconds(train)
 
 
-def seconds_by_xla(train_client, clients, keys):
+def seconds_by_xla(
+    train_client: Callable[[Prepared, KeyWords], object],
+    clients: Sequence[Prepared],
+    keys: Sequence[KeyWords],
+) -> float:
     """As `seconds_in_c`; `train_client(client, key)` trains one, and compiles at first."""
     with ThreadPoolExecutor(len(clients)) as pool:
         return _least_seconds(lambda: list(pool.map(train_client, clients, keys)))
 
 
-def _least_seconds(train):
+def _least_seconds(train: Callable[[], object]) -> float:
     """Return the least of several times, the first left out; disturbances only ever add."""
     train()
     least, until = math.inf, time.perf_counter() + BUDGET_S
@@ -168,12 +178,12 @@ def _least_seconds(train):
     return least
 
 
-def start_weights(task, own_rows):
+def start_weights(task: Task, own_rows: int) -> Weights:
     """Return weights to start from, with a table of the made-up client's own rows alone."""
     return gru.init_weights(replace(task.spec, num_rows=own_rows), seeding.rng(0, "loop speed"))
 
 
-def run_seconds(task, local_epochs, threads, seconds):
+def run_seconds(task: Task, local_epochs: int, threads: int, seconds: float) -> float:
     """Return how long all rounds of a training take at most, from the time of STEPS local steps."""
     layout, loop = task.settings.layout, task.settings.loop
     cohort = task.training_clients

@@ -4,9 +4,15 @@ This is what fills a GPU: its products are then as many times larger. On a CPU i
 one client at a time, whose weights and moments stay in the cache.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from fedgru.core.types import Floats, Int32s, KeyWords
+from fedgru.engines.jax.prepared import Arrays, Prepared
 
 
 @dataclass(frozen=True)
@@ -20,14 +26,14 @@ class Stack:
         steps_per_pass, num_steps: int32 [C]; a padded client has no steps.
     """
 
-    rows: np.ndarray
-    arrays: tuple
-    keys: np.ndarray
-    steps_per_pass: np.ndarray
-    num_steps: np.ndarray
+    rows: Floats
+    arrays: Arrays
+    keys: KeyWords
+    steps_per_pass: Int32s
+    num_steps: Int32s
 
 
-def group(shapes, at_once):
+def group(shapes: Sequence[tuple[int, int]], at_once: int) -> list[list[int]]:
     """Return groups of clients that go well into one stack: lists of indices.
 
     Clients of one table size, those with the most local steps first, so that few steps of a stack
@@ -40,7 +46,8 @@ def group(shapes, at_once):
     >>> group([(128, 4), (256, 8), (128, 12), (128, 8)], at_once=2)
     [[1], [2, 3], [0]]
     """
-    groups, last = [], None
+    groups: list[list[int]] = []
+    last = None
     for index in sorted(range(len(shapes)), key=lambda i: (-shapes[i][0], -shapes[i][1], i)):
         if shapes[index][0] != last or len(groups[-1]) == at_once:
             groups.append([])
@@ -49,7 +56,7 @@ def group(shapes, at_once):
     return groups
 
 
-def stack(prepared, keys, table):
+def stack(prepared: Sequence[Prepared], keys: Sequence[KeyWords], table: Floats) -> Stack:
     """Return the Stack of some clients.
 
     Args:
@@ -60,10 +67,10 @@ def stack(prepared, keys, table):
     extra = (1 << (len(prepared) - 1).bit_length()) - len(prepared)
     steps = max(len(data.arrays[0]) for data in prepared)
 
-    def pad(array, length):
+    def pad(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
         return np.concatenate([array, np.zeros((length, *array.shape[1:]), array.dtype)])
 
-    def pile(arrays):
+    def pile(arrays: Arrays) -> npt.NDArray[Any] | None:
         if arrays[0] is None:
             return None
         return pad(np.stack([pad(array, steps - len(array)) for array in arrays]), extra)

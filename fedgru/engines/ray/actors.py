@@ -4,17 +4,28 @@ import logging
 import time
 import weakref
 from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
+from typing import Any, TypeAlias
 
+from fedgru.algorithms.client_rule import ClientRule
 from fedgru.core.cpus import usable_cpus
 from fedgru.core.errors import FedgruError, TrainingError
+from fedgru.core.types import AnyInts
 from fedgru.core.versions import installed_versions
-from fedgru.engines.ray.connection import connect
-from fedgru.engines.ray.trainer import Trainer, for_training
+from fedgru.engines.base import Gathered
+from fedgru.engines.ray.connection import Connection, connect
+from fedgru.engines.ray.trainer import Sent, Trainer, for_training
+from fedgru.task.task import Task
 
 MAX_LOST = 3  # times that a work item may be lost with its actor, or that actors do not come up
 PATIENCE_S = 180  # how long to be without any actor
 SAME_VERSIONS = ("fedgru", "jax", "jaxlib", "numpy")  # or the numbers would be others
+
+Future: TypeAlias = futures.Future[Any]
+Items: TypeAlias = list[AnyInts]  # work items: clients of each
+Running: TypeAlias = dict[Future, tuple[int, Any]]  # -> (number of the item, actor)
+Queues: TypeAlias = dict[Any, deque[int]]  # actor, or None -> numbers of items
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +41,7 @@ class Actors:
         TrainingError: if Ray cannot be reached, or does not have what is asked for.
     """
 
-    def __init__(self, task, client_rule):
+    def __init__(self, task: Task, client_rule: ClientRule) -> None:
         self._settings, self._ids = task.settings.ray, task.clients.client_ids
         here = self._settings.ray_address is None
         actors, cpus = self._settings.ray_actors, self._settings.ray_cpus
@@ -38,11 +49,11 @@ class Actors:
             actors = max(1, usable_cpus() // cpus)
         self._connection = connect(self._settings.ray_address, (actors or 0) * cpus)
         self._ray = self._connection.ray
-        self._idle_cpus = {}  # actor -> how many more items it can take now
-        self._starting = {}  # future of what `about` returns -> actor
-        self._places = {}  # actor -> where it runs, for messages
+        self._idle_cpus: dict[Any, int] = {}  # actor -> how many more items it can take now
+        self._starting: dict[Future, Any] = {}  # future of what `about` returns -> actor
+        self._places: dict[Any, str] = {}  # actor -> where it runs, for messages
         self._failed_starts = 0
-        self._home = {}  # client -> the actor that has its data laid out
+        self._home: dict[int, Any] = {}  # client -> the actor that has its data laid out
         self.close = weakref.finalize(self, _end, self._connection, self._idle_cpus, self._starting)
         try:
             num_actors = self._check_resources(actors)
@@ -66,7 +77,7 @@ class Actors:
             "on this machine" if here else f"on the cluster at {self._settings.ray_address}",
         )
 
-    def _check_resources(self, actors):
+    def _check_resources(self, actors: int | None) -> int:
         """Return the number of actors: as many as fit, or those that are asked for if they fit."""
         there = self._ray.cluster_resources()
         fit = int(there.get("CPU", 0)) // self._settings.ray_cpus
@@ -80,11 +91,11 @@ class Actors:
             )
         return actors or fit
 
-    def _start_one(self):
+    def _start_one(self) -> None:
         actor = self._class.remote(self._task, self._client_rule)
         self._starting[actor.about.remote().future()] = actor
 
-    def work(self, sent, items, round_num):
+    def work(self, sent: Sent, items: Items, round_num: int) -> Iterator[Gathered]:
         """Yield what `Trainer.train` returns for each item, in the items' order.
 
         Args:
@@ -96,7 +107,10 @@ class Actors:
             TrainingError: if an item is lost MAX_LOST times, or no actor is left or comes up.
         """
         sent = self._ray.put(sent)
-        queues, running, parts, lost = self._share_out(items), {}, {}, Counter()
+        queues = self._share_out(items)
+        running: Running = {}
+        parts: dict[int, Gathered] = {}
+        lost: Counter[int] = Counter()
         alone_since = time.monotonic()
         for turn in range(len(items)):
             while turn not in parts:
@@ -133,7 +147,7 @@ class Actors:
                         self._idle_cpus[actor] += 1
             yield parts.pop(turn)
 
-    def _share_out(self, items):
+    def _share_out(self, items: Items) -> Queues:
         """Return {actor: items whose clients' data it has laid out}; under None all others."""
         queues = {None: deque()} | {actor: deque() for actor in self._idle_cpus}
         for number, clients in enumerate(items):
@@ -141,7 +155,7 @@ class Actors:
             queues[homes.most_common(1)[0][0]].append(number)
         return queues
 
-    def hand_out(self, queues, running, sent, items):
+    def hand_out(self, queues: Queues, running: Running, sent: Any, items: Items) -> None:
         """Give every actor with a CPU to spare its own items, then any, then another's."""
         for actor in self._idle_cpus:
             while self._idle_cpus[actor] and any(queues.values()):
@@ -152,7 +166,7 @@ class Actors:
                 self._idle_cpus[actor] -= 1
                 self._home |= dict.fromkeys(map(int, items[item]), actor)
 
-    def _welcome(self, future):
+    def _welcome(self, future: Future) -> None:
         """Let an actor that has come up take part."""
         actor = self._starting.pop(future)
         try:
@@ -183,18 +197,18 @@ class Actors:
         self._places[actor] = about["place"]
         logger.info("Ray actor at %s", about["place"])
 
-    def _result(self, future):
+    def _result(self, future: Future) -> Any:
         try:
             return future.result()
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
             raise cause if isinstance(cause, FedgruError) else error from error
 
-    def _lost_errors(self):
+    def _lost_errors(self) -> tuple[type[Exception], ...]:
         errors = self._ray.exceptions
         return errors.RayActorError, errors.ObjectLostError, errors.OutOfMemoryError
 
-    def _bury(self, actor, items, round_num, error):
+    def _bury(self, actor: Any, items: Items, round_num: int, error: Exception) -> None:
         """Say what a dead actor leaves behind, and start another in its place."""
         self._ray.kill(actor)  # it may only be out of reach: no two of them work on one item
         del self._idle_cpus[actor]
@@ -209,7 +223,7 @@ class Actors:
         )
         self._start_one()
 
-    def _check_lost(self, lost, items, round_num):
+    def _check_lost(self, lost: Counter[int], items: Items, round_num: int) -> None:
         item, times = lost.most_common(1)[0]
         if times >= MAX_LOST:
             ids = ", ".join(self._ids[int(client)] for client in items[item])
@@ -219,7 +233,7 @@ class Actors:
             )
 
 
-def _end(connection, actors, starting):
+def _end(connection: Connection, actors: Iterable[Any], starting: Mapping[Future, Any]) -> None:
     try:
         if connection.ray.is_initialized():
             for actor in [*actors, *starting.values()]:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from fedgru.core.errors import TrainingError
 from fedgru.engines.ray import private
@@ -19,10 +21,10 @@ ANSWER_TIMEOUT_S = 10
 
 logger = logging.getLogger(__name__)
 
-_open = None  # the Connection that this process has
+_open: "Connection | None" = None  # the Connection that this process has
 
 
-def import_ray(joins):
+def import_ray(joins: bool) -> Any:
     """Return the ray module, set up so that it reports to nobody.
 
     Where Ray starts in place it asks for a password, drawn for this process: other users of the
@@ -41,7 +43,7 @@ def import_ray(joins):
     return ray
 
 
-def connect(address, num_cpus):
+def connect(address: str | None, num_cpus: int) -> "Connection":
     """Return the Connection of this process; there is one at a time, which engines share.
 
     Args:
@@ -74,7 +76,7 @@ class Connection:
         num_users: how many have it.
     """
 
-    def __init__(self, address, num_cpus):
+    def __init__(self, address: str | None, num_cpus: int) -> None:
         self.address = address
         self.num_users = 0
         self._node = None
@@ -98,7 +100,7 @@ class Connection:
                 "cluster asks for a token, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as there."
             ) from error
 
-    def release(self):
+    def release(self) -> None:
         """Leave Ray, and end what was started in place, if nobody else has this Connection."""
         global _open
         self.num_users -= 1
@@ -106,13 +108,13 @@ class Connection:
             _open = None
             self._leave()
 
-    def _leave(self):
+    def _leave(self) -> None:
         self.ray.shutdown()
         if self._node is not None:
             _stop(self._node)
 
 
-def _check_answers(address):
+def _check_answers(address: str) -> None:
     """Refuse an address where nobody listens: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     try:
@@ -124,7 +126,7 @@ def _check_answers(address):
         ) from error
 
 
-def _start_node(num_cpus):
+def _start_node(num_cpus: int) -> tuple[subprocess.Popen[bytes], str]:
     """Start Ray in place; return the program that holds it, and its address."""
     folder = tempfile.mkdtemp(prefix="fedgru-")
     printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
@@ -138,6 +140,7 @@ def _start_node(num_cpus):
     )
     patience = threading.Timer(START_TIMEOUT_S, node.kill)
     patience.start()
+    assert node.stdout is not None, "it is a pipe"
     try:
         address = node.stdout.readline().decode().strip()
     except BaseException:
@@ -153,14 +156,15 @@ def _start_node(num_cpus):
     return node, address
 
 
-def _stop(node):
+def _stop(node: subprocess.Popen[bytes]) -> None:
+    assert node.stdin is not None and node.stdout is not None, "they are pipes"
     node.stdin.close()
     node.wait()
     node.stdout.close()
 
 
 @contextmanager
-def _own_sigterm():
+def _own_sigterm() -> Iterator[None]:
     """Keep what SIGTERM does as it is: `ray.init` sets its own. One that comes now comes later."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -174,5 +178,5 @@ def _own_sigterm():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def _first_line(error):
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

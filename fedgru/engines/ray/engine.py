@@ -9,12 +9,21 @@ or which dies: the result is the same to the byte. Evaluation runs here, as in t
 import heapq
 import importlib.util
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedgru.algorithms.client_rule import ClientRule
+from fedgru.algorithms.protocol import Algorithm
+from fedgru.config.settings import Settings
 from fedgru.core.errors import MissingEngineError
-from fedgru.engines.base import Gathered
+from fedgru.core.types import AnyInts, Weights
+from fedgru.engines.base import Constants, Gathered
 from fedgru.engines.jax.engine import JaxEngine
+from fedgru.task.task import Task
+
+if TYPE_CHECKING:
+    from fedgru.engines.ray.actors import Actors
 
 
 class RayEngine(JaxEngine):
@@ -27,7 +36,7 @@ class RayEngine(JaxEngine):
     name = "ray"
 
     @classmethod
-    def check_here(cls, settings):
+    def check_here(cls, settings: Settings) -> None:
         """See Engine.check_here."""
         if importlib.util.find_spec("ray") is None:
             raise MissingEngineError(
@@ -35,15 +44,22 @@ class RayEngine(JaxEngine):
                 "'fedgru[dist]'; or run `make dist`, and .venv-dist/bin/fedgru in place of fedgru."
             )
 
-    def __init__(self, task, client_rule=None):
+    def __init__(self, task: Task, client_rule: ClientRule | None = None) -> None:
         self.check_here(task.settings)
         super().__init__(task, client_rule)
-        self._actors = None
+        self._actors: Actors | None = None
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.name  # where it computes is said when the actors are there
 
-    def gather(self, algorithm, weights, cohort, round_num, constants=None):
+    def gather(
+        self,
+        algorithm: Algorithm,
+        weights: Weights,
+        cohort: AnyInts,
+        round_num: int,
+        constants: Constants | None = None,
+    ) -> Gathered:
         """See Engine.gather."""
         from fedgru.engines.ray.actors import Actors
 
@@ -65,21 +81,21 @@ class RayEngine(JaxEngine):
             raise
         return gathered
 
-    def _task_of_actors(self):
+    def _task_of_actors(self) -> Task:
         """The task; where XLA was found to be faster here, it runs local steps on all machines."""
         if not self.prefers_xla:
             return self.task
         loop = self.task.settings.loop.model_copy(update={"local_loop": "xla"})
         return replace(self.task, settings=self.task.settings.model_copy(update={"loop": loop}))
 
-    def close(self):
+    def close(self) -> None:
         """See Engine.close."""
         if self._actors is not None:
             self._actors.close()
             self._actors = None
 
 
-def cut_cohort(cohort, num_checkins, clients_per_item):
+def cut_cohort(cohort: AnyInts, num_checkins: AnyInts, clients_per_item: int) -> list[AnyInts]:
     """Cut a cohort into work items of about the same number of check-ins.
 
     Args:
@@ -98,7 +114,7 @@ def cut_cohort(cohort, num_checkins, clients_per_item):
     """
     num_items = -(-len(cohort) // clients_per_item)
     loads = [(0, item) for item in range(num_items)]
-    items = [[] for _ in loads]
+    items: list[list[int]] = [[] for _ in loads]
     for place in np.argsort(-np.asarray(num_checkins), kind="stable"):
         load, item = heapq.heappop(loads)
         items[item].append(place)

@@ -14,7 +14,7 @@ import time
 from fedgru.engines.ray.private import on_loopback
 
 
-def main(folder, num_cpus):
+def main(folder: str, num_cpus: str) -> None:
     import ray
 
     try:
@@ -34,7 +34,7 @@ def main(folder, num_cpus):
         _remove(folder)
 
 
-def _remove(folder):
+def _remove(folder: str) -> None:
     """Remove a folder in which something that is about to end may still write."""
     for _ in range(50):
         shutil.rmtree(folder, ignore_errors=True)

@@ -4,20 +4,22 @@
 """
 
 import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 
-def read_environment_again():
+def read_environment_again() -> None:
     """Let Ray's configuration follow the environment, which it may have read before."""
     import ray
 
     ray._raylet.Config.initialize("")
 
 
-def print_into(write):
+def print_into(write: Callable[[str], object]) -> None:
     """Give `write` each line that Ray has to tell: it would go to stdout, where results are."""
     from ray._private import worker
 
-    def print_to_stdstream(data, ignore_prefix=False):
+    def print_to_stdstream(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
         for line in data["lines"]:
             write(line)
 
@@ -25,7 +27,7 @@ def print_into(write):
 
 
 @contextlib.contextmanager
-def on_loopback():
+def on_loopback() -> Iterator[None]:
     """A context in which Ray takes 127.0.0.1 for this machine's address, and listens there alone.
 
     As it does on systems where it knows no clusters; elsewhere it would listen on all interfaces.

@@ -4,14 +4,21 @@ import os
 import socket
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
+from fedgru.algorithms.client_rule import ClientRule
+from fedgru.algorithms.protocol import Algorithm
 from fedgru.core.jax_setup import kept_between_runs, limit_threads
+from fedgru.core.types import AnyInts, Weights
 from fedgru.core.versions import installed_versions
-from fedgru.engines.base import Gathered
+from fedgru.engines.base import Constants, Gathered
 from fedgru.engines.jax.engine import JaxEngine
-from fedgru.task.task import Known
+from fedgru.task.task import Known, Task
+
+Sent: TypeAlias = tuple[Algorithm, Weights, int, Constants | None]
 
 
 class Trainer:
@@ -22,14 +29,14 @@ class Trainer:
         client_rule: ClientRule.
     """
 
-    def __init__(self, task, client_rule):
+    def __init__(self, task: Task, client_rule: ClientRule) -> None:
         limit_threads(task.settings.ray.ray_cpus)
         self._kept = ExitStack()
         self._kept.enter_context(kept_between_runs())
         # all actors run the same code, wherever they are
         self._engine = JaxEngine(task, client_rule, heeds_speeds=False)
 
-    def about(self):
+    def about(self) -> dict[str, Any]:
         """Return dict: host and process, versions of packages, and the kind of device it has."""
         return {
             "place": f"{socket.gethostname()}, process {os.getpid()}",
@@ -37,7 +44,7 @@ class Trainer:
             "platform": self._engine.device.platform,
         }
 
-    def train(self, sent, clients):
+    def train(self, sent: Sent, clients: AnyInts) -> Gathered:
         """Return the Gathered of some clients: one weighted sum, over the rows that they own.
 
         Args:
@@ -54,29 +61,30 @@ class Trainer:
         return gathered
 
 
-def for_training(task):
+def for_training(task: Task) -> Task:
     """Return the Task without what only evaluation reads: it goes to every machine once."""
     # what `Trainer` is: a client at a time on a CPU, a work item at a time on a GPU
     device = "auto" if task.settings.ray.ray_gpus else "cpu"
     loop = task.settings.loop.model_copy(update={"threads": 1, "device": device})
     # fields of records would be copied for each actor; whole arrays lie in memory that they share
-    whole = {}
+    whole: dict[int, npt.NDArray[Any]] = {}
 
-    def made_whole(value, *names):
+    def made_whole(value: object, *names: str) -> dict[str, npt.NDArray[Any]]:
         arrays = {name: getattr(value, name) for name in names}
         for array in arrays.values():
             whole.setdefault(id(array), np.ascontiguousarray(array))
         return {name: whole[id(array)] for name, array in arrays.items()}
 
     classes = made_whole(task, "classes")["classes"]
+    inputs = made_whole(task.inputs, "rows", "numbers")
     return replace(
         task,
         classes=classes,
-        inputs=replace(task.inputs, **made_whole(task.inputs, "rows", "numbers")),
+        inputs=replace(task.inputs, rows=inputs["rows"], numbers=inputs["numbers"]),
         history=replace(task.history, **made_whole(task.history, *vars(task.history))),
         settings=task.settings.model_copy(update={"loop": loop}),
-        check_ins=None,
-        target_codes=None,
+        check_ins=None,  # type: ignore[arg-type]  # only evaluation reads it, as the next one
+        target_codes=None,  # type: ignore[arg-type]
         best_prob=None,
         coverage=[],
         stored_parts=None,

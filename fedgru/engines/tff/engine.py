@@ -14,25 +14,35 @@ import logging
 import os
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.fed_avg import FedAvg, ServerState
+from fedgru.algorithms.protocol import Algorithm
+from fedgru.algorithms.server_optimizers import SGD, Adam
+from fedgru.config.settings import Settings
 from fedgru.core.errors import ConfigError, MissingEngineError, TrainingError
 from fedgru.core.jax_setup import num_threads
+from fedgru.core.types import AnyInts, Floats, Ints, Weights
 from fedgru.engines.base import Engine, RoundResult, advice, check_diverged
 from fedgru.engines.tff import model as tff_model
 from fedgru.models import keras_gru
 from fedgru.task import streams
-from fedgru.task.task import LocalData
+from fedgru.task.task import LocalData, Task
+
+if TYPE_CHECKING:
+    from fedgru.engines.tff.worker import Worker
 
 FORWARD_ROWS = 32
 FORWARD_SEQ_LEN = 64
 MAX_NOISE = 0.1  # per client; twice TFF's own spread of the noise on how many clients were clipped
 
 
-class TffEngine(Engine):
+class TffEngine(Engine[Task]):
     """See the module's docstring. At the first round it starts a Worker, which ends with it.
 
     Raises:
@@ -44,11 +54,11 @@ class TffEngine(Engine):
     runs_whole_rounds = True  # clients train and are averaged inside TFF
 
     @classmethod
-    def check_here(cls, settings):
+    def check_here(cls, settings: Settings) -> None:
         """See Engine.check_here."""
         _import_tff()
 
-    def __init__(self, task, client_rule=None):
+    def __init__(self, task: Task, client_rule: ClientRule | None = None) -> None:
         super().__init__(task, client_rule)
         self.check_here(task.settings)
         noise, cohort_size = _noise_and_cohort_size(task)
@@ -58,10 +68,10 @@ class TffEngine(Engine):
                 f"--tff-noise is {noise:g}, but with {cohort_size} clients in a round it must be "
                 f"below {too_much:g}, or adaptive clipping drowns in its own noise."
             )
-        self._worker = None
-        self._process_of = {}
+        self._worker: Worker | None = None
+        self._process_of: dict[SGD | Adam, tuple[Any, Any]] = {}
 
-    def run_round(self, algorithm, state, cohort):
+    def run_round(self, algorithm: Algorithm, state: ServerState, cohort: AnyInts) -> RoundResult:
         """See Engine.run_round. A client that diverged is not named: TFF gives sums alone."""
         import tensorflow as tf
 
@@ -104,7 +114,9 @@ class TffEngine(Engine):
             ServerState(weights, slots, round_num), metrics, len(cohort), num_examples
         )
 
-    def hidden_states(self, weights, first_positions, end_positions, wanted):
+    def hidden_states(
+        self, weights: Weights, first_positions: Ints, end_positions: Ints, wanted: Ints
+    ) -> Floats:
         """See Engine.hidden_states. One forward pass goes along clients of about one length."""
         model, forward = self._forward_model
         keras_gru.set_weights(model, weights)
@@ -126,7 +138,7 @@ class TffEngine(Engine):
                 hidden[asked[asked >= 0]] = states.numpy()[asked >= 0]
         return hidden
 
-    def evaluate_on_clients(self, weights, split):
+    def evaluate_on_clients(self, weights: Weights, split: str) -> dict[str, float]:
         """Let TFF's federated evaluation score a split, each client with all of its past.
 
         A second route to two numbers of `evaluate.evaluate`, without hidden states leaving a
@@ -154,7 +166,7 @@ class TffEngine(Engine):
             "acc@1": float(sums["num_correct"]) / len(positions),
         }
 
-    def _run(self, computation, *args):
+    def _run(self, computation: Callable[..., Any], *args: Any) -> Any:
         """Run a TFF computation in the worker; end the worker if that fails or is cut short."""
         from fedgru.engines.tff.worker import Worker
 
@@ -168,7 +180,7 @@ class TffEngine(Engine):
             self._worker = None
             raise
 
-    def _learning_process(self, server_optimizer):
+    def _learning_process(self, server_optimizer: SGD | Adam) -> tuple[Any, Any]:
         """Return TFF's learning process and its state before round 1."""
         if server_optimizer not in self._process_of:
             layout = self.task.settings.layout
@@ -183,7 +195,7 @@ class TffEngine(Engine):
         return self._process_of[server_optimizer]
 
     @property
-    def _aggregation(self):
+    def _aggregation(self) -> tuple[Callable[..., Any], Any]:
         """How to build the learning process, and its aggregator; None is the plain mean."""
         from tensorflow_federated import learning
 
@@ -200,7 +212,7 @@ class TffEngine(Engine):
                 return learning.algorithms.build_unweighted_fed_avg, dp
 
     @cached_property
-    def _evaluation_process(self):
+    def _evaluation_process(self) -> tuple[Any, Any]:
         import tensorflow_federated as tff
 
         process = tff.learning.algorithms.build_fed_eval(
@@ -209,12 +221,12 @@ class TffEngine(Engine):
         return process, self._run(process.initialize)
 
     @cached_property
-    def _model(self):
+    def _model(self) -> Any:
         """A Keras model that tells the names of TFF's list of weights."""
         return keras_gru.build(self.task.spec, self.task.inputs, output="scores")
 
     @cached_property
-    def _forward_model(self):
+    def _forward_model(self) -> tuple[Any, Callable[..., Any]]:
         """A Keras model that gives hidden states, and the same compiled."""
         import tensorflow as tf
 
@@ -222,23 +234,25 @@ class TffEngine(Engine):
         model = keras_gru.build(self.task.spec, self.task.inputs, *shape, output="hidden")
         return model, tf.function(model)
 
-    def _listed(self, by_name):
+    def _listed(self, by_name: Weights) -> list[Floats]:
         """Return arrays of the weights' shapes in TFF's order."""
         keras_gru.set_weights(self._model, by_name)
         return [variable.numpy() for variable in self._model.trainable_variables]
 
-    def _named(self, listed):
+    def _named(self, listed: Iterable[Any]) -> Weights:
         """Return name -> array from a list in TFF's order."""
         for variable, value in zip(self._model.trainable_variables, listed, strict=True):
             variable.assign(value)
         return keras_gru.get_weights(self._model, self.task.spec.num_rows)
 
-    def _to_tff(self, weights):
+    def _to_tff(self, weights: Weights) -> Any:
         import tensorflow_federated as tff
 
         return tff.learning.models.ModelWeights(self._listed(weights), [])
 
-    def _slots_to_tff(self, slots, start):
+    def _slots_to_tff(
+        self, slots: dict[str, Any], start: Mapping[str, Any]
+    ) -> OrderedDict[str, Any]:
         """Return a ServerState's slots as TFF has them, where the gradient is minus the update."""
         state = OrderedDict(start)
         if "velocity" in slots:  # there without the learning rate in it
@@ -250,7 +264,7 @@ class TffEngine(Engine):
             state["step"] = slots["step"]
         return state
 
-    def _slots_from_tff(self, state):
+    def _slots_from_tff(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The way back from `_slots_to_tff`."""
         if "preconditioner" in state:
             return {
@@ -263,7 +277,7 @@ class TffEngine(Engine):
             return {"velocity": self._named([-lr * m for m in state["accumulator"]])}
         return {}
 
-    def _evaluation_data(self, client, split):
+    def _evaluation_data(self, client: int, split: str) -> Any:
         """A client's past up to the end of a split in one stream; targets in the split alone."""
         clients = self.task.clients
         start = clients.starts[client]
@@ -291,7 +305,7 @@ class TffEngine(Engine):
         )
 
 
-def _import_tff():
+def _import_tff() -> None:
     # TensorFlow tells of every constant in TFF's graphs, and of GPUs that are not there; what
     # matters comes as an exception. Importing JAX sets 1.
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
@@ -312,6 +326,6 @@ def _import_tff():
         ) from error
 
 
-def _noise_and_cohort_size(task):
+def _noise_and_cohort_size(task: Task) -> tuple[float, int]:
     noise, cohort_size = task.settings.server.tff_noise, task.settings.loop.clients_per_round
     return (1.0 if noise is None else noise), cohort_size or len(task.training_clients)

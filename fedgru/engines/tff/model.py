@@ -1,15 +1,20 @@
 """What TensorFlow Federated is given: client data, the model, the optimizers."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from fedgru.algorithms.server_optimizers import SGD
+from fedgru.algorithms.client_rule import ClientRule
+from fedgru.algorithms.server_optimizers import SGD, Adam
 from fedgru.models import keras_gru
+from fedgru.task.features import Inputs
+from fedgru.task.task import LocalData, Task
 
 
-def client_optimizer(rule):
+def client_optimizer(rule: ClientRule) -> Any:
     """TFF's own for a ClientRule; its Adam has Keras' formula and epsilon."""
     from tensorflow_federated import learning
 
@@ -17,7 +22,7 @@ def client_optimizer(rule):
     return build[rule.optimizer](rule.client_lr)
 
 
-def server_optimizer(optimizer):
+def server_optimizer(optimizer: SGD | Adam) -> Any:
     """TFF's own of the same formula as one of `fedgru.algorithms.server_optimizers`."""
     from tensorflow_federated import learning
 
@@ -27,7 +32,7 @@ def server_optimizer(optimizer):
     return build(optimizer.lr, optimizer.beta_1, optimizer.beta_2, optimizer.epsilon)
 
 
-def to_data_set(inputs, data):
+def to_data_set(inputs: Inputs, data: LocalData) -> Any:
     """Return a LocalData as tf.data: a local step per element, all passes one after the other.
 
     Each element is {"x": the Keras model's inputs, "y": int32 [batch, seq_len], class -1 where
@@ -44,7 +49,7 @@ def to_data_set(inputs, data):
     return tf.data.Dataset.from_tensor_slices(steps).repeat(data.passes)
 
 
-def model_fn(task, batch_size, seq_len):
+def model_fn(task: Task, batch_size: int, seq_len: int) -> Callable[[], Any]:
     """Return a function that builds the model anew, as TFF asks for."""
     from tensorflow import autograph
 
@@ -52,7 +57,7 @@ def model_fn(task, batch_size, seq_len):
     return autograph.experimental.do_not_convert(partial(_build_model, task, batch_size, seq_len))
 
 
-def _build_model(task, batch_size, seq_len):
+def _build_model(task: Task, batch_size: int, seq_len: int) -> Any:
     """Return the tff.learning model of a task: what TFF makes of the Keras model, and two things.
 
     TFF carries the state of a stateful layer from batch to batch and through `repeat`, and starts
@@ -66,21 +71,21 @@ def _build_model(task, batch_size, seq_len):
 
     keras_model = keras_gru.build(task.spec, task.inputs, batch_size, seq_len, output="scores")
 
-    def losses(classes, scores):
+    def losses(classes: Any, scores: Any) -> Any:
         return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(classes, 0), scores)
 
     class MeanOverTargets(keras.losses.Loss):
-        def __call__(self, y_true, y_pred, sample_weight=None):
+        def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
             mask = tf.cast(y_true >= 0, tf.float32)
             num_targets = tf.maximum(tf.reduce_sum(mask), 1.0)
             return tf.reduce_sum(losses(y_true, y_pred) * mask) / num_targets
 
     class SumOverTargets(keras.metrics.Sum):
-        def __init__(self, name, dtype, values):
+        def __init__(self, name: str, dtype: Any, values: Callable[[Any, Any], Any]) -> None:
             super().__init__(name, dtype)
             self._values = values
 
-        def update_state(self, y_true, y_pred, sample_weight=None):
+        def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
             values = tf.where(y_true >= 0, tf.cast(self._values(y_true, y_pred), self.dtype), 0)
             return super().update_state(values)
 
@@ -113,7 +118,7 @@ def _build_model(task, batch_size, seq_len):
         input_spec = OrderedDict(**spec, is_start=tf.TensorSpec((), tf.bool))
 
         @tf.function
-        def forward_pass(self, batch_input, training=True):
+        def forward_pass(self, batch_input: Any, training: bool = True) -> Any:
             for part in state:
                 part.assign(tf.where(batch_input["is_start"], tf.zeros_like(part), part))
             output = model.forward_pass(
@@ -122,16 +127,16 @@ def _build_model(task, batch_size, seq_len):
             num_targets = tf.math.count_nonzero(batch_input["y"] >= 0)
             return tff.learning.models.BatchOutput(output.loss, output.predictions, num_targets)
 
-        def predict_on_batch(self, batch_input, training=True):
+        def predict_on_batch(self, batch_input: Any, training: bool = True) -> Any:
             return model.predict_on_batch(batch_input, training)
 
-        def report_local_unfinalized_metrics(self):
+        def report_local_unfinalized_metrics(self) -> Any:
             return model.report_local_unfinalized_metrics()
 
-        def metric_finalizers(self):
+        def metric_finalizers(self) -> Any:
             return model.metric_finalizers()
 
-        def reset_metrics(self):
+        def reset_metrics(self) -> Any:
             return model.reset_metrics()
 
     return StatefulModel()

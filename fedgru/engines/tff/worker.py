@@ -12,7 +12,9 @@ import sys
 import tempfile
 import time
 import weakref
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import IO, Any
 
 from fedgru.core.errors import TrainingError
 
@@ -43,7 +45,7 @@ class Worker:
         TrainingError: if the worker cannot be started; says what it printed.
     """
 
-    def __init__(self, clients_at_once):
+    def __init__(self, clients_at_once: int) -> None:
         import grpc
         import portpicker
         import tensorflow_federated as tff
@@ -77,7 +79,7 @@ class Worker:
         )
         stub = tff.framework.RemoteExecutorGrpcStub(channel)
 
-        def make_executor(cardinalities):
+        def make_executor(cardinalities: dict[Any, int]) -> Any:
             _check_running(process, printed)  # TFF itself would try a lost one again for ever
             cardinalities.setdefault(tff.CLIENTS, 0)
             executor = tff.framework.RemoteExecutor(stub)
@@ -91,14 +93,14 @@ class Worker:
             transform_result=tff.tensorflow.transform_result,
         )
 
-    def context(self):
+    def context(self) -> AbstractContextManager[Any]:
         """Return a context manager; TFF computations called inside it run in this worker."""
         import tensorflow_federated as tff
 
         return tff.framework.get_context_stack().install(self._context)
 
 
-def _check_running(process, printed):
+def _check_running(process: subprocess.Popen[bytes], printed: IO[bytes]) -> None:
     code = process.poll()
     if code is None:
         return
@@ -110,6 +112,6 @@ def _check_running(process, printed):
     )
 
 
-def _kill(process):
+def _kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()

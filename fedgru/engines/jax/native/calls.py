@@ -3,17 +3,24 @@
 import ctypes
 import itertools
 import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
 from threading import Event, Thread, main_thread
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 
+from fedgru.algorithms.client_rule import ClientRule
+from fedgru.core.types import Bools, Doubles, Floats, Int32s, Ints, KeyWords, Weights
 from fedgru.engines.jax.forward_pass import Form
 from fedgru.engines.jax.native import compiler
 from fedgru.engines.jax.native.compiler import Unavailable
+from fedgru.engines.jax.prepared import Prepared
+from fedgru.models.gru import ModelSpec
+from fedgru.task.task import Task
 
 WEIGHTS = ("rows", "numbers", "recurrent", "bias", "head_kernel", "head_bias", "prior_scale")
 DATA = {
@@ -87,7 +94,7 @@ _FUNCTIONS = {  # fedgru_NAME of native.c: its result, and its arguments
 }
 
 
-def load(task, rule, device, clients_per_call):
+def load(task: Task, rule: ClientRule, device: Any, clients_per_call: int) -> "NativeCode":
     """Return the NativeCode of a task.
 
     Raises:
@@ -106,7 +113,9 @@ def load(task, rule, device, clients_per_call):
         raise Unavailable(f"it knows no {spec.cell}")
     if rule.correction is not None:
         raise Unavailable("it knows no correction of the gradient but FedProx's")
-    if spec.dropout > 0 and not jax.config.jax_threefry_partitionable:
+    # JAX gives its config these attributes when it is imported
+    partitionable = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+    if spec.dropout > 0 and not partitionable:
         raise Unavailable(f"it does not draw dropout as JAX {jax.__version__} does")
     return NativeCode(spec, rule, compiler.load())
 
@@ -114,8 +123,8 @@ def load(task, rule, device, clients_per_call):
 class Pointed(NamedTuple):
     """A structure of the C code, and the arrays that it points to, which must live as long."""
 
-    struct: ctypes.Structure
-    arrays: dict
+    struct: Any
+    arrays: dict[str, npt.NDArray[Any]]
 
 
 class NativeCode:
@@ -133,21 +142,21 @@ class NativeCode:
         clients_trained: int, a test reads it.
     """
 
-    def __init__(self, spec, rule, library):
+    def __init__(self, spec: ModelSpec, rule: ClientRule, library: Any) -> None:
         self._spec, self._rule, self.library = spec, rule, library
         for name, (result, *arguments) in _FUNCTIONS.items():
             function = getattr(library, f"fedgru_{name}")
             function.restype, function.argtypes = result, arguments
         _check_structures(library)
-        self._clients = WeakKeyDictionary()  # data -> Pointed
-        self._memory = []  # to work in; what is not in use
+        self._clients: WeakKeyDictionary[Prepared, Pointed] = WeakKeyDictionary()
+        self._memory: list[npt.NDArray[np.uint8]] = []  # to work in; what is not in use
         self.clients_trained = 0
 
-    def weights(self, weights):
+    def weights(self, weights: Weights) -> Pointed:
         """Return the Pointed of weights, name -> float32 array; `rows` is the whole table."""
         return _point(_Weights(), weights, dict.fromkeys(weights, np.float32))
 
-    def _client(self, data):
+    def _client(self, data: Prepared) -> Pointed:
         """Return the Pointed of a client's data."""
         if data in self._clients:
             return self._clients[data]
@@ -165,7 +174,7 @@ class NativeCode:
         self._clients[data] = pointed
         return pointed
 
-    def job(self, weights, data, key, stop):
+    def job(self, weights: Pointed, data: Prepared, key: KeyWords, stop: Int32s) -> "Training":
         """Return the Training of a client, not yet begun.
 
         Args:
@@ -181,7 +190,16 @@ class NativeCode:
         update, job.update = _new_update(weights.arrays, job.num_own)
         return Training(job, update, pointed)
 
-    def forward(self, weights, rows, numbers, starts, places, state, hidden):
+    def forward(
+        self,
+        weights: Pointed,
+        rows: Int32s,
+        numbers: Floats,
+        starts: Bools,
+        places: Ints,
+        state: Floats,
+        hidden: Floats,
+    ) -> None:
         """Run the cell over rows in which one sequence follows another; keep states asked for.
 
         Args:
@@ -209,7 +227,7 @@ class NativeCode:
         del pointed  # not before
 
     @contextmanager
-    def space(self, size_bytes):
+    def space(self, size_bytes: int) -> Iterator[npt.NDArray[np.uint8]]:
         """Lend some memory to work in, uint8 of at least that many bytes, and take it back."""
         try:
             memory = self._memory.pop()
@@ -221,14 +239,14 @@ class NativeCode:
         self._memory.append(memory)
 
 
-def _check_structures(library):
+def _check_structures(library: Any) -> None:
     """Raise an AssertionError unless each field here is where the C code has it."""
     sizes = {
         "Job": library.fedgru_job_struct_bytes(),
         "Forward": library.fedgru_forward_struct_bytes(),
     }
     for name, struct in {"Weights": _Weights, "Job": _Job, "Forward": _Forward}.items():
-        for field, _ in struct._fields_:
+        for field, *_ in struct._fields_:
             in_c, here = library.fedgru_offset(f"{name}.{field}".encode()), getattr(struct, field)
             if in_c != here.offset:
                 raise AssertionError(
@@ -252,11 +270,11 @@ class Training(NamedTuple):
     """
 
     job: _Job
-    update: dict
+    update: Weights
     pointed: Pointed
 
     @property
-    def sums(self):
+    def sums(self) -> Doubles:
         """float64 [5], as from `run_steps`."""
         return np.array([self.job.loss_sum, self.job.num_correct, 0, 0, 0])
 
@@ -276,17 +294,17 @@ class Cohort:
         room: how many clients there will be at most.
     """
 
-    def __init__(self, native, weights, threads, room):
+    def __init__(self, native: NativeCode, weights: Pointed, threads: int, room: int) -> None:
         self._native, self._library, self._weights = native, native.library, weights
         self._stop = np.zeros(1, np.int32)
         self._queue = self._library.fedgru_new_queue(room)
         if not self._queue:
             raise MemoryError(f"for a queue of {room} clients")
-        self._error = None  # of a thread, which nobody else would raise
+        self._error: BaseException | None = None  # of a thread, which nobody else would raise
         self._ended = [Event() for _ in range(threads)]
         self._threads = [Thread(target=self._work, args=(ended,)) for ended in self._ended]
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         try:
             for thread in self._threads:
                 thread.start()
@@ -295,7 +313,7 @@ class Cohort:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._stop[0] = 1
         interrupted = None
         for thread, ended in zip(self._threads, self._ended, strict=True):
@@ -311,7 +329,7 @@ class Cohort:
         if interrupted is not None:
             raise interrupted
 
-    def _work(self, ended):
+    def _work(self, ended: Event) -> None:
         try:
             wanted = 1
             while wanted:
@@ -327,7 +345,7 @@ class Cohort:
         finally:
             ended.set()
 
-    def train(self, data, key):
+    def train(self, data: Prepared, key: KeyWords) -> Training:
         """Hand a client over; return its Training, which is of use after `wait_for`.
 
         Args:
@@ -339,7 +357,7 @@ class Cohort:
         self._native.clients_trained += 1
         return training
 
-    def wait_for(self, training, or_room=False):
+    def wait_for(self, training: Training, or_room: bool = False) -> bool:
         """Wait until a client is trained, and return True.
 
         With `or_room` return False instead, as soon as threads are about to run out of clients: so
@@ -354,7 +372,11 @@ class Cohort:
         return bool(found & _DONE)
 
 
-def _point(struct, arrays, dtypes):
+def _point(
+    struct: ctypes.Structure,
+    arrays: Mapping[str, npt.NDArray[Any] | None],
+    dtypes: Mapping[str, type[Any]],
+) -> Pointed:
     """Let fields point to arrays, or to copies in the type and order of C; return the Pointed."""
     kept = {
         name: np.asarray(array, dtypes[name], order="C")
@@ -366,7 +388,7 @@ def _point(struct, arrays, dtypes):
     return Pointed(struct, kept)
 
 
-def _new_update(weights, num_own):
+def _new_update(weights: Mapping[str, npt.NDArray[Any]], num_own: int) -> tuple[Weights, _Weights]:
     """Return arrays for an update, all parts of one, name -> array, and the _Weights of them."""
     shapes = {
         name: (num_own, w.shape[1]) if name == "rows" else w.shape for name, w in weights.items()

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from functools import cache as once
 from pathlib import Path
+from typing import TypeAlias
 
 from fedgru.core import cache
 from fedgru.storage.files import write_whole
@@ -19,7 +20,8 @@ from fedgru.storage.files import write_whole
 FOLDER = Path(__file__).parent
 SOURCE = "native.c"
 X86 = platform.machine() in ("x86_64", "AMD64")
-FLAGS = ("-std=gnu11", "-O3", "-march=native" if X86 else "-mcpu=native")
+Command: TypeAlias = tuple[str, ...]  # a program and its arguments
+FLAGS: Command = ("-std=gnu11", "-O3", "-march=native" if X86 else "-mcpu=native")
 FLAGS += ("-shared", "-fPIC", "-pthread")
 FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 FLAGS += ("-Werror=implicit-function-declaration",)
@@ -35,20 +37,30 @@ class Unavailable(Exception):
     """There is no library on this machine; the text says why, in a few words."""
 
 
-def load():
-    """Return the library as a ctypes.CDLL, compiled now if it is not kept from an earlier run.
+class Library(ctypes.CDLL):
+    """The compiled code.
+
+    Attributes:
+        digest: a text that is different for other sources, another compiler or other flags.
+    """
+
+    digest: str
+
+
+def load() -> Library:
+    """Return the Library, compiled now if it is not kept from an earlier run.
 
     Raises:
         Unavailable: if no C compiler is found, or it cannot compile the source.
     """
     library, problem = first_try()
-    if problem is not None:
+    if library is None:
         raise Unavailable(problem)
     return library
 
 
 @once
-def first_try():
+def first_try() -> tuple[Library | None, str | None]:
     """What `load` gives, or why it gives nothing: it is tried once in a process."""
     try:
         return load_from(FOLDER), None
@@ -56,17 +68,13 @@ def first_try():
         return None, str(error)
 
 
-def load_from(sources):
-    """As `load`, of the sources in another folder; each call looks again.
-
-    The library's attribute `digest` is a text that tells it from those of other sources, compilers
-    and flags.
-    """
+def load_from(sources: Path) -> Library:
+    """As `load`, of the sources in another folder; each call tries again."""
     compiler = find_compiler()
-    digest = hashlib.sha256(repr((compiler, _which_one(compiler[0]), FLAGS)).encode())
+    sha256 = hashlib.sha256(repr((compiler, _which_one(compiler[0]), FLAGS)).encode())
     for file in sorted([sources / SOURCE, *sources.glob("*.h")]):
-        digest.update(file.read_bytes())
-    digest = digest.hexdigest()[:16]
+        sha256.update(file.read_bytes())
+    digest = sha256.hexdigest()[:16]
     name = f"native-{digest}.so"
     folder = cache.compiled_folder()
     try:
@@ -84,7 +92,7 @@ def load_from(sources):
         raise Unavailable(f"there is no room to compile it: {error}") from error
 
 
-def find_compiler():
+def find_compiler() -> Command:
     """Return the command of the C compiler, a tuple: that of the variable CC, or one on the path.
 
     Raises:
@@ -102,7 +110,7 @@ def find_compiler():
     raise Unavailable("no C compiler was found")
 
 
-def _which_one(command):
+def _which_one(command: str) -> tuple[int, int] | None:
     """What changes when a compiler is upgraded: size and time of its program."""
     found = shutil.which(command)
     if found is None:
@@ -111,7 +119,7 @@ def _which_one(command):
     return facts.st_size, facts.st_mtime_ns
 
 
-def _compile(compiler, sources, target):
+def _compile(compiler: Command, sources: Path, target: Path) -> None:
     command = [*compiler, *FLAGS, str(sources / SOURCE), "-o", str(target), "-lm"]
     try:
         plain = os.environ | {"LC_ALL": "C"}
@@ -123,7 +131,7 @@ def _compile(compiler, sources, target):
         raise Unavailable(f"{compiler[0]} could not compile it: {_why(done)}")
 
 
-def _why(done):
+def _why(done: subprocess.CompletedProcess[str]) -> str:
     """The first line that tells of an error; of a compiler that has none, how it ended."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if errors := [line for line in lines if "error" in line]:
@@ -133,14 +141,14 @@ def _why(done):
     return f"it {how}: {lines[-1]}" if lines else f"it {how} and said nothing"
 
 
-def _load_made(compiler, made):
+def _load_made(compiler: Command, made: Path) -> Library:
     try:
-        return ctypes.CDLL(str(made))
+        return Library(str(made))
     except OSError as error:
         raise Unavailable(f"what {compiler[0]} made cannot be loaded: {error}") from error
 
 
-def _load_kept(kept, scratch):
+def _load_kept(kept: Path, scratch: Path) -> Library | None:
     """Load a library from an earlier run; None if there is none, or none that can be trusted.
 
     The bytes that were checked are loaded, from a file of their own: the one that is kept may be
@@ -157,13 +165,13 @@ def _load_kept(kept, scratch):
         if sums.read_bytes() != _sum_line(content, kept.name):
             raise ValueError(f"its SHA-256 is not the one in {sums.name}")
         scratch.write_bytes(content)
-        return ctypes.CDLL(str(scratch))
+        return Library(str(scratch))
     except (OSError, ValueError) as error:
         logger.warning("%s cannot be used and is made anew: %s", kept, error)
         return None
 
 
-def _keep(made, folder):
+def _keep(made: Path, folder: Path) -> None:
     """Put a library and its sum into a folder, each whole or not at all; say so if it cannot be."""
     target = folder / made.name
     try:
@@ -175,7 +183,7 @@ def _keep(made, folder):
         logger.warning("the compiled local steps are not kept: %s", error)
 
 
-def _put(file, content):
+def _put(file: Path, content: bytes) -> None:
     beside = file.with_name(f"{file.name}-{secrets.token_hex(4)}")  # others may be at the same
     try:
         write_whole(beside, lambda stream: stream.write(content))
@@ -184,9 +192,9 @@ def _put(file, content):
         beside.unlink(missing_ok=True)
 
 
-def _sum_file(library):
+def _sum_file(library: Path) -> Path:
     return library.with_name(library.name + SUM)
 
 
-def _sum_line(content, name):
+def _sum_line(content: bytes, name: str) -> bytes:
     return f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
