@@ -42,6 +42,6 @@ def follow(monkeypatch, data_set, loss):
         return SimpleNamespace(summary=lambda: summary)
 
     monkeypatch.setattr(datasets, "open_data_set", lambda *_: data_set)
-    monkeypatch.setattr(train_workflow, "make_engine", lambda task, *_: CountingEngine(task))
+    monkeypatch.setattr(train_workflow, "make_engine", lambda task, *_, **__: CountingEngine(task))
     monkeypatch.setattr(rounds, "evaluate", evaluate)
     return trained

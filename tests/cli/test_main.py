@@ -187,9 +187,9 @@ def test_eval_of_a_run_whose_engine_is_elsewhere(here, run_dir):
 def test_eval_shows_warnings(here, run_dir, monkeypatch):
     make_engine = train_workflow.make_engine
 
-    def warn(*args):
+    def warn(*args, **kwargs):
         logging.getLogger("fedgru.engines").warning("an open port")
-        return make_engine(*args)
+        return make_engine(*args, **kwargs)
 
     monkeypatch.setattr(train_workflow, "make_engine", warn)
     # run.log is open by then, which must not keep them from stderr

@@ -69,7 +69,7 @@ class DrawnEngine(Engine):
 def train(make_task, tiny_data_set, tmp_path, monkeypatch):
     """Train three rounds in a new log folder under a server Adam; its moments must come back."""
     monkeypatch.setattr(datasets, "open_data_set", lambda *_: tiny_data_set)
-    monkeypatch.setattr(train_workflow, "make_engine", lambda task, name=None: DrawnEngine(task))
+    monkeypatch.setattr(train_workflow, "make_engine", lambda task, *_, **__: DrawnEngine(task))
 
     def train(log_dir="log", **overrides):
         given = {"rounds": 3, "server_optimizer": "adam", "server_lr": 0.03} | overrides

@@ -42,7 +42,7 @@ class StillEngine(Engine):
 @pytest.fixture
 def train(make_task, tmp_path, monkeypatch):
     """Train with the StillEngine, stopped by Ctrl-C in a round if asked to."""
-    monkeypatch.setattr(train_workflow, "make_engine", lambda task, name=None: StillEngine(task))
+    monkeypatch.setattr(train_workflow, "make_engine", lambda task, *_, **__: StillEngine(task))
 
     def train(stops_in=None, show_progress=False, **overrides):
         monkeypatch.setattr(StillEngine, "stops_in", stops_in)
