@@ -90,7 +90,7 @@ class Task:
         stored_parts: the StoredParts of a large data set, which these were taken from; else None.
         fitted: Fitted, where it was given instead of fitted on these clients; else None.
         known: Known, or None; what is not in it is computed when it is asked for.
-        fingerprint: of the data set.
+        data_name, fingerprint: of the data set.
     """
 
     settings: Settings
@@ -110,6 +110,7 @@ class Task:
     stored_parts: stored.StoredParts | None = None
     fitted: features.Fitted | None = None
     known: Known | None = None
+    data_name: str = ""
     fingerprint: str = ""
 
     def release(self) -> None:
@@ -445,6 +446,7 @@ def build_task(
         stored_parts=None if parts.folder is None else parts,
         fitted=fitted,
         known=Known(clients, parts.classes, parts.known),
+        data_name=data_set.name,
         fingerprint=data_set.passport["fingerprint"],
     )
 

@@ -39,7 +39,7 @@ def open_task(settings, data_dir, kernel=None):
 def facts_of(task):
     """Return what run.json says of a task: data set, fingerprint, coverage, unknown rates."""
     return {
-        "data": task.settings.data.data,
+        "data": task.data_name,
         "fingerprint": task.fingerprint,
         "coverage": [vars(line) for line in task.coverage],
         "unknown_rates": task.unknown_rates,
