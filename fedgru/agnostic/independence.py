@@ -1,15 +1,19 @@
-"""Kernel measures of how much a representation depends on a concept, to be descended.
+"""Kernel measures of how much a representation depends on a concept, to be minimised.
 
-No head is trained, so none can be fooled or lag behind. JAX.
+There is no head that could be fooled or lag behind. JAX.
 """
 
+from fedgru.core.types import AnyArray
 
-def hsic(representation, labels, num_values, weights):
+
+def hsic(
+    representation: AnyArray, labels: AnyArray, num_values: int, weights: AnyArray
+) -> AnyArray:
     """Return the normalised HSIC of a batch, 0 (independent) to 1, float32 [].
 
-    Gaussian kernel on the representation, its width the batch's root mean square distance, so
-    that shrinking the representation gains nothing; on the concept the kernel that is 1 for
-    equal values.
+    The kernel on the representation is Gaussian. Its width is the batch's root mean square
+    distance, so that shrinking the representation gains nothing. The kernel on the concept is 1
+    for equal values, else 0.
 
     Args:
         representation: float32 [n, dim].
@@ -31,29 +35,36 @@ def hsic(representation, labels, num_values, weights):
     one_hot = jax.nn.one_hot(labels, num_values)
     concept = one_hot @ one_hot.T
 
-    def centred(k):
+    def centred(k: AnyArray) -> AnyArray:
         row = k @ share
         return k - row[:, None] - row + share @ row
 
-    def inner(a, b):
+    def inner(a: AnyArray, b: AnyArray) -> AnyArray:
         return share @ (a * b) @ share
 
     kernel, concept = centred(kernel), centred(concept)
-    # the squares are floored: all of one value, or all at one point, is independence
+    # the lower bound: examples of one value, or all at one point, count as independent
     return inner(kernel, concept) / jnp.sqrt(
         jnp.maximum(inner(kernel, kernel) * inner(concept, concept), 1e-12)
     )
 
 
-def conditional_hsic(representation, labels, num_values, targets, num_targets, weights):
+def conditional_hsic(
+    representation: AnyArray,
+    labels: AnyArray,
+    num_values: int,
+    targets: AnyArray,
+    num_targets: int,
+    weights: AnyArray,
+) -> AnyArray:
     """Return the mean over target classes of `hsic` within the class, float32 [].
 
-    A representation that tells the target may tell what the target tells of the concept; what
-    it knows beyond that is measured.
+    A representation of the target also reveals what the target reveals about the concept. This
+    measures only what it reveals beyond that.
 
     Args:
         targets: int32 [n], target classes.
-        num_targets: how many there are.
+        num_targets: number of target classes.
         others: as for `hsic`.
     """
     import jax.numpy as jnp
@@ -66,15 +77,15 @@ def conditional_hsic(representation, labels, num_values, targets, num_targets, w
     return sum(parts)
 
 
-def fourier_features(representation, frequencies, phases):
+def fourier_features(representation: AnyArray, frequencies: AnyArray, phases: AnyArray) -> AnyArray:
     """Return float32 [..., num_features]: random features of the Gaussian kernel.
 
-    Their means are a kernel mean embedding that clients can add up, where a kernel matrix would
-    need all clients' representations in one place.
+    Their means are a kernel mean embedding, which clients can add up. A kernel matrix would need
+    all clients' representations in one place.
 
     Args:
         representation: float32 [..., dim].
-        frequencies: float32 [dim, num_features], normal, of deviation 1 / width.
+        frequencies: float32 [dim, num_features], normal, with standard deviation 1 / width.
         phases: float32 [num_features], uniform in 0 to 2 pi.
 
     Source: Rahimi and Recht 2007, Random Features for Large-Scale Kernel Machines, algorithm 1.
@@ -85,18 +96,20 @@ def fourier_features(representation, frequencies, phases):
     return scale * jnp.cos(representation @ frequencies + phases)
 
 
-def explained_share(features, labels, num_values, mean, weights):
+def explained_share(
+    features: AnyArray, labels: AnyArray, num_values: int, mean: AnyArray, weights: AnyArray
+) -> AnyArray:
     """Return the share of the features' variance that the concept explains, 0 to 1, float32 [].
 
-    sum_v n_v |mean of v - mean|^2 / sum_i |x_i - mean|^2, with the mean given: a client that
-    holds one value alone measures how far it stands from everybody's mean. On Fourier features
-    the numerator is the squared distance of kernel means that HSIC adds up for a one-hot concept.
+    sum_v n_v |mean of v - mean|^2 / sum_i |x_i - mean|^2, with a given mean, so that a client with
+    only one value measures its distance from the mean of all clients. On Fourier features the
+    numerator is the squared distance of kernel means that HSIC sums for a one-hot concept.
 
     Args:
         features: float32 [n, dim].
         labels: int32 [n].
         num_values: values of the concept.
-        mean: float32 [dim], of everybody's features.
+        mean: float32 [dim], mean of all clients' features.
         weights: float32 [n], not negative.
     """
     import jax

@@ -1,20 +1,23 @@
-"""The probe audit: what can be read from a frozen representation by classifiers that are new to it.
+"""The probe audit: how much newly trained classifiers recover from a frozen representation.
 
-The protected head inside training is not evidence: it can sit at chance while a fresh probe reads
-everything (Elazar and Goldberg 2018, arXiv:1808.06640). So fresh probes are fitted here on one
-part of the examples and tested on another that neither they nor training have seen. What a probe
-reads stands between a floor (always the commonest value), a control (the same probe fitted on
-shuffled labels), and the ceiling (the same probe on the raw input).
+The protected head's accuracy during training proves nothing: it can be at chance while a fresh
+probe recovers everything (Elazar and Goldberg 2018, arXiv:1808.06640). So this module fits fresh
+probes on one part of the examples and tests them on another part, which neither they nor training
+have seen. A probe's accuracy is compared with a floor (always the most frequent value), a control
+(the same probe fitted on shuffled labels), and a ceiling (the same probe on the raw input).
 """
 
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fedgru.agnostic.erasure import Moments, fit_eraser
 from fedgru.core import metrics, seeding
 from fedgru.core.errors import DataError
+from fedgru.core.types import AnyInts, Bools, Doubles
 
 PROBES = ("logistic", "mlp", "knn")
 NUM_NEIGHBOURS = 15
@@ -22,25 +25,27 @@ MLP_UNITS = 128
 MLP_EPOCHS = 100
 LOGISTIC_STEPS = 300
 
+Matrix: TypeAlias = Any  # float [n, dim], a NumPy array or a scipy.sparse matrix
+
 
 @dataclass(frozen=True)
 class Examples:
     """What a probe is fitted on, or tested on.
 
     Attributes:
-        views: name -> float [n, dim] (dense or scipy sparse); the same examples seen in
-            different places: the representation, the logits, the raw input.
+        views: name -> float [n, dim] (dense or scipy sparse): the same examples as the
+            representation, the logits, the raw input.
         labels: int [n], values of the concept; -1 where it is unknown.
-        groups: int [n], whose the example is; the interval draws groups, since the examples of
-            one person or image are no independent draws.
+        groups: int [n], the owner of each example. The interval draws groups, because the examples
+            of one person or image are not independent.
     """
 
-    views: dict
-    labels: np.ndarray
-    groups: np.ndarray
+    views: dict[str, Matrix]
+    labels: AnyInts
+    groups: AnyInts
 
-    def known(self):
-        """Return the Examples whose label is known."""
+    def known(self) -> "Examples":
+        """Return the Examples with a known label."""
         kept = self.labels >= 0
         if kept.all():
             return self
@@ -49,17 +54,17 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How well one probe reads the concept in one view.
+class ProbeResult:
+    """How well one probe recovers the concept from one view.
 
     Attributes:
         view, probe: their names.
         accuracy: mean over seeds, on the test examples.
-        lowest, highest: over seeds.
+        lowest, highest: minimum and maximum over seeds.
         interval: (low, high), 95 % by bootstrap over groups, of the mean over seeds.
         control: accuracy of the same probe fitted on shuffled labels, mean over seeds; None
             if it was not fitted.
-        converged: whether the probe's fit came to its end in every seed.
+        converged: whether the probe's fit converged with every seed.
     """
 
     view: str
@@ -74,15 +79,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Audit:
-    """What fresh probes read, view by view.
+    """How much fresh probes recover, view by view.
 
     Attributes:
         concept: its name.
-        num_values: values that occur in the fit examples.
+        num_values: number of values in the fit examples.
         num_fit, num_test: examples with a known label.
-        num_unknown: examples left out because theirs is unknown, or does not occur in the fit.
-        floor: accuracy of always giving the commonest value of the fit examples.
-        readings: list of Reading.
+        num_unknown: examples left out: their label is unknown or not in the fit examples.
+        floor: accuracy of always giving the most frequent value of the fit examples.
+        readings: list of ProbeResult.
     """
 
     concept: str
@@ -91,17 +96,17 @@ class Audit:
     num_test: int
     num_unknown: int
     floor: float
-    readings: list[Reading]
+    readings: list[ProbeResult]
 
-    def worst(self, view):
-        """Return the Reading of the probe that reads a view best: the headline."""
+    def worst(self, view: str) -> ProbeResult:
+        """Return the ProbeResult with the highest accuracy on a view: the headline."""
         return max((r for r in self.readings if r.view == view), key=lambda r: r.accuracy)
 
-    def excess(self, view):
-        """Return how far the best probe of a view is above the floor; at least 0."""
+    def excess(self, view: str) -> float:
+        """Return the best probe's accuracy on a view above the floor; at least 0."""
         return max(self.worst(view).accuracy - self.floor, 0.0)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return a dict that JSON can hold."""
         readings = [vars(r) | {"interval": list(r.interval)} for r in self.readings]
         views = dict.fromkeys(r.view for r in self.readings)
@@ -109,18 +114,27 @@ class Audit:
         return vars(self) | {"readings": readings, "worst": worst}
 
 
-def audit(concept, fit, test, probes=PROBES, seeds=(0,), erase=None, controls=True, on_fit=None):
+def audit(
+    concept: str,
+    fit: Examples,
+    test: Examples,
+    probes: Sequence[str] = PROBES,
+    seeds: Sequence[int] = (0,),
+    erase: str | None = None,
+    controls: bool = True,
+    on_fit: Callable[[], object] | None = None,
+) -> Audit:
     """Fit fresh probes on some examples and test them on others.
 
     Args:
         concept: its name, for messages.
         fit, test: Examples with the same views, disjoint in time or image.
         probes: names out of PROBES, or "naive_bayes" for views that hold counts.
-        seeds: one fit for each of a probe that draws (the MLP), and one shuffle of the control.
-        erase: name of a view; a view "NAME + leace", from which concept erasure fitted on the
-            fit examples has taken what a line can read, stands beside it. None leaves it out.
-        controls: whether the shuffled control is fitted too; it doubles the time.
-        on_fit: called without arguments after each probe fitted, for a progress bar.
+        seeds: for each seed one fit of a probe that draws (the MLP), and one shuffled control.
+        erase: name of a view. It adds a view "NAME + leace": the view after concept erasure, which
+            is fitted on the fit examples. None adds nothing.
+        controls: whether to fit the shuffled control too; it doubles the time.
+        on_fit: called without arguments after each fitted probe, for a progress bar.
 
     Returns:
         Audit.
@@ -148,8 +162,9 @@ def audit(concept, fit, test, probes=PROBES, seeds=(0,), erase=None, controls=Tr
     if erase is not None:
         x, codes = views[erase][0], np.searchsorted(values, fit_known.labels)
         eraser = fit_eraser(Moments.of(x, codes, len(values)))
-        views[f"{erase} + leace"] = tuple(eraser(x) for x in views[erase])
-    readings = []
+        x, x_test = views[erase]
+        views[f"{erase} + leace"] = eraser(x), eraser(x_test)
+    readings: list[ProbeResult] = []
     for view, (x, x_test) in views.items():
         for probe in probes:
             reading = _read(view, probe, x, x_test, fit_known, test_known, seeds, controls)
@@ -168,8 +183,19 @@ def audit(concept, fit, test, probes=PROBES, seeds=(0,), erase=None, controls=Tr
     )
 
 
-def _read(view, probe, x, x_test, fit, test, seeds, with_control):
-    hits, controls, converged = [], [], True
+def _read(
+    view: str,
+    probe: str,
+    x: Matrix,
+    x_test: Matrix,
+    fit: Examples,
+    test: Examples,
+    seeds: Sequence[int],
+    with_control: bool,
+) -> ProbeResult:
+    hits: list[Bools] = []
+    controls: list[float] = []
+    converged = True
     for seed in seeds if probe == "mlp" else seeds[:1]:
         answers, came_to_end = _fit_and_answer(probe, x, fit.labels, x_test, seed)
         hits.append(answers == test.labels)
@@ -179,7 +205,7 @@ def _read(view, probe, x, x_test, fit, test, seeds, with_control):
         answers, _ = _fit_and_answer(probe, x, shuffled, x_test, seed)
         controls.append(float((answers == test.labels).mean()))
     by_seed = [float(hit.mean()) for hit in hits]
-    return Reading(
+    return ProbeResult(
         view=view,
         probe=probe,
         accuracy=float(np.mean(by_seed)),
@@ -191,8 +217,10 @@ def _read(view, probe, x, x_test, fit, test, seeds, with_control):
     )
 
 
-def _fit_and_answer(probe, x, labels, x_test, seed):
-    """Return the probe's answers, and whether its fit came to its end."""
+def _fit_and_answer(
+    probe: str, x: Matrix, labels: AnyInts, x_test: Matrix, seed: int
+) -> tuple[AnyInts, bool]:
+    """Return the probe's answers, and whether its fit converged."""
     from sklearn.exceptions import ConvergenceWarning
 
     model = _make(probe, seed, x, labels)
@@ -203,8 +231,8 @@ def _fit_and_answer(probe, x, labels, x_test, seed):
     return answers, not unfinished
 
 
-def _make(probe, seed, x, labels):
-    """A scikit-learn pipeline. Scaling first: a probe reads a faint trace as well as a strong."""
+def _make(probe: str, seed: int, x: Matrix, labels: AnyInts) -> Any:
+    """Return a scikit-learn pipeline. It scales first, so that probes recover faint traces too."""
     from scipy.sparse import issparse
     from sklearn.linear_model import LogisticRegression
     from sklearn.naive_bayes import MultinomialNB
@@ -214,11 +242,11 @@ def _make(probe, seed, x, labels):
     from sklearn.preprocessing import StandardScaler
 
     if probe == "naive_bayes":
-        return MultinomialNB()  # of counts, as they are
+        return MultinomialNB()  # takes counts, unscaled
     if probe == "logistic":
         model = LogisticRegression(max_iter=LOGISTIC_STEPS)
     elif probe == "mlp":
-        # scikit-learn holds out a tenth, which must have room for every value
+        # scikit-learn holds out a tenth, which must have an example of every value
         counts = np.unique(labels, return_counts=True)[1]
         can_hold_out = counts.min() > 1 and len(labels) >= 10 * len(counts)
         model = MLPClassifier(
@@ -233,8 +261,8 @@ def _make(probe, seed, x, labels):
     return make_pipeline(StandardScaler(with_mean=not issparse(x)), model)
 
 
-def _interval(hits, groups, seed):
-    """95 % bootstrap over groups of a mean of hits."""
+def _interval(hits: Doubles, groups: AnyInts, seed: int) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval, over groups, of a mean of hits."""
     _, group = np.unique(groups, return_inverse=True)
     generator = seeding.rng(seed, "probe interval")
     return metrics.bootstrap_interval(np.bincount(group, hits), np.bincount(group), generator)

@@ -1,29 +1,42 @@
-"""What a method adds to the target loss, for one batch of any representation. JAX."""
+"""The loss that a method adds to the target loss, for a batch of any representation. JAX."""
 
 from fedgru.agnostic import independence, objective
+from fedgru.agnostic.pooled import KernelMeans
+from fedgru.config.methods import Method
+from fedgru.core.types import AnyArray, AnyWeights
 from fedgru.models import heads
 
 
-def protected_loss(method, weights, representation, labels, num_values, counts, alpha, means=None):
-    """Return the part of a step's loss that keeps the concept out, and how the heads did.
+def protected_loss(
+    method: Method,
+    weights: AnyWeights,
+    representation: AnyArray,
+    labels: AnyArray,
+    num_values: int,
+    counts: AnyArray,
+    alpha: AnyArray,
+    means: KernelMeans | None = None,
+) -> tuple[AnyArray, tuple[AnyArray, AnyArray]]:
+    """Return the part of a step's loss that hides the concept, and the first head's success.
 
-    Gradients by the heads' weights teach the heads, at their full rate; gradients by the
-    representation push the concept out, scaled by alpha.
+    Gradients by the heads' weights train the heads, at their full rate. Gradients by the
+    representation hide the concept, scaled by alpha.
 
     Args:
         method: Method.
-        weights: dict that holds the heads' weights.
-        representation: float32 [n, dim], what the heads see.
+        weights: dict that contains the heads' weights.
+        representation: float32 [n, dim], the heads' input.
         labels: int32 [n].
         num_values: values of the concept.
         counts: float32 [n], not negative; 0 leaves an example out.
         alpha: float [], 0 to 1.
-        means: None to measure dependence within the batch (HSIC); or (frequencies, phases, mean)
-            of Fourier features, everybody's mean, where a batch holds one client's examples.
+        means: None to measure dependence within the batch (HSIC). If a batch holds only one
+            client's examples: (frequencies, phases, mean) of Fourier features, with the mean over
+            all clients.
 
     Returns:
-        (loss, (head_loss, num_correct)): the first head's loss in nats, and the weight of the
-        examples that it gets right; zeros if the method has no head.
+        (loss, (head_loss, num_correct)): the first head's loss in nats, and the total weight of
+        its correct answers; zeros if the method has no head.
     """
     import jax
     import jax.numpy as jnp

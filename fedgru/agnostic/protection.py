@@ -1,43 +1,78 @@
 """Agnostic training of the federated model: what happens before, in and after a round.
 
-The shared parts lie in `fedgru/agnostic/`; here they meet check-ins, clients and rounds.
+This module applies the other parts of `fedgru/agnostic/` to check-ins, clients and rounds.
 """
 
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from fedgru.agnostic import pooled
-from fedgru.agnostic.concepts import Concept, make_concept
+from fedgru.agnostic.concepts import Concept, LabelledCheckIns, SplitClients, make_concept
 from fedgru.agnostic.erasure import Moments, fit_eraser
 from fedgru.agnostic.objective import TradeOff
 from fedgru.agnostic.protected_loss import protected_loss
 from fedgru.agnostic.schedules import share_at
 from fedgru.algorithms.fed_avg import ServerState
 from fedgru.config.methods import Method, parse_method
+from fedgru.config.settings import AgnosticSettings, Settings
 from fedgru.core import seeding
+from fedgru.core.types import AnyArray, AnyInts, AnyWeights, Floats, Weights
 from fedgru.models import gru, heads
+from fedgru.models.gru import ModelSpec
 
-RISE = 0.5  # the share of the rounds in which alpha goes through its schedule; then it stays
+RISE = 0.5  # alpha follows its schedule in this share of the rounds, then it is constant
 HEAD_DIMS = (64,)
 SERVER_STEPS = 100  # of each head in each round, times the method's adversary_steps
 SERVER_BATCH = 512
 
+Constants: TypeAlias = dict[str, Any]  # of a round, see `Protection.before_round`
+
+
+class _HasClients(Protocol):
+    @property
+    def clients(self) -> SplitClients: ...
+
+
+class StatesEngine(Protocol):
+    """What a Protection needs of an engine."""
+
+    @property
+    def task(self) -> _HasClients: ...
+
+    def hidden_states(
+        self, weights: Weights, first_positions: Any, end_positions: Any, wanted: Any
+    ) -> Any: ...
+
+
+class ProtectedTask(Protocol):
+    """What is needed of a task to make or use its weights."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def protection(self) -> "Protection | None": ...
+
 
 @dataclass(frozen=True)
 class Protection:
-    """How a run keeps a concept out of its representation.
+    """How a run hides a concept from its representation.
 
     Attributes:
         concept: Concept.
         method: Method.
         trade_off: TradeOff, the final alpha or lambda.
         schedule: a key of SCHEDULES.
-        rounds: rounds that are asked for.
-        server_head: whether the heads are taught in one place, on states of the whole cohort,
-            before each round, and held still by the clients. No deployment could do this without
-            seeing the states: it is a simulation, and the run says so.
-        seed: the run's.
+        rounds: the run's maximum number of rounds.
+        server_head: whether the server trains the heads before each round, on the states of the
+            whole cohort, and clients do not train them. A real server would have to see the states:
+            it is a simulation, and the run reports that.
+        seed: the run's seed.
     """
 
     concept: Concept
@@ -49,33 +84,34 @@ class Protection:
     seed: int
 
     @property
-    def num_values(self):
+    def num_values(self) -> int:
         return len(self.concept.values)
 
-    def strength_at(self, round_num):
-        """Return a round's alpha or lambda: by the schedule in the first half, then the final."""
+    def strength_at(self, round_num: int) -> float:
+        """Return a round's alpha or lambda: rising first, then the final one."""
         return self.trade_off.at(share_at(self.schedule, self._progress(round_num)))
 
-    def loss_weights(self, strength):
-        """Return (target_weight, reversal) under the alpha, or the lambda, of a round."""
+    def loss_weights(self, strength: AnyArray) -> tuple[AnyArray, AnyArray]:
+        """Return (target_weight, reversal) for the alpha, or lambda, of a round."""
         return self.trade_off.loss_weights(strength)
 
-    def is_risen(self, round_num):
-        """Whether a round ran under the final strength: only such a round may be the best.
+    def is_risen(self, round_num: int) -> bool:
+        """Whether a round ran with the final strength; only such a round can be the best one.
 
-        Round 0, before training, ran under none; at strength 0 it may be, as in an ordinary run.
+        Round 0, before training, had no strength; at final strength 0 it can be the best one too,
+        as in an ordinary run.
         """
         risen = self.strength_at(round_num) == self.trade_off.at(share_at(self.schedule, 1.0))
         return risen and (round_num > 0 or self.trade_off.value == 0)
 
-    def _progress(self, round_num):
-        rising = RISE * self.rounds - 1  # rounds from the first to the one that has risen
+    def _progress(self, round_num: int) -> float:
+        rising = RISE * self.rounds - 1  # rounds from the first to the first with the final value
         return 1.0 if rising <= 0 else min(1.0, max(round_num - 1, 0) / rising)
 
-    def init_weights(self, hidden_dim):
-        """Return the weights beside the model's own: heads, eraser, size of the noise.
+    def init_weights(self, hidden_dim: int) -> Weights:
+        """Return the additional weights: heads, eraser, size of the noise.
 
-        They are drawn apart, so that the model's own are those of an ordinary run.
+        They have their own random draws, so that the model's weights are those of an ordinary run.
         """
         weights = self._fresh_heads(hidden_dim, 0)
         if self.method.erase:
@@ -85,11 +121,13 @@ class Protection:
             weights["noise_scale"] = np.zeros((), np.float32)
         return weights
 
-    def before_round(self, engine, state, cohort):
-        """Prepare a round: what the server computes from sums, or simulates.
+    def before_round(
+        self, engine: StatesEngine, state: ServerState, cohort: AnyInts
+    ) -> tuple[ServerState, Constants]:
+        """Prepare a round: do what the server computes from sums, or simulates.
 
-        The spread that sets the noise and the means of Fourier features are sums over clients,
-        which clients can send without their states; the heads of `server_head` are not.
+        The noise's size and the means of Fourier features come from sums over clients, which
+        clients can send without their states. The heads of `server_head` need the states.
 
         Args:
             engine: Engine, for the states.
@@ -100,15 +138,16 @@ class Protection:
             (ServerState, constants): constants holds "alpha", the round's alpha or lambda, and
             "means" for `protected_loss` or None.
         """
-        weights, round_num = dict(state.weights), state.round_num + 1
+        weights: Weights = dict(state.weights)
+        round_num = state.round_num + 1
         strength = self.strength_at(round_num)
         means = None
         if strength > 0 and (self.method.noise or self.method.dependence or self.server_head):
             hidden, labels = self._train_states(engine, weights, cohort)
             if self.method.noise:
-                weights["noise_scale"] = np.float32(0)
+                weights["noise_scale"] = np.zeros((), np.float32)
                 spread = np.sqrt(np.asarray(gru.represent(weights, hidden, 0.0)).var(0).mean())
-                weights["noise_scale"] = np.float32(strength * self.method.noise * spread)
+                weights["noise_scale"] = np.array(strength * self.method.noise * spread, np.float32)
             draw = seeding.rng(self.seed, "protection", round_num)
             noise = draw.standard_normal(hidden.shape).astype(np.float32)
             seen = np.asarray(gru.represent(weights, hidden, noise))
@@ -119,8 +158,8 @@ class Protection:
         constants = {"alpha": np.float32(strength), "means": means}
         return ServerState(weights, state.optimizer, state.round_num), constants
 
-    def held_still(self, weights):
-        """Return the weights, those that clients do not train cut off from the gradient. JAX."""
+    def held_still(self, weights: AnyWeights) -> dict[str, AnyArray]:
+        """Return the weights, without a gradient for those that clients do not train. JAX."""
         import jax
 
         own, head_weights = heads.split_heads(weights)
@@ -130,7 +169,14 @@ class Protection:
             head_weights = {n: jax.lax.stop_gradient(w) for n, w in head_weights.items()}
         return own | head_weights
 
-    def step_loss(self, weights, target_loss, representation, labels, constants):
+    def step_loss(
+        self,
+        weights: AnyWeights,
+        target_loss: AnyArray,
+        representation: AnyArray,
+        labels: AnyArray,
+        constants: Constants,
+    ) -> tuple[AnyArray, tuple[AnyArray, AnyArray, AnyArray]]:
         """Return a local step's whole loss, and the sums of `ClientUpdate.protected`. JAX.
 
         Args:
@@ -158,12 +204,12 @@ class Protection:
         return target_weight * target_loss + protected, (head_loss * num, num_correct, num)
 
     @property
-    def metric_names(self):
-        """What `round_metrics` returns, in this order."""
+    def metric_names(self) -> tuple[str, ...]:
+        """The keys of `round_metrics`, in this order."""
         return ("alpha", "head_loss", "head_acc@1") if self.method.adversaries else ("alpha",)
 
-    def round_metrics(self, constants, sums):
-        """Return alpha, or lambda, and how well the first head read the concept in training.
+    def round_metrics(self, constants: Constants, sums: AnyArray) -> dict[str, float]:
+        """Return alpha, or lambda, and the first head's loss and accuracy in training.
 
         Args:
             constants: from `before_round`.
@@ -173,11 +219,11 @@ class Protection:
         values = (float(constants["alpha"]), float(sums[0] / num), float(sums[1] / num))
         return dict(zip(self.metric_names, values, strict=False))
 
-    def after_round(self, engine, state, cohort):
+    def after_round(self, engine: StatesEngine, state: ServerState, cohort: AnyInts) -> ServerState:
         """Return the ServerState with the eraser that fits its weights, if the method has one.
 
-        It is made of sums over clients, see `Moments`. Once alpha, or lambda, is above 0 it erases
-        whole: a trace that is made smaller is read as well as before.
+        The eraser is made from sums over clients, see `Moments`. If alpha, or lambda, is above 0 it
+        erases completely: a probe recovers a smaller trace as well as a large one.
         """
         if not self.method.erase or self.strength_at(state.round_num) == 0:
             return state
@@ -189,8 +235,10 @@ class Protection:
         }
         return ServerState(state.weights | made, state.optimizer, state.round_num)
 
-    def _train_states(self, engine, weights, cohort):
-        """Hidden states and labels at all train positions of a cohort."""
+    def _train_states(
+        self, engine: StatesEngine, weights: Weights, cohort: AnyInts
+    ) -> tuple[Floats, AnyInts]:
+        """Return hidden states and labels at all train positions of a cohort."""
         clients = engine.task.clients
         first, end = clients.bounds("train")
         taken = np.isin(np.arange(len(clients)), cohort)
@@ -199,7 +247,7 @@ class Protection:
         hidden = engine.hidden_states(weights, first, end, positions)
         return hidden, self.concept.labels[positions]
 
-    def _fresh_heads(self, hidden_dim, round_num):
+    def _fresh_heads(self, hidden_dim: int, round_num: int) -> Weights:
         return heads.init_heads(
             seeding.rng(self.seed, "protected heads", round_num),
             self.method.adversaries,
@@ -208,7 +256,14 @@ class Protection:
             self.num_values,
         )
 
-    def _teach_heads(self, weights, seen, labels, round_num, draw):
+    def _teach_heads(
+        self,
+        weights: Weights,
+        seen: Floats,
+        labels: AnyInts,
+        round_num: int,
+        draw: np.random.Generator,
+    ) -> Weights:
         _, own = heads.split_heads(weights)
         if self.method.resets:
             every = max(1, self.rounds // self.method.resets)
@@ -221,8 +276,10 @@ class Protection:
         return pooled.teach(own, self.method.adversaries, seen, labels, batches)
 
 
-def make_protection(settings, check_ins, clients):
-    """Return the Protection that settings ask for, or None; see `make_concept` for the errors."""
+def make_protection(
+    settings: Settings, check_ins: LabelledCheckIns, clients: SplitClients
+) -> Protection | None:
+    """Return the settings' Protection, or None without one; errors as in `make_concept`."""
     agnostic, loop = settings.agnostic, settings.loop
     if agnostic.agnostic_to is None:
         return None
@@ -243,12 +300,11 @@ def make_protection(settings, check_ins, clients):
     )
 
 
-def has_server_head(agnostic, one_per_client):
-    """Whether AgnosticSettings have the heads taught in one place.
+def has_server_head(agnostic: AgnosticSettings, one_per_client: bool) -> bool:
+    """Return whether the server trains the heads under these AgnosticSettings.
 
-    Left to itself that is so where clients cannot: where each of them holds one value of the
-    concept, as of `client`; and heads that go several steps ahead would have to be trained on what
-    they no longer see.
+    With `protected_head` auto it does where clients cannot: if each client has only one value of
+    the concept, as with `client`, or if the heads take several steps per local step.
     """
     method = parse_method(agnostic.method)
     if not method.adversaries:
@@ -258,8 +314,8 @@ def has_server_head(agnostic, one_per_client):
     return agnostic.protected_head == "server"
 
 
-def init_weights(task):
-    """Return all start weights of a run: the model's, and its protection's if it has one."""
+def init_weights(task: ProtectedTask) -> Weights:
+    """Return all start weights of a run: the model's, and the protection's if there is one."""
     settings = task.settings
     weights = gru.init_weights(task.spec, seeding.rng(settings.loop.seed, "weights"))
     if task.protection is not None:
@@ -267,10 +323,10 @@ def init_weights(task):
     return weights
 
 
-def represent(task, weights, hidden, split):
-    """Return what the heads see of a split's hidden states, float32 [n, hidden_dim].
+def represent(task: ProtectedTask, weights: Weights, hidden: Floats, split: str) -> Floats:
+    """Return the representation of a split's hidden states, float32 [n, hidden_dim].
 
-    Noise, where the method has it, is drawn by the run's seed: two evaluations are the same.
+    If the method adds noise, it is drawn with the run's seed: two evaluations give the same.
     """
     noise = None
     if "noise_scale" in weights:

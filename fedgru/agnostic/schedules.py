@@ -1,23 +1,24 @@
-"""How alpha rises while training goes on: the decision alone.
+"""Schedules: how alpha rises during training.
 
-The paper says that alpha must be increased slowly, and runs no schedule. Each of these goes from
-a progress in 0 to 1 to a share of the final alpha.
+The paper says that alpha must be increased slowly, but gives no schedule. Each schedule here maps
+the progress of training, 0 to 1, to a share of the final alpha.
 """
 
 import math
+from collections.abc import Callable
 
 from fedgru.core.errors import ConfigError
 
-WARM_UP = 0.3  # the share of training in which "warm-up" keeps alpha at 0, then rises linearly
+WARM_UP = 0.3  # "warm-up" keeps alpha at 0 for this share of training, then raises it linearly
 GANIN_RATE = 10.0
 
 
-def _ganin(progress):
+def _ganin(progress: float) -> float:
     """2 / (1 + exp(-10 p)) - 1. Source: Ganin et al. 2016 (arXiv:1505.07818), section 5.2.2."""
     return 2.0 / (1.0 + math.exp(-GANIN_RATE * progress)) - 1.0
 
 
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "linear": lambda progress: progress,
     "ganin": _ganin,
@@ -25,8 +26,8 @@ SCHEDULES = {
 }
 
 
-def share_at(schedule, progress):
-    """Return the share of the final alpha, or of the final lambda, at a moment of training.
+def share_at(schedule: str, progress: float) -> float:
+    """Return the share of the final alpha, or of the final lambda, at a point of training.
 
     Args:
         schedule: a key of SCHEDULES.

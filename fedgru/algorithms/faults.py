@@ -1,22 +1,29 @@
-"""Clients that drop out, send what cannot be used, or lie; and the rules for what is kept.
+"""Clients that drop out or send unusable or malicious updates; rules for which updates are used.
 
-Rules, for every update before it enters the mean:
+An update is rejected before it enters the mean if it is:
 
 * not finite: its loss or any weight is NaN or infinite;
-* wrong shape: an array is missing or shaped unlike the weights, or a row id is out of range;
-* no examples: it claims to have trained on none;
-* too large: its norm is more than 100 times that of the weights it was trained from.
+* wrong shape: an array is missing or has another shape than the weights, or a row id is out of
+  range;
+* no examples: its number of examples is not above 0;
+* too large: its norm is more than 100 times the norm of the weights that the client received.
 
-Of clients that are real (`fedgru deploy`) one may also have dropped out, or say that it failed.
-Each is kept out, counted and told. A liar whose updates pass is for the robust means
-(fedgru/algorithms/robust.py).
+Real clients (`fedgru deploy`) can also drop out, or report that they failed. Rejected and missing
+updates are counted and logged. Malicious updates that pass these rules are the task of the robust
+means (fedgru/algorithms/robust.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
+from fedgru.algorithms.fed_avg import ClientUpdate
+from fedgru.config.settings import Settings
 from fedgru.core import seeding
+from fedgru.core.types import AnyInts, Floats, Weights
 
 DROPPED_OUT, FAILED = "dropped out", "failed"
 NOT_FINITE, WRONG_SHAPE, NO_EXAMPLES = "not finite", "wrong shape", "no examples"
@@ -26,12 +33,22 @@ MAX_NORM_RATIO = 100.0
 DEFAULT_SCALE = 10.0
 
 
-def problem(update, weights):
-    """Return why an update cannot be used, one of REJECTED, or None.
+class _HasSettings(Protocol):
+    @property
+    def settings(self) -> Settings: ...
+
+
+class _HasAttackers(_HasSettings, Protocol):
+    @property
+    def attackers(self) -> frozenset[int]: ...
+
+
+def problem(update: ClientUpdate, weights: Weights) -> str | None:
+    """Return why an update cannot be used, one of REJECTED, or None if it can.
 
     Args:
         update: ClientUpdate.
-        weights: name -> float32 array, what the client received.
+        weights: name -> float32 array, the weights that the client received.
     """
     table = weights["rows"]
     expected = {name: w.shape for name, w in weights.items() if name != "rows"}
@@ -41,10 +58,11 @@ def problem(update, weights):
     ids_fit = not len(ids) or (ids.min() >= 0 and ids.max() < len(table))
     if found != expected or not rows_fit or not ids_fit or len(np.unique(ids)) < len(ids):
         return WRONG_SHAPE
-    arrays = [update.row_update, *update.dense.values()]
+    arrays: list[Floats] = [update.row_update, *update.dense.values()]
     dense = [w for name, w in weights.items() if name != "rows"]
     small = np.isfinite(update.loss_sum) and _is_clearly_small(arrays, dense)
-    if not small and not all(np.isfinite(a).all() for a in [update.loss_sum, *arrays]):
+    finite = small or (np.isfinite(update.loss_sum) and all(np.isfinite(a).all() for a in arrays))
+    if not finite:
         return NOT_FINITE
     if update.num_examples <= 0:
         return NO_EXAMPLES
@@ -53,36 +71,38 @@ def problem(update, weights):
     return TOO_LARGE
 
 
-def _is_clearly_small(arrays, received):
-    """Return True where all of `arrays` is finite and far below the limit by `received` alone.
+def _is_clearly_small(
+    arrays: Sequence[npt.NDArray[Any]], received: Sequence[npt.NDArray[Any]]
+) -> bool:
+    """Return True if `arrays` are finite and far below the limit that `received` sets.
 
-    Sums in float32, a fifth of the time of `_norm`; what is near the limit, not finite or too
-    large for a float32's square is left to the exact rules. Half of the limit leaves room for
-    the rounding of the sums.
+    It sums in float32, in a fifth of the time of `_norm`. The exact rules decide about arrays near
+    the limit, not finite, or too large for a float32 square. It uses half of the limit, because of
+    rounding.
     """
     size = sum(_rough_square(a) for a in arrays)
     limit = (0.5 * MAX_NORM_RATIO) ** 2
     so_far = 0.0
     for array in sorted(received, key=np.size):
         so_far += _rough_square(array)
-        if size <= limit * so_far < np.inf:  # NaN is not below anything
+        if size <= limit * so_far < np.inf:  # False for NaN
             return True
     return False
 
 
-def _rough_square(array):
+def _rough_square(array: npt.NDArray[Any]) -> float:
     flat = np.ravel(array)
     return float(np.einsum("i,i->", flat, flat))
 
 
-def _norm(arrays):
+def _norm(arrays: Sequence[npt.NDArray[Any]]) -> float:
     return float(np.sqrt(sum(np.square(a, dtype=np.float64).sum() for a in arrays)))
 
 
-def drop_out(task, cohort, round_num):
+def drop_out(task: _HasSettings, cohort: AnyInts, round_num: int) -> tuple[AnyInts, list[int]]:
     """Return the clients of a cohort that answer in a round, and those that drop out.
 
-    Each client is drawn by itself, by seed, round and client, with --client-dropout.
+    Each client drops out with probability `client_dropout`, drawn from seed, round and client.
     """
     share, seed = task.settings.faults.client_dropout, task.settings.loop.seed
     if not share:
@@ -94,20 +114,20 @@ def drop_out(task, cohort, round_num):
     return cohort[~gone], [int(client) for client in cohort[gone]]
 
 
-def draw_attackers(settings, training_clients):
-    """Return the set of clients that lie, drawn by the seed; empty without --attack."""
+def draw_attackers(settings: Settings, training_clients: AnyInts) -> frozenset[int]:
+    """Return the malicious clients, drawn by the seed; none if `attack` is none."""
     if settings.faults.attack == "none":
         return frozenset()
     draw = seeding.rng(settings.loop.seed, "attackers")
     return frozenset(draw.choice(training_clients, settings.faults.attackers, False).tolist())
 
 
-def tamper(task, update, round_num):
-    """Return the update as its client sends it: a liar's flipped or replaced by noise.
+def tamper(task: _HasAttackers, update: ClientUpdate, round_num: int) -> ClientUpdate:
+    """Return the update as its client sends it: a malicious client's is flipped or noise.
 
-    sign-flip: minus the update, times the scale. noise: normal, of the scale times the update's
-    root mean square in each array. label-flip changes the training data instead
-    (`flip_labels`), and nothing here.
+    sign-flip: minus the update, times the scale. noise: normal, with the scale times the update's
+    root mean square of each array. label-flip changes the training data (`flip_labels`), not the
+    update.
     """
     attack = task.settings.faults.attack
     if update.client not in task.attackers or attack == "label-flip":
@@ -115,7 +135,7 @@ def tamper(task, update, round_num):
     scale = np.float32(task.settings.faults.attack_scale or DEFAULT_SCALE)
     draw = seeding.rng(task.settings.loop.seed, "attack noise", round_num, update.client)
 
-    def change(array):
+    def change(array: Floats) -> Floats:
         if attack == "sign-flip":
             return -scale * array
         size = np.sqrt(np.mean(np.square(array))) if array.size else np.float32(0)
@@ -128,8 +148,8 @@ def tamper(task, update, round_num):
     )
 
 
-def flip_labels(targets, num_classes):
-    """Return targets with the classes in reverse order; -1 (none) stays.
+def flip_labels(targets: AnyInts, num_classes: int) -> AnyInts:
+    """Return targets with the classes in reverse order; -1 (none) does not change.
 
     >>> flip_labels(np.array([0, 1, 2, -1]), 3)
     array([ 2,  1,  0, -1])

@@ -1,11 +1,14 @@
 """Federated averaging (McMahan et al. 2017) with any server optimizer (Reddi et al. 2021)."""
 
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
-from fedgru.algorithms.client_rule import DEFAULT_RULE
+from fedgru.algorithms.client_rule import DEFAULT_RULE, ClientRule
+from fedgru.algorithms.server_optimizers import ServerOptimizer, Slots
 from fedgru.core.errors import TrainingError
+from fedgru.core.types import AnyFloats, AnyInts, Floats, Weights
 
 
 @dataclass(frozen=True)
@@ -15,34 +18,34 @@ class ClientUpdate:
     Attributes:
         client: index of the client.
         num_examples: targets trained on, counting each local epoch, not padding.
-        dense: name -> float32 array, client weights minus the weights it received, for every
-            weight but `rows`.
+        dense: name -> float32 array, client weights minus the received weights, for every weight
+            except `rows`.
         row_ids: int32 [num_own], the table rows that the client owns; distinct.
-        row_update: float32 [num_own, G * hidden_dim], the update of those rows; that of all
+        row_update: float32 [num_own, G * hidden_dim], the update of those rows; the update of all
             other rows is zero.
         loss_sum: float, negative log-likelihood summed over the targets trained on, nats.
-        num_correct: float, how many of them were ranked first.
-        protected: float [3], of the protected head: loss summed in nats, how many it got right,
-            and of how many; zeros without one.
+        num_correct: float, number of these targets that were ranked first.
+        protected: float [3], of the protected head: its loss summed in nats, its number of
+            correct answers, and the number of its examples; zeros without a head.
     """
 
     client: int
     num_examples: int
-    dense: dict[str, np.ndarray]
-    row_ids: np.ndarray
-    row_update: np.ndarray
+    dense: Weights
+    row_ids: AnyInts
+    row_update: Floats
     loss_sum: float
     num_correct: float
-    protected: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    protected: AnyFloats = field(default_factory=lambda: np.zeros(3))
 
 
 @dataclass(frozen=True)
 class NoUpdate:
-    """What stands in the place of a ClientUpdate where a real client sent none that can be read.
+    """Replaces a ClientUpdate if a real client sent none, or one that cannot be read.
 
     Attributes:
         client: index of the client.
-        why: one of the reasons of `fedgru.algorithms.faults`.
+        why: one of the reasons in `fedgru.algorithms.faults`.
     """
 
     client: int
@@ -59,9 +62,35 @@ class ServerState:
         round_num: rounds done; 0 before training.
     """
 
-    weights: dict[str, np.ndarray]
-    optimizer: dict
+    weights: Weights
+    optimizer: Slots
     round_num: int
+
+
+class Total(Protocol):
+    """What a cohort's updates are added to; see `Algorithm.start`."""
+
+    num_examples: int
+
+    def add(self, update: ClientUpdate) -> None: ...
+
+    def merge(self, other: Any) -> None: ...
+
+    def __len__(self) -> int: ...
+
+
+class Algorithm(Protocol):
+    """What the round loop and the engines need of an algorithm; FedAvg describes each part."""
+
+    name: str
+    server_optimizer: ServerOptimizer
+    client_rule: ClientRule
+
+    def init(self, weights: Weights) -> ServerState: ...
+
+    def start(self, weights: Weights, row_ids: AnyInts | None = None) -> Total: ...
+
+    def apply(self, state: ServerState, total: Any) -> ServerState: ...
 
 
 class UpdateSum:
@@ -69,11 +98,11 @@ class UpdateSum:
 
     Args:
         weights: name -> float32 array.
-        row_ids: int32 [num_kept], ascending: the table rows that updates will have, for a sum over
-            a few clients that is to be small; all rows by default.
+        row_ids: int32 [num_kept], ascending: the only table rows that updates can have, which
+            saves memory for a part of the cohort; all rows by default.
     """
 
-    def __init__(self, weights, row_ids=None):
+    def __init__(self, weights: Weights, row_ids: AnyInts | None = None) -> None:
         table = weights["rows"]
         self.row_ids = row_ids
         num_rows = len(table) if row_ids is None else len(row_ids)
@@ -83,11 +112,11 @@ class UpdateSum:
         self.row_examples = np.zeros(num_rows, np.int64)
         self.num_examples = 0
 
-    def add(self, update):
+    def add(self, update: ClientUpdate) -> None:
         """Add one ClientUpdate.
 
         Raises:
-            TrainingError: if it does not fit the weights, or has no examples.
+            TrainingError: if its shapes differ from the weights, or it has no examples.
         """
         check_fits(update, self.dense)
         for name, total in self.dense.items():
@@ -102,8 +131,8 @@ class UpdateSum:
         self.num_examples += update.num_examples
         self.num_clients += 1
 
-    def merge(self, other):
-        """Add an UpdateSum over some rows to this one over all."""
+    def merge(self, other: "UpdateSum") -> None:
+        """Add an UpdateSum over some rows to this one over all rows."""
         for name, total in self.dense.items():
             total += other.dense[name]
         self.rows[other.row_ids] += other.rows
@@ -111,12 +140,12 @@ class UpdateSum:
         self.num_examples += other.num_examples
         self.num_clients += other.num_clients
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_clients
 
 
-def check_fits(update, weights):
-    """Raise a TrainingError unless an update has examples, and the shapes of the weights."""
+def check_fits(update: ClientUpdate, weights: Weights) -> None:
+    """Raise a TrainingError unless an update has examples and the shapes of the weights."""
     if update.num_examples <= 0:
         raise TrainingError(f"client {update.client} sent an update of no examples.")
     for name, array in weights.items():
@@ -132,31 +161,33 @@ class FedAvg:
 
     Args:
         server_optimizer: SGD or Adam of `server_optimizers`.
-        client_rule: ClientRule, what clients do before they send an update.
+        client_rule: ClientRule, what clients do in a round.
     """
 
     name = "fed_avg"
 
-    def __init__(self, server_optimizer, client_rule=DEFAULT_RULE):
+    def __init__(
+        self, server_optimizer: ServerOptimizer, client_rule: ClientRule = DEFAULT_RULE
+    ) -> None:
         self.server_optimizer, self.client_rule = server_optimizer, client_rule
 
-    def init(self, weights):
+    def init(self, weights: Weights) -> ServerState:
         """Return the ServerState before round 1."""
         return ServerState(weights, self.server_optimizer.init(weights), 0)
 
-    def start(self, weights, row_ids=None):
-        """Return what updates are added to, by add(ClientUpdate).
+    def start(self, weights: Weights, row_ids: AnyInts | None = None) -> Total:
+        """Return an object that collects the cohort's updates, by add(ClientUpdate).
 
-        With `row_ids` it is for a part of the cohort whose updates have these table rows (int32,
-        ascending), to be added to the whole by merge(part).
+        With `row_ids` (int32, ascending) it collects a part of the cohort whose updates have only
+        these table rows; merge(part) adds it to the whole.
         """
         return UpdateSum(weights, row_ids)
 
-    def mean_update(self, total):
+    def mean_update(self, total: Any) -> Weights:
         """Average the cohort's updates.
 
         Args:
-            total: what `start` gave, at least one update added.
+            total: from `start`, with at least one update.
 
         Returns:
             name -> float32 array, the shapes of the weights.
@@ -167,12 +198,12 @@ class FedAvg:
         scale = np.float32(1.0 / total.num_examples)
         return {"rows": self.mean_rows(total), **{n: s * scale for n, s in total.dense.items()}}
 
-    def mean_rows(self, total):
-        """Average the rows' updates over the whole cohort; who does not own a row sends zero."""
+    def mean_rows(self, total: UpdateSum) -> Floats:
+        """Average the rows' updates over the whole cohort; clients count 0 in rows of others."""
         return total.rows * np.float32(1.0 / total.num_examples)
 
-    def apply(self, state, total):
-        """Return the ServerState after one round, from what `start` gave and the cohort added."""
+    def apply(self, state: ServerState, total: Any) -> ServerState:
+        """Return the ServerState after one round; `total` is from `start`, with all updates."""
         weights, slots = self.server_optimizer.apply(
             state.weights, self.mean_update(total), state.optimizer
         )

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from fedgru.algorithms.fed_avg import FedAvg
+from fedgru.algorithms.fed_avg import FedAvg, UpdateSum
+from fedgru.core.types import Floats
 
 
 class FedSubAvg(FedAvg):
     """FedAvg, but a table row is averaged over the clients of the cohort that own it.
 
-    Under the plain mean the row of a venue that one client of a hundred visits moves a
-    hundredth of the way in each round, and hardly learns.
+    Under the plain mean, if one client of a hundred visits a venue, the venue's row moves only a
+    hundredth of its update in each round.
 
     Source: Ding et al. 2022 (arXiv:2109.07704), Algorithm 1. There clients count equally and a
         row's mean is corrected by the share of owners in the population; here clients count by
@@ -18,7 +19,7 @@ class FedSubAvg(FedAvg):
 
     name = "fed_sub_avg"
 
-    def mean_rows(self, total):
-        """Average each row over its owners; a row that nobody owns stays."""
+    def mean_rows(self, total: UpdateSum) -> Floats:
+        """Average each row over its owners; a row without owners does not change."""
         examples = np.maximum(total.row_examples, 1).astype(np.float32)
         return total.rows / examples[:, None]

@@ -1,15 +1,22 @@
-"""Means for cohorts in which some clients may lie: median, trimmed mean, Krum.
+"""Robust means for cohorts with malicious clients: median, trimmed mean, Krum.
 
-They need the updates one by one, so memory holds a cohort's updates at once. A client's examples
-do not count in the median and the trimmed mean: a liar could claim any number. A table row is
-averaged over its owners in each; where one or two own a row, no rule can tell who lies.
+They need each update separately, so memory holds all updates of a cohort. The median and the
+trimmed mean do not weight by examples: a malicious client could claim any number. All of them
+average a table row over its owners. If a row has only one or two owners, no rule can find out
+which client is malicious.
 """
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
-from fedgru.algorithms.client_rule import DEFAULT_RULE
-from fedgru.algorithms.fed_avg import FedAvg, UpdateSum, check_fits
+import numpy as np
+import numpy.typing as npt
+
+from fedgru.algorithms.client_rule import DEFAULT_RULE, ClientRule
+from fedgru.algorithms.fed_avg import ClientUpdate, FedAvg, UpdateSum, check_fits
 from fedgru.algorithms.fed_sub_avg import FedSubAvg
+from fedgru.algorithms.server_optimizers import ServerOptimizer
+from fedgru.core.types import AnyInts, Floats, Ints, Weights
 
 DEFAULT_LIAR_SHARE = 0.2
 
@@ -17,37 +24,37 @@ DEFAULT_LIAR_SHARE = 0.2
 class UpdateList:
     """A cohort's updates, one by one."""
 
-    def __init__(self, weights):
+    def __init__(self, weights: Weights) -> None:
         self._weights = weights
-        self.updates = []
+        self.updates: list[ClientUpdate] = []
         self.num_examples = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.updates)
 
-    def add(self, update):
+    def add(self, update: ClientUpdate) -> None:
         """Add one ClientUpdate; errors as `UpdateSum.add`."""
         check_fits(update, self._weights)
         self.updates.append(update)
         self.num_examples += update.num_examples
 
-    def merge(self, other):
+    def merge(self, other: "UpdateList") -> None:
         """Add the updates of another UpdateList."""
         self.updates += other.updates
         self.num_examples += other.num_examples
 
-    def __getstate__(self):
-        # what goes to another process is a part, to be merged where the weights are
+    def __getstate__(self) -> dict[str, Any]:
+        # only a part goes to another process; it is merged where the weights are
         return self.__dict__ | {"_weights": None}
 
 
 class _CoordinateWise(FedAvg):
-    """One number per coordinate from all clients' numbers there; a row's from its owners'."""
+    """Combine the clients' numbers in each coordinate separately; in rows only the owners'."""
 
-    def start(self, weights, row_ids=None):
+    def start(self, weights: Weights, row_ids: AnyInts | None = None) -> UpdateList:
         return UpdateList(weights)
 
-    def mean_update(self, total):
+    def mean_update(self, total: UpdateList) -> Weights:
         """Return name -> float32 array, the shapes of the weights; see FedAvg.mean_update."""
         updates = sorted(total.updates, key=lambda update: update.client)
         mean = {
@@ -56,8 +63,8 @@ class _CoordinateWise(FedAvg):
         }
         return {"rows": self._rows(updates, total._weights["rows"]), **mean}
 
-    def _rows(self, updates, table):
-        """Rows with the same number of owners are worked on together."""
+    def _rows(self, updates: Sequence[ClientUpdate], table: Floats) -> Floats:
+        """Combine the rows, all rows with the same number of owners at once."""
         rows = np.zeros_like(table)
         ids = np.concatenate([update.row_ids for update in updates])
         values = np.concatenate([update.row_update for update in updates])
@@ -69,27 +76,28 @@ class _CoordinateWise(FedAvg):
             rows[owned[alike]] = self._middle(np.swapaxes(values[places], 0, 1))
         return rows
 
-    def _middle(self, values):
-        """Return the middle of float32 [num_clients, ...] over the clients."""
+    def _middle(self, values: Floats) -> Floats:
+        """Return the robust mean of float32 [num_clients, ...] over the clients."""
         raise NotImplementedError(f"algorithm {self.name} has no mean: it needs _middle")
 
 
 class Median(_CoordinateWise):
     """The coordinate-wise median; of an even number of clients the median nearest to zero.
 
-    All between the two middle values are medians. Their mean, the usual choice, would give a liar
-    half of each row that it shares with one other client; nearest to zero, two must agree.
+    All values between the two middle values are medians. The usual choice is their mean, but then a
+    malicious client decides half of each row that it shares with one other client. With the median
+    nearest to zero, a row of two owners moves only as far as both agree.
 
-    Source: Yin et al. 2018 (arXiv:1803.01498), Definition 1, but for that choice.
+    Source: Yin et al. 2018 (arXiv:1803.01498), Definition 1, except for that choice.
     """
 
     name = "median"
 
-    def _middle(self, values):
+    def _middle(self, values: Floats) -> Floats:
         return median_near_zero(np.sort(values, axis=0))
 
 
-def median_near_zero(ordered):
+def median_near_zero(ordered: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the median nearest to zero of each column, values ascending along the first axis.
 
     >>> median_near_zero(np.array([[-1, 2, 1], [3, 4, 2], [5, 6, 9]])[[0, 2]])
@@ -102,18 +110,23 @@ def median_near_zero(ordered):
 class TrimmedMean(_CoordinateWise):
     """The mean of each coordinate without a share of the clients at each end, rounded up.
 
-    Where that would leave nobody, as of two clients, the median nearest to zero.
+    If that leaves nobody, as with two clients, it is the median nearest to zero.
 
-    Source: Yin et al. 2018 (arXiv:1803.01498), Definition 2, but for few clients.
+    Source: Yin et al. 2018 (arXiv:1803.01498), Definition 2, except for few clients.
     """
 
     name = "trimmed_mean"
 
-    def __init__(self, server_optimizer, liar_share, client_rule=DEFAULT_RULE):
+    def __init__(
+        self,
+        server_optimizer: ServerOptimizer,
+        liar_share: float,
+        client_rule: ClientRule = DEFAULT_RULE,
+    ) -> None:
         super().__init__(server_optimizer, client_rule)
         self.liar_share = liar_share
 
-    def _middle(self, values):
+    def _middle(self, values: Floats) -> Floats:
         num, ordered = len(values), np.sort(values, axis=0)
         cut = int(np.ceil(self.liar_share * num))
         if 2 * cut >= num:
@@ -124,24 +137,30 @@ class TrimmedMean(_CoordinateWise):
 class Krum(FedSubAvg):
     """Multi-Krum: the weighted mean of the clients whose updates lie closest together.
 
-    With n clients, f of them taken to lie, each client's score is the sum of squared distances to
-    its n - f - 2 nearest others; the n - f lowest scores stay.
+    With n clients, of which f are assumed malicious, a client's score is the sum of its squared
+    distances to its n - f - 2 nearest other clients. The n - f clients with the lowest scores stay.
 
     Source: Blanchard et al. 2017 (arXiv:1703.02757), section 4 and its multi-Krum. There all
-        clients send all weights; here distances are over the weights that all share, since each
-        client has other rows.
+        clients send all weights; here distances use only the weights that all clients share,
+        because each client has other rows.
     """
 
     name = "krum"
 
-    def __init__(self, server_optimizer, liar_share, client_rule=DEFAULT_RULE, owners=True):
+    def __init__(
+        self,
+        server_optimizer: ServerOptimizer,
+        liar_share: float,
+        client_rule: ClientRule = DEFAULT_RULE,
+        owners: bool = True,
+    ) -> None:
         super().__init__(server_optimizer, client_rule)
         self.liar_share, self.owners = liar_share, owners
 
-    def start(self, weights, row_ids=None):
+    def start(self, weights: Weights, row_ids: AnyInts | None = None) -> UpdateList:
         return UpdateList(weights)
 
-    def mean_update(self, total):
+    def mean_update(self, total: UpdateList) -> Weights:
         """Return name -> float32 array, the shapes of the weights; see FedAvg.mean_update."""
         updates = sorted(total.updates, key=lambda update: update.client)
         kept = UpdateSum(total._weights)
@@ -149,8 +168,8 @@ class Krum(FedSubAvg):
             kept.add(updates[place])
         return super().mean_update(kept)
 
-    def choose(self, updates):
-        """Return which updates stay, int, ascending; all where fewer than 4 are given."""
+    def choose(self, updates: Sequence[ClientUpdate]) -> Ints:
+        """Return the indices of the updates that stay, int, ascending; all of fewer than 4."""
         num = len(updates)
         if num < 4:
             return np.arange(num)
@@ -163,6 +182,6 @@ class Krum(FedSubAvg):
         nearest = np.sort(distances, axis=1)[:, : num - num_liars - 2]
         return np.sort(np.argsort(nearest.sum(axis=1), kind="stable")[: num - num_liars])
 
-    def mean_rows(self, total):
+    def mean_rows(self, total: UpdateSum) -> Floats:
         mean = FedSubAvg.mean_rows if self.owners else FedAvg.mean_rows
         return mean(self, total)

@@ -1,16 +1,30 @@
 """Server optimizers: what the server does with the cohort's mean update.
 
-Each is given the mean update (minus the pseudo-gradient) and returns new weights. Weights are
+Each takes the mean update (minus the pseudo-gradient) and returns new weights. Weights are
 dicts of float32 arrays; slots are dicts of such dicts. Source: Reddi et al. 2021
-(arXiv:2003.00295), Algorithm 2, with the bias correction that Keras' Adam has. Epsilon is
-Keras' for Adam, the paper's for Yogi.
+(arXiv:2003.00295), Algorithm 2, with the bias correction of Keras' Adam. Epsilon is Keras' for
+Adam, the paper's for Yogi.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from fedgru.core.types import AnyFloats, Floats, Weights
+
 BLOCK = 1 << 15  # weights, 128 KiB of each array
+
+Slots: TypeAlias = dict[str, Any]  # name of a slot -> {name of a weight -> array}; "step" -> int
+
+
+class ServerOptimizer(Protocol):
+    """Makes new weights from the cohort's mean update; see SGD and Adam."""
+
+    def init(self, weights: Weights) -> Slots: ...
+
+    def apply(self, weights: Weights, update: Weights, slots: Slots) -> tuple[Weights, Slots]: ...
 
 
 @dataclass(frozen=True)
@@ -20,10 +34,10 @@ class SGD:
     lr: float
     momentum: float = 0.0
 
-    def init(self, weights):
+    def init(self, weights: Weights) -> Slots:
         return {"velocity": _zeros(weights)} if self.momentum else {}
 
-    def apply(self, weights, update, slots):
+    def apply(self, weights: Weights, update: Weights, slots: Slots) -> tuple[Weights, Slots]:
         """Return new weights and slots."""
         step = {name: np.float32(self.lr) * u for name, u in update.items()}
         if self.momentum:
@@ -37,8 +51,8 @@ class SGD:
 class Adam:
     """Kingma and Ba 2015 as Keras computes it; with `yogi`, Zaheer et al. 2018.
 
-    Yogi lets the second moment v move towards g^2 by a step of its own size, so that it cannot
-    shrink fast: v - (1 - beta_2) * sign(v - g^2) * g^2.
+    In Yogi the second moment v moves towards g^2 by a step whose size does not depend on v, so it
+    cannot shrink fast: v - (1 - beta_2) * sign(v - g^2) * g^2.
     """
 
     lr: float
@@ -47,16 +61,18 @@ class Adam:
     beta_2: float = 0.999
     epsilon: float = 1e-7
 
-    def init(self, weights):
+    def init(self, weights: Weights) -> Slots:
         return {"m": _zeros(weights), "v": _zeros(weights), "step": 0}
 
-    def apply(self, weights, update, slots):
+    def apply(self, weights: Weights, update: Weights, slots: Slots) -> tuple[Weights, Slots]:
         """Return new weights and slots."""
         step = slots["step"] + 1
         keep_1, keep_2 = np.float32(1 - self.beta_1), np.float32(1 - self.beta_2)
         rate = np.float32(self.lr * np.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step))
 
-        def move(weight, m, v, u):
+        def move(
+            weight: Floats, m: Floats, v: Floats, u: Floats
+        ) -> tuple[AnyFloats, Floats, Floats]:
             square = u * u
             m = m + keep_1 * (u - m)
             if self.yogi:
@@ -73,11 +89,11 @@ class Adam:
         return new, {"m": m, "v": v, "step": step}
 
 
-def _in_blocks(move, *arrays):
-    """Return new arrays for all but the last, which is the update, from an elementwise function.
+def _in_blocks(move: Callable[..., tuple[AnyFloats, ...]], *arrays: Floats) -> list[Floats]:
+    """Return new arrays for all but the last one, the update, from an elementwise function.
 
-    It is given a block of each at a time: what it computes in between then stays in the cache,
-    whereas a table of all venues is far larger.
+    The function gets one block of each array at a time, so its intermediate results stay in the
+    processor's cache; a table of all venues is far larger.
 
     Args:
         move: function of as many float32 arrays; returns new values for all but the last.
@@ -92,5 +108,5 @@ def _in_blocks(move, *arrays):
     return [result.reshape(np.shape(arrays[0])) for result in results]
 
 
-def _zeros(weights):
+def _zeros(weights: Weights) -> Weights:
     return {name: np.zeros_like(w) for name, w in weights.items()}

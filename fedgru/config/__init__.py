@@ -1,7 +1,7 @@
 """Every setting: its default, its range, its help; read from files, checked, written.
 
-`settings` has the settings, `rules` what goes together, `files` reads and writes them; what others
-use is offered here.
+`settings` defines the settings, `rules` checks their combinations, `files` reads and writes them.
+Other packages import from here.
 """
 
 from fedgru.config.files import (

@@ -1,8 +1,10 @@
-"""The names and kinds of features, and the sets that --features takes."""
+"""The names and kinds of features, and the sets that the setting `features` accepts."""
+
+from collections.abc import Iterable
 
 from fedgru.core.errors import ConfigError
 
-# id: a column of the check-ins, one-hot. cycle: where a time stands in a cycle, as sine and cosine.
+# id: a column of the check-ins, one-hot. cycle: the phase of a time in a cycle, as sine and cosine.
 # scaled: one number, standardised. `fedgru/task/features.py` computes the last two.
 FEATURES = {
     "user": "id",
@@ -30,8 +32,8 @@ FEATURE_SETS = {
 }
 
 
-def parse_features(text):
-    """Return the tuple of feature names meant by a set's name or a comma-separated list.
+def parse_features(text: str) -> tuple[str, ...]:
+    """Return the feature names of a set, or of a comma-separated list.
 
     >>> parse_features("category,gap")
     ('category', 'gap')
@@ -43,21 +45,21 @@ def parse_features(text):
     unknown = [name for name in names if name not in FEATURES]
     if unknown and unknown[0] in FEATURE_SETS:
         raise ConfigError(
-            f"--features {text}: {unknown[0]} is a set and stands alone, or is spelt out as "
-            f"{','.join(FEATURE_SETS[unknown[0]])}."
+            f"`features` is {text}, but {unknown[0]} is a set: give it alone, or list its "
+            f"features: {','.join(FEATURE_SETS[unknown[0]])}."
         )
     if unknown:
         raise ConfigError(
-            f"unknown feature {unknown[0]!r} in --features {text}. Accepted: one of the sets "
+            f"unknown feature {unknown[0]!r} in `features` {text}. Accepted: one of the sets "
             f"{', '.join(FEATURE_SETS)}, or a comma-separated list of {', '.join(FEATURES)}."
         )
     if len(set(names)) < len(names):
-        raise ConfigError(f"--features {text} names a feature twice.")
+        raise ConfigError(f"`features` {text} names a feature twice.")
     return names
 
 
-def number_inputs(names):
-    """Return {feature: names of its inputs} of those features that are numbers, in their order.
+def number_inputs(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return {feature: names of its inputs} of the features that are numbers, in their order.
 
     >>> number_inputs(("category", "gap", "clock"))
     {'gap': ('gap',), 'clock': ('clock_sin', 'clock_cos')}

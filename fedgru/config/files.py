@@ -1,39 +1,50 @@
-"""Settings from defaults, presets, files and the command line, and back: TOML and YAML.
+"""Read settings from defaults, presets, files and the command line; write them as TOML.
 
-YAML is version 1.2: 1e-3 is a number, no and 12:30 are texts, 010 is ten, and a repeated key is
-refused. A date is a text too. An alias is refused, by which ten short lines can stand for ten
-thousand million values, or a value can hold itself.
+Config files are TOML or YAML. YAML is version 1.2: 1e-3 is a number, no and 12:30 are texts, 010
+is ten, and a repeated key is an error. A date is a text too. An alias is an error: with aliases
+ten short lines can expand to ten thousand million values, or a value can contain itself.
 """
 
 import difflib
 import io
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from fedgru.config.rules import check_together
 from fedgru.config.settings import Settings, explain, fields, short
 from fedgru.core.errors import ConfigError
+from fedgru.core.types import AnyPath
 
 PRESETS = Path(__file__).parent / "presets"
-MAX_CONFIG_BYTES = 1 << 20  # the longest in use are a few KiB
+MAX_CONFIG_BYTES = 1 << 20  # real config files have a few KiB
 MAX_YAML_DEPTH = 50  # settings have two levels
 
 
-def load(overrides=None, config_file=None, preset=None):
-    """Return the Settings alone; see `resolve`."""
+def load(
+    overrides: Mapping[str, Any] | None = None,
+    config_file: AnyPath | None = None,
+    preset: str | None = None,
+) -> Settings:
+    """Return only the Settings of `resolve`."""
     settings, _ = resolve(overrides, config_file, preset)
     return settings
 
 
-def resolve(overrides=None, config_file=None, preset=None):
+def resolve(
+    overrides: Mapping[str, Any] | None = None,
+    config_file: AnyPath | None = None,
+    preset: str | None = None,
+) -> tuple[Settings, dict[str, str]]:
     """Resolve the settings: defaults < preset < config file < overrides.
 
     Args:
-        overrides: {field name: value}, as given on the command line.
-        config_file: path of a TOML file with the sections of `Settings`, or of a YAML file if it
-            ends in .yaml or .yml.
+        overrides: {field name: value} from the command line.
+        config_file: path of a TOML file with the sections of `Settings`, or of a YAML file if its
+            name ends in .yaml or .yml.
         preset: name of a file in fedgru/config/presets.
 
     Returns:
@@ -42,11 +53,12 @@ def resolve(overrides=None, config_file=None, preset=None):
 
     Raises:
         ConfigError: for a file that cannot be read, an unknown section or key, a value of the
-            wrong kind or out of range, or a setting that has no effect beside the others.
+            wrong kind or out of range, or a setting that has no effect with the others.
     """
-    merged, origins = {}, dict.fromkeys(fields(), "default")
+    merged: dict[str, Any] = {}
+    origins = dict.fromkeys(fields(), "default")
 
-    def merge(sections, origin):
+    def merge(sections: Mapping[str, Any], origin: str) -> None:
         _merge(merged, sections)
         origins.update((name, origin) for values in sections.values() for name in values)
 
@@ -60,8 +72,8 @@ def resolve(overrides=None, config_file=None, preset=None):
     return build(merged), origins
 
 
-def check_known(names):
-    """Raise a ConfigError for the first name that is no setting; suggests the nearest."""
+def check_known(names: Iterable[str]) -> None:
+    """Raise a ConfigError for the first name that is not a setting; it suggests a similar one."""
     for name in names:
         if name not in fields():
             near = difflib.get_close_matches(str(name), fields(), 1)
@@ -69,8 +81,8 @@ def check_known(names):
             raise ConfigError(f"there is no setting {name!r}.{advice}")
 
 
-def change(settings, values):
-    """Return Settings with some values, {field name: value}, in place of theirs.
+def change(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """Return Settings with some values replaced by {field name: value}.
 
     Raises:
         ConfigError: as `load`.
@@ -86,8 +98,8 @@ def change(settings, values):
     return build(nested)
 
 
-def build(nested):
-    """Return the Settings of a dict of sections; see `load` for the errors."""
+def build(nested: Mapping[str, Any]) -> Settings:
+    """Return the Settings of a dict of sections; errors as in `resolve`."""
     try:
         settings = Settings.model_validate(nested)
     except ValidationError as error:
@@ -96,15 +108,19 @@ def build(nested):
     return settings
 
 
-def read_config_file(path):
-    """Return the dict in a TOML file, or in a YAML file if its name says that it is one."""
+def read_config_file(path: AnyPath) -> dict[str, Any]:
+    """Return the dict in a YAML file if its name ends in .yaml or .yml, else in a TOML file."""
     if Path(path).suffix.lower() in (".yaml", ".yml"):
         return read_yaml(path)
     return read_toml(path)
 
 
-def read_toml(path):
-    """Return the dict in a TOML file, or raise a ConfigError that says why not."""
+def read_toml(path: AnyPath) -> dict[str, Any]:
+    """Return the dict in a TOML file.
+
+    Raises:
+        ConfigError: if it cannot be read, or is not TOML.
+    """
     try:
         return tomllib.loads(read_config_text(path))
     except RecursionError:
@@ -113,8 +129,8 @@ def read_toml(path):
         raise ConfigError(f"{path} is not a TOML file: {error}.") from None
 
 
-def read_config_text(path):
-    """Return the text of a config file; of one without end (a device) no more than the limit.
+def read_config_text(path: AnyPath) -> str:
+    """Return the text of a config file. Of an endless file (a device) it reads only the limit.
 
     Raises:
         ConfigError: if it cannot be read, holds more than MAX_CONFIG_BYTES, or is not UTF-8.
@@ -124,7 +140,7 @@ def read_config_text(path):
             content = stream.read(MAX_CONFIG_BYTES + 1)
         if len(content) > MAX_CONFIG_BYTES:
             raise ConfigError(
-                f"{path} holds more than {MAX_CONFIG_BYTES >> 10:,} KiB: that is no config file."
+                f"{path} holds more than {MAX_CONFIG_BYTES >> 10:,} KiB: it is not a config file."
             )
         return io.TextIOWrapper(io.BytesIO(content), "utf-8").read()  # any line ends
     except OSError as error:
@@ -135,11 +151,11 @@ def read_config_text(path):
         raise ConfigError(f"cannot read {str(path)!r}: {error}.") from None
 
 
-def read_yaml(path):
+def read_yaml(path: AnyPath) -> dict[str, Any]:
     """Return the dict in a YAML file.
 
     Raises:
-        ConfigError: if it cannot be read, is not YAML, repeats a key, or is no mapping.
+        ConfigError: if it cannot be read, is not YAML, repeats a key, or is not a mapping.
     """
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -166,8 +182,8 @@ def read_yaml(path):
     return found
 
 
-def _parser():
-    """ruamel.yaml's reader of YAML 1.2 in plain Python, without aliases, depth and dates."""
+def _parser() -> Any:
+    """Return ruamel.yaml's parser of YAML 1.2 without aliases and dates, and of bounded depth."""
     from ruamel.yaml import YAML
     from ruamel.yaml.composer import Composer, ComposerError
     from ruamel.yaml.constructor import SafeConstructor
@@ -176,12 +192,12 @@ def _parser():
     class Bounded(Composer):
         depth = 0
 
-        def compose_node(self, parent, index):
+        def compose_node(self, parent: Any, index: Any) -> Any:
             event = self.parser.peek_event()
             if isinstance(event, AliasEvent):
                 what = f"alias *{event.anchor} is not accepted"
                 raise ComposerError(problem=what, problem_mark=event.start_mark)
-            if self.depth == MAX_YAML_DEPTH:  # ruamel.yaml's own end is Python's, seconds later
+            if self.depth == MAX_YAML_DEPTH:  # Python's own limit would come seconds later
                 raise RecursionError
             self.depth += 1
             node = super().compose_node(parent, index)
@@ -197,19 +213,19 @@ def _parser():
     return parser
 
 
-def dump(settings):
-    """Return the settings as TOML text that `load` reads back to the same Settings."""
+def dump(settings: Settings) -> str:
+    """Return the settings as TOML text; `load` reads the same Settings from it."""
     import tomli_w
 
     return tomli_w.dumps(settings.model_dump(exclude_none=True))
 
 
-def preset_names():
-    """Return the names that --preset accepts."""
+def preset_names() -> list[str]:
+    """Return the names of the presets."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def _merge(into, sections):
+def _merge(into: dict[str, Any], sections: Mapping[str, Any]) -> None:
     for section, values in sections.items():
         if not isinstance(values, dict):
             raise ConfigError(

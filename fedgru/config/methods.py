@@ -1,8 +1,8 @@
-"""Named methods: which switches of the objective keep the concept out.
+"""Named methods: the switches of the objective that hide the concept.
 
-`reversal` is the paper's, as published. It can be beaten by a fresh probe: a residue too faint for
-the head inside training is magnified by the probe's scaling, and a head that has become perfect
-has no gradient to reverse. The others are what the literature offers against this.
+`reversal` is the paper's method, as published. A fresh probe can still recover the concept: the
+probe's scaling magnifies a residue too faint for the head inside training, and a perfect head
+gives no gradient to reverse. The other methods are the literature's answers to this.
 """
 
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from fedgru.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Method:
-    """The switches; alpha weighs them, and at alpha 0 none has any effect.
+    """The switches of a method. alpha weighs them; at alpha 0 none has any effect.
 
-    `erase` and `decorrelate` have no middle: at any alpha above 0 they are there in full.
+    `erase` and `decorrelate` are not weighed: at any alpha above 0 they are fully on.
 
     Attributes:
         adversaries: protected heads behind the reversal; 0 for none.
-        confusion: whether heads are pulled to the uniform answer in place of being reversed.
+        confusion: whether heads are pulled to the uniform answer instead of reversed.
         adversary_steps: steps of the heads for each step of the extractor.
-        resets: how often in a training one of the heads, in turn, starts anew.
-        noise: deviation of the Gaussian noise on the representation at alpha 1, in units of the
-            representation's own spread, or, where that is bounded, of its bound; it is there
-            whenever the representation is read.
-        dependence: weight of the kernel measure of dependence beside the reversal.
-        erase: whether concept erasure stands between extractor and heads.
+        resets: how often in a training one of the heads, in turn, is initialised again.
+        noise: standard deviation of the Gaussian noise on the representation at alpha 1, in units
+            of the representation's standard deviation, or of its bound if it is bounded. The
+            noise is added in training, evaluation and probes.
+        dependence: weight of the kernel measure of dependence, added to the reversal.
+        erase: whether concept erasure is applied between extractor and heads.
         decorrelate: whether examples are weighted, or drawn, so that target and concept are
             independent.
         source: the papers.
@@ -61,11 +61,11 @@ METHODS = {
     "leace": Method(adversaries=0, erase=True, source="Belrose et al. 2023 (arXiv:2306.03819)"),
 }
 
-DEFAULT_METHOD = "hsic+decorrelate"  # of images; it wins the audit, see docs/agnostic.md
+DEFAULT_METHOD = "hsic+decorrelate"  # for images; best in the audit, see docs/agnostic.md
 
 
-def parse_method(name):
-    """Return the Method of a name, or of several joined by "+": the stronger of each switch.
+def parse_method(name: str) -> Method:
+    """Return the Method of a name; of several names joined by "+", the maximum of each switch.
 
     >>> parse_method("reversal+bottleneck")
     Method(adversaries=1, confusion=False, adversary_steps=1, resets=0, noise=1.0, dependence=0.0, \

@@ -1,8 +1,10 @@
 """Every setting, its default, its range and its help text."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 EMBEDDED = "embedded"
 
@@ -19,7 +21,9 @@ class Section(BaseModel):
 
 class DataSettings(Section):
     data: str = Field(EMBEDDED, description="Data set, a folder under data/.")
-    users: Count | None = Field(None, description="Keep this many, most check-ins first.")
+    users: Count | None = Field(
+        None, description="Use only the N most active users; all if not given."
+    )
     min_checkins: Annotated[int, Field(ge=3)] = Field(
         5, description="Leave out users with fewer check-ins."
     )
@@ -30,15 +34,16 @@ class InputSettings(Section):
     target: Literal["category", "venue"] = Field("category", description="What is predicted.")
     prior: Literal["none", "markov", "backoff", "kernel"] = Field(
         "kernel",
-        description="What the client's own past says: nothing, Markov counts, counts backed off "
-        "over finer contexts, or past check-ins weighted by a learnt similarity.",
+        description="Personal-history prior added to the network's scores: none, Markov counts, "
+        "counts with back-off over finer contexts, or past check-ins weighted by learned "
+        "similarity.",
     )
     clock: Literal["local", "utc"] = Field("local", description="Clock of the time features.")
     vocabulary: Literal["train", "range"] = Field(
-        "train", description="Known ids: those of train, or the notebook's range(n)."
+        "train", description="Known ids: those in the training data, or the notebook's range(n)."
     )
     scaling: Literal["standard", "none"] = Field(
-        "standard", description="Latitude, longitude and gap: standardised or as they are."
+        "standard", description="Latitude, longitude and gap: standardised or unchanged."
     )
 
 
@@ -61,14 +66,14 @@ class ClientSettings(Section):
     client_lr: Positive = Field(0.002, description="Learning rate of the local optimizer.")
     local_epochs: Count = Field(4, description="Passes over a client's data in a round.")
     prox_mu: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="FedProx: how strongly clients are held near the weights they received."
+        0.0, description="FedProx: weight of the penalty for leaving the received weights."
     )
 
 
 class ServerSettings(Section):
     mean: Literal["clients", "owners"] = Field(
         "owners",
-        description="Average each id's row over all clients, or over those who own it.",
+        description="Average each id's row over all clients, or over the clients that own it.",
     )
     server_optimizer: Literal["sgd", "momentum", "adam", "yogi"] = Field(
         "sgd", description="Optimizer of the pseudo-gradient."
@@ -78,16 +83,17 @@ class ServerSettings(Section):
         None, description="With --server-optimizer momentum; 0.9 if not given."
     )
     robust: Literal["none", "median", "trimmed-mean", "krum"] = Field(
-        "none", description="Mean for cohorts in which some clients may lie."
+        "none", description="Robust aggregation rule (Byzantine clients)."
     )
     liar_share: Annotated[float, Field(ge=0, lt=0.5)] | None = Field(
         None,
-        description="Share of liars that trimmed-mean cuts at each end and krum assumes; 0.2 if "
-        "not given.",
+        description="Share of malicious clients that trimmed-mean cuts at each end and krum "
+        "assumes; 0.2 if not given.",
     )
     tff_aggregator: Literal["none", "robust", "dp", "compression"] = Field(
         "none",
-        description="With --engine tff: clip and zero outliers, clip and add noise, or compress.",
+        description="With --engine tff: clip and zero outliers (robust), clip and add noise (dp), "
+        "or compress (compression).",
     )
     tff_noise: Positive | None = Field(
         None, description="With --tff-aggregator dp: noise multiplier; 1 if not given."
@@ -97,46 +103,48 @@ class ServerSettings(Section):
 class AgnosticSettings(Section):
     agnostic_to: str | None = Field(
         None,
-        description="Concept that the representation is not to tell: zone, weekend, client, "
-        "category-group, or a column, also one that --keep kept at import.",
+        description="Attribute the representation must not reveal: zone, weekend, client, "
+        "category-group, or a column, also one that --keep imported.",
     )
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.9, description="Trade-off, 0 (ordinary training) to 1 (nothing but hiding the concept)."
+        0.9, description="Trade-off, from 0 (ordinary training) to 1 (only hide the concept)."
     )
     protected_weight: Annotated[float, Field(ge=0)] | None = Field(
         None,
-        description="Lambda in place of alpha: the target's loss keeps its full weight, and the "
-        "concept is pushed out with this one.",
+        description="Lambda, instead of alpha: the target's loss keeps its full weight, and the "
+        "concept is hidden with this weight.",
     )
     alpha_schedule: Literal["constant", "linear", "ganin", "warm-up"] = Field(
-        "ganin", description="How alpha rises in the first half of the rounds."
+        "ganin", description="How alpha rises during the first half of the rounds."
     )
     method: str = Field(
         "hsic+leace+noise",
-        description="reversal (the paper's), confusion, ensemble, bottleneck, noise, hsic, leace, "
-        "or several joined by +.",
+        description="How the concept is hidden: reversal (the paper's), confusion, ensemble, "
+        "bottleneck, noise, hsic, leace, or several joined by +.",
     )
     protected_head: Literal["auto", "local", "server"] = Field(
         "auto",
-        description="Who teaches the heads: clients, or (simulated) the server; auto takes the "
-        "server for ensemble, and where each client holds one value, as of client.",
+        description="Who trains the heads: the clients, or (simulated) the server; auto takes the "
+        "server for ensemble, and if each client has only one value, as with client.",
     )
-    zones: Annotated[int, Field(ge=2)] = Field(12, description="Cells of the concept zone.")
+    zones: Annotated[int, Field(ge=2)] = Field(12, description="Number of zones (concept zone).")
 
 
 class FaultSettings(Section):
-    client_dropout: Share = Field(0.0, description="Chance of a client to drop out of a round.")
+    client_dropout: Share = Field(
+        0.0, description="Probability that a client drops out of a round."
+    )
     min_clients: Count = Field(
-        1, description="A round with fewer usable updates is skipped: the weights stay."
+        1, description="Skip a round with fewer usable updates: the weights do not change."
     )
     attack: Literal["none", "sign-flip", "noise", "label-flip"] = Field(
-        "none", description="What lying clients do, to try a robust mean by."
+        "none", description="What malicious clients do, to test a robust rule."
     )
-    attackers: Count | None = Field(None, description="With --attack: how many clients lie.")
+    attackers: Count | None = Field(None, description="With --attack: number of malicious clients.")
     attack_scale: Positive | None = Field(
         None,
-        description="With --attack sign-flip or noise: how much larger than its own update what a "
-        "liar sends is; 10 if not given.",
+        description="With --attack sign-flip or noise: the sent update's size, in multiples of "
+        "the true update; 10 if not given.",
     )
 
 
@@ -144,12 +152,12 @@ class LoopSettings(Section):
     engine: Literal["jax", "reference", "tff", "ray"] = Field(
         "jax", description="What runs the local training."
     )
-    rounds: Count = Field(30, description="Rounds at most.")
+    rounds: Count = Field(30, description="Maximum number of rounds.")
     clients_per_round: Count | None = Field(None, description="Cohort size; all if not given.")
     eval_clients: Count | None = Field(
         None,
         description="Validate each round on this many clients, drawn once, the same for every "
-        "seed; all if not given. Test is always on all.",
+        "seed; all if not given. The test always uses all clients.",
     )
     stop_metric: str = Field("val/loss/micro", description="Metric for early stopping.")
     patience: Annotated[int, Field(ge=0)] = Field(
@@ -158,45 +166,47 @@ class LoopSettings(Section):
     min_improvement: Annotated[float, Field(ge=0)] = Field(
         0.0, description="Smallest change that counts as improvement."
     )
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Seed of every draw.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Random seed.")
     threads: Count | None = Field(
-        None, description="Clients trained at the same time; one per core if not given."
+        None, description="Number of clients trained in parallel; one per core if not given."
     )
     device: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="What the jax engine computes on; auto takes a GPU if JAX finds one."
+        "auto", description="Device of the jax engine; auto takes a GPU if JAX finds one."
     )
     local_loop: Literal["auto", "native", "xla"] = Field(
         "auto",
         description="What runs the local steps of the jax engine: C code compiled for this "
-        "processor (native) or what XLA compiles (xla); auto takes the faster of the two on this "
-        "machine.",
+        "processor (native), or XLA (xla); auto takes the faster one on this machine.",
     )
     clients_per_call: Count | None = Field(
         None,
-        description="With the jax engine: clients stacked in one compiled call; 1 on a CPU and "
-        "all on a GPU if not given.",
+        description="With the jax engine: number of clients stacked in one compiled call; if not "
+        "given, 1 on a CPU and all on a GPU.",
     )
-    name: str = Field("run", description="Ends the run folder's name.")
+    name: str = Field("run", description="Label appended to the run folder's name.")
 
 
 class RaySettings(Section):
     ray_address: str | None = Field(
         None,
-        description="Join the Ray cluster at HOST:PORT (auto: the one this machine belongs to); "
-        "if not given, Ray starts for the run, on this machine alone.",
+        description="Join the Ray cluster at HOST:PORT (auto: the cluster of this machine); if not "
+        "given, start Ray for this run, only on this machine.",
     )
     ray_actors: Count | None = Field(
-        None, description="Processes that train clients; as many as fit the CPUs if not given."
+        None,
+        description="Number of processes that train clients; as many as fit the CPUs if not given.",
     )
-    ray_cpus: Count = Field(1, description="CPUs of each such process, a client on each.")
+    ray_cpus: Count = Field(
+        1, description="CPUs of each such process; it trains one client per CPU."
+    )
     ray_gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs of each such process.")
     ray_item: Count = Field(
-        5, description="Clients in a work item, of which one sum of updates comes back."
+        5, description="Clients in a work item; the process returns one sum of their updates."
     )
 
 
 class Settings(Section):
-    """All settings of a run, by concern. No field name occurs in two sections."""
+    """All settings of a run, by section. No field name occurs in two sections."""
 
     data: DataSettings = DataSettings()
     inputs: InputSettings = InputSettings()
@@ -210,16 +220,16 @@ class Settings(Section):
     ray: RaySettings = RaySettings()
 
 
-def fields():
+def fields() -> dict[str, tuple[str, FieldInfo]]:
     """Return {field name: (section name, pydantic FieldInfo)} for every setting."""
     return {
         name: (section, info)
         for section, section_info in Settings.model_fields.items()
-        for name, info in section_info.annotation.model_fields.items()
+        for name, info in cast(type[Section], section_info.annotation).model_fields.items()
     }
 
 
-def option(name):
+def option(name: str) -> str:
     """Return a setting's command-line spelling.
 
     >>> option("client_lr")
@@ -228,7 +238,7 @@ def option(name):
     return "--" + name.replace("_", "-")
 
 
-def differences(settings):
+def differences(settings: Settings) -> dict[str, Any]:
     """Return {option: value} of the settings that are not the defaults."""
     return {
         option(name): getattr(getattr(settings, section), name)
@@ -237,11 +247,11 @@ def differences(settings):
     }
 
 
-def explain(error):
-    """Turn one pydantic error into: where, what was found, what would be accepted."""
+def explain(error: Mapping[str, Any]) -> str:
+    """Return the message of one pydantic error: where, what was found, what is accepted."""
     name = short(error["loc"][-1])
     found, context = error["input"], error.get("ctx", {})
-    where = option(str(name))
+    where = f"`{name}`"
     match error["type"]:
         case "extra_forbidden" if len(error["loc"]) == 1:
             sections = ", ".join(Settings.model_fields)
@@ -273,7 +283,7 @@ def explain(error):
     return f"{where} is {short(found)}, expected {expected}."
 
 
-def short(value):
-    """A value as messages show it."""
+def short(value: object) -> str:
+    """Return a value as text for a message, of 80 characters at most."""
     text = str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

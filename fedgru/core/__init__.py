@@ -1,4 +1,4 @@
-"""What everything else stands on: errors, seeds, metrics, how JAX is set up.
+"""The base of all other packages: errors, seeds, metrics, how JAX is set up.
 
-Imports nothing of fedgru.
+Imports no other package of fedgru.
 """

@@ -1,7 +1,7 @@
-"""Where what was compiled is kept for the next run of the program.
+"""The folder that keeps compiled code for the next run of the program.
 
-Machine code that lies there is run. So nobody else may write to the folder, or put another one in
-its place; and what cannot be kept is a reason to compile once more, never one to stop.
+The program runs the machine code in this folder. So nobody else may write to it or replace it. If
+code cannot be kept, the program compiles again; it never stops for that.
 """
 
 import atexit
@@ -24,26 +24,25 @@ logger = logging.getLogger(__name__)
 
 
 class _Refused(Exception):
-    """A folder is not to be used; the text says why."""
+    """A folder must not be used; the text gives the reason."""
 
 
-def compiled_folder():
-    """Return the folder of compiled code for this kind of processor; None if nothing is to be kept.
+def compiled_folder() -> Path | None:
+    """Return the folder of compiled code for this kind of processor; None if nothing is kept.
 
-    In the user's cache folder (XDG_CACHE_HOME, or ~/.cache); FEDGRU_CACHE names another, or is
-    `off`. What lies there may be deleted at any time. Code for one kind of processor may not run
-    on another, so each has a folder of its own.
+    It lies in the user's cache folder (XDG_CACHE_HOME, or ~/.cache). FEDGRU_CACHE names another
+    folder, or `off` keeps nothing. Users may delete the folder at any time. Code for one kind of
+    processor can fail on another, so each kind has its own folder.
 
-    A folder that cannot be written, or that somebody else could change, gives one warning, and
-    this process is given a scratch folder instead, which goes with it; None if there is no room
-    even for that.
+    If the folder cannot be written, or somebody else could change it, one warning is logged. This
+    process then uses a scratch folder, removed at its end; None if even that cannot be made.
     """
     setting = os.environ.get(SETTING, "")
     if setting == "off":
         return None
     try:
         folder = Path(setting) if setting else _of_the_user()
-        # without links, which could be set anew after they are looked at
+        # no links in the path: somebody could change a link after it is checked
         folder = Path(os.path.realpath(folder / f"compiled-{processor()}"))
         _make(folder)
         return folder
@@ -52,14 +51,14 @@ def compiled_folder():
     except OSError as error:
         why = f"cannot use {folder}: {error.strerror}"
     _warn(
-        f"compiled code is not kept: {why}. This run compiles anew. FEDGRU_CACHE=FOLDER names "
+        f"compiled code is not kept: {why}. This run compiles again. FEDGRU_CACHE=FOLDER names "
         "another folder."
     )
     return scratch_folder()
 
 
-def processor():
-    """A short name of what machine code runs here: architecture and instruction sets."""
+def processor() -> str:
+    """Return a short name of this kind of processor: architecture and instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
@@ -68,21 +67,21 @@ def processor():
     return f"{platform.machine()}-{hashlib.sha256(repr(sorted(kind)).encode()).hexdigest()[:12]}"
 
 
-def _of_the_user():
+def _of_the_user() -> Path:
     try:
         folder = platformdirs.user_cache_path("fedgru", appauthor=False)
-    except RuntimeError:  # older versions return ~/.cache as it stands
+    except RuntimeError:  # older versions return "~/.cache" unexpanded
         folder = Path("~")
     if not folder.is_absolute():
         raise _Refused("the user has no home folder")
     return folder
 
 
-def _make(folder):
-    """Make a folder and those above it, for this user alone, where they are missing; try it.
+def _make(folder: Path) -> None:
+    """Make a folder and its missing parents, for this user alone, and try to write there.
 
     Raises:
-        _Refused: if somebody else could change what lies there, or it is a file.
+        _Refused: if somebody else could change its content, or it is a file.
         OSError: if it cannot be made, read or written to.
     """
     for place in (*reversed(folder.parents), folder):
@@ -90,32 +89,32 @@ def _make(folder):
             place.mkdir(mode=0o700, exist_ok=True)
         except FileExistsError:
             raise _Refused(f"{place} is not a folder") from None
-        if hasattr(os, "geteuid"):  # Windows keeps what is in a user's folder from others
+        if hasattr(os, "geteuid"):  # Windows protects a user's folder from other users
             _check_owner(place, place == folder)
     os.scandir(folder).close()
     with tempfile.TemporaryFile(dir=folder) as stream:
         stream.write(b"a full disk is seen here")
 
 
-def _check_owner(place, is_last):
+def _check_owner(place: Path, is_last: bool) -> None:
     found, user = place.stat(), os.geteuid()
-    # whoever owns / can replace all below: root, or in some containers another number
+    # the owner of / can replace everything below it: root, in some containers another id
     above = (ROOT, Path(place.anchor).stat().st_uid)
     if found.st_uid != user and (is_last or found.st_uid not in above):
         raise _Refused(f"{place} belongs to another user")
-    # the sticky bit, as of /tmp: others may add to a folder, and replace only what is theirs
+    # the sticky bit, as on /tmp: others can add files, but replace only their own
     is_safe_above = found.st_mode & stat.S_ISVTX and not is_last
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_safe_above:
-        raise _Refused(f"others may write to {place}")
+        raise _Refused(f"others can write to {place}")
 
 
 @once
-def _warn(text):
+def _warn(text: str) -> None:
     logger.warning(text)
 
 
 @once
-def scratch_folder():
+def scratch_folder() -> Path | None:
     """Return a folder for this process alone, removed at its end; None if it cannot be made."""
     try:
         folder = tempfile.mkdtemp(prefix="fedgru-")

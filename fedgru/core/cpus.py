@@ -3,11 +3,11 @@
 import os
 
 
-def usable_cpus():
+def usable_cpus() -> int:
     """Return the number of processors that this process may run on.
 
-    Linux tells which of them it is held to, as by taskset or a container; other systems tell how
-    many the machine has.
+    On Linux this respects taskset and the CPU set of a container. On other systems it is the
+    number of processors of the machine.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""The exceptions a user ever reads: where, what was found, what to do next."""
+"""The exceptions that a user reads: where, what was found, what to do next."""
 
 
 class FedgruError(Exception):
@@ -14,29 +14,29 @@ class ConfigError(FedgruError):
 
 
 class MissingEngineError(ConfigError):
-    """An engine lives in another environment than this one."""
+    """An engine needs packages that this environment does not have."""
 
 
 class TrainingError(FedgruError):
-    """Training cannot go on: a loss that is not a number, or clients that do not fit together."""
+    """Training cannot continue: the loss is not a number, or clients do not fit together."""
 
 
 class Interrupted(FedgruError):
     """Work was stopped from outside, by Ctrl-C or SIGTERM.
 
     Args:
-        what: what was stopped and how to go on, after "stopped by Ctrl-C".
-        cause: the KeyboardInterrupt.
+        what: text after "stopped by Ctrl-C": what was stopped and how to continue.
+        cause: the KeyboardInterrupt, or a Terminated.
     """
 
-    def __init__(self, what, cause):
+    def __init__(self, what: str, cause: BaseException) -> None:
         by, self.exit_code = ("SIGTERM", 143) if isinstance(cause, Terminated) else ("Ctrl-C", 130)
         super().__init__(f"stopped by {by}{what}")
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as what Ctrl-C raises, so that both take the same way out. No error to be read."""
+    """SIGTERM, raised like Ctrl-C, so that both end the program in the same way."""
 
 
 class RunError(FedgruError):
-    """A run folder is missing, incomplete, or does not fit what is asked of it."""
+    """A run folder is missing, incomplete, or does not fit the command."""

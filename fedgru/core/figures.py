@@ -1,7 +1,18 @@
 """Drawing without a screen. matplotlib is imported when something is drawn."""
 
+from __future__ import annotations
 
-def new_figure(rows, columns, width, height, **options):
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from matplotlib.figure import Figure
+
+
+def new_figure(
+    rows: int, columns: int, width: float, height: float, **options: Any
+) -> tuple[Figure, npt.NDArray[np.object_]]:
     """Return a figure of width x height inches and its axes, [rows, columns].
 
     Options are those of matplotlib's `Figure.subplots`.

@@ -1,12 +1,15 @@
-"""How JAX is set up in this process. Import JAX through here, before anything else does."""
+"""How JAX is set up in this process. Import JAX through `import_jax`, before any other import."""
 
 import glob
 import logging
 import os
 import re
 import warnings
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from fedgru.core import cache
 from fedgru.core.cpus import usable_cpus
@@ -17,12 +20,12 @@ TROUBLE = re.compile("Error (reading|writing) persistent compilation cache entry
 logger = logging.getLogger(__name__)
 
 
-def import_jax():
+def import_jax() -> ModuleType:
     """Return the jax module, set up for Python threads over clients.
 
-    One thread and no hand-over inside each compiled call: two such calls side by side take less
-    time than one after the other with all cores. XLA reads its flags once, when JAX first runs
-    something; later the setting has no effect.
+    Each compiled call uses one thread and runs in the caller's thread. Two such calls in parallel
+    take less time than two calls one after the other with all cores. XLA reads its flags once,
+    when JAX first runs something; later the setting has no effect.
     """
     flag = "--xla_cpu_multi_thread_eigen=false"
     if flag not in os.environ.get("XLA_FLAGS", ""):
@@ -33,23 +36,23 @@ def import_jax():
     return jax
 
 
-def limit_threads(count):
-    """Let XLA have this many threads in this process, instead of one for each core of the machine.
+def limit_threads(count: int) -> None:
+    """Give XLA this many threads in this process, instead of one for each core of the machine.
 
-    For a process that is one of several, before JAX first runs something. XLA hands parts of a
-    program from thread to thread, and each waits for its next one by looking again and again: one
-    Python thread at work then uses up a second core for a seventh less time (docs/speed.md).
-    PJRT_NPROC, if it is set, goes before. One thread may round in another way than several do.
+    For one of several processes. Call it before JAX first runs something. XLA moves parts of a
+    program between threads, and its threads poll while they wait: one busy Python thread then
+    occupies a second core to save a seventh of the time (docs/speed.md). PJRT_NPROC takes
+    precedence if it is set. One thread can round differently from several.
     """
     os.environ.setdefault("PJRT_NPROC", str(count))
 
 
 @contextmanager
-def compiled_in(folder):
-    """Keep what JAX compiles in a folder meanwhile, and take it from there.
+def compiled_in(folder: Path | str) -> Iterator[None]:
+    """Within this context, keep JAX's compiled programs in a folder and reuse those in it.
 
-    For many trainings of the same shapes: compiling takes seconds, which a small one does not.
-    A folder that the environment names (JAX_COMPILATION_CACHE_DIR) goes before this one.
+    For many trainings of the same shapes: compiling takes seconds, longer than a small training.
+    A folder in the environment variable JAX_COMPILATION_CACHE_DIR takes precedence.
     """
     jax = import_jax()
     from jax.experimental.compilation_cache import compilation_cache
@@ -65,9 +68,9 @@ def compiled_in(folder):
         return
     for name, value in names.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # which looks at its settings only once
+    compilation_cache.reset_cache()  # JAX reads these settings only once
     try:
-        with _trouble_told_once(folder):
+        with _log_first_trouble(folder):
             yield
     finally:
         for name, value in before.items():
@@ -76,24 +79,25 @@ def compiled_in(folder):
 
 
 @contextmanager
-def _trouble_told_once(folder):
-    """Log the first entry of JAX's that cannot be read or written, instead of a warning for each.
+def _log_first_trouble(folder: Path | str) -> Iterator[None]:
+    """Log the first cache entry that cannot be read or written, instead of a warning for each.
 
-    Such an entry is half a file, after a full disk for example. JAX compiles anew, but would leave
-    the entry as it is, and stumble over it in every run: so it is removed.
+    Such an entry is an incomplete file, for example after the disk was full. JAX compiles again
+    but keeps the broken entry, and would warn in every run. So this removes it.
     """
-    show, told = warnings.showwarning, []
+    show, is_logged = warnings.showwarning, False
 
-    def show_once(message, *others, **more):
+    def show_once(message: Warning | str, *others: Any, **more: Any) -> None:
+        nonlocal is_logged
         found = TROUBLE.match(str(message))
         if found is None:
             return show(message, *others, **more)
         with suppress(OSError):
             for entry in Path(folder).glob(f"{glob.escape(found[2])}-*"):
                 entry.unlink()
-        if not told:
-            told.append(message)
-            logger.warning("not all that JAX compiles is kept in %s: %s", folder, message)
+        if not is_logged:
+            is_logged = True
+            logger.warning("JAX cannot keep all compiled code in %s: %s", folder, message)
 
     warnings.showwarning = show_once
     try:
@@ -102,26 +106,26 @@ def _trouble_told_once(folder):
         warnings.showwarning = show
 
 
-def kept_between_runs():
-    """Return a context in which what JAX compiles is kept for the next run of the program.
+def kept_between_runs() -> AbstractContextManager[None]:
+    """Return a context in which JAX's compiled code is kept for the next run of the program.
 
-    In `cache.compiled_folder()`. JAX looks up an entry by the program, its own version and its
-    settings.
+    The code is stored in `cache.compiled_folder()`. JAX finds an entry by the program, JAX's
+    version and its settings.
     """
     folder = cache.compiled_folder()
     return nullcontext() if folder is None else compiled_in(folder)
 
 
-def num_threads(threads=None):
-    """Return how many clients are worked on at the same time: all cores if `threads` is None."""
+def num_threads(threads: int | None = None) -> int:
+    """Return the number of clients trained at the same time: one per core if `threads` is None."""
     return threads or usable_cpus()
 
 
-def pick_device(name):
+def pick_device(name: str) -> Any:
     """Return the jax.Device to compute on.
 
     Args:
-        name: "cpu", "gpu", or "auto": the first that JAX finds, a GPU if it has one.
+        name: "cpu", "gpu", or "auto": the first device that JAX finds, a GPU if there is one.
 
     Raises:
         ConfigError: if JAX finds none of that kind.
@@ -134,16 +138,16 @@ def pick_device(name):
     except RuntimeError as error:
         found = sorted({device.platform for device in jax.devices()})
         raise ConfigError(
-            f"--device {name}: JAX finds only {', '.join(found)} here. For a GPU of NVIDIA's "
-            'install JAX for it (pip install "jax[cuda12]"), or use --device cpu.'
+            f"`device` is {name}, but JAX finds only {', '.join(found)} here. For an NVIDIA GPU "
+            'install its JAX (pip install "jax[cuda12]"), or set `device` to cpu.'
         ) from error
 
 
 @contextmanager
-def on_device(device):
-    """Let this thread's calls run on a jax.Device, in float32 throughout.
+def on_device(device: Any) -> Iterator[None]:
+    """Run this thread's JAX calls on a jax.Device, in full float32.
 
-    A GPU would take shortcuts in its float32 products (TF32) if it were not told.
+    By default a GPU computes float32 products at lower precision (TF32).
     """
     import jax
 

@@ -3,32 +3,35 @@
 Tie rule: a metric's value is its expectation over a random order of the classes scored the same
 as the target's. With g classes scored strictly higher than the target's class, e scored the same
 (itself included) and G(r) the gain at rank r, it is (G(g + 1) + ... + G(g + e)) / e, whatever
-the gain. So a model that scores all classes alike gets what guessing gets, not 0 or 1.
+the gain. So a model that gives all classes the same score gets the value of guessing, not 0 or 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.core.errors import TrainingError
+from fedgru.core.types import Bools, Doubles, Ints
 
-CELLS_AT_ONCE = 1 << 22  # scores compared in one go: bounds the memory for thousands of classes
+CELLS_AT_ONCE = 1 << 22  # scores compared at once: bounds the memory for thousands of classes
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's name, its direction, and what each rank is worth.
+    """A metric's name, its direction, and the gain of each rank.
 
     Attributes:
         name: as in metric keys `split/name/average`.
         higher_is_better: direction, for early stopping and for choosing the best round.
-        gain: float64 ranks (from 1) -> gains; None for the loss, which is no matter of rank.
+        gain: float64 ranks (from 1) -> gains; None for the loss, which does not depend on ranks.
     """
 
     name: str
     higher_is_better: bool
-    gain: Callable[[np.ndarray], np.ndarray] | None
+    gain: Callable[[Doubles], npt.NDArray[Any]] | None
 
 
 METRICS = {
@@ -38,38 +41,40 @@ METRICS = {
         Metric("acc@5", True, lambda rank: rank <= 5),
         Metric("acc@10", True, lambda rank: rank <= 10),
         Metric("mrr", True, lambda rank: 1 / rank),
-        Metric("ndcg", True, lambda rank: 1 / np.log2(1 + rank)),  # not cut off at any rank
+        Metric("ndcg", True, lambda rank: 1 / np.log2(1 + rank)),  # no cut-off
         Metric("loss", False, None),
     )
 }
-RANK_METRICS = tuple(name for name, metric in METRICS.items() if metric.gain)
+_RANK_GAINS = {name: metric.gain for name, metric in METRICS.items() if metric.gain}
+RANK_METRICS = tuple(_RANK_GAINS)
 
 
 @dataclass(frozen=True)
 class TargetScores:
-    """What each target is worth under each metric, and what was said in its place.
+    """The value of each target under each metric, and the predicted class.
 
     Attributes:
         values: metric name -> float64 [num_targets]. An unknown target (class -1) is a miss: 0
             for every rank metric. It has no loss: NaN.
         known: bool [num_targets], False where the target's class is unknown.
-        rank: float64 [num_targets], rank of the target's class, from 1; where it ties, the mean of
-            the ranks that it shares. NaN where the class is unknown.
-        predicted: int32 [num_targets], the class scored highest; among equals the smallest.
-        prob: float64 [num_targets], the probability of that class; NaN where scores are no
+        rank: float64 [num_targets], rank of the target's class, from 1; for a tie, the mean of
+            the shared ranks. NaN where the class is unknown.
+        predicted: int32 [num_targets], the class with the highest score; among equals the
+            smallest class.
+        prob: float64 [num_targets], the probability of that class; NaN if the scores are not
             probabilities.
     """
 
-    values: dict[str, np.ndarray]
-    known: np.ndarray
-    rank: np.ndarray
-    predicted: np.ndarray
-    prob: np.ndarray
+    values: dict[str, Doubles]
+    known: Bools
+    rank: Doubles
+    predicted: npt.NDArray[np.int32]
+    prob: Doubles
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.known)
 
-    def __getitem__(self, chosen):
+    def __getitem__(self, chosen: Any) -> "TargetScores":
         """Return the TargetScores of some targets: a bool mask, a slice or indices."""
         values = {name: v[chosen] for name, v in self.values.items()}
         return TargetScores(
@@ -77,15 +82,15 @@ class TargetScores:
         )
 
 
-def rank_targets(scores, targets):
-    """Score each target by the rank of its class, as the module's tie rule says.
+def rank_targets(scores: npt.ArrayLike, targets: npt.ArrayLike) -> TargetScores:
+    """Score each target by the rank of its class, with the module's tie rule.
 
     Args:
         scores: float [num_targets, num_classes], higher is better; any scale.
         targets: int [num_targets], class of each target, -1 where it is unknown.
 
     Returns:
-        TargetScores with every metric of METRICS but the loss, and without probabilities.
+        TargetScores with every metric of METRICS except the loss, and without probabilities.
 
     Raises:
         TrainingError: if a score is not a number; names the first one.
@@ -105,15 +110,15 @@ def rank_targets(scores, targets):
     known = targets >= 0
     ranks = np.arange(1.0, num_classes + 1)
     values = {}
-    for name in RANK_METRICS:
-        gains = np.concatenate([[0.0], np.cumsum(METRICS[name].gain(ranks), dtype=np.float64)])
+    for name, gain in _RANK_GAINS.items():
+        gains = np.concatenate([[0.0], np.cumsum(gain(ranks), dtype=np.float64)])
         values[name] = np.where(known, (gains[higher + equal] - gains[higher]) / equal, 0.0)
     rank = np.where(known, higher + (equal + 1) / 2, np.nan)
     return TargetScores(values, known, rank, predicted, np.full(num_targets, np.nan))
 
 
-def score_targets(log_probs, targets):
-    """Score each target by the rank of its class and by the probability it was given.
+def score_targets(log_probs: npt.ArrayLike, targets: npt.ArrayLike) -> TargetScores:
+    """Score each target by the rank and by the predicted probability of its class.
 
     Args:
         log_probs: float [num_targets, num_classes], natural logarithms of probabilities.
@@ -137,7 +142,7 @@ def score_targets(log_probs, targets):
     )
 
 
-def _check_numbers(scores, start):
+def _check_numbers(scores: npt.NDArray[Any], start: int) -> None:
     if np.isnan(scores.min(initial=0)):  # one pass, no copy
         row, column = np.argwhere(np.isnan(scores))[0]
         raise TrainingError(
@@ -145,7 +150,7 @@ def _check_numbers(scores, start):
         )
 
 
-def concatenate(parts):
+def concatenate(parts: Iterable[TargetScores]) -> TargetScores:
     """Join the TargetScores of several batches of targets, in their order."""
     parts = list(parts)
     values = {name: np.concatenate([p.values[name] for p in parts]) for name in parts[0].values}
@@ -155,8 +160,10 @@ def concatenate(parts):
     )
 
 
-def client_sums(scores, name, client_index, num_clients):
-    """Return each client's share of a micro average: its sum of values and how many they are.
+def client_sums(
+    scores: TargetScores, name: str, client_index: npt.ArrayLike, num_clients: int
+) -> tuple[Doubles, Ints]:
+    """Return each client's share of a micro average: the sum and the number of its values.
 
     Args:
         scores: TargetScores.
@@ -165,21 +172,23 @@ def client_sums(scores, name, client_index, num_clients):
         num_clients: int.
 
     Returns:
-        float64 [num_clients] sums and int64 [num_clients] counts. Unknown targets count for a
-        rank metric (as misses), not for the loss.
+        float64 [num_clients] sums and int64 [num_clients] counts. Unknown targets count as misses
+        for a rank metric. They do not count for the loss.
     """
     values, client_index = scores.values[name], np.asarray(client_index)
     if name == "loss":
         values, client_index = values[scores.known], client_index[scores.known]
-    sums = np.bincount(client_index, weights=values, minlength=num_clients)
+    sums: Doubles = np.bincount(client_index, values, num_clients)  # type: ignore[assignment]  # numpy's stub: always integers
     return sums, np.bincount(client_index, minlength=num_clients)
 
 
-def per_client(scores, client_index, num_clients):
+def per_client(
+    scores: TargetScores, client_index: npt.ArrayLike, num_clients: int
+) -> dict[str, npt.NDArray[Any]]:
     """Return the table of clients: {column: [num_clients]}.
 
     Columns: `targets` and `unknown_targets`, int64; then each metric's mean over the client's
-    targets, float64, NaN where it has none (for the loss: no known one).
+    targets, float64. A mean over no targets is NaN; the loss counts only known targets.
     """
     client_index = np.asarray(client_index)
     table = {
@@ -192,7 +201,9 @@ def per_client(scores, client_index, num_clients):
     return table
 
 
-def summarise(scores, client_index, num_clients):
+def summarise(
+    scores: TargetScores, client_index: npt.ArrayLike, num_clients: int
+) -> dict[str, float]:
     """Average over check-ins and over clients.
 
     Args:
@@ -203,7 +214,7 @@ def summarise(scores, client_index, num_clients):
     Returns:
         dict: `targets` and `unknown_targets`, int; per metric `name/micro`, the mean over
         targets (each check-in once), and `name/macro`, the mean over the clients' means (each
-        client once; one without targets is left out). The loss leaves unknown targets out of
+        client once; clients without targets are left out). The loss leaves unknown targets out of
         both, and is NaN if no target is known.
 
     Raises:
@@ -215,15 +226,17 @@ def summarise(scores, client_index, num_clients):
     return summarise_sums(sums, len(scores), int(np.sum(~scores.known)))
 
 
-def summarise_sums(client_sums, targets, unknown_targets):
-    """Return what `summarise` does, from sums that each client has made for itself.
+def summarise_sums(
+    client_sums: Mapping[str, tuple[Doubles, Ints]], targets: int, unknown_targets: int
+) -> dict[str, float]:
+    """Return the summary of `summarise`, from sums that each client computed itself.
 
     Args:
         client_sums: {metric: (float64 [num_clients] sums, int [num_clients] counts)}, as from
             `client_sums`.
         targets, unknown_targets: int, of all clients.
     """
-    summary = {"targets": targets, "unknown_targets": unknown_targets}
+    summary: dict[str, float] = {"targets": targets, "unknown_targets": unknown_targets}
     for name, (sums, counts) in client_sums.items():
         has_any = counts > 0
         if not has_any.any():
@@ -234,14 +247,20 @@ def summarise_sums(client_sums, targets, unknown_targets):
     return summary
 
 
-def bootstrap_interval(numerators, denominators, rng, num_samples=2000, level=0.95):
+def bootstrap_interval(
+    numerators: npt.ArrayLike,
+    denominators: npt.ArrayLike,
+    rng: np.random.Generator,
+    num_samples: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, float]:
     """Percentile interval of sum(numerators) / sum(denominators), resampling whole clients.
 
-    Check-ins of one person are alike, so clients are drawn (with replacement), not check-ins.
+    Check-ins of one person are similar, so clients are drawn (with replacement), not check-ins.
 
     Args:
-        numerators: float [num_clients], each client's sum, as `client_sums` returns it.
-        denominators: int [num_clients], its count. Clients with 0 are left out.
+        numerators: float [num_clients], each client's sum, from `client_sums`.
+        denominators: int [num_clients], each client's count. Clients with 0 are left out.
         rng: numpy Generator.
         num_samples: resamples.
         level: share of the resamples inside the interval.
@@ -259,21 +278,27 @@ def bootstrap_interval(numerators, denominators, rng, num_samples=2000, level=0.
     if not counted.any():
         raise TrainingError("there are no targets to score.")
     numerators, denominators = numerators[counted], denominators[counted]
-    ratios, at_once = [], max(1, CELLS_AT_ONCE // len(numerators))
+    parts, at_once = [], max(1, CELLS_AT_ONCE // len(numerators))
     for begin in range(0, num_samples, at_once):
         size = min(at_once, num_samples - begin), len(numerators)
         drawn = rng.integers(len(numerators), size=size)
-        ratios.append(numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1))
-    ratios = np.concatenate(ratios)
+        parts.append(numerators[drawn].sum(axis=1) / denominators[drawn].sum(axis=1))
+    ratios = np.concatenate(parts)
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def paired_bootstrap_interval(numerators_a, numerators_b, denominators, rng, **options):
+def paired_bootstrap_interval(
+    numerators_a: npt.ArrayLike,
+    numerators_b: npt.ArrayLike,
+    denominators: npt.ArrayLike,
+    rng: np.random.Generator,
+    **options: Any,
+) -> tuple[float, float]:
     """Percentile interval of micro metric a minus micro metric b over the same targets.
 
-    Each resample takes the same clients for both, so what makes a client hard for both cancels.
-    Arguments, options and errors as in `bootstrap_interval`; one denominator serves both.
+    Each resample takes the same clients for both, so a client that is hard for both cancels out.
+    Arguments, options and errors as in `bootstrap_interval`; both metrics share the denominators.
     """
     differences = np.asarray(numerators_a, np.float64) - np.asarray(numerators_b, np.float64)
     return bootstrap_interval(differences, denominators, rng, **options)

@@ -1,8 +1,16 @@
-"""What somebody else's package brings: entry points, loaded when they are asked for."""
+"""Plugins from other packages: entry points, loaded only when needed."""
 
 from importlib import metadata
+from typing import Protocol, TypeVar
 
 from fedgru.core.errors import ConfigError
+
+
+class _Named(Protocol):
+    name: str
+
+
+NamedT = TypeVar("NamedT", bound=_Named)
 
 
 def find(group: str) -> dict[str, metadata.EntryPoint]:
@@ -22,12 +30,12 @@ def find(group: str) -> dict[str, metadata.EntryPoint]:
     return found
 
 
-def load(entry: metadata.EntryPoint, kind: type) -> object:
-    """Return what an entry point stands for.
+def load(entry: metadata.EntryPoint, kind: type[NamedT]) -> NamedT:
+    """Return the object behind an entry point.
 
     Args:
         entry: from `find`.
-        kind: what it must be an instance of; has an attribute `name`, which must be the entry's.
+        kind: the class it must be an instance of. Its attribute `name` must be the entry's name.
 
     Raises:
         ConfigError: if it cannot be loaded or is something else; names the package.
@@ -47,5 +55,5 @@ def load(entry: metadata.EntryPoint, kind: type) -> object:
     return loaded
 
 
-def _package(entry):
+def _package(entry: metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist else "?"

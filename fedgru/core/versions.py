@@ -1,4 +1,4 @@
-"""Which packages are installed, and in which version."""
+"""Which packages are installed, and their versions."""
 
 import platform
 from contextlib import suppress
@@ -12,8 +12,8 @@ PACKAGES = (
 )
 
 
-def installed_versions():
-    """Return {package: version} of what is installed; a package that is not there is left out."""
+def installed_versions() -> dict[str, str]:
+    """Return {package: version} of the installed packages; a missing package is left out."""
     versions = {"fedgru": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):

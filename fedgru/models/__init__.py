@@ -1,1 +1,1 @@
-"""Models as pure functions of their weights, and the same ones in stock Keras."""
+"""Models as pure functions of their weights, and the same models in stock Keras."""

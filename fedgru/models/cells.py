@@ -1,4 +1,4 @@
-"""The recurrent cells: a step, its derivatives, and the stock Keras layer that is the same.
+"""The recurrent cells: a step, its derivatives, and the equal stock Keras layer.
 
 The GRU is the reset-after variant (Cho et al. 2014 as computed by cuDNN), gates in Keras' order:
 update z, reset r, candidate. LSTM: input, forget, candidate, output.
@@ -6,34 +6,39 @@ update z, reset r, candidate. LSTM: input, forget, candidate, output.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+
+from fedgru.core.types import AnyArray, Floats
+
+Arrays: TypeAlias = tuple[AnyArray, ...]
+State: TypeAlias = Arrays  # (h,) of a GRU, (h, c) of an LSTM
 
 
 @dataclass(frozen=True)
 class Cell:
     """A recurrent cell. `fedgru.models.gru` runs it over a sequence.
 
-    In the functions `dim` is hidden_dim, and `pulled` what the state before a step adds to the
-    gates: h @ recurrent + the recurrent bias, float32 [batch, num_gates * dim].
+    In the functions `dim` is hidden_dim, and `pulled` is the part of the gates from the state
+    before the step: h @ recurrent + the recurrent bias, float32 [batch, num_gates * dim].
 
     Attributes:
-        name: as the setting `cell` has it.
+        name: value of the setting `cell`.
         keras_layer: class in keras.layers whose weights are `kernel`, `recurrent` and `bias`.
         num_gates: G, blocks of dim in kernel, recurrent and bias.
-        num_states: arrays of float32 [batch, dim] that go from step to step, the hidden state h
-            first.
+        num_states: number of state arrays, float32 [batch, dim]; the hidden state h is the first.
         start_bias: start_bias(dim) returns the bias before training.
         split_bias: split_bias(gates, bias) returns the gates with the inputs' bias added, and the
             recurrent bias.
-        advance: advance(gates, pulled, state) returns the state after a step, and a tuple of what
-            `derive` needs of the step.
-        derive: derive(kept, state) returns what `pull_back` needs: derivatives of a step by the
-            state after it, given what `advance` kept and the state before it.
+        advance: advance(gates, pulled, state) returns the state after a step, and a tuple of the
+            values that `derive` needs.
+        derive: derive(kept, state) returns the derivatives of a step that `pull_back` needs, from
+            the values of `advance` and the state before the step.
         pull_back: pull_back(saved, d_state) returns the gradients by gates, by pulled, and by the
-            state before the step, without what goes through `pulled`.
+            state before the step, without its effect through `pulled`.
 
-    `derive` and `pull_back` are also called for all time steps at once: their arrays may have a
+    `derive` and `pull_back` are also called for all time steps at once: their arrays can have a
     leading axis of time steps.
     """
 
@@ -41,32 +46,33 @@ class Cell:
     keras_layer: str
     num_gates: int
     num_states: int
-    start_bias: Callable
-    split_bias: Callable
-    advance: Callable
-    derive: Callable
-    pull_back: Callable
+    start_bias: Callable[[int], Floats]
+    split_bias: Callable[[AnyArray, AnyArray], tuple[AnyArray, AnyArray]]
+    advance: Callable[[AnyArray, AnyArray, State], tuple[State, Arrays]]
+    derive: Callable[[Arrays, State], Arrays]
+    pull_back: Callable[[Arrays, State], tuple[AnyArray, AnyArray, State]]
 
 
-def one_bias(gates, bias):
+def one_bias(gates: AnyArray, bias: AnyArray) -> tuple[AnyArray, AnyArray]:
     """`Cell.split_bias` of a cell whose bias is float32 [num_gates * dim], with the inputs."""
     return gates + bias, 0.0 * bias
 
 
-def two_biases(gates, bias):
+def two_biases(gates: AnyArray, bias: AnyArray) -> tuple[AnyArray, AnyArray]:
     """`Cell.split_bias` of a cell whose bias is float32 [2, num_gates * dim]: input, recurrent."""
     return gates + bias[0], bias[1]
 
 
-# XLA makes one loop of what is used once, and a loop with two exponentials or tangents in it is not
-# vectorized: ten times as slow. What `_advance_...` keeps is used twice, and so stays a loop apart.
+# XLA fuses values that are used once into one loop. It does not vectorize a loop with two
+# exponentials or tangents: ten times as slow. The values that `_advance_...` keeps are used twice,
+# so XLA computes them in a separate loop.
 
 
-def _advance_gru(gates, pulled, state):
-    """One step: gates from the inputs, `pulled` from the state.
+def _advance_gru(gates: AnyArray, pulled: AnyArray, state: State) -> tuple[State, Arrays]:
+    """Run one step, with `gates` from the inputs and `pulled` from the state.
 
     Returns:
-        The state after it, and what `_derive_gru` needs of the step.
+        The state after the step, and the values that `_derive_gru` needs.
     """
     import jax
     import jax.numpy as jnp
@@ -81,8 +87,8 @@ def _advance_gru(gates, pulled, state):
     return (after,), (update_reset, candidate, candidate_h)
 
 
-def _derive_gru(kept, state):
-    """What the way back needs: each derivative by the state after a step, of that step."""
+def _derive_gru(kept: Arrays, state: State) -> Arrays:
+    """Return what the backward pass needs: the derivatives of the state after a step."""
     import jax.numpy as jnp
 
     update_reset, candidate, candidate_h = kept
@@ -95,8 +101,8 @@ def _derive_gru(kept, state):
     return update, by_candidate, by_pulled
 
 
-def _pull_back_gru(saved, d_state):
-    """Derivatives of `_advance_gru` with respect to gates, pulled and state."""
+def _pull_back_gru(saved: Arrays, d_state: State) -> tuple[AnyArray, AnyArray, State]:
+    """Return the gradients of `_advance_gru` by gates, pulled and state."""
     import jax.numpy as jnp
 
     update, by_candidate, by_pulled = saved
@@ -107,14 +113,14 @@ def _pull_back_gru(saved, d_state):
     return d_gates, d_pulled, (d_after * update,)
 
 
-def _open_forget_gate(dim):
-    """The LSTM's bias before training, float32 [4 * dim]: 1 for the forget gate, else 0."""
+def _open_forget_gate(dim: int) -> Floats:
+    """Return the LSTM's bias before training, float32 [4 * dim]: 1 for the forget gate, else 0."""
     bias = np.zeros(4 * dim, np.float32)
     bias[dim : 2 * dim] = 1.0
     return bias
 
 
-def _advance_lstm(gates, pulled, state):
+def _advance_lstm(gates: AnyArray, pulled: AnyArray, state: State) -> tuple[State, Arrays]:
     """As `_advance_gru`, for an LSTM."""
     import jax
     import jax.numpy as jnp
@@ -128,14 +134,14 @@ def _advance_lstm(gates, pulled, state):
     return (show * shown, after), (admit, forget, candidate, show, shown)
 
 
-def _derive_lstm(kept, state):
+def _derive_lstm(kept: Arrays, state: State) -> Arrays:
     """As `_derive_gru`, for an LSTM."""
     _, memory = state
     return (memory, *kept)
 
 
-def _pull_back_lstm(saved, d_state):
-    """Derivatives of `_advance_lstm` with respect to gates, pulled and state."""
+def _pull_back_lstm(saved: Arrays, d_state: State) -> tuple[AnyArray, AnyArray, State]:
+    """Return the gradients of `_advance_lstm` by gates, pulled and state."""
     import jax.numpy as jnp
 
     memory, admit, forget, candidate, show, shown = saved
@@ -150,7 +156,7 @@ def _pull_back_lstm(saved, d_state):
         ],
         axis=-1,
     )
-    # the derivative by the hidden state comes through `pulled` alone
+    # the hidden state acts only through `pulled`
     return d_gates, d_gates, (jnp.zeros_like(d_hidden), d_after * forget)
 
 

@@ -1,38 +1,39 @@
 """The image network of the agnostic experiments, as pure functions of its weights.
 
 images -> [conv 3x3, ReLU, 2x2 max-pool] for each entry of `channels` -> features
-features -> representation: as they are, as in the paper, or tanh(features @ kernel + bias)
+features -> representation: the features (as in the paper), or tanh(features @ kernel + bias)
 representation -> target head: fully connected layers -> class scores
 
 Weights are a dict of float32 arrays: `conv_<i>_kernel` [3, 3, in, out], `conv_<i>_bias` [out],
-`representation_kernel`, `representation_bias` if it is a layer of its own, and `head_<i>_kernel`,
+`representation_kernel`, `representation_bias` if it is a separate layer, and `head_<i>_kernel`,
 `head_<i>_bias`.
 
-Source: Jia et al. 2018, section 4.2; `PAPER_CHANNELS` and `PAPER_HEAD` are its sizes. What it
-    leaves open is set here: zero padding that keeps the size, pooling by 2, start weights
-    (Glorot uniform, zero biases), and a last layer from the 1024 units to the classes.
+Source: Jia et al. 2018, section 4.2; `PAPER_CHANNELS` and `PAPER_HEAD` are its sizes. The paper
+    does not say the following, so it is chosen here: zero padding that keeps the size, pooling by
+    2, start weights (Glorot uniform, zero biases), and a last layer from 1024 units to the classes.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from fedgru.core.types import AnyArray, AnyWeights, Weights
 from fedgru.models.dense import apply_stack, glorot_uniform, init_stack
 
 PAPER_CHANNELS = (64, 128, 256, 512, 512)
 PAPER_HEAD = (1024, 1024, 1024, 1024)
-PATCHES_UP_TO = 1 << 25  # numbers in the patch matrix; beyond it, it costs more than it saves
+PATCHES_UP_TO = 1 << 25  # numbers in the patch matrix; a larger one costs more than it saves
 
 
 @dataclass(frozen=True)
 class CnnSpec:
-    """Everything that fixes the shapes of the weights and the forward pass.
+    """Everything that determines the shapes of the weights and the forward pass.
 
     Attributes:
-        image_shape: (height, width, channels) of what the network is given.
+        image_shape: (height, width, channels) of the input.
         channels: filters of each convolution.
         representation_dim: columns of the representation, each between -1 and 1; 0 takes the
-            features as they are.
+            features unchanged.
         head_dims: units of the target head's hidden layers.
         num_classes: columns of the target head's scores.
         dropout: share of the head's hidden units dropped in training.
@@ -46,19 +47,19 @@ class CnnSpec:
     dropout: float = 0.0
 
     @property
-    def feature_shape(self):
+    def feature_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) after the last pooling."""
         height, width, _ = self.image_shape
         halvings = 2 ** len(self.channels)
         return height // halvings, width // halvings, self.channels[-1]
 
     @property
-    def out_dim(self):
+    def out_dim(self) -> int:
         """Columns of the representation."""
         return self.representation_dim or int(np.prod(self.feature_shape))
 
 
-def init_weights(spec, rng):
+def init_weights(spec: CnnSpec, rng: np.random.Generator) -> Weights:
     """Draw start weights: Glorot uniform kernels, zero biases.
 
     Args:
@@ -83,14 +84,16 @@ def init_weights(spec, rng):
     return weights | init_stack(rng, "head_", (spec.out_dim, *spec.head_dims, spec.num_classes))
 
 
-def features(spec, weights, images, pool_last=True):
-    """Return float32 [batch, height, width, channels]: what the last pooling gives.
+def features(
+    spec: CnnSpec, weights: AnyWeights, images: AnyArray, pool_last: bool = True
+) -> AnyArray:
+    """Return float32 [batch, height, width, channels]: the output of the last pooling.
 
     Args:
         spec: CnnSpec.
         weights: dict, see the module's docstring.
         images: uint8 [batch, height, width, channels]; scaled to -1 to 1 here.
-        pool_last: whether the last pooling is done; without it there are twice as many rows and
+        pool_last: whether to do the last pooling; without it there are twice as many rows and
             columns.
     """
     import jax
@@ -105,7 +108,7 @@ def features(spec, weights, images, pool_last=True):
     return x
 
 
-def represent(spec, weights, images):
+def represent(spec: CnnSpec, weights: AnyWeights, images: AnyArray) -> AnyArray:
     """Return float32 [batch, out_dim], the representation, before any noise."""
     import jax.numpy as jnp
 
@@ -116,23 +119,25 @@ def represent(spec, weights, images):
     return jnp.tanh(x @ weights["representation_kernel"] + weights["representation_bias"])
 
 
-def classify(spec, weights, representation, key=None):
+def classify(
+    spec: CnnSpec, weights: AnyWeights, representation: AnyArray, key: AnyArray | None = None
+) -> AnyArray:
     """Return float32 [batch, num_classes], the target head's scores.
 
     Args:
         spec: CnnSpec.
         weights: dict, see the module's docstring.
         representation: float32 [batch, out_dim].
-        key: JAX random key for the dropout; None leaves it out.
+        key: JAX random key for the dropout; None for no dropout.
     """
     return apply_stack(weights, "head_", representation, spec.dropout, key)
 
 
-def convolve(x, kernel):
-    """Return the 3x3 convolution of float32 [batch, height, width, in], zeros around it.
+def convolve(x: AnyArray, kernel: AnyArray) -> AnyArray:
+    """Return the 3x3 convolution of float32 [batch, height, width, in], with zero padding.
 
-    Small images go through one matrix of patches and one product, which on a CPU inside a
-    compiled loop is 4 to 15 times as fast as XLA's own convolution; large ones through the latter.
+    For small images it computes one matrix of patches and one product: on a CPU inside a compiled
+    loop this is 4 to 15 times as fast as XLA's convolution. Large images use XLA's convolution.
     """
     import jax.numpy as jnp
     from jax import lax
@@ -148,8 +153,8 @@ def convolve(x, kernel):
     return patches @ kernel.reshape(9 * channels, -1)
 
 
-def max_pool(x):
-    """Return the largest of each 2x2 square; a last odd row or column is left out."""
+def max_pool(x: AnyArray) -> AnyArray:
+    """Return the maximum of each 2x2 square; an odd last row or column is left out."""
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))

@@ -1,4 +1,4 @@
-"""The recurrent model as pure functions of its weights: what the fast engine runs.
+"""The recurrent model as pure functions of its weights, for the fast engine.
 
 logits = head(recur(table[rows] + numbers @ kernel + bias)) + prior_scale * log p(next)
 
@@ -13,20 +13,23 @@ Weights are a dict of float32 arrays, G gates: 3 for a GRU, 4 for an LSTM (`fedg
     protected_..., erase_..., noise_scale: only with a protected concept
     (fedgru/agnostic/protection.py)
 
-Stacked as [rows; numbers] the first two are the `kernel` of the stock Keras layer; every other
-array is the Keras one as it stands.
+`rows` and `numbers`, stacked, are the `kernel` of the stock Keras layer; every other array equals
+Keras' array.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from fedgru.models.cells import CELLS
+from fedgru.core.types import AnyArray, AnyWeights, Floats, Weights
+from fedgru.models.cells import CELLS, Arrays, State
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything that fixes the shapes of the weights and the forward pass."""
+    """Everything that determines the shapes of the weights and the forward pass."""
 
     cell: str
     num_rows: int
@@ -37,15 +40,15 @@ class ModelSpec:
     has_prior: bool
 
     @property
-    def gates_dim(self):
+    def gates_dim(self) -> int:
         return CELLS[self.cell].num_gates * self.hidden_dim
 
 
-def init_weights(spec, rng):
-    """Draw start weights from Keras' own distributions for these layers.
+def init_weights(spec: ModelSpec, rng: np.random.Generator) -> Weights:
+    """Draw start weights from Keras' default distributions, except for the recurrent kernel.
 
-    Glorot uniform for kernel, recurrent kernel and head, zero biases but one for the LSTM's
-    forget gate; the prior counts as it stands (scale 1).
+    Glorot uniform for kernel, recurrent kernel and head; zero biases, except ones for the LSTM's
+    forget gate; scale 1 for the prior.
 
     Args:
         spec: ModelSpec.
@@ -55,7 +58,7 @@ def init_weights(spec, rng):
         dict of float32 arrays, see the module's docstring.
     """
 
-    def glorot_uniform(fan_in, fan_out):
+    def glorot_uniform(fan_in: int, fan_out: int) -> Floats:
         limit = np.sqrt(6.0 / (fan_in + fan_out))
         return rng.uniform(-limit, limit, (fan_in, fan_out)).astype(np.float32)
 
@@ -74,7 +77,7 @@ def init_weights(spec, rng):
     return weights
 
 
-def zero_state(cell, hidden_dim, batch):
+def zero_state(cell: str, hidden_dim: int, batch: int) -> State:
     """Return the state before the first check-in: (h,) for a GRU, (h, c) for an LSTM.
 
     Each is float32 [batch, hidden_dim].
@@ -84,13 +87,19 @@ def zero_state(cell, hidden_dim, batch):
     return tuple(jnp.zeros((batch, hidden_dim), jnp.float32) for _ in range(CELLS[cell].num_states))
 
 
-def project(weights, rows, numbers, row_scale=None, number_scale=None):
-    """Return the inputs' share of the gates, float32 [seq_len, batch, G * hidden_dim].
+def project(
+    weights: AnyWeights,
+    rows: AnyArray,
+    numbers: AnyArray,
+    row_scale: AnyArray | None = None,
+    number_scale: AnyArray | None = None,
+) -> AnyArray:
+    """Return the inputs' part of the gates, float32 [seq_len, batch, G * hidden_dim].
 
-    A one-hot vector times a kernel is the kernel's row, so rows are looked up.
+    A one-hot vector times a kernel is a row of the kernel, so rows are looked up.
 
     Args:
-        weights: dict; `rows` may be any table that `rows` indexes.
+        weights: dict; its `rows` can be any table that the argument `rows` indexes.
         rows: int32 [seq_len, batch, num_id_features]; -1 is unknown and adds nothing.
         numbers: float32 [seq_len, batch, num_numbers].
         row_scale: float32 [batch, num_rows] or None: dropout's factor for each one-hot input
@@ -109,15 +118,15 @@ def project(weights, rows, numbers, row_scale=None, number_scale=None):
             seq_len, batch, _ = rows.shape
             scale = jnp.broadcast_to(row_scale, (seq_len, batch, row_scale.shape[-1]))
             known = known * jnp.take_along_axis(scale, found, axis=2)
-        for column in range(rows.shape[-1]):  # a sum of look-ups, without all of them in memory
+        for column in range(rows.shape[-1]):  # add up, so that memory holds one look-up at a time
             gates = gates + known[..., column, None] * weights["rows"][found[..., column]]
     return gates
 
 
-def affine(x, kernel):
-    """Return x @ kernel, its gradients laid out as XLA's fast products on the CPU take them.
+def affine(x: AnyArray, kernel: AnyArray) -> AnyArray:
+    """Return x @ kernel, with gradients in the memory layout of XLA's fast CPU products.
 
-    Left to itself the gradient by a narrow kernel becomes a transposed copy and a slow product.
+    JAX's own gradient of a narrow kernel is a transposed copy and a slow product.
 
     Args:
         x: float32 [..., n].
@@ -125,10 +134,10 @@ def affine(x, kernel):
     """
     import jax
 
-    def backward(kept, d_out):
+    def backward(kept: tuple[AnyArray, AnyArray], d_out: AnyArray) -> tuple[AnyArray, AnyArray]:
         x, kernel = kept
         flat = d_out.reshape(-1, d_out.shape[-1])
-        x = x.reshape(len(flat), x.shape[-1])  # it may have no columns: no features of numbers
+        x = x.reshape(len(flat), x.shape[-1])  # no columns if there are no number features
         d_kernel = jax.lax.dot_general(x, flat, (((0,), (0,)), ((), ())))
         return (flat @ kernel.T).reshape(*d_out.shape[:-1], len(kernel)), d_kernel
 
@@ -137,20 +146,27 @@ def affine(x, kernel):
     return product(x, kernel)
 
 
-def recur(cell, gates, recurrent, bias, state, length=None):
+def recur(
+    cell: str,
+    gates: AnyArray,
+    recurrent: AnyArray,
+    bias: AnyArray,
+    state: State,
+    length: AnyArray | None = None,
+) -> tuple[AnyArray, State]:
     """Run the cell over a sequence.
 
-    The backward pass is written out. Its loop holds one product and what must go from step to
-    step; derivatives of the gates are taken for all time steps at once, before it, and the
-    gradient of `recurrent` is one product over all time steps, after it.
+    The backward pass is explicit. Its loop holds one product and what each step needs from the
+    next. Before the loop, the derivatives of the gates are computed for all time steps at once.
+    After it, the gradient of `recurrent` is one product over all time steps.
 
     Args:
         cell: name of one of CELLS.
-        gates: float32 [seq_len, batch, G * hidden_dim], the inputs' share.
+        gates: float32 [seq_len, batch, G * hidden_dim], the inputs' part.
         recurrent, bias: the weights of these names.
         state: as from `zero_state`.
-        length: int [], time steps to run, all if None; what lies behind them is padding for
-            every row: `hidden` is zero there, and no gradient comes from there.
+        length: int [], time steps to run, all if None. Later steps are padding in every row:
+            `hidden` is zero there, and they give no gradient.
 
     Returns:
         hidden float32 [seq_len, batch, hidden_dim], and the state after the last step.
@@ -158,25 +174,31 @@ def recur(cell, gates, recurrent, bias, state, length=None):
     import jax
     import jax.numpy as jnp
 
-    cell = CELLS[cell]
-    gates, recurrent_bias = cell.split_bias(gates, bias)
+    kind = CELLS[cell]
+    gates, recurrent_bias = kind.split_bias(gates, bias)
     gates = jnp.asarray(gates)
     if not len(gates):
         return jnp.zeros((0, *state[0].shape)), state
     length = len(gates) if length is None else length
 
-    def forward(gates, recurrent, recurrent_bias, state, length):
-        def step(t, carried):
+    def forward(
+        gates: AnyArray,
+        recurrent: AnyArray,
+        recurrent_bias: AnyArray,
+        state: State,
+        length: AnyArray,
+    ) -> tuple[Any, Any]:
+        def step(t: AnyArray, carried: Any) -> Any:
             state, kept, after = carried
             t = _unsigned(t)
-            state, kept_t = cell.advance(gates[t], state[0] @ recurrent + recurrent_bias, state)
+            state, kept_t = kind.advance(gates[t], state[0] @ recurrent + recurrent_bias, state)
             return state, _put(kept, t, kept_t), _put(after, t, state)
 
-        def over_time(arrays):
+        def over_time(arrays: Any) -> Arrays:
             return tuple(jnp.zeros((len(gates), *a.shape), a.dtype) for a in arrays)
 
         one = jax.ShapeDtypeStruct(gates.shape[1:], gates.dtype)
-        _, kept_shapes = jax.eval_shape(cell.advance, one, one, state)
+        _, kept_shapes = jax.eval_shape(kind.advance, one, one, state)
         last, kept, after = jax.lax.fori_loop(
             0, length, step, (state, over_time(kept_shapes), over_time(state))
         )
@@ -185,23 +207,23 @@ def recur(cell, gates, recurrent, bias, state, length=None):
         )
         return (after[0], last), (recurrent, kept, before, length)
 
-    def backward(kept, cotangents):
+    def backward(kept: Any, cotangents: Any) -> tuple[Any, ...]:
         recurrent, kept, before, length = kept
         d_hidden, d_last = cotangents
         recurrent_t = recurrent.T
-        saved = cell.derive(kept, before)
+        saved = kind.derive(kept, before)
 
-        def step(i, carried):
+        def step(i: AnyArray, carried: Any) -> Any:
             d_state, d_states = carried
             t = _unsigned(length - 1 - i)
             d_state = (d_state[0] + d_hidden[t], *d_state[1:])
             d_states = _put(d_states, t, d_state)
-            _, d_pulled_t, d_before = cell.pull_back(tuple(s[t] for s in saved), d_state)
+            _, d_pulled_t, d_before = kind.pull_back(tuple(s[t] for s in saved), d_state)
             return (d_before[0] + d_pulled_t @ recurrent_t, *d_before[1:]), d_states
 
         d_states = tuple(jnp.zeros_like(s) for s in before)
         d_state, d_states = jax.lax.fori_loop(0, length, step, (d_last, d_states))
-        d_gates, d_pulled, _ = cell.pull_back(saved, d_states)
+        d_gates, d_pulled, _ = kind.pull_back(saved, d_states)
         flat = d_pulled.reshape(-1, d_pulled.shape[-1])
         d_recurrent = jax.lax.dot_general(
             before[0].reshape(len(flat), -1), flat, (((0,), (0,)), ((), ()))
@@ -213,20 +235,22 @@ def recur(cell, gates, recurrent, bias, state, length=None):
     return run(gates, recurrent, recurrent_bias, state, length)
 
 
-def _unsigned(t):
-    """Say that an index counts from the front; else JAX looks at each use whether it does."""
+def _unsigned(t: AnyArray) -> AnyArray:
+    """Make an index unsigned; for a signed index JAX checks at each use whether it is negative."""
     import jax.numpy as jnp
 
     return jnp.uint32(t)
 
 
-def _put(arrays, t, values):
+def _put(arrays: Arrays, t: AnyArray, values: Arrays) -> Arrays:
     """Write a step's values into arrays of all time steps."""
     return tuple(array.at[t].set(value) for array, value in zip(arrays, values, strict=True))
 
 
-def forward(cell, gates, recurrent, bias, state, starts):
-    """Run the cell over rows in which one sequence follows another, without a way back.
+def forward(
+    cell: str, gates: AnyArray, recurrent: AnyArray, bias: AnyArray, state: State, starts: AnyArray
+) -> tuple[AnyArray, State, Arrays]:
+    """Run the cell over rows that hold one sequence after another, without a backward pass.
 
     Args:
         cell, gates, recurrent, bias, state: as for `recur`.
@@ -234,8 +258,8 @@ def forward(cell, gates, recurrent, bias, state, starts):
 
     Returns:
         float32 [seq_len, batch, parts * hidden_dim], all parts of the state after each step, the
-        hidden state first; the state after the last step; and what the gates were there, which a
-        compiled caller must return as well: it halves the time, see `fedgru.models.cells`.
+        hidden state first; the state after the last step; and the gates of the last step. A
+        compiled caller must return these too: that halves the time, see `fedgru.models.cells`.
     """
     import jax
     import jax.numpy as jnp
@@ -243,7 +267,7 @@ def forward(cell, gates, recurrent, bias, state, starts):
     advance = CELLS[cell].advance
     gates, recurrent_bias = CELLS[cell].split_bias(gates, bias)
 
-    def step(carried, at_t):
+    def step(carried: Any, at_t: tuple[AnyArray, AnyArray]) -> Any:
         state, _ = carried
         gates_t, starts_t = at_t
         state = tuple(jnp.where(starts_t[:, None], 0.0, s) for s in state)
@@ -257,12 +281,12 @@ def forward(cell, gates, recurrent, bias, state, starts):
     return states, last, kept
 
 
-def represent(weights, hidden, noise=None):
-    """Return what the heads see of hidden states: erased and noised where the weights say so.
+def represent(weights: AnyWeights, hidden: AnyArray, noise: AnyArray | None = None) -> AnyArray:
+    """Return the representation of hidden states, the heads' input: erased and with noise.
 
     Args:
-        weights: dict; with `erase_mean` [hidden_dim] and `erase_removed` [hidden_dim, hidden_dim]
-            a concept is erased, with `noise_scale` [] that much of the noise is added.
+        weights: dict. With `erase_mean` [hidden_dim] and `erase_removed` [hidden_dim, hidden_dim]
+            a concept is erased; with `noise_scale` [] noise times this scale is added.
         hidden: float32 [..., hidden_dim].
         noise: float32 of the shape of `hidden`, standard normal; needed with `noise_scale`.
     """
@@ -273,14 +297,19 @@ def represent(weights, hidden, noise=None):
     return hidden
 
 
-def logits(weights, hidden, log_prior=None, product=affine):
-    """Return float32 [..., num_classes]: the head, plus the scaled log of the personal prior.
+def logits(
+    weights: AnyWeights,
+    hidden: AnyArray,
+    log_prior: AnyArray | None = None,
+    product: Callable[[AnyArray, AnyArray], AnyArray] = affine,
+) -> AnyArray:
+    """Return float32 [..., num_classes]: the head's output plus the scaled log prior.
 
     Args:
         weights: dict.
         hidden: float32 [..., hidden_dim], from `represent`.
         log_prior: float32 [..., num_classes], or None without a prior.
-        product: `affine`, or numpy.matmul for NumPy arrays where no gradient is wanted.
+        product: `affine`, or numpy.matmul for NumPy arrays without a gradient.
     """
     scores = product(hidden, weights["head_kernel"]) + weights["head_bias"]
     return scores if log_prior is None else scores + weights["prior_scale"] * log_prior

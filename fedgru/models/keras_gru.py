@@ -1,38 +1,62 @@
-"""The same model as `fedgru.models.gru`, as a stock Keras model: inspected, exported, served.
+"""The model of `fedgru.models.gru` as a stock Keras model: to inspect, export and serve.
 
-One-hot inputs, a stateful recurrent layer, a dense head; every weight is the pure model's own.
+One-hot inputs, a stateful recurrent layer, a dense head. The weights are those of the pure model.
 """
+
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
+from fedgru.core.types import AnyArray, Floats, Weights
 from fedgru.models import keras_heads
 from fedgru.models.cells import CELLS
+from fedgru.models.gru import ModelSpec
+
+
+class FeatureInputs(Protocol):
+    """The names and sizes of a model's features, as Inputs and Schema have them."""
+
+    @property
+    def id_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def number_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def sizes(self) -> dict[str, int]: ...
 
 
 def build(
-    spec, inputs, batch_size=1, seq_len=1, output="probabilities", protected=None, represents=()
-):
+    spec: ModelSpec,
+    inputs: FeatureInputs,
+    batch_size: int = 1,
+    seq_len: int | None = 1,
+    output: str = "probabilities",
+    protected: tuple[tuple[int, ...], int] | None = None,
+    represents: Collection[str] = (),
+) -> Any:
     """Build the stateful Keras model of a ModelSpec, with Keras' own start weights.
 
     Args:
         spec: ModelSpec.
         inputs: Inputs or Schema, for the names and sizes of the features.
-        batch_size: rows whose states are kept side by side.
-        seq_len: check-ins in a call; None takes any number.
-        output: "probabilities", "scores" (what the softmax is taken of), or "hidden".
-        protected: None; or (units of the head's hidden layers, values of the concept): with
-            output "scores", a dict of "scores" and "protected", the gradients of both scaled by
-            the layers "share" and "reversal" (see `keras_heads.scale_gradient`).
-        represents: what the heads see is the hidden state after these, of "erase" and "noise";
-            see `fedgru.models.gru.represent`.
+        batch_size: number of rows, each with its own state.
+        seq_len: check-ins in a call; None for any number.
+        output: "probabilities", "scores" (the softmax's input), or "hidden".
+        protected: None, or (units of the head's hidden layers, values of the concept). Then, with
+            output "scores", the output is a dict of "scores" and "protected"; the layers "share"
+            and "reversal" scale their gradients (see `keras_heads.scale_gradient`).
+        represents: changes of the hidden state before the heads, out of "erase" and "noise"; see
+            `fedgru.models.gru.represent`.
 
     Returns:
-        keras.Model. Inputs, by name: each id feature, int32 [batch, seq_len], ids as the
-        vocabulary gives them (0 unknown); each number, float32 [batch, seq_len]; with a prior
-        `log_prior`, float32 [batch, seq_len, num_classes]; with noise `noise`, float32 [batch,
-        seq_len, hidden_dim], standard normal. Output: float32 [batch, seq_len,
-        num_classes], or [..., hidden_dim]. The state is carried from call to call, `reset_state`
-        sets it to zero. (On Keras' JAX backend only a plain call carries it, `predict` does not.)
+        keras.Model. Inputs, by name: each id feature, int32 [batch, seq_len], the vocabulary's
+        ids (0 is unknown); each number, float32 [batch, seq_len]; with a prior `log_prior`,
+        float32 [batch, seq_len, num_classes]; with noise `noise`, float32 [batch, seq_len,
+        hidden_dim], standard normal. Output: float32 [batch, seq_len, num_classes], or [...,
+        hidden_dim]. The state is kept between calls; `reset_state` sets it to zero. (On Keras'
+        JAX backend only a plain call keeps it, `predict` does not.)
     """
     import keras
 
@@ -48,8 +72,8 @@ def build(
     ]
     joined = keras.layers.Concatenate(name="inputs")(columns) if len(columns) > 1 else columns[0]
     if spec.dropout > 0:
-        # one mask per sequence; the recurrent layer's own is that in Keras 3, but in a compiled
-        # step of Keras 2 it is drawn anew for each check-in
+        # one mask per sequence; the recurrent layer's own dropout does this in Keras 3, but in a
+        # compiled step of Keras 2 it draws a new mask for each check-in
         joined = keras.layers.SpatialDropout1D(spec.dropout, name="dropout")(joined)
     layer = getattr(keras.layers, CELLS[spec.cell].keras_layer)
     hidden = layer(
@@ -84,8 +108,8 @@ def build(
     return keras.Model(arguments, keras.layers.Softmax(name="probabilities")(scores))
 
 
-def _scaled(tensor, name):
-    """A tensor times one number for all of it: a 1 x 1 kernel on an axis of its own."""
+def _scaled(tensor: Any, name: str) -> Any:
+    """Return a tensor times one trainable number: a 1 x 1 kernel on an extra axis."""
     import keras
 
     ops = _ops()
@@ -93,8 +117,8 @@ def _scaled(tensor, name):
     return ops.squeeze(scale(ops.expand_dims(tensor, -1)), -1)
 
 
-def _ops():
-    """Keras' own operations, or in Keras 2, which has none, TensorFlow's of the same names."""
+def _ops() -> Any:
+    """Return keras.ops, or in Keras 2, which has none, TensorFlow, with the same names."""
     import keras
 
     if hasattr(keras, "ops"):
@@ -104,8 +128,8 @@ def _ops():
     return tensorflow
 
 
-def set_weights(model, weights):
-    """Give a model from `build` the pure model's weights.
+def set_weights(model: Any, weights: Mapping[str, Floats]) -> None:
+    """Set the weights of a model from `build` to the pure model's weights.
 
     Args:
         model: keras.Model.
@@ -126,12 +150,12 @@ def set_weights(model, weights):
         layer.set_weights([weights[f"{name}_kernel"], weights[f"{name}_bias"]])
 
 
-def get_weights(model, num_rows):
+def get_weights(model: Any, num_rows: int) -> Weights:
     """Return the weights of a model from `build` under the pure model's names.
 
     Args:
         model: keras.Model.
-        num_rows: how many rows of the kernel belong to id features.
+        num_rows: number of the kernel's rows that belong to id features.
     """
     kernel, recurrent, bias = model.get_layer("recurrent").get_weights()
     head_kernel, head_bias = model.get_layer("head").get_weights()
@@ -150,7 +174,9 @@ def get_weights(model, num_rows):
     return weights
 
 
-def feed(inputs, rows, numbers, log_prior=None):
+def feed(
+    inputs: FeatureInputs, rows: AnyArray, numbers: AnyArray, log_prior: AnyArray | None = None
+) -> dict[str, AnyArray]:
     """Return the inputs of a model from `build`, by name, from the pure model's arrays.
 
     Args:
@@ -169,7 +195,7 @@ def feed(inputs, rows, numbers, log_prior=None):
     return by_name if log_prior is None else by_name | {"log_prior": log_prior}
 
 
-def reset_state(model):
+def reset_state(model: Any) -> None:
     """Set the state of a model from `build` to zero."""
     layer = model.get_layer("recurrent")
     layer.reset_states()

@@ -1,17 +1,19 @@
 """Protected heads as stock Keras layers behind a gradient reversal, for the reference engine."""
 
+from typing import Any
+
 from fedgru.models.heads import PREFIX
 
 
-def add_head(hidden, hidden_dims, num_values):
-    """Return the scores of protected head 0 on a Keras tensor, its gradient turned on the way back.
+def add_head(hidden: Any, hidden_dims: tuple[int, ...], num_values: int) -> Any:
+    """Return the scores of protected head 0 on a Keras tensor, behind a gradient reversal.
 
     Args:
         hidden: Keras tensor [batch, seq_len, hidden_dim].
         hidden_dims: units of the head's ReLU layers.
         num_values: values of the concept.
 
-    Source: as `fedgru.models.heads.apply_head`, written a second time on purpose.
+    Source: as `fedgru.models.heads.apply_head`, implemented twice on purpose, for comparison.
     """
     import keras
 
@@ -23,26 +25,26 @@ def add_head(hidden, hidden_dims, num_values):
     return scores
 
 
-def scale_gradient(name):
-    """Return a Keras layer that gives its input, and multiplies the gradient by its `factor`.
+def scale_gradient(name: str) -> Any:
+    """Return a Keras layer that returns its input and multiplies the gradient by its `factor`.
 
-    The factor is a variable of the layer, to be assigned: minus alpha is a gradient reversal.
-    Keras on TensorFlow.
+    The factor is a variable of the layer, set by the caller: minus alpha is a gradient reversal.
+    Needs Keras on TensorFlow.
     """
     import keras
     import tensorflow as tf
 
     class ScaleGradient(keras.layers.Layer):
-        def build(self, shape):
+        def build(self, shape: Any) -> None:
             self.factor = self.add_weight(
                 name="factor", shape=(), initializer="ones", trainable=False
             )
 
-        def call(self, x):
+        def call(self, x: Any) -> Any:
             factor = tf.convert_to_tensor(self.factor)
 
             @tf.custom_gradient
-            def scaled(x):
+            def scaled(x: Any) -> Any:
                 return tf.identity(x), lambda upstream: factor * upstream
 
             return scaled(x)
@@ -50,6 +52,6 @@ def scale_gradient(name):
     return ScaleGradient(name=name)
 
 
-def head_layers(model):
-    """Return {prefix of a weight's name: layer} of a model's protected heads."""
+def head_layers(model: Any) -> dict[str, Any]:
+    """Return {prefix of the weights' names: layer} of a model's protected heads."""
     return {layer.name: layer for layer in model.layers if layer.name.startswith(PREFIX)}

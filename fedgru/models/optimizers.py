@@ -1,17 +1,21 @@
 """Local optimizers as pure functions over a tree of weights. JAX; the formulas are Keras'."""
 
+from typing import Any
+
 ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # Keras' defaults
 
 
-def init_slots(optimizer, weights):
-    """Return what an optimizer keeps beside the weights: zeros (m, v) for Adam, nothing for SGD."""
+def init_slots(optimizer: str, weights: Any) -> tuple[Any, ...]:
+    """Return an optimizer's start state: zeros (m, v) for Adam, nothing for SGD."""
     import jax
 
     zeros = jax.tree.map(jax.numpy.zeros_like, weights)
     return (zeros, zeros) if optimizer == "adam" else ()
 
 
-def local_step(optimizer, lr, step, weights, slots, gradient):
+def local_step(
+    optimizer: str, lr: float, step: Any, weights: Any, slots: tuple[Any, ...], gradient: Any
+) -> tuple[Any, tuple[Any, ...]]:
     """Return (weights, slots) after one step.
 
     Args:

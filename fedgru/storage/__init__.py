@@ -1,1 +1,1 @@
-"""Files on the disk: written whole or not at all, checked when they are read."""
+"""Files on disk: written completely or not at all, checked when they are read."""

@@ -1,27 +1,32 @@
-"""Files that are written whole or not at all, and arrays that are checked before they are believed.
+"""Files that are written completely or not at all, and arrays that are checked when read.
 
-A file is written under another name, flushed to the disk, and renamed; then its folder is flushed.
-Whoever is killed in between leaves the old file, or none. Arrays lie in NumPy's .npz, which is a
-zip file: uncompressed, so that it cannot grow when read, without pickles, and with a CRC-32 of
-each array, which is compared when it is read.
+A file is written under another name, flushed to disk, and renamed; then its folder is flushed. A
+process killed before that leaves the old file, or none. Arrays are stored in NumPy's .npz, a zip
+file: uncompressed, so it cannot grow when read; without pickles; with a CRC-32 of each array,
+which is checked on reading.
 """
 
 import json
 import math
 import os
 import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from numpy.lib import format as npy
+
+from fedgru.core.types import AnyPath
 
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 @contextmanager
-def naming(file):
-    """Let an OSError say which file it is about: those of writing and flushing do not."""
+def naming(file: AnyPath) -> Iterator[None]:
+    """Add the file's name to an OSError: errors of writing and flushing have none."""
     try:
         yield
     except OSError as error:
@@ -29,15 +34,15 @@ def naming(file):
         raise
 
 
-def write_whole(file, write):
-    """Write a file whole or not at all; it has reached the disk when this returns.
+def write_whole(file: AnyPath, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file completely or not at all; it is on disk when this returns.
 
     Args:
         file: path.
         write: called with a binary stream.
 
     Raises:
-        OSError: with the file's name; the file is then as it was.
+        OSError: with the file's name; the old file is then unchanged.
     """
     file = Path(file)
     part = file.with_name(f".{file.name}.part")
@@ -55,18 +60,19 @@ def write_whole(file, write):
         sync_folder(file.parent)
 
 
-def write_text(file, text):
+def write_text(file: AnyPath, text: str) -> None:
     """Write a text as UTF-8, see `write_whole`."""
     write_whole(file, lambda stream: stream.write(text.encode()))
 
 
-def write_arrays(file, arrays):
+def write_arrays(file: AnyPath, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write named arrays as .npz, see `write_whole`; the same arrays give the same bytes."""
-    write_whole(file, lambda stream: np.savez(stream, **arrays))
+    named: dict[str, Any] = dict(arrays)
+    write_whole(file, lambda stream: np.savez(stream, **named))
 
 
-def sync_folder(folder):
-    """Flush to the disk which files a folder holds."""
+def sync_folder(folder: AnyPath) -> None:
+    """Flush a folder's list of files to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -74,22 +80,23 @@ def sync_folder(folder):
         os.close(descriptor)
 
 
-def read_arrays(file):
-    """Return {name: array} of a file that `write_arrays` wrote, every byte of it checked.
+def read_arrays(file: AnyPath) -> dict[str, npt.NDArray[Any]]:
+    """Return {name: array} of a file that `write_arrays` wrote; every byte is checked.
 
-    Never reads more than the file holds, and runs nothing.
+    It never reads more than the file's size and runs no code from the file.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is damaged; says how.
+        ValueError: if it is damaged; the message says how.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if any(member.comment or member.extra for member in members):
-                raise ValueError("its list of arrays is damaged")  # it hides some in a comment
+                # a zip comment can hide arrays
+                raise ValueError("its list of arrays is damaged")
             if len({member.filename for member in members}) < len(members):
-                raise ValueError("it holds two arrays of one name")
+                raise ValueError("it holds two arrays with the same name")
             return {m.filename.removesuffix(".npy"): _read_member(archive, m) for m in members}
     except (FileNotFoundError, ValueError):
         raise
@@ -97,7 +104,7 @@ def read_arrays(file):
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _read_member(archive, member):
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> npt.NDArray[Any]:
     if member.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{member.filename} is compressed")
     with archive.open(member) as stream:
@@ -105,33 +112,35 @@ def _read_member(archive, member):
         if dtype.kind not in "fiub":
             raise ValueError(f"{member.filename} holds {dtype}, not numbers")
         size_bytes = math.prod(shape) * dtype.itemsize
-        content = stream.read()  # to the end: only there the CRC is compared
+        content = stream.read()  # to the end: zipfile checks the CRC only there
     if len(content) != size_bytes:
         raise ValueError(f"{member.filename} holds {len(content)} bytes, not {size_bytes}")
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran_order else "C")
     return array.copy()
 
 
-def checksums(file):
-    """Return {member: CRC-32} of an .npz, as written in it."""
+def checksums(file: AnyPath) -> dict[str, int]:
+    """Return {member: CRC-32} of an .npz, as stored in the file."""
     with zipfile.ZipFile(file) as archive:
         return {member.filename: member.CRC for member in archive.infolist()}
 
 
-def check_like(arrays, like):
-    """Refuse arrays that cannot take the place of others.
+def check_like(
+    arrays: Mapping[str, npt.NDArray[Any]], like: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    """Raise an error unless arrays can replace others.
 
     Args:
         arrays: name -> array.
         like: name -> float32 array.
 
     Raises:
-        ValueError: if names, shapes or types differ, or a number is not finite; says which.
+        ValueError: if names, shapes or types differ, or a number is not finite; names the array.
     """
     if missing := sorted(like.keys() - arrays.keys()):
         raise ValueError(f"it has no {', '.join(missing)}")
     if unknown := sorted(arrays.keys() - like.keys()):
-        raise ValueError(f"it has {', '.join(unknown)}, which this model has not")
+        raise ValueError(f"it has {', '.join(unknown)}, which this model does not have")
     for name, expected in like.items():
         found, wanted = arrays[name], np.asarray(expected)
         if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):
@@ -143,11 +152,11 @@ def check_like(arrays, like):
             raise ValueError(f"its {name} holds numbers that are not finite")
 
 
-def read_json_object(file):
+def read_json_object(file: AnyPath) -> dict[str, Any]:
     """Return the dict in a JSON file; empty if there is no such file.
 
     Raises:
-        ValueError: if it holds something else; says what.
+        ValueError: if it is not JSON, or not an object.
     """
     try:
         found = json.loads(Path(file).read_bytes())
@@ -156,5 +165,5 @@ def read_json_object(file):
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return found

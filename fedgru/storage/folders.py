@@ -1,9 +1,9 @@
-"""Folders that are written whole or not at all.
+"""Folders that are written completely or not at all.
 
-A folder is written in a hidden one beside it, `.NAME-xxxxxxxx.part`, its files are flushed to the
-disk, and then it takes the place of the old one in one step. Whoever is killed before leaves the
-old folder, whoever is killed after leaves the new one; the hidden folder that is left is removed
-by the next writer, who can tell it from that of a living one by the kernel's lock on it.
+A new folder is written in a hidden folder beside the old one, `.NAME-xxxxxxxx.part`. Its files are
+flushed to disk. Then it replaces the old folder in one step. A process killed before that step
+leaves the old folder, one killed after it leaves the new one. The next writer removes hidden
+folders of dead processes: the kernel's lock shows which writers are alive.
 """
 
 import ctypes
@@ -12,10 +12,12 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedgru.core.errors import RunError
+from fedgru.core.types import AnyPath
 from fedgru.storage.files import naming, sync_folder
 from fedgru.storage.locks import Lock, is_locked
 
@@ -24,19 +26,19 @@ _FROM_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 @contextmanager
-def writing_folder(path, overwrite=False):
-    """Give a new folder to write in, which becomes `path` when the block ends without an error.
+def writing_folder(path: AnyPath, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a new folder to write in. It becomes `path` when the block ends without an error.
 
     Args:
-        path: of the folder; its parents are made if need be.
-        overwrite: whether it replaces a folder that is there.
+        path: the folder's final path; missing parents are made.
+        overwrite: whether to replace an existing folder.
 
     Yields:
         Path of the new folder, empty.
 
     Raises:
-        FileExistsError: if there is something at `path` already, and `overwrite` is not given.
-        OSError: if it cannot be written; the old folder is then as it was.
+        FileExistsError: if `path` already exists and `overwrite` is False.
+        OSError: if it cannot be written; the old folder is then unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,14 +57,16 @@ def writing_folder(path, overwrite=False):
 
 
 @contextmanager
-def scratch_folder(path):
-    """Give a hidden folder beside a path, removed at the end; first remove those of dead writers.
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside a path, removed at the end.
+
+    It first removes the hidden folders of dead writers.
 
     Args:
-        path: what it is for; its parent must be there.
+        path: the path that the folder is for; its parent must exist.
 
     Yields:
-        Path of the folder, which is locked and holds nothing but its lock.
+        Path of the folder, which is locked and holds only its lock.
     """
     _clear(path)
     scratch, lock = _make_scratch(path)
@@ -73,18 +77,18 @@ def scratch_folder(path):
         lock.release()
 
 
-def _make_scratch(path):
+def _make_scratch(path: Path) -> tuple[Path, Lock]:
     while True:
         made = tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent)
         lock = Lock(made)
         try:
             lock.acquire()
-        except (RunError, FileNotFoundError):  # another writer took it for one that is left
+        except (RunError, FileNotFoundError):  # another writer removes it as a leftover
             continue
         return Path(made), lock
 
 
-def _clear(path):
+def _clear(path: Path) -> None:
     """Remove the hidden folders of writers that were killed."""
     hidden = re.compile(rf"\.{re.escape(path.name)}-[a-z0-9_]{{8}}\.part")
     for left in [other for other in path.parent.iterdir() if hidden.fullmatch(other.name)]:
@@ -93,7 +97,7 @@ def _clear(path):
         lock = Lock(left)
         try:
             lock.acquire()
-        except (RunError, OSError):  # another one removes it, or it is not ours to remove
+        except (RunError, OSError):  # another process removes it, or we lack permission
             continue
         try:
             if (left / "old").exists() and not path.exists():  # killed in `_replace`
@@ -103,7 +107,7 @@ def _clear(path):
             lock.release()
 
 
-def _replace(path, new, old):
+def _replace(path: Path, new: Path, old: Path) -> None:
     if exchange(path, new):
         return
     path.rename(old)
@@ -112,16 +116,16 @@ def _replace(path, new, old):
     except OSError:
         old.rename(path)
         raise
-    old.rename(old.with_name("replaced"))  # nobody is to bring it back
+    old.rename(old.with_name("replaced"))  # so that `_clear` does not restore it
 
 
-def exchange(one, other):
-    """Let two folders take each other's place in one step; return whether that can be done here.
+def exchange(one: AnyPath, other: AnyPath) -> bool:
+    """Exchange two folders in one step; return False if this system cannot do that.
 
-    It can on Linux, on most file systems; Python has no function for it.
+    Linux can, on most file systems; Python has no function for it.
 
     Raises:
-        OSError: if it can be done, but not with these.
+        OSError: if the system can exchange folders, but not these two.
     """
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
@@ -134,8 +138,8 @@ def exchange(one, other):
     raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
-def sync_tree(folder):
-    """Flush to the disk a folder, and all files and folders in it."""
+def sync_tree(folder: AnyPath) -> None:
+    """Flush a folder to disk, with all files and folders in it."""
     for inside, _, names in os.walk(folder, topdown=False):
         for name in names:
             file = Path(inside, name)

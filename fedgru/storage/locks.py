@@ -1,10 +1,9 @@
-"""One writer: the lock that a process holds on a run folder for as long as it writes there.
+"""One writer: the lock that a process holds on a run folder while it writes there.
 
-The lock is the kernel's, taken by filelock: it goes with the process, however that ends. A file
-left behind by a process that was killed holds nothing up, and a process number used again confuses
-nobody. filelock keeps neither of two things that a person at the terminal needs, so they are here:
-the number of the process that has the lock, and whether a folder is locked at all, asked without
-writing to it, as it may be somebody else's.
+It is a lock of the kernel, taken by filelock, and ends with the process, however that ends. So the
+file of a killed process blocks nobody, and a reused process id does no harm. This module adds two
+things that filelock lacks: the id of the process that has the lock, for the error message; and
+whether a folder is locked, without writing to it, because it can belong to somebody else.
 """
 
 import os
@@ -15,17 +14,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout, lock_descriptor
 
 from fedgru.core.errors import RunError
+from fedgru.core.types import AnyPath
 from fedgru.storage.files import naming
 
 FILE = ".lock"
 _PATIENCE_S, _WAIT_S = 0.2, 0.05  # `is_locked` of another process holds the file for a moment
-_ASKS, _ASK_AGAIN_S = 3, 0.005  # so two that ask at the same time may see each other
+_ASKS, _ASK_AGAIN_S = 3, 0.005  # two processes that ask at the same time can see each other
 
 
 class Lock:
-    """The lock on one folder; `acquire` and `release`. It goes with this object too."""
+    """The lock on one folder. It is also released when this object is deleted."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = Path(folder)
         self._file = self.folder / FILE
         self._lock = FileLock(
@@ -34,10 +34,10 @@ class Lock:
             mode=0o644,
             thread_local=False,
             poll_interval=_WAIT_S,
-            fallback_to_soft=False,  # which would outlive its process
+            fallback_to_soft=False,  # a soft lock would outlive its process
         )
 
-    def acquire(self):
+    def acquire(self) -> None:
         """Take the lock.
 
         Raises:
@@ -47,14 +47,14 @@ class Lock:
         with naming(self.folder):
             if self._lock.is_locked:
                 return
-            os.stat(self.folder)  # filelock would make one that is not there
+            os.stat(self.folder)  # fail here: filelock would make a missing folder
             try:
                 self._lock.acquire()
             except Timeout:
                 raise RunError(self._describe_owner()) from None
             self._file.write_text(f"{os.getpid()}\n")
 
-    def _describe_owner(self):
+    def _describe_owner(self) -> str:
         with suppress(OSError):
             if owner := self._file.read_text(errors="replace").strip():
                 return (
@@ -63,19 +63,19 @@ class Lock:
                 )
         return f"{self.folder} is being written by another process. Wait until it has ended."
 
-    def release(self):
-        """Give the lock back and remove its file."""
+    def release(self) -> None:
+        """Release the lock and remove its file."""
         if not self._lock.is_locked:
             return
         try:
             with suppress(OSError):
-                self._file.unlink()  # while it is still ours
+                self._file.unlink()  # before the release: later the file can be another's
         finally:
             self._lock.release()
 
 
-def is_locked(folder):
-    """Whether a process, this one included, writes to a folder now."""
+def is_locked(folder: AnyPath) -> bool:
+    """Return whether a process, this one included, now writes to a folder."""
     try:
         descriptor = os.open(Path(folder, FILE), os.O_RDONLY)
     except OSError:

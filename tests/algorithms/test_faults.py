@@ -185,19 +185,22 @@ def test_label_flip_is_in_the_liars_training_data_alone(make_task):
     [
         (
             {"robust": "median", "liar_share": 0.1},
-            "--liar-share has no effect with --robust median. Use --robust trimmed-mean or krum, "
+            "`liar_share` has no effect with `robust` median. Use `robust` trimmed-mean or krum, "
             "or leave it out.",
         ),
         (
             {"robust": "median", "mean": "clients"},
-            "--mean clients has no effect with --robust median, which takes each id's row over "
-            "those who own it. Leave it out.",
+            "`mean` clients has no effect with `robust` median, which averages each id's row over "
+            "the clients that own it. Leave it out.",
         ),
-        ({"attackers": 3}, "--attackers has no effect without --attack."),
-        ({"attack": "noise"}, "--attack noise needs --attackers, how many clients lie."),
+        ({"attackers": 3}, "`attackers` has no effect without `attack`."),
+        (
+            {"attack": "noise"},
+            "`attack` noise needs `attackers`, the number of malicious clients.",
+        ),
         (
             {"attack": "label-flip", "attackers": 1, "attack_scale": 2.0},
-            "--attack-scale has no effect with --attack label-flip.",
+            "`attack_scale` has no effect with `attack` label-flip.",
         ),
     ],
 )

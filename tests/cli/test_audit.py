@@ -135,11 +135,11 @@ def test_pareto_draws_audited_runs(here):
         ("--agnostic-to zone --alpha 1.5", "--alpha is 1.5, expected at most 1."),
         (
             "--alpha 0.7",
-            "--alpha has no effect without --agnostic-to CONCEPT, such as --agnostic-to zone.",
+            "--alpha has no effect without --agnostic-to, such as --agnostic-to zone.",
         ),
         (
             "--agnostic-to zone --alpha 0.7 --protected-weight 2",
-            "--alpha has no effect beside --protected-weight: give one of the two.",
+            "--alpha has no effect with --protected-weight: give one of the two.",
         ),
         (
             "--agnostic-to zone --method magic",
@@ -152,7 +152,7 @@ def test_pareto_draws_audited_runs(here):
         ),
         (
             "--agnostic-to zone --method ensemble --protected-head local",
-            "--method ensemble lets the heads go ahead of the clients: use --protected-head "
+            "--method ensemble trains the heads ahead of the clients: use --protected-head "
             "server, or leave it out.",
         ),
         (

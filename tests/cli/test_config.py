@@ -97,9 +97,9 @@ def test_yaml_is_read_as_people_mean_it(tmp_path, name):
             "stop_metric, patience, min_improvement, seed, threads, device, local_loop, "
             "clients_per_call, name.",
         ),
-        ("loop:\n  name: 2024\n", "--name is 2024, expected a text (in a file, put it in quotes)."),
-        ("loop:\n  rounds: 3.5\n", "--rounds is 3.5, expected a whole number."),
-        ("client:\n  client_lr: .inf\n", "--client-lr is inf, expected a finite number."),
+        ("loop:\n  name: 2024\n", "`name` is 2024, expected a text (in a file, put it in quotes)."),
+        ("loop:\n  rounds: 3.5\n", "`rounds` is 3.5, expected a whole number."),
+        ("client:\n  client_lr: .inf\n", "`client_lr` is inf, expected a finite number."),
         ("loop: !!bool x\n", "FILE is not a YAML file: 'x'."),
         ("- 1\n", "FILE holds [1], expected sections such as `loop:`."),
         ("loop:\n", "loop is None in the config file, expected a section [loop]."),

@@ -75,36 +75,36 @@ def test_no_name_occurs_in_two_sections():
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        ({"client_lr": -1.0}, "--client-lr is -1.0, expected a number above 0."),
-        ({"rounds": 0}, "--rounds is 0, expected at least 1."),
-        ({"dropout": 1.0}, "--dropout is 1.0, expected a number below 1."),
-        ({"min_checkins": 2}, "--min-checkins is 2, expected at least 3."),
+        ({"client_lr": -1.0}, "`client_lr` is -1.0, expected a number above 0."),
+        ({"rounds": 0}, "`rounds` is 0, expected at least 1."),
+        ({"dropout": 1.0}, "`dropout` is 1.0, expected a number below 1."),
+        ({"min_checkins": 2}, "`min_checkins` is 2, expected at least 3."),
         (
             {"server_momentum": 0.9},
-            "--server-momentum has no effect with --server-optimizer sgd. Use --server-optimizer "
+            "`server_momentum` has no effect with `server_optimizer` sgd. Use `server_optimizer` "
             "momentum, or leave it out.",
         ),
         (
             {"features": "category", "clock": "utc"},
-            "--clock has no effect: --features category holds none of clock, day, month, weekday.",
+            "`clock` has no effect: `features` category holds none of clock, day, month, weekday.",
         ),
         (
             {"features": "small", "scaling": "none"},
-            "--scaling has no effect: --features small holds none of latitude, longitude, gap.",
+            "`scaling` has no effect: `features` small holds none of latitude, longitude, gap.",
         ),
         (
             {"features": "clock", "vocabulary": "range"},
-            "--vocabulary has no effect: --features clock holds none of user, category, venue, "
+            "`vocabulary` has no effect: `features` clock holds none of user, category, venue, "
             "raw_category.",
         ),
-        ({"client_lr": float("inf")}, "--client-lr is inf, expected a finite number."),
+        ({"client_lr": float("inf")}, "`client_lr` is inf, expected a finite number."),
         (
             {"patience": 0, "min_improvement": 0.1},
-            "--min-improvement has no effect with --patience 0 (never stop early).",
+            "`min_improvement` has no effect with `patience` 0 (never stop early).",
         ),
         (
             {"name": "../x"},
-            "--name is '../x', expected letters, digits, dots, dashes and underscores.",
+            "`name` is '../x', expected letters, digits, dots, dashes and underscores.",
         ),
     ],
 )
@@ -127,12 +127,12 @@ def test_bad_settings(overrides, message):
         ),
         ('data = "x"', "data is 'x' in the config file, expected a section [data]."),
         ("loop = 3", "loop is 3 in the config file, expected a section [loop]."),
-        ('[loop]\nrounds = "3"', "--rounds is 3, expected a whole number."),
-        ("[data]\nusers = true", "--users is True, expected a whole number."),
-        ("[model]\ncell = 'rnn'", "--cell is rnn, expected gru or lstm."),
+        ('[loop]\nrounds = "3"', "`rounds` is 3, expected a whole number."),
+        ("[data]\nusers = true", "`users` is True, expected a whole number."),
+        ("[model]\ncell = 'rnn'", "`cell` is rnn, expected gru or lstm."),
         (
             "[loop]\nrounds = 0\n[client]\nlocal_epochs = 0",
-            "--local-epochs is 0, expected at least 1.\n--rounds is 0, expected at least 1.",
+            "`local_epochs` is 0, expected at least 1.\n`rounds` is 0, expected at least 1.",
         ),
     ],
 )
@@ -153,6 +153,6 @@ def test_a_file_that_is_not_there_or_not_toml(tmp_path):
 def test_decorrelate_is_for_images():
     message = message_of(overrides={"agnostic_to": "zone", "method": "hsic+decorrelate"})
     assert message == (
-        "--method hsic+decorrelate draws examples so that target and concept are independent, "
-        "which a stream of check-ins, read in order, does not allow. Leave decorrelate out."
+        "`method` hsic+decorrelate draws examples so that target and concept are independent. "
+        "Check-ins are read in order, so they cannot be drawn. Leave decorrelate out."
     )

@@ -79,7 +79,7 @@ def test_what_has_no_end_is_not_read(tmp_path, monkeypatch):
             f"{path} is a pipe or a device: write what it gives to a file first."
         )
     text = message(config.load, config_file="/dev/zero", kind=ConfigError)
-    assert text == "/dev/zero holds more than 1,024 KiB: that is no config file."
+    assert text == "/dev/zero holds more than 1,024 KiB: it is not a config file."
     assert message(sources.read_text, "a\0b") == "a\0b cannot be read: embedded null byte."
     link = tmp_path / "link"
     link.symlink_to(link)
@@ -157,7 +157,7 @@ def test_configs_that_lie(tmp_path, name, text, why):
 
 def test_a_long_value_is_shown_short():
     text = message(config.load, {"cell": "x" * 5000}, kind=ConfigError)
-    assert text == f"--cell is {'x' * 77}..., expected gru or lstm."
+    assert text == f"`cell` is {'x' * 77}..., expected gru or lstm."
 
 
 @pytest.fixture

@@ -428,8 +428,8 @@ def test_a_gpu_that_is_not_there(make_task, monkeypatch):
     with pytest.raises(ConfigError) as error:
         JaxEngine(make_task(device="gpu"))
     assert str(error.value) == (
-        "--device gpu: JAX finds only cpu here. For a GPU of NVIDIA's install JAX for it "
-        '(pip install "jax[cuda12]"), or use --device cpu.'
+        "`device` is gpu, but JAX finds only cpu here. For an NVIDIA GPU install its JAX "
+        '(pip install "jax[cuda12]"), or set `device` to cpu.'
     )
 
 

@@ -284,8 +284,8 @@ def test_a_wrong_order_of_contexts(folders):
             "`channels` 4,4,4,4,4 halves the image 5 times, and nothing is left of 16 pixels. Take "
             "fewer, or a larger `image_size`.",
         ),
-        ({"correlation": 1.5}, "--correlation is 1.5, expected at most 1."),
-        ({"lr": 0.0}, "--lr is 0.0, expected a number above 0."),
+        ({"correlation": 1.5}, "`correlation` is 1.5, expected at most 1."),
+        ({"lr": 0.0}, "`lr` is 0.0, expected a number above 0."),
     ],
 )
 def test_settings_that_cannot_be(given, message):

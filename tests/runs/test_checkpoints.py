@@ -164,7 +164,7 @@ def test_both_are_damaged(make, tmp_path):
 @pytest.mark.parametrize(
     ("like", "reason"),
     [
-        (point(0, 0, slots=False), "it has m/bias, m/rows, which this model has not"),
+        (point(0, 0, slots=False), "it has m/bias, m/rows, which this model does not have"),
         (
             Checkpoint(
                 ServerState({"rows": np.zeros(4, np.float32)}, {}, 0),
@@ -172,7 +172,7 @@ def test_both_are_damaged(make, tmp_path):
                 EarlyStopping(False, 5),
                 (),
             ),
-            "it has bias, which this model has not",
+            "it has bias, which this model does not have",
         ),
     ],
 )

@@ -273,7 +273,7 @@ def test_a_damaged_run_json(make_run, tmp_path):
         "(char 11)."
     )
     (run.path / "run.json").write_text("[]")
-    assert message_of(run.facts) == f"{run.path}/run.json is damaged, it is no JSON object."
+    assert message_of(run.facts) == f"{run.path}/run.json is damaged, it is not a JSON object."
 
 
 def test_what_a_killed_process_left_of_a_new_run_is_removed_by_the_next(make_run, tmp_path):

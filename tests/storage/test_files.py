@@ -79,7 +79,7 @@ def test_no_more_is_read_than_the_file_holds(file):
 def test_one_name_twice(file):
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("rows.npy", b"")
-    with pytest.raises(ValueError, match=r"^it holds two arrays of one name$"):
+    with pytest.raises(ValueError, match=r"^it holds two arrays with the same name$"):
         files.read_arrays(file)
 
 
@@ -87,7 +87,7 @@ def test_one_name_twice(file):
     ("changed", "reason"),
     [
         ({"rows": None}, "it has no rows"),
-        ({"more": ARRAYS["rows"]}, "it has more, which this model has not"),
+        ({"more": ARRAYS["rows"]}, "it has more, which this model does not have"),
         ({"rows": ARRAYS["rows"].T}, "its rows is float32 [3, 2], expected float32 [2, 3]"),
         (
             {"rows": ARRAYS["rows"].astype(float)},
@@ -128,7 +128,7 @@ def test_json_that_is_none(tmp_path):
     for text, reason in (
         (b"\xff", "it is not JSON: 'utf-8' codec can't decode byte 0xff in position 0"),
         (b"[" * 100_000, "it is not JSON: "),  # deeper than Python goes
-        (b"[]", "it is no JSON object"),
+        (b"[]", "it is not a JSON object"),
     ):
         file.write_bytes(text)
         with pytest.raises(ValueError) as error:

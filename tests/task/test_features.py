@@ -105,16 +105,16 @@ def test_gap_is_that_before_the_check_in_and_starts_anew_for_each_client():
     [
         (
             "category,speed",
-            "unknown feature 'speed' in --features category,speed. Accepted: one of the sets big, "
+            "unknown feature 'speed' in `features` category,speed. Accepted: one of the sets big, "
             "small, category, or a comma-separated list of user, category, venue, raw_category, "
             "latitude, longitude, clock, day, month, weekday, gap.",
         ),
         (
             "small,venue",
-            "--features small,venue: small is a set and stands alone, or is spelt out as "
+            "`features` is small,venue, but small is a set: give it alone, or list its features: "
             "category,clock,weekday.",
         ),
-        ("venue, venue", "--features venue, venue names a feature twice."),
+        ("venue, venue", "`features` venue, venue names a feature twice."),
     ],
 )
 def test_bad_lists(text, message):

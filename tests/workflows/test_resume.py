@@ -286,7 +286,7 @@ def test_a_config_whose_data_set_leaves_its_folder(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["../../x", "..", "a/b", "/etc/x", ""])
 def test_a_run_named_so_that_it_leaves_its_folder(name):
-    with pytest.raises(ConfigError, match="^--name is "):
+    with pytest.raises(ConfigError, match="^`name` is "):
         config.load({"name": name})
 
 

@@ -30,7 +30,7 @@ from fedgru.storage.files import write_whole
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)")
 SOMEBODY_ELSE = 65534  # user id
 NO_HOME = "the user has no home folder"
-ANEW = "This run compiles anew. FEDGRU_CACHE=FOLDER names another folder."
+ANEW = "This run compiles again. FEDGRU_CACHE=FOLDER names another folder."
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def check_refused(caplog, why):
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702, 0o1777], ids=oct)
 def test_a_folder_that_others_may_write_to_is_refused(shared, caplog, mode):
     folder_in(shared).chmod(mode)
-    check_refused(caplog, f"others may write to {folder_in(shared)}")
+    check_refused(caplog, f"others can write to {folder_in(shared)}")
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770], ids=oct)
@@ -328,14 +328,14 @@ def test_a_folder_that_others_may_write_to_is_refused(shared, caplog, mode):
 def test_a_folder_that_others_may_put_another_in_place_of_is_refused(shared, caplog, levels, mode):
     place = folder_in(shared).parents[levels - 1]
     place.chmod(mode)
-    check_refused(caplog, f"others may write to {place}")
+    check_refused(caplog, f"others can write to {place}")
 
 
 def test_a_link_is_no_way_around(shared, fresh, tmp_path, caplog):
     (tmp_path / "link").symlink_to(shared)
     fresh.setenv("FEDGRU_CACHE", str(tmp_path / "link"))
     shared.chmod(0o777)
-    check_refused(caplog, f"others may write to {shared}")
+    check_refused(caplog, f"others can write to {shared}")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a folder to somebody else")
@@ -543,7 +543,7 @@ def test_jax_says_once_that_it_cannot_keep_what_it_compiles(fresh, tmp_path):
         assert [counts[name] for name in ("one", "two", "three")] == [24, 24, 32]
         return counts, done.stderr.splitlines()
 
-    start = f"not all that JAX compiles is kept in {folder}: Error"
+    start = f"JAX cannot keep all compiled code in {folder}: Error"
     _, (warning,) = run(most_bytes=100)
     assert warning.startswith(f"{start} writing persistent compilation cache entry for 'jit_")
     assert not list(folder.iterdir())  # no half a file for the next run to stumble over

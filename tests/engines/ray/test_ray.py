@@ -328,7 +328,7 @@ def test_without_ray_it_says_what_to_install(make_ray_task, monkeypatch):
     [
         (
             {"engine": "ray", "ray_address": "10.0.0.1"},
-            "--ray-address is 10.0.0.1, expected HOST:PORT, such as 10.0.0.1:6379, or auto.",
+            "`ray_address` is 10.0.0.1, expected HOST:PORT, such as 10.0.0.1:6379, or auto.",
         ),
     ],
 )

@@ -153,7 +153,7 @@ def test_aggregators_run(make_tff_task, aggregator):
     [
         (
             {"engine": "tff", "tff_noise": 0.5},
-            "--tff-noise has no effect with --tff-aggregator none. Use --tff-aggregator dp, or "
+            "`tff_noise` has no effect with `tff_aggregator` none. Use `tff_aggregator` dp, or "
             "leave it out.",
         ),
     ],
