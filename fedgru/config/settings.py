@@ -239,9 +239,9 @@ def option(name: str) -> str:
 
 
 def differences(settings: Settings) -> dict[str, Any]:
-    """Return {option: value} of the settings that are not the defaults."""
+    """Return {field name: value} of the settings that are not the defaults."""
     return {
-        option(name): getattr(getattr(settings, section), name)
+        name: getattr(getattr(settings, section), name)
         for name, (section, info) in fields().items()
         if getattr(getattr(settings, section), name) != info.default
     }

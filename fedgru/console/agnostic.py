@@ -1,7 +1,8 @@
-"""What is printed of agnostic training: image networks, and federated runs over alpha."""
+"""Text about agnostic training: image networks, and federated runs over alpha."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median_high
+from typing import Any
 
 from fedgru.console.tables import align, count
 
@@ -13,9 +14,9 @@ _COLUMNS = (
 )
 
 
-def describe_cross_domain(rows: Sequence[Mapping], last_epoch: int) -> str:
+def describe_cross_domain(rows: Sequence[Mapping[str, Any]], last_epoch: int) -> str:
     """Return the table of `cross_domain.run`: accuracy in percent, mean over seeds."""
-    lines = [("trained on", "tested on targets", "tested on contexts")]
+    lines: list[Sequence[str]] = [("trained on", "tested on targets", "tested on contexts")]
     for network in ("target", "context"):
         last = [r for r in rows if r["network"] == network and r["epoch"] == last_epoch]
         values = [_percent(fmean(r[name] for r in last)) for name in ("on_target", "on_context")]
@@ -24,13 +25,13 @@ def describe_cross_domain(rows: Sequence[Mapping], last_epoch: int) -> str:
 
 
 def describe_sweep(
-    table: Sequence[Mapping], repeats: int, preferred: Mapping[str, float | None]
+    table: Sequence[Mapping[str, Any]], repeats: int, preferred: Mapping[str, float | None]
 ) -> str:
-    """Return what a sweep over alpha found.
+    """Return the results of a sweep over alpha.
 
     Args:
-        table: of `images.sweep.summarise`, a line per method and alpha.
-        repeats: seeds of each.
+        table: from `images.sweep.summarise`, a row per method and alpha.
+        repeats: number of seeds of each row.
         preferred: {method: the alpha that validation prefers, None if there is none}.
     """
     lines = [("method", "alpha", *(title for _, title in _COLUMNS))]
@@ -42,30 +43,30 @@ def describe_sweep(
             for name, _ in _COLUMNS
         ]
         lines.append((line["method"], f"{line['alpha']:g}", *cells))
-    told = [
+    text = [
         _table(lines),
         f"Commonest context {_percent(table[0]['floor'])}, best probe of the raw images "
         f"{_percent(table[0]['ceiling'])}; mean and standard deviation over "
         f"{count(repeats, 'seed')}, in percent.",
     ]
-    told += [
+    text += [
         f"Alpha that validation prefers with {method}: {alpha:g}"
         for method, alpha in preferred.items()
         if alpha is not None
     ]
-    return "\n".join(told)
+    return "\n".join(text)
 
 
 def describe_maps(correlations: Sequence[float]) -> str:
-    """Return how alike the two response maps of each hold-out image are."""
+    """Return the similarity of the two response maps of each hold-out image, in words."""
     return (
         f"Correlation of the two maps: median {median_high(correlations):.2f} of "
         f"{len(correlations)} hold-out images."
     )
 
 
-def describe_pareto(rows: Sequence[Mapping]) -> str:
-    """Return the table of `report.pareto.collect`: accuracy beside the best probe's, by run."""
+def describe_pareto(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of `report.pareto.collect`: each run's accuracy and the best probe's."""
     lines = [("method", "alpha", "seed", "acc@1", "best probe", "commonest")]
     for row in rows:
         numbers = (f"{row[key]:.4f}" for key in ("acc@1", "probe", "floor"))
@@ -73,9 +74,9 @@ def describe_pareto(rows: Sequence[Mapping]) -> str:
     return _table(lines)
 
 
-def _percent(value):
+def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _table(rows):
+def _table(rows: Sequence[Sequence[str]]) -> str:
     return align(rows, right=range(1, len(rows[0])))

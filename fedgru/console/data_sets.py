@@ -1,12 +1,15 @@
-"""What is printed of data sets."""
+"""Text about data sets."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from fedgru.console.tables import align, count
 
+Facts: TypeAlias = Mapping[str, Any]
 
-def describe_data_sets(passports: Sequence[Mapping]) -> str:
-    """Return the table of data sets, a line per passport."""
+
+def describe_data_sets(passports: Sequence[Facts]) -> str:
+    """Return the table of data sets, a row per passport."""
     rows = [("name", "check-ins", "users", "venues", "first", "last", "source")]
     for passport in passports:
         counts, span, source = (passport[key] for key in ("counts", "span", "source"))
@@ -16,7 +19,7 @@ def describe_data_sets(passports: Sequence[Mapping]) -> str:
     return align(rows, right=(1, 2, 3))
 
 
-def describe_data_set(facts: Mapping) -> str:
+def describe_data_set(facts: Facts) -> str:
     """Return the facts of `fedgru.data.passport.describe` as aligned text."""
     counts = facts["counts"]
     title = (
@@ -25,11 +28,11 @@ def describe_data_set(facts: Mapping) -> str:
     )
     blocks = [align(_overview(facts)), _per_user(facts["check_ins_per_user"])]
     if facts["source"]["kind"] != "made-up city":
-        blocks.append(_rows_on_the_way_in(facts))
+        blocks.append(_ledger(facts))
     return "\n\n".join([title, *blocks])
 
 
-def _overview(facts):
+def _overview(facts: Facts) -> list[tuple[str, str, str]]:
     span, zone, counts = facts["span"], facts["time_zone"], facts["counts"]
     first, last = (span[key].replace("T", " ").rstrip("Z") for key in ("first", "last"))
     offsets = sorted(zone["offsets_min"].items(), key=lambda item: -item[1])
@@ -37,7 +40,7 @@ def _overview(facts):
     if len(offsets) > 3:
         clocks.append(f"{len(offsets) - 3} more")
 
-    def shares(commonest):
+    def shares(commonest: Sequence[tuple[str, int]]) -> str:
         return ", ".join(f"{value} {n / counts['check_ins']:.1%}" for value, n in commonest)
 
     commonest = shares(facts["commonest_categories"])
@@ -75,8 +78,8 @@ def _overview(facts):
     return [("", *row) for row in rows]
 
 
-def _source(facts):
-    """Rows of the overview: what the data set was made from."""
+def _source(facts: Facts) -> list[tuple[str, str]]:
+    """Return the overview's rows about the data set's source."""
     source = facts["source"]
     if source["kind"] == "made-up city":
         settings = ", ".join(f"{key} {value}" for key, value in facts["settings"].items())
@@ -92,7 +95,7 @@ def _source(facts):
     ]
 
 
-def _per_user(quantiles):
+def _per_user(quantiles: Mapping[str, float]) -> str:
     names = {"0": "min", "50": "median", "100": "max"}
     percent = [key for key in quantiles if key != "mean"]
     rows = [
@@ -103,7 +106,7 @@ def _per_user(quantiles):
     return f"Check-ins per user (mean {quantiles['mean']:,.1f})\n{table}"
 
 
-def _rows_on_the_way_in(facts):
+def _ledger(facts: Facts) -> str:
     num_rows, lines = facts["source"]["rows"], facts["ledger"]
     rows = []
     for line in lines:
@@ -125,9 +128,9 @@ def _rows_on_the_way_in(facts):
         if kind not in {line["kind"] for line in lines}:
             rows.insert(0, ("", kind, "0", "0.0%", "", ""))
     table = align(rows, right=(2, 3))
-    return f"What happened to rows on the way in\n{table}"
+    return f"Rows changed or dropped at import\n{table}"
 
 
-def _utc_offset(offset_min):
+def _utc_offset(offset_min: int) -> str:
     hours, minutes = divmod(abs(offset_min), 60)
     return f"UTC{'-' if offset_min < 0 else '+'}{hours:02}:{minutes:02}"

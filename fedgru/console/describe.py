@@ -1,21 +1,125 @@
-"""What is printed of a task and of an evaluated run."""
+"""Text about a task and about a run."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 from fedgru import config
-from fedgru.config import EMBEDDED
+from fedgru.algorithms.fed_avg import ServerState
+from fedgru.config import EMBEDDED, Settings
 from fedgru.console.tables import align, count
 
-_PARTS = ("revisits", "first_visits")  # which a report of sums alone does not have
+_PARTS = ("revisits", "first_visits")  # missing in a report that was made from sums
+
+Facts: TypeAlias = Mapping[str, Any]  # parts of run.json, test.json, audit.json
 
 
-def describe_data(name):
-    """Return the words that name a data set."""
+class _CoverageLine(Protocol):
+    @property
+    def step(self) -> str: ...
+
+    @property
+    def clients(self) -> int: ...
+
+    @property
+    def checkins(self) -> int: ...
+
+
+class _TradeOff(Protocol):
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def value(self) -> float: ...
+
+
+class DescribedProtection(Protocol):
+    """What is shown of a `Protection`."""
+
+    @property
+    def trade_off(self) -> _TradeOff: ...
+
+    @property
+    def num_values(self) -> int: ...
+
+    @property
+    def server_head(self) -> bool: ...
+
+
+class DescribedTask(Protocol):
+    """What is shown of a `Task`."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def coverage(self) -> Sequence[_CoverageLine]: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def protection(self) -> DescribedProtection | None: ...
+
+
+class TrainingEnd(Protocol):
+    """What is shown of a `TrainResult`."""
+
+    @property
+    def best(self) -> ServerState: ...
+
+    @property
+    def last(self) -> ServerState: ...
+
+    @property
+    def best_value(self) -> float: ...
+
+    @property
+    def why(self) -> str: ...
+
+    @property
+    def faults(self) -> Sequence[tuple[int, str, str]]: ...
+
+
+class DescribedKind(Protocol):
+    """What is shown of a `RunKind`."""
+
+    @property
+    def row(self) -> str: ...
+
+    @property
+    def trains(self) -> bool: ...
+
+    @property
+    def shares_model(self) -> bool: ...
+
+
+class DescribedRun(Protocol):
+    """What is shown of a `RunFolder`."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def kind(self) -> DescribedKind: ...
+
+    def facts(self) -> Facts: ...
+
+    def overview(self) -> Facts: ...
+
+    def settings(self) -> Settings: ...
+
+    def test(self) -> Facts | None: ...
+
+
+def describe_data(name: str) -> str:
+    """Return the name of a data set in words."""
     embedded = " (the made-up city that comes with fedgru)" if name == EMBEDDED else ""
     return f"data set {name}{embedded}"
 
 
-def describe_task(task, facts, counting=False):
+def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> str:
     """Return the text printed before training: data set, coverage, unknown values, model.
 
     Args:
@@ -43,12 +147,12 @@ def describe_task(task, facts, counting=False):
         f"{task.settings.inputs.target}, prior {task.settings.inputs.prior}"
     )
     if task.protection is not None:
-        lines.append(_describe_protection(task))
+        lines.append(_describe_protection(task, task.protection))
     return "\n".join(lines)
 
 
-def _describe_protection(task):
-    agnostic, protection = task.settings.agnostic, task.protection
+def _describe_protection(task: DescribedTask, protection: DescribedProtection) -> str:
+    agnostic = task.settings.agnostic
     strength = f"{protection.trade_off.kind} {protection.trade_off.value:g}"
     line = (
         f"Agnostic to {agnostic.agnostic_to} ({protection.num_values} values): {agnostic.method}, "
@@ -56,37 +160,37 @@ def _describe_protection(task):
     )
     if protection.server_head:
         line += (
-            "\n  Simulation: the heads are taught in one place, on states of all clients, which a "
-            "deployment would not have."
+            "\n  Simulation: the server trains the heads on the states of all clients, which it "
+            "would not have in a deployment."
         )
     return line
 
 
-def describe_end(result, settings):
-    """Return a line that says why training ended, and which round was best."""
+def describe_end(result: TrainingEnd, settings: Settings) -> str:
+    """Return a line with the reason why training ended, and the best round."""
     return (
         f"{result.why}; best is round {result.best.round_num} of {result.last.round_num}, "
-        f"{settings.loop.stop_metric} {result.best_value:.4f}{_told_faults(result.faults)}"
+        f"{settings.loop.stop_metric} {result.best_value:.4f}{_describe_faults(result.faults)}"
     )
 
 
-def _told_faults(faults):
-    """How often clients were missing in the mean, and why; nothing if they never were."""
+def _describe_faults(faults: Iterable[tuple[int, str, str]]) -> str:
+    """Return how often clients were missing in the mean, and why; empty if never."""
     counts = Counter(why for _, _, why in faults)
-    told = ", ".join(f"{number:,} times {why}" for why, number in counts.items())
-    return f"; clients missing in the mean: {told} (faults.csv)" if told else ""
+    reasons = ", ".join(f"{number:,} times {why}" for why, number in counts.items())
+    return f"; clients missing in the mean: {reasons} (faults.csv)" if reasons else ""
 
 
-def describe_done(facts, path):
-    """Return a line that says how a run ended, from its run.json."""
+def describe_done(facts: Facts, path: Path) -> str:
+    """Return a line about the end of a run, from its run.json."""
     return (
         f"{path} is done: {facts.get('why')}, best is round {facts.get('best_round')} of "
         f"{facts.get('rounds')}."
     )
 
 
-def describe_report(report, kind):
-    """Return the table of a report: the model, cold and warm, beside the baselines.
+def describe_report(report: Facts, kind: DescribedKind) -> str:
+    """Return the table of a report: the model, cold and warm, and the baselines.
 
     Args:
         report: test.json of a run.
@@ -125,9 +229,12 @@ def describe_report(report, kind):
     return "\n".join(lines)
 
 
-def describe_leakage(leakage):
-    """Return what the quick audit of every run found, a line per concept and its heading."""
-    lines = ["What a fresh logistic regression reads (fitted on val weeks, tested on test weeks):"]
+def describe_leakage(leakage: Mapping[str, Facts]) -> str:
+    """Return the results of the quick audit of every run, a line per concept, with a heading."""
+    lines = [
+        "How much a newly trained classifier (logistic regression) recovers from the model, fitted "
+        "on val weeks, tested on test weeks:"
+    ]
     for name, found in leakage.items():
         if "not_audited" in found:
             lines.append(f"  {name}: not audited: {found['not_audited']}")
@@ -143,7 +250,7 @@ def describe_leakage(leakage):
     return "\n".join(lines)
 
 
-def describe_audit(report):
+def describe_audit(report: Facts) -> str:
     """Return the tables of an audit, one per concept: view, probe, accuracy, interval, control."""
     lines = [f"Audit of {report['run']}, round {report['round']}: accuracy of fresh probes"]
     for name, found in report["concepts"].items():
@@ -156,8 +263,9 @@ def describe_audit(report):
         ]
         if headline:
             lines.append(
-                f"  the representation tells {100 * headline['accuracy']:.1f} % to the best probe "
-                f"({headline['probe']}); always the commonest value: {100 * found['floor']:.1f} %"
+                f"  best probe of the representation ({headline['probe']}): accuracy "
+                f"{100 * headline['accuracy']:.1f} %; always the commonest value: "
+                f"{100 * found['floor']:.1f} %"
             )
         lines.append(
             f"  {'':26}{'probe':>12}{'accuracy':>10}{'95 % interval':>20}{'over seeds':>20}"
@@ -180,10 +288,11 @@ def describe_audit(report):
     return "\n".join(lines)
 
 
-def describe_comparison(found, markdown=False):
+def describe_comparison(found: Facts, markdown: bool = False) -> str:
     """Return the table of `comparison.compare`, as text or as Markdown."""
     names = [key for key in found["rows"][0] if key not in ("label", "runs", "seeds")]
-    head, rows = ["", "seeds"], []
+    head = ["", "seeds"]
+    rows: list[list[str]] = []
     for name in names:
         head += [name, f"{name} against {found['reference']}"]
     for row in found["rows"]:
@@ -191,16 +300,16 @@ def describe_comparison(found, markdown=False):
         for name in names:
             cells += _compared_cells(row[name], row is found["rows"][0])
         rows.append(cells)
-    told = (
+    caption = (
         f"{found['targets']:,} targets of {count(found['clients'], 'client')}; means over seeds "
         "(smallest to largest); differences with paired 95 % intervals over clients"
     )
     if markdown:
-        lines = [head, ["---"] * len(head), *rows]
-        return "\n".join([f"| {' | '.join(cells)} |" for cells in lines] + ["", told + "."])
-    # on a screen one metric below the other: side by side they would not fit
+        marked = [head, ["---"] * len(head), *rows]
+        return "\n".join([f"| {' | '.join(cells)} |" for cells in marked] + ["", caption + "."])
+    # on a screen the metrics are below each other: beside each other they would not fit
     width = max(len(row[0]) for row in rows)
-    lines = [told]
+    lines = [caption]
     for place, name in enumerate(names):
         values = [row[2 + 2 * place : 4 + 2 * place] for row in rows]
         value_width = max(len(value) for value, _ in values)
@@ -211,8 +320,8 @@ def describe_comparison(found, markdown=False):
     return "\n".join(lines)
 
 
-def _compared_cells(cell, is_reference):
-    """A metric's value over seeds, and its difference to the reference in words."""
+def _compared_cells(cell: Facts | None, is_reference: bool) -> list[str]:
+    """Return a metric's value over seeds, and its difference from the reference, as text."""
     if cell is None:
         return ["-", "" if is_reference else "-"]
     value = f"{cell['mean']:.4f}"
@@ -223,7 +332,7 @@ def _compared_cells(cell, is_reference):
     return [value, describe_gain(cell["difference"])]
 
 
-def describe_runs(overviews):
+def describe_runs(overviews: Iterable[Facts]) -> str:
     """Return the table of `fedgru runs list`, from the runs' overviews."""
     columns = ("run", "kind", "data", "status", "seed", "rounds", "best_round")
     head = [*columns[:-1], "best", "acc@1", "loss"]
@@ -234,8 +343,8 @@ def describe_runs(overviews):
     return align(rows)
 
 
-def describe_run(run):
-    """Return what `fedgru runs show` prints: how the run ended, what it was asked, its test."""
+def describe_run(run: DescribedRun) -> str:
+    """Return the text of `fedgru runs show`: how the run ended, its settings, its test."""
     facts, shown = run.facts(), run.overview()
     lines = [
         f"{run.path}: {shown['kind']}, {describe_data(shown['data'])}, {shown['status']}",
@@ -246,19 +355,19 @@ def describe_run(run):
         lines.append(f"  error: {facts['error']}")
     if "best_round" in facts:
         lines.append(f"  {facts['why']}; best is round {facts['best_round']} of {facts['rounds']}")
-    asked = config.differences(run.settings())
-    lines.append("Settings other than the defaults:" if asked else "All settings are the defaults.")
-    lines += [f"  {option} {value}" for option, value in asked.items()]
+    given = config.differences(run.settings())
+    lines.append("Settings other than the defaults:" if given else "All settings are the defaults.")
+    lines += [f"  `{name}` {value}" for name, value in given.items()]
     test = run.test()
     if test:
         lines.append(describe_report(test, run.kind))
     else:
-        lines.append(f"Not evaluated. Do it with: fedgru eval {run.path}")
+        lines.append(f"Not evaluated. Evaluate it with: fedgru eval {run.path}")
     return "\n".join(lines)
 
 
-def _describe_intervals(report):
-    """Lines with the bootstrap intervals over clients; one client has none."""
+def _describe_intervals(report: Facts) -> list[str]:
+    """Return lines with the bootstrap intervals over clients; one client has none."""
     if report["test/clients"] == 1:
         return ["No interval of acc@1 over clients: there is one client."]
     low, high = report["intervals"]["test/acc@1/micro"]
@@ -273,8 +382,8 @@ def _describe_intervals(report):
     return lines
 
 
-def describe_gain(gain):
-    """Return a difference with its interval, and whether it is one.
+def describe_gain(gain: Facts) -> str:
+    """Return a difference with its interval, and whether it is significant.
 
     >>> describe_gain({"difference": 0.01, "interval": [-0.0025, 0.0225]})
     '+0.0100 (-0.0025 to +0.0225, not significant)'
@@ -284,8 +393,8 @@ def describe_gain(gain):
     return f"{gain['difference']:+.4f} ({low:+.4f} to {high:+.4f}, {verdict})"
 
 
-def _which(report, kind):
-    """Which model of a run was scored; a counting baseline has no rounds."""
+def _which(report: Facts, kind: DescribedKind) -> str:
+    """Return which model of a run was scored; empty for a counting baseline, without rounds."""
     if not kind.trains:
         return ""
     if kind.shares_model:
@@ -293,5 +402,5 @@ def _which(report, kind):
     return f", each client's best of up to {count(report['round'], 'round')}"
 
 
-def _cell(value, width):
+def _cell(value: float | None, width: int) -> str:
     return f"{'-':>{width}}" if value is None or value != value else f"{value:>{width}.4f}"

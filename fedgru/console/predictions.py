@@ -1,12 +1,15 @@
-"""What is printed of a prediction and of an export."""
+"""Text about a prediction and about an export."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from fedgru.console.tables import count
 
 
-def describe_forecast(found):
-    """Return the lines of a prediction, see `past.forecast`."""
+def describe_forecast(found: Mapping[str, Any]) -> str:
+    """Return the text of a prediction, see `past.forecast`."""
     title = f"{found['user']} after {count(found['check_ins'], 'check-in')}"
     if found["last"]:
         last = found["last"]
@@ -19,11 +22,11 @@ def describe_forecast(found):
     elif found["cold_start"]:
         lines.append("Cold start: fewer check-ins than any client of the run had.")
     unknown = dict(found["unknown"])
-    unknown.setdefault(found["target"], unknown.pop("target"))  # where it is no feature too
-    named = [f"{name.replace('_', ' ')} {number}" for name, number in unknown.items() if number]
+    unknown.setdefault(found["target"], unknown.pop("target"))  # if it is not a feature too
+    named = [f"{name.replace('_', ' ')} in {number}" for name, number in unknown.items() if number]
     if named:
         whole = count(found["check_ins"], "check-in")
-        lines.append(f"Unknown to the model, of {whole}: {', '.join(named)}.")
+        lines.append(f"Not seen in training: {', '.join(named)} of {whole}.")
     width = max(len(row["value"]) for row in found["top"])
     lines += [
         f"  {place:>3}  {row['value']:{width}}  {row['probability']:.4f}"
@@ -33,7 +36,7 @@ def describe_forecast(found):
         came = found["came"]
         what = "a check-in without a category" if came["value"] is None else came["value"]
         where = (
-            "unknown to the model"
+            "not seen in training"
             if came["rank"] is None
             else f"rank {came['rank']}, {came['probability']:.4f}"
         )
@@ -41,8 +44,8 @@ def describe_forecast(found):
     return "\n".join(lines)
 
 
-def describe_export(folder, description):
-    """Return the lines that say what was exported and what the model is called with."""
+def describe_export(folder: Path, description: Mapping[str, Any]) -> str:
+    """Return the text about an export: the model, its inputs and its output."""
     names = [f"{entry['name']} ({entry['dtype']})" for entry in description["inputs"]]
     lines = [
         f"{folder}: {description['model']['cell']} of {description['model']['hidden_dim']} units, "
@@ -58,6 +61,6 @@ def describe_export(folder, description):
         )
     if "noise" in description["representation"]:
         lines.append(
-            "noise is standard normal and hides the concept: draw it anew for each check-in."
+            "noise is standard normal and hides the concept: draw new noise for each check-in."
         )
     return "\n".join(lines)

@@ -1,6 +1,9 @@
-"""What is printed of a sweep: its plan, its trials and its best point."""
+"""Text about a sweep: its plan, its trials and its best point."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import mean
+from typing import Any, Protocol, TypeAlias
 
 from fedgru.console.describe import describe_gain
 from fedgru.console.tables import align
@@ -8,9 +11,30 @@ from fedgru.console.tables import align
 TEST_COLUMNS = ("acc@1", "acc@5", "mrr", "loss")
 TEST_BASELINES = ("running_backoff", "running_kernel")
 
+Record: TypeAlias = Mapping[str, Any]  # of a trial, or a report of test.json
 
-def describe_plan(path, plan, scored):
-    """Return the lines that say what is tried, and what it is scored on.
+
+class SweepPlan(Protocol):
+    """What is shown of a `fedgru.sweep.plan.Plan`."""
+
+    @property
+    def axes(self) -> Mapping[str, Any]: ...
+
+    @property
+    def seeds(self) -> int: ...
+
+    @property
+    def num_trials(self) -> int: ...
+
+    @property
+    def draws(self) -> bool: ...
+
+    @property
+    def metric(self) -> str: ...
+
+
+def describe_plan(path: Path, plan: SweepPlan, scored: Mapping[str, Any]) -> str:
+    """Return the text about a sweep's points, and the targets that they are scored on.
 
     Args:
         path: the sweep's folder.
@@ -30,13 +54,13 @@ def describe_plan(path, plan, scored):
     )
 
 
-def _range(values):
+def _range(values: Any) -> str:
     scale = "by its logarithm" if values.by_logarithm else "evenly"
     return f"{values.low:g}..{values.high:g} ({scale})"
 
 
-def describe_trial(plan, record):
-    """Return the line that is printed once a trial is done."""
+def describe_trial(plan: SweepPlan, record: Record) -> str:
+    """Return the line about a finished trial."""
     point = ", ".join(f"{name} {record['params'][name]}" for name in plan.axes)
     line = f"trial {record['trial']} of {plan.num_trials}: {point}: "
     if record["value"] is None:
@@ -49,14 +73,14 @@ def describe_trial(plan, record):
     return f"{line}, {record['seconds']:.1f} s"
 
 
-def describe_records(plan, records):
-    """Return the table of all trials, and below it why some failed.
+def describe_records(plan: SweepPlan, records: Sequence[Record]) -> str:
+    """Return the table of all trials, and below it the reasons of failed ones.
 
     Args:
         plan: `fedgru.sweep.plan.Plan`.
-        records: of `fedgru.sweep.results.ranked`, best first.
+        records: from `fedgru.sweep.results.ranked`, best first.
     """
-    names = [*plan.axes]
+    names = list(plan.axes)
     head = ["trial", *names, plan.metric, *(["over seeds"] if plan.seeds > 1 else [])]
     head += ["best round", "seconds", "status"]
     rows = [
@@ -78,15 +102,15 @@ def describe_records(plan, records):
     return "\n".join(lines)
 
 
-def describe_best(plan, record, reports, command):
-    """Return what is told of the best point: its value, how to train it, its test."""
+def describe_best(plan: SweepPlan, record: Record, reports: Sequence[Record], command: str) -> str:
+    """Return the text about the best point: its value, how to train it, its test."""
     point = ", ".join(f"{name} {record['params'][name]}" for name in plan.axes)
     first = reports[0]
     lines = [
         f"Best: {point}, trial {record['trial']}, {plan.metric} {record['value']:.4f}"
         f"{_spread(record)}",
         f"Train it with: {command}",
-        f"Test of that point alone, chosen by validation: {first['test/targets']:,} targets of "
+        f"Test of only this point, chosen by validation: {first['test/targets']:,} targets of "
         f"{first['test/clients']:,} clients, each scored once",
         f"  {'':18}" + "".join(f"{name:>9}" for name in TEST_COLUMNS),
     ]
@@ -108,25 +132,27 @@ def describe_best(plan, record, reports, command):
     return "\n".join(lines)
 
 
-def _test_row(label, rows, of=mean):
+def _test_row(
+    label: str, rows: Sequence[Record], of: Callable[[Iterable[float]], float] = mean
+) -> str:
     values = [of(row[f"test/{name}/micro"] for row in rows) for name in TEST_COLUMNS]
     return f"  {label:18}" + "".join(f"{value:9.4f}" for value in values)
 
 
-def _spread(record):
-    """The range over seeds in brackets, nothing for one seed."""
+def _spread(record: Record) -> str:
+    """Return the range over seeds in brackets, empty for one seed."""
     if len(record["runs"]) < 2 or record["value"] is None:
         return ""
     return f" ({record['lowest']:.4f} to {record['highest']:.4f})"
 
 
-def rounds(record):
-    """Best round of rounds trained, for each seed."""
+def rounds(record: Record) -> str:
+    """Return best round/rounds trained, for each seed."""
     return " ".join(f"{run['best_round']}/{run['rounds']}" for run in record["runs"])
 
 
-def status(record):
-    """How a trial ended, and whose runs it shares."""
+def status(record: Record) -> str:
+    """Return how a trial ended, and which trial's runs it shares."""
     if record["same_as"] is not None:
         return f"{record['status']}, as {record['same_as']}"
     return record["status"]

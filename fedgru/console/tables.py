@@ -8,7 +8,7 @@ def align(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
 
     Args:
         rows: at least one, all with the same number of texts.
-        right: the columns whose texts end, not begin, below each other.
+        right: indices of the columns that are aligned to the right.
 
     >>> print(align([("name", "check-ins"), ("town", "12"), ("b", "1,234")], right=[1]))
     name  check-ins
@@ -27,5 +27,5 @@ def align(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return such as '1 client' or '1,200 clients'."""
+    """Return a number with a noun, such as '1 client' or '1,200 clients'."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -41,7 +41,8 @@ def test_every_run_says_what_it_leaks(trained, here):
     _, printed = trained
     lines = printed[0].stdout.splitlines()
     at = lines.index(
-        "What a fresh logistic regression reads (fitted on val weeks, tested on test weeks):"
+        "How much a newly trained classifier (logistic regression) recovers from the model, fitted "
+        "on val weeks, tested on test weeks:"
     )
     leakage = json.loads((_run(here, "ordinary") / "test.json").read_text())["leakage"]
     client = leakage["client"]
@@ -67,8 +68,8 @@ def test_a_taught_head_is_said_to_be_a_simulation(here):
     words = ["--agnostic-to", "client", "--method", "reversal"]
     result = invoke("train", *SMALL, *words, "--no-eval")
     assert (
-        "Agnostic to client (6 values): reversal, alpha 0.9 (ganin)\n  Simulation: the heads are "
-        "taught in one place, on states of all clients, which a deployment would not have.\n"
+        "Agnostic to client (6 values): reversal, alpha 0.9 (ganin)\n  Simulation: the server "
+        "trains the heads on the states of all clients, which it would not have in a deployment.\n"
     ) in result.stderr
 
 
@@ -83,7 +84,7 @@ def test_audit_prints_and_keeps_its_tables(trained, here):
     ]
     worst = found["worst"]["representation"]
     assert (
-        f"  the representation tells {100 * worst:.1f} % to the best probe (logistic); always the "
+        f"  best probe of the representation (logistic): accuracy {100 * worst:.1f} %; always the "
         f"commonest value: {100 * found['floor']:.1f} %\n"
     ) in printed[2].stdout
     again = json.loads(
@@ -208,8 +209,8 @@ def test_a_kept_column_is_imported_protected_and_audited(tmp_path, monkeypatch):
     trained = invoke("train", *settings)
     # no person alone can learn to tell the faiths apart
     assert (
-        "Agnostic to faith (2 values): reversal, alpha 0.9 (ganin)\n  Simulation: the heads are "
-        "taught in one place, on states of all clients, which a deployment would not have.\n"
+        "Agnostic to faith (2 values): reversal, alpha 0.9 (ganin)\n  Simulation: the server "
+        "trains the heads on the states of all clients, which it would not have in a deployment.\n"
     ) in trained.stderr
     assert "\n  faith (2 values): representation " in trained.stdout
 

@@ -47,7 +47,7 @@ def test_import_tsmc2014_prints_what_it_found(data_dir):
         "  min  10%  20%  30%  40%  median  60%  70%  80%  90%  max\n"
         "    3    3    3    3    3       3    3    3    3    3    3\n"
         "\n"
-        "What happened to rows on the way in\n"
+        "Rows changed or dropped at import\n"
         "  dropped   0   0.0%\n"
         "  repaired  0   0.0%\n"
         "  missing   1  16.7%  category id is empty   row 3\n"

@@ -67,7 +67,7 @@ def test_show(log):
         "Settings other than the defaults:",
         "  --rounds 3",
         "  --name second",
-        "Not evaluated. Do it with: fedgru eval log/2026-11-24-120000-second",
+        "Not evaluated. Evaluate it with: fedgru eval log/2026-11-24-120000-second",
     ]
     shown = json.loads(invoke("runs", "show", "first", "--json").stdout)
     assert shown["settings"]["loop"]["rounds"] == 3

@@ -50,7 +50,8 @@ def test_what_cannot_be_told_is_a_dash():
         "95 % interval of acc@1 over clients: 0.2500 to 0.7500",
         "  against user markov: +0.0000 (-0.1250 to +0.1250, not significant)",
         "1,000 targets were never seen in train: they count as misses and have no loss.",
-        "What a fresh logistic regression reads (fitted on val weeks, tested on test weeks):",
+        "How much a newly trained classifier (logistic regression) recovers from the model, fitted "
+        "on val weeks, tested on test weeks:",
         "  client (150 values): representation 0.875, logits 0.500; commonest 0.250; 1,050 clients "
         "left out",
         "  zone: not audited: why not.",
@@ -117,7 +118,7 @@ def test_the_audit_names_its_worst_case_and_what_was_left_out():
         "",
         "zone: 4 values, fitted on 1,000 check-ins of the val weeks, tested on 2,000 of the test "
         "weeks",
-        "  the representation tells 62.5 % to the best probe (mlp); always the commonest value: "
+        "  best probe of the representation (mlp): accuracy 62.5 %; always the commonest value: "
         "31.2 %",
         "                                   probe  accuracy       95 % interval          over seeds"
         "  shuffled",
