@@ -11,6 +11,7 @@ EMBEDDED = "embedded"
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+AlphaSchedule = Literal["constant", "linear", "ganin", "warm-up"]
 
 
 class Section(BaseModel):
@@ -114,7 +115,7 @@ class AgnosticSettings(Section):
         description="Lambda, instead of alpha: the target's loss keeps its full weight, and the "
         "concept is hidden with this weight.",
     )
-    alpha_schedule: Literal["constant", "linear", "ganin", "warm-up"] = Field(
+    alpha_schedule: AlphaSchedule = Field(
         "ganin", description="How alpha rises during the first half of the rounds."
     )
     method: str = Field(

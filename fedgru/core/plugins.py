@@ -7,7 +7,8 @@ from fedgru.core.errors import ConfigError
 
 
 class _Named(Protocol):
-    name: str
+    @property
+    def name(self) -> str: ...
 
 
 NamedT = TypeVar("NamedT", bound=_Named)
@@ -24,8 +25,8 @@ def find(group: str) -> dict[str, metadata.EntryPoint]:
         other = found.setdefault(entry.name, entry)
         if other is not entry:
             raise ConfigError(
-                f"the packages {_package(other)} and {_package(entry)} both bring {entry.name!r} "
-                f"({group}). Uninstall one of them."
+                f"the packages {package_of(other)} and {package_of(entry)} both bring "
+                f"{entry.name!r} ({group}). Uninstall one of them."
             )
     return found
 
@@ -40,7 +41,7 @@ def load(entry: metadata.EntryPoint, kind: type[NamedT]) -> NamedT:
     Raises:
         ConfigError: if it cannot be loaded or is something else; names the package.
     """
-    where = f"{entry.value} of the package {_package(entry)} ({entry.group})"
+    where = f"{entry.value} of the package {package_of(entry)} ({entry.group})"
     try:
         loaded = entry.load()
     except Exception as error:
@@ -55,5 +56,6 @@ def load(entry: metadata.EntryPoint, kind: type[NamedT]) -> NamedT:
     return loaded
 
 
-def _package(entry: metadata.EntryPoint) -> str:
+def package_of(entry: metadata.EntryPoint) -> str:
+    """Return the name of the package that an entry point belongs to."""
     return entry.dist.name if entry.dist else "?"

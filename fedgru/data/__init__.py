@@ -1,1 +1,1 @@
-"""Check-ins and data sets: reading files, made-up cities, and the folder they are kept in."""
+"""Check-ins and data sets: reading files, made-up cities, and the folder of data sets."""

@@ -1,19 +1,21 @@
-"""Category name -> coarse category: the table that comes with fedgru, or one of the user's own."""
+"""Category name -> coarse category: the table that comes with fedgru, or the user's table."""
 
 import csv
 import io
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fedgru.core.errors import DataError
-from fedgru.data.checkins import Coded
+from fedgru.core.types import AnyPath
+from fedgru.data.checkins import CheckIns, Coded
 from fedgru.data.reading.sources import read_text
 
 # 251 category names of TSMC2014 New York in 27 coarse categories. 219 are as in the notebook that
-# fedgru grew from, with its oddities (Campground is Home), the rest was filled in by hand.
+# fedgru started from, with its oddities (Campground is Home); the others were added by hand.
 COARSE_TABLE = Path(__file__).with_name("coarse_categories.csv")
 HEADERS = (["name", "category"], ["category_name", "coarse_category"])
 _MAX_LISTED = 20
@@ -25,8 +27,8 @@ class Scheme:
 
     Attributes:
         name: "coarse", "raw", or the file name of the user's table.
-        table: dict from category name to category; None leaves names as they are.
-        sha256: of the table's file; None for "raw".
+        table: dict from category name to category; None keeps the names.
+        sha256: SHA-256 of the table's file; None for "raw".
     """
 
     name: str
@@ -34,8 +36,8 @@ class Scheme:
     sha256: str | None = None
 
 
-def load_scheme(choice):
-    """The scheme for `--categories coarse|raw|FILE`.
+def load_scheme(choice: AnyPath) -> Scheme:
+    """Return the scheme of the setting `categories`: coarse, raw or a file.
 
     Args:
         choice: "coarse", "raw", or the path of a CSV with the header `name,category`; UTF-8 or
@@ -55,7 +57,7 @@ def load_scheme(choice):
     return Scheme("coarse" if choice == "coarse" else source.file, table, source.sha256)
 
 
-def _read_table(text, file):
+def _read_table(text: str, file: str) -> dict[str, str]:
     try:
         rows = list(csv.reader(io.StringIO(text, newline=None)))
     except csv.Error as error:
@@ -65,7 +67,8 @@ def _read_table(text, file):
         raise DataError(
             f"{file}, row 1: the header is {','.join(header)!r}, expected {','.join(HEADERS[0])!r}."
         )
-    table, row_nums = {}, {}
+    table: dict[str, str] = {}
+    row_nums: dict[str, int] = {}
     for row_num, row in enumerate(rows[1:], start=2):
         cells = [cell.strip() for cell in row]
         if not cells:
@@ -84,13 +87,13 @@ def _read_table(text, file):
     return table
 
 
-def apply_scheme(check_ins, scheme, file):
-    """Check-ins with their category names replaced by the scheme's categories.
+def apply_scheme(check_ins: CheckIns, scheme: Scheme, file: str) -> CheckIns:
+    """Return check-ins with category names replaced by the scheme's categories.
 
     Args:
         check_ins: `CheckIns` whose `category` holds the names of the source.
         scheme: `Scheme`.
-        file: what the message calls the source.
+        file: the source's name, for the message.
 
     Returns:
         `CheckIns`; a missing name stays missing.
@@ -101,12 +104,13 @@ def apply_scheme(check_ins, scheme, file):
     if scheme.table is None:
         return check_ins
     names = check_ins.category
-    categories = [scheme.table.get(_normal(name)) for name in names.values]
-    if None in categories:
+    found = [scheme.table.get(_normal(name)) for name in names.values]
+    categories = [category for category in found if category is not None]
+    if len(categories) < len(found):
         counts = np.bincount(names.codes[names.codes >= 0], minlength=len(names.values))
         unmapped = sorted(
             (name, int(count))
-            for name, category, count in zip(names.values, categories, counts, strict=True)
+            for name, category, count in zip(names.values, found, counts, strict=True)
             if category is None
         )
         raise DataError(_unmapped_message(unmapped, scheme, file))
@@ -115,8 +119,8 @@ def apply_scheme(check_ins, scheme, file):
     return replace(check_ins, category=Coded(codes[names.codes], values))
 
 
-def translate(scheme, name):
-    """Return the category of a name in a Scheme; a name that it lacks stands for itself.
+def translate(scheme: Scheme | None, name: str) -> str:
+    """Return the category of a name in a Scheme; a name that the scheme lacks is its category.
 
     >>> translate(Scheme("mine.csv", {"Café": "Food"}), " Café ")
     'Food'
@@ -124,7 +128,7 @@ def translate(scheme, name):
     ('Food', 'Bar')
 
     Args:
-        scheme: Scheme, or None for one that leaves names as they are.
+        scheme: Scheme, or None to keep the names.
         name: str.
     """
     if scheme is None or scheme.table is None:
@@ -132,7 +136,7 @@ def translate(scheme, name):
     return scheme.table.get(_normal(name), name)
 
 
-def _unmapped_message(unmapped, scheme, file):
+def _unmapped_message(unmapped: Sequence[tuple[str, int]], scheme: Scheme, file: str) -> str:
     number = "1 category name is" if len(unmapped) == 1 else f"{len(unmapped):,} category names are"
     lines = [
         f"  {name!r} ({count:,} check-in{'' if count == 1 else 's'})"
@@ -149,6 +153,6 @@ def _unmapped_message(unmapped, scheme, file):
     return "\n".join([f"{file}: {number} not in {where}:", *lines, advice])
 
 
-def _normal(name):
-    """One spelling for names that look the same: é is one character or e and an accent."""
+def _normal(name: str) -> str:
+    """Return one spelling for names that look the same: é is one character, or e and an accent."""
     return unicodedata.normalize("NFC", name.strip())

@@ -2,26 +2,30 @@
 
 A data set is a folder with two files. `checkins.parquet` has one row per check-in in order of
 time; its columns are those of `fedgru.data.checkins.CheckIns`, texts as dictionaries and missing
-values as nulls; a column of the user's own is called own:NAME. `passport.json` says where it came
-from and what happened to it on the way in.
+values as nulls; a column of the user's own is called own:NAME. `passport.json` describes its source
+and the changes at import.
 
-A large data set has its columns beside these once more, to be opened in constant time through
-memory maps (`fedgru.data.columns`), and what runs made of them (`fedgru.task.stored`). Either can
-be deleted, and is made again.
+A large data set also has a second copy of its columns, which opens in constant time through memory
+maps (`fedgru.data.columns`), and parts of tasks made by runs (`fedgru.task.stored`). Users can
+delete both; they are made again.
 """
 
 import json
 import logging
 import re
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from fedgru.config import EMBEDDED
 from fedgru.core.errors import DataError
+from fedgru.core.types import AnyPath, Floats
 from fedgru.data import columns, parquet_files
 from fedgru.data.categories import apply_scheme, load_scheme
 from fedgru.data.checkins import CheckIns
@@ -32,11 +36,14 @@ from fedgru.data.reading.timestamps import MAX_OFFSET_MIN
 from fedgru.storage import mapped
 from fedgru.storage.folders import writing_folder
 
+if TYPE_CHECKING:
+    from fedgru.data.synthetic import City
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-MAX_NAME_CHARACTERS = 100  # file systems take 255 bytes, also with what is put around it
-_YEARS_S = (-62135596800, 253402300799)  # years 1 to 9999, what a passport can name
+MAX_NAME_CHARACTERS = 100  # file systems allow 255 bytes, including what is added to the name
+_YEARS_S = (-62135596800, 253402300799)  # years 1 to 9999, the range of a passport
 MAX_PASSPORT_BYTES = 1 << 20
-MAPPED_FROM = 10_000  # check-ins; from here on a data set is opened through memory maps
+MAPPED_FROM = 10_000  # check-ins; larger data sets are opened through memory maps
 
 logger = logging.getLogger(__name__)
 
@@ -49,49 +56,49 @@ class DataSet:
         name: of its folder, or "embedded".
         check_ins: `CheckIns`.
         passport: dict, as in passport.json.
-        best_prob: float32 [num_checkins], the chance that the best possible predictor names this
-            check-in's category; None unless the city is made up.
-        folder, maps: where the columns of a large data set are mapped from, and the
-            `fedgru.storage.mapped.Mapped`; None if they are in memory.
+        best_prob: float32 [num_checkins], the probability that the best possible predictor is
+            right about this check-in's category; None unless the city is made up.
+        folder, maps: the folder of a large data set and the `fedgru.storage.mapped.Mapped` of its
+            columns; None if they are in memory.
     """
 
     name: str
     check_ins: CheckIns
-    passport: dict
-    best_prob: np.ndarray | None = None
+    passport: dict[str, Any]
+    best_prob: Floats | None = None
     folder: Path | None = None
     maps: mapped.Mapped | None = None
 
 
 def import_file(
     format_name: str,
-    path,
+    path: AnyPath,
     name: str,
-    data_dir,
+    data_dir: AnyPath,
     categories: str | None = None,
     overwrite: bool = False,
-    **options,
+    **options: Any,
 ) -> DataSet:
     """Import a file of check-ins.
 
     Args:
-        format_name: of a reader, such as "tsmc2014" or "csv"; see
+        format_name: name of a reader, such as "tsmc2014" or "csv"; see
             `fedgru.data.reading.registry`.
         path: the file.
-        name: of the new data set.
-        data_dir: folder of data sets, made if need be.
+        name: name of the new data set.
+        data_dir: folder of data sets, made if it does not exist.
         categories: "coarse", "raw", or the path of a table; see
-            `fedgru.data.categories.load_scheme`. None takes the reader's own.
+            `fedgru.data.categories.load_scheme`. None takes the reader's default.
         overwrite: replace a data set of that name.
-        options: of the reader, see `Reader.options`; those left out have their defaults.
+        options: options of the reader, see `Reader.options`; missing ones have their defaults.
 
     Returns:
         The `DataSet`, saved. If anything fails, nothing in `data_dir` has changed.
 
     Raises:
-        ConfigError: if there is no such format, or the options do not make sense.
-        DataError: if the name is taken or no name, or the file or the categories cannot be used;
-            also if categories are chosen that can have no effect.
+        ConfigError: if there is no such format, or an option is wrong.
+        DataError: if the name is taken or not a valid name, if the file or the categories cannot
+            be used, or if `categories` would have no effect.
     """
     reader = find_reader(format_name)
     options = reader.complete(options)
@@ -118,9 +125,8 @@ def import_file(
     )
 
 
-def save_city(name, data_dir, city, overwrite=False):
-    """Save a made-up city of `fedgru.data.synthetic.make_city`; Args and errors as
-    `save_data_set`."""
+def save_city(name: str, data_dir: AnyPath, city: "City", overwrite: bool = False) -> DataSet:
+    """Save a made-up city of `fedgru.data.synthetic.make_city`; see `save_data_set`."""
     return save_data_set(
         name,
         data_dir,
@@ -131,7 +137,7 @@ def save_city(name, data_dir, city, overwrite=False):
     )
 
 
-def _city_facts(city):
+def _city_facts(city: "City") -> dict[str, Any]:
     return {
         "source": {"kind": "made-up city"},
         "settings": asdict(city.config),
@@ -140,36 +146,36 @@ def _city_facts(city):
 
 
 def save_data_set(
-    name,
-    data_dir,
-    check_ins,
+    name: str,
+    data_dir: AnyPath,
+    check_ins: CheckIns,
     *,
-    source,
-    settings,
-    categories,
-    ledger=Ledger(),  # noqa: B008 (frozen)
-    best_prob=None,
-    overwrite=False,
-):
-    """Write a data set whole or not at all.
+    source: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    categories: Mapping[str, Any],
+    ledger: Ledger = Ledger(),  # noqa: B008 (frozen)
+    best_prob: Floats | None = None,
+    overwrite: bool = False,
+) -> DataSet:
+    """Write a data set completely or not at all.
 
     Args:
         name: letters, digits, dots, underscores and hyphens, starting with a letter or digit.
-        data_dir: folder of data sets, made if need be.
+        data_dir: folder of data sets, made if it does not exist.
         check_ins: `CheckIns`, at least one, in order of time.
-        source: dict for the passport; "kind" says what it is.
+        source: dict for the passport; "kind" is the kind of source.
         settings: dict for the passport.
         categories: dict for the passport; "scheme" names the scheme of `check_ins.category`.
-        ledger: what happened to rows on the way in.
+        ledger: rows dropped or changed at import.
         best_prob: float32 [num_checkins], or None.
         overwrite: replace a data set of that name.
 
     Returns:
-        The `DataSet`, as `open_data_set` would give it.
+        The `DataSet`, equal to that of `open_data_set`.
 
     Raises:
-        DataError: if the name is taken or no name, the check-ins are not as `CheckIns` promises,
-            or the folder cannot be written.
+        DataError: if the name is taken or not a valid name, the check-ins break a rule of
+            `CheckIns`, or the folder cannot be written.
     """
     _check_free(name, data_dir, overwrite)
     try:
@@ -180,15 +186,22 @@ def save_data_set(
         raise DataError(f"{name}: the columns do not fit together: {error}.") from None
     _check_values(name, check_ins, best_prob)
 
-    def describe():
+    def describe() -> dict[str, Any]:
         return make_passport(name, check_ins, best_prob, source, settings, categories, ledger)
 
     passport = _write(Path(data_dir), name, describe, check_ins, best_prob, overwrite)
     return DataSet(name, check_ins, passport, best_prob)
 
 
-def _write(data_dir, name, describe, check_ins, best_prob, overwrite):
-    """Write a data set; return the passport, which `describe` makes beside the Parquet file."""
+def _write(
+    data_dir: Path,
+    name: str,
+    describe: Callable[[], dict[str, Any]],
+    check_ins: CheckIns,
+    best_prob: Floats | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Write a data set and return its passport; `describe` makes it during the Parquet writing."""
     is_new = not data_dir.exists()
     target = data_dir / name
     try:
@@ -198,7 +211,7 @@ def _write(data_dir, name, describe, check_ins, best_prob, overwrite):
                 written = beside.submit(parquet_files.write, parquet, check_ins, best_prob)
                 passport = describe()
 
-                def bound_to():
+                def bound_to() -> dict[str, Any]:
                     written.result()
                     return columns.made_from(parquet, passport)
 
@@ -215,7 +228,7 @@ def _write(data_dir, name, describe, check_ins, best_prob, overwrite):
     return passport
 
 
-def _check_name(name):
+def _check_name(name: str) -> None:
     if len(name) > MAX_NAME_CHARACTERS:
         raise DataError(
             f"{name[:20]!r}... cannot name a data set: it has {len(name)} characters, expected at "
@@ -228,7 +241,7 @@ def _check_name(name):
         )
 
 
-def _check_free(name, data_dir, overwrite):
+def _check_free(name: str, data_dir: AnyPath, overwrite: bool) -> None:
     _check_name(name)
     if name == EMBEDDED:
         raise DataError(
@@ -238,27 +251,27 @@ def _check_free(name, data_dir, overwrite):
     if not target.exists():
         return
     if not (target / "passport.json").is_file():
-        raise DataError(f"{target} is there and is not a data set: choose another name.")
+        raise DataError(f"{target} exists and is not a data set: choose another name.")
     if not overwrite:
-        raise DataError(f"{target} is there already: choose another name, or add `overwrite`.")
+        raise DataError(f"{target} already exists: choose another name, or add `overwrite`.")
 
 
-def open_data_set(name=EMBEDDED, data_dir="data"):
+def open_data_set(name: str = EMBEDDED, data_dir: AnyPath = "data") -> DataSet:
     """Open a data set, or make the embedded city in memory.
 
-    Every byte of a data set is verified, but of a large one only when its columns are laid out:
-    later it is enough that `checkins.parquet` has the size and the time of change that it had
-    then, and each column its size. `fedgru data check` verifies all.
+    Every byte of a data set is verified. A large data set is verified only when its columns are
+    stored. Later only the size and modification time of `checkins.parquet` and the size of each
+    column are compared. `fedgru data check` verifies everything.
 
     Args:
-        name: of a data set in `data_dir`, or "embedded".
+        name: name of a data set in `data_dir`, or "embedded".
         data_dir: folder of data sets.
 
     Returns:
         `DataSet`.
 
     Raises:
-        DataError: if there is none of that name, or it is not as it was saved.
+        DataError: if there is none of that name, or it was changed after it was saved.
     """
     if name == EMBEDDED:
         from fedgru.data.synthetic import CityConfig, make_city
@@ -277,8 +290,8 @@ def open_data_set(name=EMBEDDED, data_dir="data"):
     return _open_large(folder, passport)
 
 
-def _find(name, data_dir):
-    """The folder of a data set."""
+def _find(name: str, data_dir: AnyPath) -> Path:
+    """Return the folder of a data set."""
     _check_name(name)
     folder = Path(data_dir, name)
     if not folder.is_dir():
@@ -290,20 +303,20 @@ def _find(name, data_dir):
     return folder
 
 
-def _open_large(folder, passport):
-    """Open the columns of a large data set; lay them out first, if they are not."""
+def _open_large(folder: Path, passport: dict[str, Any]) -> DataSet:
+    """Open the columns of a large data set; store them first if they are missing."""
     try:
         bound_to = columns.made_from(folder / "checkins.parquet", passport)
     except OSError:
-        return _open_whole(folder, passport)  # says what is wrong
+        return _open_whole(folder, passport)  # raises the error
     if (found := columns.load(folder, bound_to)) is None:
         whole = _open_whole(folder, passport)
-        logger.info("%s is large: its columns are being laid out for later", folder)
+        logger.info("%s is large: storing its columns, so that it opens faster next time", folder)
         try:
             columns.save(folder, whole.check_ins, whole.best_prob, bound_to)
         except OSError as error:
             logger.warning(
-                "the columns of %s cannot be laid out (%s): all check-ins are held in memory",
+                "the columns of %s cannot be stored (%s): all check-ins are held in memory",
                 folder,
                 error.strerror or error,
             )
@@ -311,12 +324,14 @@ def _open_large(folder, passport):
         del whole
         pa.default_memory_pool().release_unused()
         found = columns.load(folder, bound_to)
+        if found is None:
+            raise DataError(f"the columns of {folder} have changed since they were stored.")
     check_ins, best_prob, maps = found
     return DataSet(passport["name"], check_ins, passport, best_prob, folder, maps)
 
 
-def _open_whole(folder, passport):
-    """Open a data set in memory, every byte of it verified."""
+def _open_whole(folder: Path, passport: dict[str, Any]) -> DataSet:
+    """Open a data set in memory and verify every byte of it."""
     file = folder / "checkins.parquet"
     check_ins, best_prob = parquet_files.read(file, passport["counts"]["check_ins"])
     _check_values(file, check_ins, best_prob)
@@ -328,8 +343,8 @@ def _open_whole(folder, passport):
     return DataSet(passport["name"], check_ins, passport, best_prob)
 
 
-def open_verified(name, data_dir="data"):
-    """Open a saved data set in memory, every byte of `checkins.parquet` verified.
+def open_verified(name: str, data_dir: AnyPath = "data") -> DataSet:
+    """Open a saved data set in memory and verify every byte of `checkins.parquet`.
 
     Raises:
         DataError: as `open_data_set`.
@@ -338,7 +353,7 @@ def open_verified(name, data_dir="data"):
     return _open_whole(folder, _read_passport(folder))
 
 
-def read_passport(name, data_dir="data"):
+def read_passport(name: str, data_dir: AnyPath = "data") -> dict[str, Any]:
     """Return the passport of a data set, without opening it.
 
     Raises:
@@ -350,7 +365,7 @@ def read_passport(name, data_dir="data"):
     return _read_passport(Path(data_dir, name))
 
 
-def _read_passport(folder):
+def _read_passport(folder: Path) -> dict[str, Any]:
     path = folder / "passport.json"
     try:
         if path.stat().st_size > MAX_PASSPORT_BYTES:
@@ -370,13 +385,13 @@ def _read_passport(folder):
     return {**passport, "name": folder.name}
 
 
-def _check_values(name, check_ins, best_prob):
-    """Refuse check-ins that are not as `CheckIns` promises."""
+def _check_values(name: AnyPath, check_ins: CheckIns, best_prob: Floats | None) -> None:
+    """Raise a DataError for check-ins that break a rule of `CheckIns`."""
     if not len(check_ins) or (np.diff(check_ins.time_s) < 0).any():
         raise DataError(f"{name}: check-ins must be in order of time, and at least one.")
     if (check_ins.user.codes < 0).any() or (check_ins.venue.codes < 0).any():
         raise DataError(f"{name}: every check-in needs a user and a venue.")
-    ranges = {
+    ranges: dict[str, tuple[npt.NDArray[Any], float, float]] = {
         "time_s": (check_ins.time_s, *_YEARS_S),
         "offset_min": (check_ins.offset_min, -MAX_OFFSET_MIN, MAX_OFFSET_MIN),
         "lat_deg": (check_ins.lat_deg, -90, 90),
@@ -391,8 +406,8 @@ def _check_values(name, check_ins, best_prob):
             )
 
 
-def list_data_sets(data_dir="data"):
-    """Passports of the data sets in a folder, by name; folders without one are passed over.
+def list_data_sets(data_dir: AnyPath = "data") -> list[dict[str, Any]]:
+    """Return the passports of the data sets in a folder, by name; skip folders without one.
 
     Raises:
         DataError: if a passport cannot be read.
@@ -400,5 +415,5 @@ def list_data_sets(data_dir="data"):
     return [_read_passport(folder) for folder in _folders(data_dir)]
 
 
-def _folders(data_dir):
+def _folders(data_dir: AnyPath) -> list[Path]:
     return sorted(path.parent for path in Path(data_dir).glob("[!.]*/passport.json"))

@@ -1,9 +1,14 @@
-"""What happened to rows on the way in: how many were dropped or repaired, and why."""
+"""The ledger of an import: how many rows were dropped or changed, and why."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from heapq import nsmallest
+from typing import Any, Literal, TypeAlias, get_args
 
-KINDS = ("dropped", "repaired", "missing", "kept")
+from fedgru.core.types import AnyInts
+
+Kind: TypeAlias = Literal["dropped", "repaired", "missing", "kept"]
+KINDS = get_args(Kind)
 MAX_EXAMPLES = 5
 
 
@@ -12,8 +17,8 @@ class Line:
     """One reason and the rows it concerns.
 
     Attributes:
-        kind: "dropped" (the row is gone), "repaired" (the row was changed), "missing" (a value
-            is not there, the row stays) or "kept" (odd, counted, and left as it is).
+        kind: "dropped" (the row is removed), "repaired" (the row is changed), "missing" (a value
+            is missing, the row stays) or "kept" (unusual, but not changed).
         reason: in plain words.
         rows: how many rows.
         examples: the first few row numbers, counted from 1 as in the source file.
@@ -24,7 +29,7 @@ class Line:
     rows: int
     examples: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}, expected one of {', '.join(KINDS)}")
 
@@ -42,27 +47,27 @@ class Ledger:
 
     lines: tuple[Line, ...] = ()
 
-    def add(self, kind, reason, row_nums):
-        """This ledger with one more line; unchanged if `row_nums` is empty.
+    def add(self, kind: str, reason: str, row_nums: Sequence[int] | AnyInts) -> "Ledger":
+        """Return this ledger with one more line; unchanged if `row_nums` is empty.
 
         Args:
             kind: one of `KINDS`.
             reason: in plain words.
-            row_nums: int [rows], numbers of the rows concerned, in any order.
+            row_nums: int [rows], numbers of the affected rows, in any order.
         """
         if len(row_nums) == 0:
             return self
         examples = tuple(int(row) for row in nsmallest(MAX_EXAMPLES, row_nums))
         return Ledger((*self.lines, Line(kind, reason, len(row_nums), examples)))
 
-    def rows(self, kind):
-        """Rows of all lines of one kind, a row with two missing values counting twice."""
+    def rows(self, kind: str) -> int:
+        """Return the rows in all lines of one kind; a row with two missing values counts twice."""
         return sum(line.rows for line in self.lines if line.kind == kind)
 
-    def to_list(self):
-        """The lines as JSON has them; `Ledger.from_list` is the way back."""
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return the lines as a list for JSON; `Ledger.from_list` reads it."""
         return [{**asdict(line), "examples": list(line.examples)} for line in self.lines]
 
     @classmethod
-    def from_list(cls, lines):
+    def from_list(cls, lines: Iterable[Mapping[str, Any]]) -> "Ledger":
         return cls(tuple(Line(**{**line, "examples": tuple(line["examples"])}) for line in lines))

@@ -1,11 +1,15 @@
-"""The Parquet file of a data set: check-ins to a table and back, every part of it validated."""
+"""The Parquet file of a data set: write check-ins to a table, read and validate them."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedgru.core.errors import DataError
-from fedgru.data.checkins import CheckIns, code_texts, in_order
+from fedgru.core.types import AnyPath, Floats
+from fedgru.data.checkins import CheckIns, Coded, code_texts, in_order
 from fedgru.data.passport import OWN
 
 _TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -21,18 +25,20 @@ _SCHEMA = pa.schema(
 )
 _BEST_PROB = pa.field("best_prob", pa.float32())
 _NEVER_MISSING = ("user", "venue", "time_s", "offset_min", "best_prob")
-# What is read back at most. An imported text of `sources.MAX_TEXT_BYTES` stays far below both.
+# Limits when reading. An imported text of `sources.MAX_TEXT_BYTES` stays far below both.
 MAX_CHECK_INS = 200_000_000
 MAX_BYTES = 1 << 34
 ROW_GROUP = 1 << 20  # check-ins
 
 
-def as_saved(check_ins, best_prob, are_many):
-    """Return (check_ins, best_prob) as they will be opened again.
+def as_saved(
+    check_ins: CheckIns, best_prob: Floats | None, are_many: bool
+) -> tuple[CheckIns, Floats | None]:
+    """Return (check_ins, best_prob) as a later opening of the data set returns them.
 
     Args:
-        check_ins, best_prob: as of `fedgru.data.datasets.DataSet`.
-        are_many: whether to spare the memory that a table of them would take.
+        check_ins, best_prob: as in `fedgru.data.datasets.DataSet`.
+        are_many: whether to save memory, by not making a table of them.
 
     Raises:
         pa.ArrowException: if the columns do not fit together.
@@ -40,7 +46,7 @@ def as_saved(check_ins, best_prob, are_many):
     if not are_many:
         return _from_table(_to_table(check_ins, best_prob))
     num = len(check_ins)
-    numbers = {
+    numbers: dict[str, Any] = {
         field.name: np.asarray(getattr(check_ins, field.name), field.type.to_pandas_dtype())
         for field in _SCHEMA
         if field.name not in _TEXT_COLUMNS
@@ -56,22 +62,22 @@ def as_saved(check_ins, best_prob, are_many):
         if len(column.codes) != num or not -1 <= column.codes.min() <= column.codes.max() < len(
             column.values
         ):
-            raise pa.ArrowInvalid("a column has other codes or more or fewer than it should")
+            raise pa.ArrowInvalid("a column has a wrong number of codes, or codes out of range")
     coded = {name: _in_order(column) for name, column in coded.items()}
     own = {name: _in_order(column) for name, column in own.items()}
     return CheckIns(**coded, **numbers, own=own), best_prob
 
 
-def _in_order(coded):
-    """A text column as it comes back from Parquet, without the way through all its texts."""
+def _in_order(coded: Coded) -> Coded:
+    """Return a text column as Parquet would return it, without making all its texts."""
     distinct = set(coded.values)
     if len(distinct) == len(coded.values) and all(map(str.strip, distinct)):
         return in_order(coded)
     return code_texts(_to_dictionary(coded).cast(pa.string()))
 
 
-def write(path, check_ins, best_prob):
-    """Write check-ins, as of `fedgru.data.datasets.DataSet`, a row group at a time."""
+def write(path: AnyPath, check_ins: CheckIns, best_prob: Floats | None) -> None:
+    """Write check-ins, as in `fedgru.data.datasets.DataSet`, a row group at a time."""
     dictionaries = {
         id(column): pa.array(column.values, pa.string())
         for column in (
@@ -86,10 +92,15 @@ def write(path, check_ins, best_prob):
             writer.write_table(_to_table(check_ins, best_prob, dictionaries, part), ROW_GROUP)
 
 
-def _to_table(check_ins, best_prob, dictionaries=None, rows=slice(None)):
-    """Some rows as a table; `dictionaries` are those made already, by the id of their Coded."""
+def _to_table(
+    check_ins: CheckIns,
+    best_prob: Floats | None,
+    dictionaries: Mapping[int, pa.StringArray] | None = None,
+    rows: slice = slice(None),
+) -> pa.Table:
+    """Return some rows as a table; `dictionaries`: {id of a Coded: its values}, made before."""
 
-    def coded(column):
+    def coded(column: Coded) -> pa.DictionaryArray:
         values = None if dictionaries is None else dictionaries[id(column)]
         return _to_dictionary(column, values, rows)
 
@@ -110,7 +121,9 @@ def _to_table(check_ins, best_prob, dictionaries=None, rows=slice(None)):
     return pa.table(columns, schema)
 
 
-def _to_dictionary(coded, values=None, rows=slice(None)):
+def _to_dictionary(
+    coded: Coded, values: pa.StringArray | None = None, rows: slice = slice(None)
+) -> pa.DictionaryArray:
     codes = coded.codes[rows]
     return pa.DictionaryArray.from_arrays(
         pa.array(codes, pa.int32(), mask=codes < 0),
@@ -118,13 +131,13 @@ def _to_dictionary(coded, values=None, rows=slice(None)):
     )
 
 
-def _from_table(table):
-    """`CheckIns` with values in order of first appearance, whatever Parquet did to dictionaries."""
+def _from_table(table: pa.Table) -> tuple[CheckIns, Floats | None]:
+    """Return (check_ins, best_prob); values are in order of first appearance again."""
 
-    def code(name):
+    def code(name: str) -> Coded:
         return code_texts(table[name].combine_chunks().cast(pa.string()))
 
-    columns = {column: code(column) for column in _TEXT_COLUMNS}
+    columns: dict[str, Any] = {column: code(column) for column in _TEXT_COLUMNS}
     for field in _SCHEMA:
         if field.name not in _TEXT_COLUMNS:
             column = table[field.name].combine_chunks()
@@ -136,16 +149,16 @@ def _from_table(table):
     return CheckIns(**columns, own=own), best_prob
 
 
-def _own_columns(table):
+def _own_columns(table: pa.Table) -> list[str]:
     return [name for name in table.column_names if name.startswith(OWN)]
 
 
-def read(path, num_rows):
-    """Return (check_ins, best_prob), as of `fedgru.data.datasets.DataSet`.
+def read(path: AnyPath, num_rows: int) -> tuple[CheckIns, Floats | None]:
+    """Return (check_ins, best_prob), as in `fedgru.data.datasets.DataSet`.
 
     Args:
-        path: of a file that `write` wrote.
-        num_rows: how many check-ins it should have; no more of it is unpacked.
+        path: path of a file that `write` wrote.
+        num_rows: its expected number of check-ins; a file with another number is not unpacked.
 
     Raises:
         DataError: if it is missing, damaged, or not such a file.
@@ -156,17 +169,17 @@ def read(path, num_rows):
             sizes = [facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)]
             if facts.num_rows != num_rows:
                 raise DataError(
-                    f"{path} has {facts.num_rows:,} rows, but passport.json speaks of "
+                    f"{path} has {facts.num_rows:,} rows, but passport.json expects "
                     f"{num_rows:,}. Import the data set again."
                 )
             if num_rows > MAX_CHECK_INS or sum(sizes) > MAX_BYTES:
                 raise DataError(
-                    f"{path} unpacks to {num_rows:,} rows and {sum(sizes):,} bytes, the most that "
-                    f"is read is {MAX_CHECK_INS:,} rows and {MAX_BYTES:,} bytes."
+                    f"{path} unpacks to {num_rows:,} rows and {sum(sizes):,} bytes; the limit is "
+                    f"{MAX_CHECK_INS:,} rows and {MAX_BYTES:,} bytes."
                 )
             table = file.read()
         table.validate(full=True)
-    except (OSError, ValueError, pa.ArrowException):  # ValueError: metadata that is no text
+    except (OSError, ValueError, pa.ArrowException):  # ValueError: metadata that is not text
         raise DataError(f"{path} is missing or damaged. Import the data set again.") from None
     own = [pa.field(name, _TEXT) for name in _own_columns(table)]
     for field in [*_SCHEMA, *own, _BEST_PROB]:

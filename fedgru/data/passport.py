@@ -1,21 +1,23 @@
-"""What is known about a data set: its fingerprint, its passport, and a description for people."""
+"""Facts about a data set: its fingerprint, its passport, and a description for people."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedgru.core.types import Floats
 from fedgru.core.version import __version__
-from fedgru.data.checkins import Coded
-from fedgru.data.ledger import KINDS
+from fedgru.data.checkins import CheckIns, Coded
+from fedgru.data.ledger import Kind, Ledger
 
 FORMAT = 1
-OWN = "own:"  # before a kept column's name, to keep it apart from the columns of every data set
-MIN_CHECKINS_FOR_CLOCK = 1000  # with fewer, the quietest hour is chance
+OWN = "own:"  # prefix of a kept column's name, so that it differs from all fixed columns
+MIN_CHECKINS_FOR_CLOCK = 1000  # with fewer, the quietest hour is random
 
 
 _Count = Annotated[int, Field(ge=0)]
@@ -56,7 +58,7 @@ class _TimeZone(_Part):
 
 
 class _Line(_Part):
-    kind: Literal[KINDS]
+    kind: Kind
     reason: str
     rows: _Count
     examples: list[_Count]
@@ -76,8 +78,8 @@ class _Passport(_Part):
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-def check_passport(passport):
-    """Refuse a dict that is no passport as `make_passport` gives it.
+def check_passport(passport: object) -> None:
+    """Raise an error unless a dict is a passport as `make_passport` makes it.
 
     Raises:
         ValueError: names the first part that is missing or wrong.
@@ -90,10 +92,12 @@ def check_passport(passport):
         raise ValueError(f"{where}: {first['msg'].lower()}") from None
 
 
-def fingerprint(check_ins, best_prob=None):
-    """SHA-256 of the columns' content, whatever file format they were in, as 64 hex digits."""
+def fingerprint(check_ins: CheckIns, best_prob: Floats | None = None) -> str:
+    """Return the SHA-256 of the columns' content, whatever their file format, 64 hex digits."""
     digest = hashlib.sha256()
-    columns = {field.name: getattr(check_ins, field.name) for field in fields(check_ins)}
+    columns: dict[str, Any] = {
+        field.name: getattr(check_ins, field.name) for field in fields(check_ins)
+    }
     columns |= {f"{OWN}{name}": coded for name, coded in columns.pop("own").items()}
     if best_prob is not None:
         columns["best_prob"] = best_prob
@@ -109,10 +113,18 @@ def fingerprint(check_ins, best_prob=None):
     return digest.hexdigest()
 
 
-def make_passport(name, check_ins, best_prob, source, settings, categories, ledger):
-    """The passport: the same check-ins and facts give the same one, whenever it is made.
+def make_passport(
+    name: str,
+    check_ins: CheckIns,
+    best_prob: Floats | None,
+    source: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    categories: Mapping[str, Any],
+    ledger: Ledger,
+) -> dict[str, Any]:
+    """Return the passport; the same check-ins and facts always give the same passport.
 
-    Kept columns, where there are any, are in "own" with the number of their values.
+    "own" has the kept columns, if there are any, with their numbers of values.
 
     Args as `fedgru.data.datasets.save_data_set`.
     """
@@ -139,14 +151,14 @@ def make_passport(name, check_ins, best_prob, source, settings, categories, ledg
     }
 
 
-def check_time_zone(check_ins):
-    """Offsets from UTC and their counts, and whether people sleep at night.
+def check_time_zone(check_ins: CheckIns) -> dict[str, Any]:
+    """Return the offsets from UTC with their counts, and a check that people sleep at night.
 
     Returns:
         Dict: "offsets_min" (offset in minutes, as text, to number of check-ins),
-        "busiest_local_hour" and "quietest_local_hour" (0 to 23; of equals the earliest; None with
-        fewer than `MIN_CHECKINS_FOR_CLOCK` check-ins), and "warning": a sentence if the quietest
-        hour lies in 9 to 20, when people are up, else None.
+        "busiest_local_hour" and "quietest_local_hour" (0 to 23; of equal hours the earliest; None
+        with fewer than `MIN_CHECKINS_FOR_CLOCK` check-ins), and "warning": a sentence if the
+        quietest hour is 9 to 20, when people are awake, else None.
     """
     offsets, counts = np.unique(check_ins.offset_min, return_counts=True)
     busiest = quietest = warning = None
@@ -156,7 +168,7 @@ def check_time_zone(check_ins):
     if quietest is not None and 9 <= quietest < 21:
         warning = (
             f"The quietest hour of the day is {quietest:02}:00 local time, expected at night. "
-            "The offsets from UTC may be wrong or missing."
+            "The offsets from UTC are perhaps wrong or missing."
         )
     return {
         "offsets_min": {str(o): int(n) for o, n in zip(offsets, counts, strict=True)},
@@ -166,20 +178,32 @@ def check_time_zone(check_ins):
     }
 
 
-def _utc(time_s):
+def _utc(time_s: int) -> str:
     return datetime.fromtimestamp(int(time_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def describe(data_set):
-    """Everything worth knowing about a data set, as JSON has it.
+class DescribedDataSet(Protocol):
+    """What is described of a `fedgru.data.datasets.DataSet`."""
+
+    @property
+    def check_ins(self) -> CheckIns: ...
+
+    @property
+    def passport(self) -> dict[str, Any]: ...
+
+    @property
+    def best_prob(self) -> Floats | None: ...
+
+
+def describe(data_set: DescribedDataSet) -> dict[str, Any]:
+    """Return a description of a data set, as a dict for JSON.
 
     Returns:
-        The passport and: "check_ins_per_user", quantiles from "0" to "100" in steps of 10 percent
-        (the smallest number that so many percent of the users do not exceed) and their "mean";
-        "commonest_categories", [category, number of check-ins] of at most five; "commonest_own",
-        the same of each kept column, by its name; "box_deg", the least and greatest latitude and
-        longitude, None without coordinates; and "best_possible_accuracy" over all check-ins, None
-        unless the city is made up.
+        The passport and: "check_ins_per_user", percentiles over users from "0" to "100" in steps
+        of 10, and their "mean"; "commonest_categories", [category, number of check-ins] of at
+        most five; "commonest_own", the same for each kept column, by its name; "box_deg", minimum
+        and maximum of latitude and longitude, None without coordinates; and
+        "best_possible_accuracy" over all check-ins, None unless the city is made up.
     """
     check_ins = data_set.check_ins
     per_user = np.bincount(check_ins.user.codes)
@@ -205,8 +229,8 @@ def describe(data_set):
     }
 
 
-def _commonest(coded):
-    """[value, number of check-ins] of at most five values; of equals the first to appear."""
+def _commonest(coded: Coded) -> list[list[Any]]:
+    """Return [value, number of check-ins] of at most five values; ties by first appearance."""
     counts = np.bincount(coded.codes[coded.codes >= 0], minlength=len(coded.values))
     order = np.argsort(-counts, kind="stable")[:5]
     return [[coded.values[i], int(counts[i])] for i in order]

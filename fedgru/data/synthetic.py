@@ -1,18 +1,21 @@
-"""A made-up city with planted habits, whose best possible accuracy is known.
+"""A made-up city with planted habits and a known best possible accuracy.
 
-What a person does next depends on who they are, on where they were last, and on the local hour
-and weekday of that check-in, and on nothing else. Much of it is shared by everybody (what follows
-what, at which hour, in which district) or by all people of a hidden type (office worker, student,
-night owl, parent), which is not in the data. So counting one person's check-ins finds part of
-the habits, and learning from everybody's finds more.
+A person's next check-in depends only on the person, on the last check-in, and on its local hour
+and weekday. Many habits are shared by all people (what follows what, at which hour, in which
+district) or by all people of a hidden type (office worker, student, night owl, parent), which is
+not in the data. So counting one person's check-ins finds part of the habits, and learning from all
+people finds more.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fedgru.core.errors import ConfigError
+from fedgru.core.types import AnyInts, Doubles, Floats, Ints
 from fedgru.data.checkins import CheckIns, Coded
 
 # coarse category: the usual local hour, the kinds of venue
@@ -37,19 +40,19 @@ TYPES = {
     "night owl": (4, ("Bar", "Work", "Restaurant"), ("Bar", "Home", "Entertainment")),
     "parent": (-2, ("School", "Grocery", "Home"), ("Park", "Sports", "Home")),
 }
-# how strong each habit is, in log-odds
-CITY_HABIT = 3.0  # what follows what: drawn once for everybody, between plus and minus this,
-TYPE_HABIT = 1.5  # once for each type,
-OWN_HABIT = 3.0  # and each person has one favourite after each category
-OWN_TASTE = 1.5  # how much a person likes a category: drawn between plus and minus this
-TYPE_TASTE = 2.5  # the liked categories of a type
-HOME_TASTE = 3.0  # everybody comes home
-RHYTHM = 3.5  # at the usual hour; as much below zero twelve hours away
-DISTRICT = 0.5  # what follows in the district of the last venue: between plus and minus this
+# strength of each habit, in log-odds
+CITY_HABIT = 3.0  # what follows what, the same for all people: drawn between -3 and 3
+TYPE_HABIT = 1.5  # what follows what, for each type: drawn between -1.5 and 1.5
+OWN_HABIT = 3.0  # of each person's favourite category after each category
+OWN_TASTE = 1.5  # of each category for each person: drawn between -1.5 and 1.5
+TYPE_TASTE = 2.5  # of the categories that a type likes
+HOME_TASTE = 3.0  # of Home, for all people
+RHYTHM = 3.5  # at the usual hour; -3.5 twelve hours away
+DISTRICT = 0.5  # what follows in the district of the last venue: drawn between -0.5 and 0.5
 
 NUM_DISTRICTS = 4
 VENUES_PER_CATEGORY = 16  # shared ones
-OWN_VENUES = ("Home", "Work", "School")  # one each per person, which nobody else visits
+OWN_VENUES = ("Home", "Work", "School")  # each person has one of each, which nobody else visits
 FAVOURITE_SHARES = (0.6, 0.3, 0.1)  # how often a person chooses each favourite of a category
 CENTRE_DEG = (40.7, -74.0)
 FIRST_DAY_S = 1346457600  # 2012-09-01 00:00 on the local clock, a Saturday
@@ -59,16 +62,16 @@ MAX_DAYS = 180  # the clock goes forward again on 2013-03-10
 
 @dataclass(frozen=True)
 class CityConfig:
-    """How large the city is, and how regular.
+    """The size of the city, and how regular it is.
 
     Attributes:
         num_users: at least 1.
         checkins_per_user: mean number of check-ins, at least 1.
-        seed: of everything, at least 0.
-        num_days: time span, 1 to 180; more days leave longer gaps between check-ins.
-        activity_spread: people's numbers of check-ins are spread evenly from 1 - spread to
+        seed: random seed, at least 0.
+        num_days: time span, 1 to 180; more days give longer gaps between check-ins.
+        activity_spread: people's numbers of check-ins are evenly spaced from 1 - spread to
             1 + spread times the mean; at least 0, below 1.
-        noise_share: 0 to 1, the share of check-ins that follow no habit, all categories alike.
+        noise_share: 0 to 1, the share of check-ins that follow no habit, of a uniform category.
 
     Raises:
         ConfigError: if a setting is out of range.
@@ -81,7 +84,7 @@ class CityConfig:
     activity_spread: float = 0.4
     noise_share: float = 0.05
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, accepted, fits in (
             ("num_users", "at least 1", self.num_users >= 1),
             ("checkins_per_user", "at least 1", self.checkins_per_user >= 1),
@@ -92,32 +95,34 @@ class CityConfig:
         ):
             if not fits:
                 value = getattr(self, name)
-                raise ConfigError(f"made-up city: {name} is {value}, expected {accepted}.")
+                raise ConfigError(f"made-up city: `{name}` is {value}, expected {accepted}.")
 
 
 @dataclass(frozen=True)
 class Habits:
-    """The planted habits, as log-odds that add up.
+    """The planted habits, as log-odds that are added up.
 
     Attributes:
         after: float64 [num_users, num_categories, num_categories], of the next category, by
             person and last category.
         taste: float64 [num_users, 2, num_categories], on weekdays and at the weekend.
         peak_hour: float64 [num_users, num_categories], the local hour at which the category is
-            likeliest to come next; a cosine of the day leads up to it and down again.
-        rhythm: float, height of that cosine.
+            most likely to come next, the maximum of a cosine over the day.
+        rhythm: float, amplitude of that cosine.
         nearby: float64 [num_venues, num_categories], by last venue.
-        noise_share: float, weight of the uniform distribution that is mixed in.
+        noise_share: float, weight of the added uniform distribution.
     """
 
-    after: np.ndarray
-    taste: np.ndarray
-    peak_hour: np.ndarray
+    after: Doubles
+    taste: Doubles
+    peak_hour: Doubles
     rhythm: float
-    nearby: np.ndarray
+    nearby: Doubles
     noise_share: float
 
-    def next_probs(self, user, category, venue, local_time_s):
+    def next_probs(
+        self, user: AnyInts, category: AnyInts, venue: AnyInts, local_time_s: Ints
+    ) -> Doubles:
         """Return float64 [n, num_categories], p(next category) after each of n check-ins.
 
         Args:
@@ -144,24 +149,24 @@ class City:
     Attributes:
         check_ins: CheckIns. User "3" is person 2 of `habits`, venue "v0007" is its venue 7, and
             its categories are those of CATEGORIES in that order.
-        best_prob: float32 [num_checkins], the largest probability that any category had of being
-            this check-in's, knowing the habits and all that came before. Its mean over some
-            check-ins is the best accuracy that any model can expect on them.
-        habits: Habits, which the check-ins were drawn from.
+        best_prob: float32 [num_checkins], the probability of this check-in's most likely category,
+            given the habits and all check-ins before. Its mean over some check-ins is the best
+            accuracy that any model can expect on them.
+        habits: Habits, from which the check-ins were drawn.
         config: CityConfig.
     """
 
     check_ins: CheckIns
-    best_prob: np.ndarray
+    best_prob: Floats
     habits: Habits
     config: CityConfig
 
 
-def make_city(config):
+def make_city(config: CityConfig) -> City:
     """Draw a city; the same config gives the same city.
 
-    When people check in does not depend on what they do. A person's first check-in is of any
-    category alike; the venue is one of the person's favourites of that category.
+    The times of check-ins do not depend on the categories. A person's first check-in has a uniform
+    category; the venue is one of the person's favourites of that category.
 
     Args:
         config: CityConfig.
@@ -210,9 +215,10 @@ def make_city(config):
     return City(check_ins, best_prob, habits, config)
 
 
-def _make_venues(rng, num_users):
+def _make_venues(rng: np.random.Generator, num_users: int) -> tuple[dict[str, Any], Ints]:
     """Return the venues' columns, and each person's favourites, int64 [user, category, 3]."""
-    category, favourites = [], []
+    category: list[int] = []
+    favourites = []
     for index, name in enumerate(CATEGORIES):
         num_choices = len(FAVOURITE_SHARES)
         if name in OWN_VENUES:
@@ -233,11 +239,13 @@ def _make_venues(rng, num_users):
     return venues, np.stack(favourites, axis=1)
 
 
-def _make_habits(rng, types, district, noise_share):
+def _make_habits(
+    rng: np.random.Generator, types: AnyInts, district: AnyInts, noise_share: float
+) -> Habits:
     """Draw the habits of people of these types; `district` is each venue's."""
     num_users, num_types, num_categories = len(types), len(TYPES), len(CATEGORIES)
 
-    def between(limit, *shape):
+    def between(limit: float, *shape: int) -> Doubles:
         return rng.uniform(-limit, limit, (*shape, num_categories))
 
     own_favourite = np.eye(num_categories)[
@@ -261,13 +269,13 @@ def _make_habits(rng, types, district, noise_share):
     )
 
 
-def _make_times(rng, types, config):
-    """Return local times in order, int64 [step, user], and how many of each user's happen."""
+def _make_times(rng: np.random.Generator, types: AnyInts, config: CityConfig) -> tuple[Ints, Ints]:
+    """Return local times in order, int64 [step, user], and each user's number of check-ins."""
     rank = rng.permutation(config.num_users)
     activity = 1 + config.activity_spread * ((2 * rank + 1) / config.num_users - 1)
     counts = np.maximum(np.round(config.checkins_per_user * activity), 1).astype(np.int64)
     shape = counts.max(), config.num_users
-    # awake from 7 to 24, most active from 12 to 19, each type in its own hours
+    # awake from 7 to 24, most active from 12 to 19, shifted by the type's hours
     hour = 7 + 12 * rng.random(shape) + 5 * rng.random(shape) + _hours_later(types)
     day = rng.integers(config.num_days, size=shape)
     local_time_s = FIRST_DAY_S + 86400 * day + (3600 * hour).astype(np.int64)
@@ -275,17 +283,17 @@ def _make_times(rng, types, config):
     return np.sort(local_time_s, axis=0), counts
 
 
-def _hours_later(types):
+def _hours_later(types: AnyInts) -> Ints:
     return np.array([shift for shift, _, _ in TYPES.values()])[types]
 
 
-def _draw(rng, probs):
+def _draw(rng: np.random.Generator, probs: Doubles) -> Ints:
     """Draw one column of each row."""
     drawn = (np.cumsum(probs, axis=1) <= rng.random((len(probs), 1))).sum(axis=1)
-    return np.minimum(drawn, probs.shape[1] - 1)  # a row may add up to just below 1
+    return np.minimum(drawn, probs.shape[1] - 1)  # a row can add up to just below 1
 
 
-def _coded(names, index):
+def _coded(names: Sequence[str], index: AnyInts) -> Coded:
     """Return the column names[index] as Coded, values in order of first appearance."""
     codes, values = pd.factorize(np.array(names, object)[index])
     return Coded(codes.astype(np.int32), tuple(values))

@@ -1,13 +1,16 @@
-"""Columns of texts, read by their bytes where those are plain: most are, and it is much faster."""
+"""Columns of texts, read by their bytes if these are plain ASCII: usual, and much faster."""
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from fedgru.core.types import Bools
 
 _IS_DECIMAL = np.isin(np.arange(256), list(b"0123456789.-"))
 
 
-def raw_bytes(texts):
+def raw_bytes(texts: pa.StringArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
     """Return (offsets, data), views of a pyarrow string array: text i is data[offsets[i : i + 2]].
 
     >>> offsets, data = raw_bytes(pa.array(["no", "a", "bc"]).slice(1))
@@ -21,13 +24,13 @@ def raw_bytes(texts):
     return offsets, np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
 
 
-def lengths(texts):
+def lengths(texts: pa.StringArray) -> npt.NDArray[np.int32]:
     """Return int32 [num_texts], the bytes of each text."""
     return np.diff(raw_bytes(texts)[0])
 
 
-def trim(texts):
-    """Return texts without white space around them; themselves if they have none.
+def trim(texts: pa.StringArray) -> pa.StringArray:
+    """Return texts without white space around them; the same array if there is none.
 
     >>> trim(pa.array([" a b\\u2003", "", "c"])).to_pylist()
     ['a b', '', 'c']
@@ -42,8 +45,8 @@ def trim(texts):
     return pc.utf8_trim_whitespace(texts)
 
 
-def is_empty(texts):
-    """Return bool [num_texts], whether there is nothing but white space.
+def is_empty(texts: pa.StringArray) -> Bools:
+    """Return bool [num_texts], whether a text is empty or only white space.
 
     >>> is_empty(pa.array(["a", " ", ""])).tolist()
     [False, True, True]
@@ -51,11 +54,11 @@ def is_empty(texts):
     return lengths(trim(texts)) == 0
 
 
-def plain_numbers(texts, kind, longest):
-    """Return a column of numbers, or None unless all are written plainly or empty.
+def plain_numbers(texts: pa.StringArray, kind: pa.DataType, longest: int) -> pa.Array | None:
+    """Return a column of numbers, or None unless all texts are plain numbers or empty.
 
-    Plainly: digits, points and signs alone, no more than `longest` of them, in an order that
-    Arrow takes for a number.
+    Plain means: only digits, points and minus signs, at most `longest` characters, and Arrow reads
+    them as a number.
 
     Args:
         texts: pyarrow string array, trimmed.
@@ -79,7 +82,7 @@ def plain_numbers(texts, kind, longest):
         return None
 
 
-def fixed_width(texts, width):
+def fixed_width(texts: pa.StringArray, width: int) -> npt.NDArray[np.uint8] | None:
     """Return uint8 [num_texts, width], the bytes of texts that all have that width, else None."""
     offsets, data = raw_bytes(texts)
     if not len(texts) or (np.diff(offsets) != width).any():

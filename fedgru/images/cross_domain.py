@@ -1,18 +1,28 @@
-"""Cross-domain classification: what a network that never saw a context says of contexts.
+"""Cross-domain classification: test a network on contexts that it never saw, and the reverse.
 
 Source: Jia et al. 2018, section 4.3, figure 2.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from fedgru.images import training as image_training
+from fedgru.images.data import ImageData
+from fedgru.images.settings import ImageSettings
 
 
-def run(settings, data, seed, on_epoch=None):
+def run(
+    settings: ImageSettings,
+    data: ImageData,
+    seed: int,
+    on_epoch: Callable[[], object] | None = None,
+) -> list[dict[str, Any]]:
     """Train two independent networks, on targets and on contexts; test both on both hold-outs.
 
-    The classes of targets and contexts that go together have the same number, so one head's
-    answer can be held against the other's labels.
+    Matching classes of targets and contexts have the same number, so the answers of one network
+    can be compared with the labels of the other.
 
     Args:
         settings: ImageSettings.
@@ -27,7 +37,7 @@ def run(settings, data, seed, on_epoch=None):
     for network, name in (("target", "train"), ("context", "context_train")):
         images, labels = data.sets[name].images, getattr(data.sets[name], network)
 
-        def record(epoch, trained, network=network):
+        def record(epoch: int, trained: image_training.Network, network: str = network) -> None:
             row = {"network": network, "seed": seed, "epoch": epoch}
             for what, holdout in (("target", "holdout"), ("context", "context_holdout")):
                 held = data.sets[holdout]

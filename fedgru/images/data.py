@@ -1,22 +1,26 @@
 """The image data of the agnostic experiments: targets on contexts, in sets that share no image.
 
 Without folders the targets are real digits of scikit-learn, 3 and 8, and the contexts two made-up
-textures, or the photographs of a folder. In training 95 % of the targets stand on the context that
-goes with them: a network that looks at the context alone is right 95 times out of 100.
+textures, or the photographs of a folder. In training 95 % of the targets are on the matching
+context: a network that looks only at the context is right 95 times out of 100.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.core import seeding
 from fedgru.core.errors import DataError
+from fedgru.core.types import AnyArray, AnyInts, AnyPath, Floats, Ints
 
 DIGITS = (3, 8)
 DIGIT_SHARE = 0.75  # of the image's side that a digit takes
-TEST_DIGITS = 80  # of each class; the same for every seed, and never seen by training
-WAVE_LENGTH = 5.0  # pixels from one ripple of a texture to the next
-SPREAD = 0.07  # of a texture's waves, in cycles a pixel
+TEST_DIGITS = 80  # of each class; the same for every seed, never used in training
+WAVE_LENGTH = 5.0  # pixels from one wave of a texture to the next
+SPREAD = 0.07  # standard deviation of a texture's wave frequencies, in cycles per pixel
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,20 @@ class ImageSet:
         images: uint8 [n, height, width, channels].
         target: int32 [n], class of the target; -1 where there is none or it is unknown.
         context: int32 [n], class of the context; -1 where it is unknown.
-        groups: int32 [n], which source image the target was made from (or the context, where
-            there is no target); several draws of one digit are no independent examples.
+        groups: int32 [n], the source image of the target (of the context if there is no target);
+            several draws of one digit are not independent examples.
     """
 
-    images: np.ndarray
-    target: np.ndarray
-    context: np.ndarray
-    groups: np.ndarray
+    images: npt.NDArray[np.uint8]
+    target: npt.NDArray[np.int32]
+    context: npt.NDArray[np.int32]
+    groups: npt.NDArray[np.int32]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def where(self, chosen):
-        """Return the ImageSet of the examples that a mask or an index array chooses."""
+    def where(self, chosen: AnyArray) -> "ImageSet":
+        """Return the ImageSet of some examples, chosen by a mask or an index array."""
         return ImageSet(*(column[chosen] for column in vars(self).values()))
 
 
@@ -49,33 +53,34 @@ class ImageData:
     """Everything that an image experiment reads.
 
     Attributes:
-        sets: name -> ImageSet, no two of which share a digit, a texture crop or a photograph.
-            `train` (targets on contexts), `context_train` (contexts alone), `val`; `holdout`
-            (targets as in training), `context_holdout` (contexts alone); where the context of
-            targets is known `counter`, every target on the other context; `probe_fit` and
-            `probe_test`, on which probes are fitted and tested, with as many of each context.
+        sets: name -> ImageSet; no two share a digit, a texture crop or a photograph.
+            `train` (targets on contexts), `context_train` (only contexts), `val`; `holdout`
+            (targets as in training), `context_holdout` (only contexts); if the context of targets
+            is known `counter`, every target on the other context; `probe_fit` and `probe_test`,
+            to fit and test probes, with equally many of each context.
         target_names, context_names: the classes.
-        notes: lines about what was read and what was passed over.
+        notes: lines about files that were read and skipped.
     """
 
-    sets: dict
+    sets: dict[str, ImageSet]
     target_names: tuple[str, ...]
     context_names: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
-        return self.sets["train"].images.shape[1:]
+        height, width, channels = self.sets["train"].images.shape[1:]
+        return height, width, channels
 
 
-def textures(rng, count, context, size):
-    """Return float32 [count, size, size]: crops of one of two made-up textures, deviation 1.
+def textures(rng: np.random.Generator, count: int, context: int, size: int) -> Floats:
+    """Return float32 [count, size, size]: crops of a made-up texture, standard deviation 1.
 
     Gaussian noise filtered to waves of WAVE_LENGTH pixels, falling to the right (context 0) or
-    rising (context 1). The two have the same histogram; only the direction tells them apart.
+    rising (context 1). Both have the same histogram; only the direction differs.
     """
-    grid = 2 * size  # waves that fit the grid would repeat at its edge; the crop is half of it
+    grid = 2 * size  # the waves repeat at the grid's edge; the crop is half of the grid
     frequency = np.fft.fftfreq(grid)
     down, across = np.meshgrid(frequency, frequency, indexing="ij")
     if context == 1:
@@ -88,23 +93,38 @@ def textures(rng, count, context, size):
     return waves[:, :size, :size].astype(np.float32)
 
 
+class ContextSource(Protocol):
+    """Draws contexts to draw digits on: Textures, or `folders.Photographs`."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def draw(
+        self, rng: np.random.Generator, set_name: str, contexts: AnyInts
+    ) -> tuple[Floats, npt.NDArray[np.int32]]: ...
+
+
 @dataclass(frozen=True)
 class Textures:
-    """Made-up contexts: every crop is drawn anew, so no two sets can share one.
+    """Made-up contexts: every crop is a new draw, so no two sets can share one.
 
     Attributes:
         size: side of an image, pixels.
-        contrast: deviation of the texture, in units of the full range from black to white.
+        contrast: standard deviation of the texture; 1 is the range from black to white.
     """
 
     size: int
     contrast: float
 
-    names = ("falling", "rising")
-    notes = ()
-    channels = 1
+    names: ClassVar[tuple[str, ...]] = ("falling", "rising")
+    notes: ClassVar[tuple[str, ...]] = ()
 
-    def draw(self, rng, set_name, contexts):
+    def draw(
+        self, rng: np.random.Generator, set_name: str, contexts: AnyInts
+    ) -> tuple[Floats, npt.NDArray[np.int32]]:
         """Return (float32 [n, size, size, 1] backgrounds, int32 [n] source of each)."""
         backgrounds = np.empty((len(contexts), self.size, self.size), np.float32)
         for context in (0, 1):
@@ -114,13 +134,13 @@ class Textures:
         return backgrounds[..., None], np.arange(len(contexts), dtype=np.int32)
 
 
-def digit_pools(seed):
+def digit_pools(seed: int) -> dict[str, list[Ints]]:
     """Split scikit-learn's digits 3 and 8 into sets that share no image.
 
     Args:
-        seed: of the run. It decides who trains and who validates, and which of the test digits
-            stands in which test set; which digits are test digits it does not decide, so that
-            whatever is tuned with other seeds has not seen them.
+        seed: the run's seed. It decides which digits train and validate, and the test set of each
+            test digit. It does not decide which digits are test digits, so that tuning with other
+            seeds never sees them.
 
     Returns:
         {set name: [int64 array for each class]}, rows of `sklearn.datasets.load_digits`.
@@ -129,7 +149,7 @@ def digit_pools(seed):
 
     labels = load_digits().target
     fixed, rng = seeding.rng(0, "test digits"), seeding.rng(seed, "digits")
-    pools = {}
+    pools: dict[str, list[Ints]] = {}
     for digit in DIGITS:
         rows = fixed.permutation(np.flatnonzero(labels == digit))
         test, rest = rng.permutation(rows[:TEST_DIGITS]), rng.permutation(rows[TEST_DIGITS:])
@@ -145,8 +165,8 @@ def digit_pools(seed):
     return pools
 
 
-def contexts_of(rng, targets, share):
-    """Return int32 [n] contexts, exactly `share` of each target's on the context of its number.
+def contexts_of(rng: np.random.Generator, targets: AnyInts, share: float) -> npt.NDArray[np.int32]:
+    """Return int32 [n] contexts; for exactly `share` of each target the context has its number.
 
     >>> contexts_of(np.random.default_rng(0), np.array([0, 0, 1, 1, 1]), 1.0)
     array([0, 0, 1, 1, 1], dtype=int32)
@@ -160,15 +180,17 @@ def contexts_of(rng, targets, share):
     return contexts
 
 
-def digits_on(source, seed, ink, correlation, draws):
+def digits_on(
+    source: ContextSource, seed: int, ink: float, correlation: float, draws: int
+) -> ImageData:
     """Draw digits on contexts.
 
     Args:
-        source: Textures, or `image_folders.Photographs`.
+        source: ContextSource.
         seed: int.
-        ink: share of black that a digit's darkest pixel takes from the context under it.
-        correlation: share of the training targets, and of the hold-out's, on their own context.
-        draws: images of each digit, at other places and on other contexts.
+        ink: how much a digit's darkest pixel darkens the context; 1 gives black.
+        correlation: share of the training and hold-out targets on the matching context.
+        draws: images of each digit, at different places and on different contexts.
 
     Returns:
         ImageData.
@@ -195,14 +217,16 @@ def digits_on(source, seed, ink, correlation, draws):
     return ImageData(sets, names, tuple(source.names), tuple(source.notes))
 
 
-def draw_glyphs(rng, backgrounds, glyphs, ink):
-    """Return float32 images: each glyph enlarged, at a place drawn for it, darkening what is there.
+def draw_glyphs(
+    rng: np.random.Generator, backgrounds: Floats, glyphs: npt.NDArray[np.floating], ink: float
+) -> Floats:
+    """Return float32 images: each glyph enlarged, at a random place, darkens the background.
 
     Args:
         rng: numpy Generator.
         backgrounds: float32 [n, size, size, channels], 0 to 1.
         glyphs: float [n, 8, 8], 0 for no ink to 1.
-        ink: 0 to 1; a full pixel becomes (1 - ink) times what was there.
+        ink: 0 to 1; a full pixel becomes (1 - ink) times the background.
     """
     size = backgrounds.shape[1]
     side = round(DIGIT_SHARE * size)
@@ -215,13 +239,13 @@ def draw_glyphs(rng, backgrounds, glyphs, ink):
     return images
 
 
-def to_bytes(images):
-    """Return uint8 images of float ones between 0 and 1."""
+def to_bytes(images: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    """Return uint8 images from float images between 0 and 1."""
     return np.round(np.asarray(images) * 255).astype(np.uint8)
 
 
-def _stretching(few, many):
-    """Return [many, few], rows that add up to 1: linear interpolation, ends onto ends."""
+def _stretching(few: int, many: int) -> npt.NDArray[np.float64]:
+    """Return the matrix [many, few] of linear interpolation, ends onto ends; rows add up to 1."""
     position = np.linspace(0, few - 1, many)
     left = np.minimum(position.astype(int), few - 2)
     matrix = np.zeros((many, few))
@@ -230,8 +254,8 @@ def _stretching(few, many):
     return matrix
 
 
-def check_classes(names, what, folder):
-    """Refuse fewer than two classes, in words."""
+def check_classes(names: Sequence[str], what: str, folder: AnyPath) -> None:
+    """Raise a DataError for fewer than two classes."""
     if len(names) < 2:
         raise DataError(
             f"{folder} has {len(names)} class folder{'' if len(names) == 1 else 's'} "

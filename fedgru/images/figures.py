@@ -1,23 +1,27 @@
 """Figures of the image experiments, as PNG. matplotlib is imported when one is drawn."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from fedgru.core.figures import new_figure
+from fedgru.core.types import AnyPath
 
 TARGET, CONTEXT, PROBE, FLOOR = "#1f5fa8", "#d0661c", "#a01c4e", "#808080"
 
 
-def _accuracy_axis(axis, x_label):
+def _accuracy_axis(axis: Any, x_label: str) -> None:
     axis.set_ylim(0, 1.03)
     axis.set_xlabel(x_label)
     axis.set_ylabel("accuracy")
     axis.grid(alpha=0.25)
 
 
-def draw_cross_domain(path, rows):
+def draw_cross_domain(path: AnyPath, rows: Sequence[Mapping[str, Any]]) -> None:
     """Draw figure 2: a panel for each of the two networks, a curve for each hold-out.
 
     Args:
         path: of the PNG.
-        rows: of `image_cross_domain.run`.
+        rows: from `cross_domain.run`.
     """
     figure, axes = new_figure(1, 2, 8, 3.4)
     for axis, network in zip(axes[0], ("target", "context"), strict=True):
@@ -36,12 +40,14 @@ def draw_cross_domain(path, rows):
     figure.savefig(path, dpi=110)
 
 
-def draw_sweep(path, table, methods, has_counter):
-    """Draw figure 3, a row for each method; beside it what fresh probes read.
+def draw_sweep(
+    path: AnyPath, table: Sequence[Mapping[str, Any]], methods: Sequence[str], has_counter: bool
+) -> None:
+    """Draw figure 3, a row for each method; on the right the accuracy of fresh probes.
 
     Args:
         path: of the PNG.
-        table: of `image_sweep.summarise`.
+        table: from `sweep.summarise`.
         methods: names.
         has_counter: whether there are counter-examples.
     """
@@ -70,13 +76,15 @@ def draw_sweep(path, table, methods, has_counter):
     figure.savefig(path, dpi=100)
 
 
-def draw_maps(path, examples, alphas):
-    """Draw figure 4: images, and where the strongest response of two networks lies.
+def draw_maps(
+    path: AnyPath, examples: Sequence[Mapping[str, Any]], alphas: Sequence[float]
+) -> None:
+    """Draw figure 4: images, and the places of the strongest response of two networks.
 
     Args:
         path: of the PNG.
         examples: dicts with `image` uint8 [height, width, channels], `maps`, one float [rows,
-            columns] for each alpha, laid over the whole image, and `title`.
+            columns] for each alpha, drawn over the whole image, and `title`.
         alphas: two floats.
     """
     figure, axes = new_figure(3, len(examples), 1.35 * len(examples) + 0.6, 4.6)
@@ -100,20 +108,30 @@ def draw_maps(path, examples, alphas):
     figure.savefig(path, dpi=110)
 
 
-def _column(axis, lines, name, label, colour, style):
+def _column(
+    axis: Any, lines: Sequence[Mapping[str, Any]], name: str, label: str, colour: str, style: str
+) -> None:
     alphas = [line["alpha"] for line in lines]
     means, spreads = ([line[key] for line in lines] for key in (name, f"{name}_sd"))
     _curve(axis, alphas, means, spreads, label, colour, style)
 
 
-def _curve(axis, x, means, spreads, label, colour, style="-"):
+def _curve(
+    axis: Any,
+    x: Sequence[float],
+    means: Sequence[float],
+    spreads: Sequence[float],
+    label: str,
+    colour: str,
+    style: str = "-",
+) -> None:
     axis.plot(x, means, style, color=colour, label=label, marker="o", ms=3, lw=1.5)
     low = [m - s for m, s in zip(means, spreads, strict=True)]
     high = [m + s for m, s in zip(means, spreads, strict=True)]
     axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
 
 
-def _mean_and_sd(values):
+def _mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     import numpy as np
 
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -1,16 +1,19 @@
-"""Activation maps: where in an image the strongest response of the features lies.
+"""Activation maps: the place of the features' strongest response in an image.
 
-Source: Jia et al. 2018, section 4.4, figure 4. The paper does not say how its maps are computed;
+Source: Jia et al. 2018, section 4.4, figure 4. The paper does not say how it computes its maps;
 here a map is the largest response of the last convolution at each place, before the pooling.
 """
 
 import numpy as np
+import numpy.typing as npt
 
-from fedgru.images.training import centre_crop
+from fedgru.core.types import AnyInts, Doubles, Floats
+from fedgru.images.data import ImageSet
+from fedgru.images.training import Network, centre_crop
 from fedgru.models import cnn, heads
 
 
-def activation_maps(network, images):
+def activation_maps(network: Network, images: npt.NDArray[np.uint8]) -> Floats:
     """Return float32 [n, height, width]: the largest response at each place, 0 to 1 per image.
 
     The last convolution's, before the last pooling.
@@ -24,7 +27,7 @@ def activation_maps(network, images):
     return np.divide(strongest - low, span, out=np.zeros_like(strongest), where=span > 0)
 
 
-def map_correlations(first, second):
+def map_correlations(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> Doubles:
     """Return float [n], Pearson's correlation of each pair of maps; 1 where one is flat.
 
     >>> map_correlations(np.array([[[0, 1], [2, 3.0]]]), np.array([[[3, 2], [1, 0.0]]]))
@@ -36,15 +39,22 @@ def map_correlations(first, second):
     return np.divide((a * b).sum(1), scale, out=np.ones(len(a)), where=scale > 1e-12)
 
 
-def least_alike(image_set, first, second, per_class):
-    """Return int rows: for each target class the examples whose two maps correlate least.
+def least_alike(
+    image_set: ImageSet,
+    first: npt.NDArray[np.floating],
+    second: npt.NDArray[np.floating],
+    per_class: int,
+) -> tuple[AnyInts, Doubles]:
+    """Return the rows of the examples with the least correlated maps, per target class.
 
-    One source image is shown once, however often it was drawn.
+    It also returns the correlations, float64 [n]. A source image appears once, even if it was
+    drawn several times.
     """
     correlations = map_correlations(first, second)
     chosen = []
     for target in np.unique(image_set.target):
-        rows, seen = np.flatnonzero(image_set.target == target), set()
+        rows = np.flatnonzero(image_set.target == target)
+        seen: set[int] = set()
         for row in rows[np.argsort(correlations[rows], kind="stable")]:
             if image_set.groups[row] not in seen and len(seen) < per_class:
                 seen.add(image_set.groups[row])

@@ -1,30 +1,44 @@
 """The compiled steps of image training: one call runs the batches of an epoch. JAX.
 
-Every argument of the two factories is hashable, and what they give is kept: trainings that differ
-in strength and seed alone share one compiled program.
+All arguments of the two factories are hashable, and their results are cached: trainings that
+differ only in strength and seed share one compiled program.
 """
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any, TypeAlias
 
 from fedgru.agnostic import independence, objective
+from fedgru.config.methods import Method
 from fedgru.core.jax_setup import import_jax
+from fedgru.core.types import AnyArray, AnyWeights
 from fedgru.models import cnn, heads
+
+Optimizer: TypeAlias = tuple[str, float, float]  # kind, momentum, weight decay
 
 
 @cache
-def target_epoch(spec, optimizer, flips):
-    """Compiled: ordinary steps on batches of targets, one for each row of the order."""
+def target_epoch(spec: cnn.CnnSpec, optimizer: Optimizer, flips: bool) -> Callable[..., Any]:
+    """Return a compiled function: ordinary steps on batches of targets, one per row of `order`."""
     jax = import_jax()
     import jax.numpy as jnp
 
     @jax.jit
-    def run(state, images, labels, order, lr, epoch, key):
-        def step(state, rows):
+    def run(
+        state: Any,
+        images: AnyArray,
+        labels: AnyArray,
+        order: AnyArray,
+        lr: AnyArray,
+        epoch: AnyArray,
+        key: AnyArray,
+    ) -> Any:
+        def step(state: Any, rows: AnyArray) -> Any:
             weights, slots, number = state
             crop_key, drop_key = jax.random.split(jax.random.fold_in(key, number))
             batch = augment(images[rows], spec.image_shape[0], flips, crop_key)
 
-            def loss_of(weights):
+            def loss_of(weights: AnyWeights) -> AnyArray:
                 z = cnn.represent(spec, weights, batch)
                 scores = cnn.classify(spec, weights, z, drop_key)
                 ones = jnp.ones(len(rows), jnp.float32)
@@ -42,19 +56,29 @@ def target_epoch(spec, optimizer, flips):
 
 
 @cache
-def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only, kind):
-    """Compiled: steps of the whole objective, or of the protected heads alone.
+def agnostic_epoch(
+    spec: cnn.CnnSpec,
+    optimizer: Optimizer,
+    flips: bool,
+    method: Method,
+    num_contexts: int,
+    heads_only: bool,
+    kind: str,
+) -> Callable[..., Any]:
+    """Return a compiled function: steps of the whole objective, or only of the protected heads.
 
-    `kind` is that of the TradeOff; the strength of each step is an argument of what is compiled.
+    `kind` is the TradeOff's kind; the strength of each step is an argument of the function.
     """
     jax = import_jax()
     import jax.numpy as jnp
 
     crop = spec.image_shape[0]
 
-    def protected_loss(weights, z, context, is_target, key):
+    def protected_loss(
+        weights: AnyWeights, z: AnyArray, context: AnyArray, is_target: AnyArray, key: AnyArray
+    ) -> AnyArray:
         """Mean over adversaries of: mean over targets + mean over contexts, as in equation (1)."""
-        losses = []
+        losses: list[AnyArray] = []
         for adversary in range(max(method.adversaries, 1)):
             adversary_key = jax.random.fold_in(key, adversary)
             scores = heads.apply_head(weights, adversary, z, spec.dropout, adversary_key)
@@ -66,8 +90,8 @@ def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only, kin
             )
         return sum(losses) / len(losses)
 
-    def confusion(weights, z, is_target, key):
-        parts = []
+    def confusion(weights: AnyWeights, z: AnyArray, is_target: AnyArray, key: AnyArray) -> AnyArray:
+        parts: list[AnyArray] = []
         for adversary in range(method.adversaries):
             scores = heads.apply_head(weights, adversary, z)
             parts.append(
@@ -76,10 +100,18 @@ def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only, kin
         return sum(parts) / len(parts)
 
     @jax.jit
-    def run(state, data, strengths, erasing, lr, epoch, key):
+    def run(
+        state: Any,
+        data: Any,
+        strengths: AnyArray,
+        erasing: tuple[AnyArray, AnyArray] | None,
+        lr: AnyArray,
+        epoch: AnyArray,
+        key: AnyArray,
+    ) -> Any:
         (images, targets, contexts), (context_images, context_labels), order, context_order = data
 
-        def step(state, inputs):
+        def step(state: Any, inputs: Any) -> Any:
             weights, own_slots, head_slots, number = state
             rows, context_rows, strength = inputs
             keys = jax.random.split(jax.random.fold_in(key, number), 5)
@@ -91,7 +123,7 @@ def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only, kin
             is_target = jnp.where(jnp.arange(n) < num_targets, 1.0, 0.0)
             own, protected = heads.split_heads(weights)
 
-            def served(own, noise_key):
+            def served(own: AnyWeights, noise_key: AnyArray) -> AnyArray:
                 z = cnn.represent(spec, own, batch)
                 if erasing is not None:
                     mean, removed = erasing
@@ -100,7 +132,7 @@ def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only, kin
                     z = z + strength * method.noise * jax.random.normal(noise_key, z.shape)
                 return z
 
-            def loss_of(own, protected):
+            def loss_of(own: AnyWeights, protected: AnyWeights) -> tuple[AnyArray, AnyArray]:
                 z = served(own, keys[1])
                 scores = cnn.classify(spec, own, z[:num_targets], keys[2])
                 ones = jnp.ones(num_targets, jnp.float32)
@@ -154,10 +186,12 @@ def agnostic_epoch(spec, optimizer, flips, method, num_contexts, heads_only, kin
     return run
 
 
-def _dependence(method, spec, num_contexts):
-    """The kernel measure on targets and on contexts, added up."""
+def _dependence(method: Method, spec: cnn.CnnSpec, num_contexts: int) -> Callable[..., AnyArray]:
+    """Return a function: the kernel measure on targets plus the one on contexts."""
 
-    def measure(z, context, target, known, num_targets):
+    def measure(
+        z: AnyArray, context: AnyArray, target: AnyArray, known: AnyArray, num_targets: int
+    ) -> AnyArray:
         on_targets, on_contexts = known[:num_targets], known[num_targets:]
         if method.decorrelate:
             first = independence.hsic(
@@ -180,8 +214,8 @@ def _dependence(method, spec, num_contexts):
     return measure
 
 
-def augment(images, crop, flips, key):
-    """Return the centre, or in training one of five crops, half of them mirrored."""
+def augment(images: AnyArray, crop: int, flips: bool, key: AnyArray) -> AnyArray:
+    """Return one of five crops of each image; with `flips`, half of them are mirrored."""
     import jax
     import jax.numpy as jnp
 
@@ -191,7 +225,7 @@ def augment(images, crop, flips, key):
         corners = jnp.array([(0, 0), (0, spare), (spare, 0), (spare, spare), (spare // 2,) * 2])
         chosen = corners[jax.random.randint(crop_key, (len(images),), 0, len(corners))]
 
-        def cut(image, corner):
+        def cut(image: AnyArray, corner: AnyArray) -> AnyArray:
             return jax.lax.dynamic_slice(
                 image, (corner[0], corner[1], 0), (crop, crop, image.shape[2])
             )
@@ -203,19 +237,26 @@ def augment(images, crop, flips, key):
     return images
 
 
-def descend(optimizer, weights, gradients, slots, lr, count):
+def descend(
+    optimizer: Optimizer,
+    weights: AnyWeights,
+    gradients: AnyWeights,
+    slots: tuple[Any, Any],
+    lr: AnyArray,
+    count: AnyArray,
+) -> tuple[Any, tuple[Any, Any]]:
     """Return (weights, slots) after one step, by optax.
 
     Args:
-        optimizer: (kind, momentum, weight_decay): kind is "sgd" or "adam", for which momentum is
-            the decay of the mean.
+        optimizer: (kind, momentum, weight_decay). The kind is "sgd" or "adam"; for adam, momentum
+            is the decay of the mean.
         weights, gradients: trees of float32 arrays of the same shapes.
-        slots: (first, second) moments, trees as the weights; sgd leaves the second alone.
+        slots: (first, second) moments, trees like the weights; sgd does not use the second.
         lr: learning rate.
-        count: int [], the first step is 1; several steps of the heads may share it.
+        count: int [], the first step is 1; several steps of the heads can have the same count.
 
-    Source: Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1, with beta_2 = 0.999 and its epsilon;
-        weight decay goes into the gradient, not beside it.
+    Source: Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1, with beta_2 = 0.999 and its epsilon.
+        Weight decay is added to the gradient, not to the step.
     """
     import jax
     import optax

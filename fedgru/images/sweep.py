@@ -1,15 +1,17 @@
-"""The sweep over alpha: both heads on both hold-outs, and what the paper lacks beside them.
+"""The sweep over alpha: both heads on both hold-outs, and measurements that the paper lacks.
 
 Source: Jia et al. 2018, section 4.4, figure 3. Added: counter-examples, fresh probes with their
-floor and ceiling, and a choice of alpha that looks at the validation set alone.
+floor and ceiling, and a choice of alpha that uses only the validation set.
 """
 
 import json
 import os
 import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,28 +20,30 @@ from fedgru.agnostic.objective import TradeOff
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, Interrupted, RunError
 from fedgru.core.jax_setup import num_threads
+from fedgru.core.types import AnyArray, AnyInts, AnyPath, Floats
 from fedgru.images import training as image_training
+from fedgru.images.data import ImageData, ImageSet
 from fedgru.images.folders import open_images
-from fedgru.images.settings import check_method
+from fedgru.images.settings import ImageSettings, check_method
 from fedgru.storage.files import write_text
 from fedgru.storage.tables import write_csv
 
-ORDINARY = "ordinary"  # alpha 0: no method has any effect there, so all share its trainings
+ORDINARY = "ordinary"  # alpha 0: no method has any effect there, so all methods share it
 CEILING = "ceiling"  # probes on the raw images; no training
-FAST_PROBES = ("logistic", "knn")  # for the validation set, where no headline is read
+FAST_PROBES = ("logistic", "knn")  # for numbers that are not a headline, such as validation
 
 
 @dataclass(frozen=True)
 class Point:
-    """One training of a sweep, or with method CEILING one audit of the raw images."""
+    """One training of a sweep; with method CEILING, one audit of the raw images."""
 
     method: str
     alpha: float
     seed: int
 
 
-def plan(methods, alphas, seeds):
-    """Return the Points of a sweep, repeats outermost, so that a stopped sweep has all alphas.
+def plan(methods: Sequence[str], alphas: Sequence[float], seeds: Sequence[int]) -> list[Point]:
+    """Return the Points of a sweep, seed by seed, so that a stopped sweep has all alphas.
 
     >>> [(p.method, p.alpha) for p in plan(["hsic", "leace"], [0.0, 0.5], [0])]
     [('ceiling', 0.0), ('ordinary', 0.0), ('hsic', 0.5), ('leace', 0.5)]
@@ -53,14 +57,14 @@ def plan(methods, alphas, seeds):
     return points
 
 
-def check_alphas(alphas):
-    """Refuse an alpha outside 0 to 1."""
+def check_alphas(alphas: Iterable[float]) -> None:
+    """Raise a ConfigError for an alpha outside 0 to 1."""
     for alpha in alphas:
         if not 0 <= alpha <= 1:
             raise ConfigError(f"`alpha` is {alpha:g}, expected 0 to 1.")
 
 
-def measure_point(settings, point):
+def measure_point(settings: ImageSettings, point: Point) -> dict[str, Any]:
     """Train and measure one Point; see `measure` for the keys."""
     data = open_images(settings, point.seed)
     if point.method == CEILING:
@@ -72,27 +76,29 @@ def measure_point(settings, point):
     return measure(settings, data, network, point.seed)
 
 
-def measure(settings, data, network, seed):
-    """Return {name: value}: how a trained network does, accuracies from 0 to 1.
+def measure(
+    settings: ImageSettings, data: ImageData, network: image_training.Network, seed: int
+) -> dict[str, Any]:
+    """Return {name: accuracy}: the measurements of a trained network, 0 to 1.
 
     target_on_target, target_on_context, context_on_target, context_on_context: a head on a
-        hold-out. Classes that go together count as the same, as in the paper, where the truth of
-        the other kind is not known.
+        hold-out. Matching classes count as the same where the true class of the other kind is not
+        known, as in the paper.
     counter: the target head on counter-examples; None without them.
-    probe: of the best fresh probe on the representation as served, noise included;
-    probe_logistic, probe_mlp, probe_knn: of each; probe_control: of the best one's control.
-    floor: of always naming the commonest context.
-    noiseless: of the best fresh probe on the representation without the noise of a bottleneck:
-        what one could read who gets at the weights, or may ask again and again.
-    val_target, val_probe: on the validation set, to choose by; None where it has no contexts.
+    probe: the best fresh probe on the representation, noise included.
+    probe_logistic, probe_mlp, probe_knn: each probe; probe_control: the best probe's control.
+    floor: always the commonest context.
+    noiseless: the best fresh probe on the representation without the noise of a bottleneck: what
+        somebody could recover who has the weights, or can ask many times.
+    val_target, val_probe: on the validation set, to choose alpha; None if it has no contexts.
     """
     sets = data.sets
 
-    def served(name):
+    def served(name: str) -> Floats:
         return network.represent(sets[name].images, seeding.rng(seed, f"noise {name}"))
 
     z = {name: served(name) for name in sets if name not in ("train", "context_train")}
-    row = {}
+    row: dict[str, Any] = {}
     for head, scores_of in (
         ("target", network.target_scores),
         ("context", network.context_scores),
@@ -110,14 +116,14 @@ def measure(settings, data, network, seed):
     audit = probes.audit("context", fit, test, seeds=probe_seeds)
     best = audit.worst("representation")
     row |= {"probe": best.accuracy, "probe_control": best.control, "floor": audit.floor}
-    row |= {f"probe_{reading.probe}": reading.accuracy for reading in audit.readings}
+    row |= {f"probe_{result.probe}": result.accuracy for result in audit.readings}
     row["noiseless"] = best.accuracy
     if network.noise:
-        bare = [
+        bare_fit, bare_test = (
             _examples(sets[name], network.mean_representation(sets[name].images))
             for name in ("probe_fit", "probe_test")
-        ]
-        noiseless = probes.audit("context", *bare, probes=FAST_PROBES, controls=False)
+        )
+        noiseless = probes.audit("context", bare_fit, bare_test, probes=FAST_PROBES, controls=False)
         row["noiseless"] = noiseless.worst("representation").accuracy
     row |= {"val_target": None, "val_probe": None}
     if (sets["val"].context >= 0).all():
@@ -127,8 +133,8 @@ def measure(settings, data, network, seed):
     return row
 
 
-def measure_ceiling(settings, data, seed):
-    """Return {"ceiling", "floor"}: of the best fresh probe on the raw images, and of no probe."""
+def measure_ceiling(settings: ImageSettings, data: ImageData, seed: int) -> dict[str, Any]:
+    """Return {"ceiling", "floor"}: accuracy of the best fresh probe on raw images, and without."""
     fit, test = (
         _examples(data.sets[name], _flat(data.sets[name].images, settings))
         for name in ("probe_fit", "probe_test")
@@ -138,24 +144,24 @@ def measure_ceiling(settings, data, seed):
     return {"ceiling": audit.worst("representation").accuracy, "floor": audit.floor}
 
 
-def _flat(images, settings):
+def _flat(images: AnyArray, settings: ImageSettings) -> Floats:
     images = image_training.centre_crop(images, settings.crop_size or settings.image_size)
     return images.reshape(len(images), -1) / np.float32(255)
 
 
-def _examples(image_set, representation):
+def _examples(image_set: ImageSet, representation: Floats) -> probes.Examples:
     return probes.Examples({"representation": representation}, image_set.context, image_set.groups)
 
 
-def _accuracy(scores, labels):
+def _accuracy(scores: AnyArray, labels: AnyInts) -> float:
     return float((np.asarray(scores).argmax(1) == labels).mean())
 
 
 class SweepFolder:
     """The folder of a sweep: settings.json, and results.jsonl with one line per finished Point."""
 
-    def __init__(self, path, settings):
-        """Open or make it.
+    def __init__(self, path: AnyPath, settings: ImageSettings) -> None:
+        """Open the folder, or make it.
 
         Raises:
             RunError: if it was made with other settings, or cannot be written or read.
@@ -164,7 +170,7 @@ class SweepFolder:
         self.results = self.path / "results.jsonl"
         wanted = settings.model_dump()
         file = self.path / "settings.json"
-        try:  # no folder of `writing_folder`: it grows, and is begun once settings.json is there
+        try:  # not by `writing_folder`: this folder grows; it exists once settings.json is written
             self.path.mkdir(parents=True, exist_ok=True)
             if not file.exists():
                 write_text(file, json.dumps(wanted, indent=2) + "\n")
@@ -178,13 +184,13 @@ class SweepFolder:
             if found.get(name) != value:
                 raise RunError(
                     f"{self.path} was made with `{name}` {found.get(name)}, now "
-                    f"it is {value}. Give another `name`, or the same settings to go on with it."
+                    f"it is {value}. Give another `name`, or the same settings to continue it."
                 )
 
-    def rows(self):
+    def rows(self) -> list[dict[str, Any]]:
         """Return the finished rows, {"method", "alpha", "seed", ...} each.
 
-        A last line that was not written whole, because the machine went down, is cut off.
+        An incomplete last line, for example after a power failure, is removed from the file.
 
         Raises:
             RunError: if another line is damaged.
@@ -207,20 +213,28 @@ class SweepFolder:
                 ) from None
         return rows
 
-    def add(self, row):
-        """Append a row, whole."""
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row; it is on disk when this returns."""
         with self._lock, open(self.results, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
 
-    def write_csv(self, name, rows):
-        """Write a table of dicts, whole or not at all."""
+    def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a table of dicts, completely or not at all."""
         write_csv(self.path / name, rows)
 
 
-def run(settings, folder, methods, alphas, seeds, threads=None, on_done=None):
-    """Do what is missing of a sweep.
+def run(
+    settings: ImageSettings,
+    folder: SweepFolder,
+    methods: Sequence[str],
+    alphas: Sequence[float],
+    seeds: Sequence[int],
+    threads: int | None = None,
+    on_done: Callable[[int, int], object] | None = None,
+) -> list[dict[str, Any]]:
+    """Compute the missing Points of a sweep.
 
     Args:
         settings: ImageSettings.
@@ -228,15 +242,15 @@ def run(settings, folder, methods, alphas, seeds, threads=None, on_done=None):
         methods: names, see `fedgru.config.methods.parse_method`.
         alphas: floats, 0 to 1.
         seeds: ints.
-        threads: Points worked on at the same time; one per core if None.
-        on_done: called with (number of Points done, of all) at the start and after each.
+        threads: number of Points computed in parallel; one per core if None.
+        on_done: called with (number of Points done, number of all) at the start and after each.
 
     Returns:
-        list of rows, those of this sweep alone, in the order of `plan`.
+        list of rows, only those of this sweep, in the order of `plan`.
 
     Raises:
-        ConfigError: for an alpha or method that cannot be.
-        Interrupted: on Ctrl-C or SIGTERM; says how to go on.
+        ConfigError: for an impossible alpha or method.
+        Interrupted: on Ctrl-C or SIGTERM; the message says how to continue.
     """
     check_alphas(alphas)
     for method in methods:
@@ -247,7 +261,7 @@ def run(settings, folder, methods, alphas, seeds, threads=None, on_done=None):
     if on_done is not None:
         on_done(len(points) - len(missing), len(points))
 
-    def work(point):
+    def work(point: Point) -> tuple[Point, dict[str, Any]]:
         row = vars(point) | measure_point(settings, point)
         folder.add(row)
         return point, row
@@ -255,7 +269,7 @@ def run(settings, folder, methods, alphas, seeds, threads=None, on_done=None):
     from threadpoolctl import threadpool_limits
 
     pool = ThreadPoolExecutor(min(num_threads(threads), max(len(missing), 1)))
-    one_each = threadpool_limits(1)  # the trainings share the cores; BLAS inside them must not
+    one_each = threadpool_limits(1)  # BLAS must use one thread: the trainings share the cores
     try:
         for future in as_completed([pool.submit(work, point) for point in missing]):
             point, row = future.result()
@@ -264,7 +278,8 @@ def run(settings, folder, methods, alphas, seeds, threads=None, on_done=None):
                 on_done(sum(p in done for p in points), len(points))
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f". What is done is kept in {folder.path}; the same command goes on from there.", error
+            f". {folder.path} keeps the finished trainings; the same command continues from there.",
+            error,
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -272,16 +287,16 @@ def run(settings, folder, methods, alphas, seeds, threads=None, on_done=None):
     return [done[point] for point in points]
 
 
-def summarise(rows, methods):
+def summarise(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[dict[str, Any]]:
     """Return one dict for each method and alpha: mean and standard deviation over seeds.
 
     Args:
         rows: from `run`.
-        methods: names; each starts from the trainings at alpha 0, which all share.
+        methods: names; all methods share the trainings at alpha 0.
 
     Returns:
-        list of {"method", "alpha", "seeds", "<name>", "<name>_sd", ...}; the deviation has n - 1
-        below the line, and is 0 for one seed. `ceiling` is that of the raw images.
+        list of {"method", "alpha", "seeds", "<name>", "<name>_sd", ...}. The standard deviation
+        divides by n - 1, and is 0 for one seed. `ceiling` belongs to the raw images.
     """
     ceilings = [row["ceiling"] for row in rows if row["method"] == CEILING]
     trained = [row for row in rows if row["method"] != CEILING]
@@ -290,7 +305,7 @@ def summarise(rows, methods):
         mine = [row for row in trained if row["method"] in (method, ORDINARY)]
         for alpha in sorted({row["alpha"] for row in mine}):
             group = [row for row in mine if row["alpha"] == alpha]
-            line = {"method": method, "alpha": alpha, "seeds": len(group)}
+            line: dict[str, Any] = {"method": method, "alpha": alpha, "seeds": len(group)}
             for name in group[0]:
                 if name in ("method", "alpha", "seed"):
                     continue
@@ -304,11 +319,11 @@ def summarise(rows, methods):
     return table
 
 
-def choose_alpha(lines):
-    """Return the line of one method to prefer, by the validation set alone; None if it cannot be.
+def choose_alpha(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return one method's preferred line, by the validation set only; None without contexts there.
 
-    The largest validation accuracy of the target head, less what the best validation probe
-    reads above a half. The validation set has as many of each target on each context.
+    It has the largest validation accuracy of the target head, minus the best validation probe's
+    accuracy above a half. In the validation set each target is equally often on each context.
     """
     scored = [line for line in lines if line["val_target"] is not None]
     if not scored:

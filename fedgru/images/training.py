@@ -1,19 +1,29 @@
-"""Training the image network: target head, protected heads, and what keeps the context out."""
+"""Training the image network: target head, protected heads, and methods that hide the context."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.agnostic import erasure, objective
 from fedgru.agnostic.schedules import share_at
+from fedgru.config.methods import Method
 from fedgru.core import seeding
 from fedgru.core.errors import TrainingError
 from fedgru.core.jax_setup import import_jax
+from fedgru.core.types import AnyArray, AnyInts, AnyWeights, Doubles, Floats, Weights
 from fedgru.images import steps as image_steps
+from fedgru.images.data import ImageData
+from fedgru.images.settings import ImageSettings
 from fedgru.models import cnn, heads
 
-CHUNK = 256  # images represented at a time
+CHUNK = 256  # images represented at once
+
+Images: TypeAlias = npt.NDArray[np.uint8]  # [n, height, width, channels]
+Slots: TypeAlias = tuple[Weights, Weights]  # first and second moments
 
 
 @dataclass(frozen=True)
@@ -23,20 +33,20 @@ class Network:
     Attributes:
         spec: CnnSpec.
         weights: dict of float32 arrays: extractor, target head, protected heads.
-        noise: deviation of the noise on the representation; it is drawn anew at each reading.
+        noise: standard deviation of the noise on the representation; each use draws new noise.
         eraser: erasure.Eraser between extractor and heads, or None.
     """
 
     spec: cnn.CnnSpec
-    weights: dict
+    weights: Weights
     noise: float = 0.0
     eraser: erasure.Eraser | None = None
 
-    def represent(self, images, rng):
-        """Return float32 [n, out_dim]: what the heads see, and probes get; noise included.
+    def represent(self, images: Images, rng: np.random.Generator) -> Floats:
+        """Return float32 [n, out_dim]: the input of heads and probes; noise included.
 
         Args:
-            images: uint8 [n, height, width, channels]; the centre is taken of larger ones.
+            images: uint8 [n, height, width, channels]; of larger images the centre is taken.
             rng: numpy Generator, for the noise.
         """
         z = self.mean_representation(images)
@@ -44,8 +54,8 @@ class Network:
             z = z + np.float32(self.noise) * rng.standard_normal(z.shape, np.float32)
         return z
 
-    def mean_representation(self, images):
-        """Return float32 [n, out_dim]: the representation without noise, which is not served."""
+    def mean_representation(self, images: Images) -> Floats:
+        """Return float32 [n, out_dim]: the representation without noise, for comparison only."""
         run = _compiled_represent(self.spec)
         own = heads.split_heads(self.weights)[0]
         images = centre_crop(images, self.spec.image_shape[0])
@@ -53,11 +63,11 @@ class Network:
         z = np.concatenate(parts)[: len(images)]
         return z if self.eraser is None else self.eraser(z)
 
-    def target_scores(self, representation):
+    def target_scores(self, representation: Floats) -> Floats:
         """Return float32 [n, num_classes], the target head's scores."""
         return np.asarray(cnn.classify(self.spec, self.weights, representation))
 
-    def context_scores(self, representation):
+    def context_scores(self, representation: Floats) -> Floats:
         """Return float32 [n, num_contexts], the mean of the protected heads' scores."""
         adversaries = {
             int(name.split("_")[1]) for name in self.weights if name.startswith(heads.PREFIX)
@@ -66,7 +76,7 @@ class Network:
         return np.mean(scores, axis=0)
 
 
-def make_spec(settings, data):
+def make_spec(settings: ImageSettings, data: ImageData) -> cnn.CnnSpec:
     """Return the CnnSpec of ImageSettings and ImageData."""
     size = settings.crop_size or settings.image_size
     return cnn.CnnSpec(
@@ -79,17 +89,24 @@ def make_spec(settings, data):
     )
 
 
-def train(settings, data, method, trade_off, seed, on_epoch=None):
+def train(
+    settings: ImageSettings,
+    data: ImageData,
+    method: Method,
+    trade_off: objective.TradeOff,
+    seed: int,
+    on_epoch: Callable[[int, Network], object] | None = None,
+) -> Network:
     """Train one network with a target head, and protected heads for the context.
 
-    At strength 0 the extractor and the target head are trained as `train_ordinary` does, by the
-    same compiled step and draws, and the protected heads beside them, on what they find.
+    At strength 0 the extractor and the target head are trained as in `train_ordinary`, by the same
+    compiled step and draws. The protected heads are trained on the resulting representation.
 
     Args:
         settings: ImageSettings.
         data: ImageData.
         method: Method.
-        trade_off: `fedgru.agnostic.objective.TradeOff`; its schedule is the settings'.
+        trade_off: `fedgru.agnostic.objective.TradeOff`; the settings have its schedule.
         seed: int.
         on_epoch: called with (epoch, Network) after each epoch, from 1.
 
@@ -114,14 +131,21 @@ def train(settings, data, method, trade_off, seed, on_epoch=None):
     return run.network()
 
 
-def train_ordinary(settings, images, labels, num_classes, seed, on_epoch=None):
-    """Train a network with a target head alone, by the ordinary loss.
+def train_ordinary(
+    settings: ImageSettings,
+    images: Images,
+    labels: AnyInts,
+    num_classes: int,
+    seed: int,
+    on_epoch: Callable[[int, Network], object] | None = None,
+) -> Network:
+    """Train a network with only a target head, by the ordinary loss.
 
     Args:
         settings: ImageSettings.
         images: uint8 [n, height, width, channels].
         labels: int32 [n].
-        num_classes: how many there are.
+        num_classes: number of classes.
         seed: int.
         on_epoch: called with (epoch, Network) after each epoch, from 1.
 
@@ -153,7 +177,15 @@ def train_ordinary(settings, images, labels, num_classes, seed, on_epoch=None):
 class _Run:
     """One training: its state between epochs."""
 
-    def __init__(self, settings, spec, data, method, trade_off, seed):
+    def __init__(
+        self,
+        settings: ImageSettings,
+        spec: cnn.CnnSpec,
+        data: ImageData,
+        method: Method,
+        trade_off: objective.TradeOff,
+        seed: int,
+    ) -> None:
         self.settings, self.spec, self.method = settings, spec, method
         self.trade_off, self.seed = trade_off, seed
         self.targets, self.contexts = data.sets["train"], data.sets["context_train"]
@@ -162,16 +194,16 @@ class _Run:
         protected = self._fresh_heads(0)
         self.weights = own | protected
         self.own_slots, self.head_slots = _zero_slots(own), _zero_slots(protected)
-        self.eraser = None
-        self.draw_shares = None
+        self.eraser: erasure.Eraser | None = None
+        self.draw_shares: Doubles | None = None
         if method.decorrelate:
             self.draw_shares = self._independent_shares()
 
-    def network(self):
+    def network(self) -> Network:
         noise = self.trade_off.value * self.method.noise
         return Network(self.spec, _to_numpy(self.weights), noise, self.eraser)
 
-    def epoch(self, epoch):
+    def epoch(self, epoch: int) -> None:
         settings, method = self.settings, self.method
         targets, contexts = self.targets, self.contexts
         order = _order(
@@ -225,8 +257,8 @@ class _Run:
         if method.erase:
             self._fit_eraser(epoch)
 
-    def _strengths(self, epoch, steps):
-        """float32 [steps]: alpha, or lambda, at each step of an epoch."""
+    def _strengths(self, epoch: int, steps: int) -> Floats:
+        """Return float32 [steps]: alpha, or lambda, at each step of an epoch."""
         first, last = (epoch - 1) * steps, max(self.settings.epochs * steps - 1, 1)
         schedule = self.settings.alpha_schedule
         return np.array(
@@ -234,7 +266,7 @@ class _Run:
             np.float32,
         )
 
-    def _erasing(self):
+    def _erasing(self) -> tuple[Floats, Floats] | None:
         if not self.method.erase:
             return None
         dim = self.spec.out_dim
@@ -242,10 +274,10 @@ class _Run:
             return np.zeros(dim, np.float32), np.zeros((dim, dim), np.float32)
         return self.eraser.mean.astype(np.float32), self.eraser.removed.astype(np.float32)
 
-    def _fit_eraser(self, epoch):
+    def _fit_eraser(self, epoch: int) -> None:
         """Fit erasure on targets drawn so that target and context are independent.
 
-        Where the context of targets is unknown, on contexts alone.
+        If the context of targets is unknown, it is fitted on context images only.
         """
         part, shares = self.contexts, self._independent_shares()
         if shares is not None:
@@ -257,10 +289,10 @@ class _Run:
         moments = erasure.Moments.of(z, part.context, self.num_contexts)
         self.eraser = erasure.fit_eraser(moments)
 
-    def _independent_shares(self):
-        """How often to draw each target so that target and context are independent.
+    def _independent_shares(self) -> Doubles | None:
+        """Return probabilities of drawing each target that make target and context independent.
 
-        None where that is out of reach: a context is unknown, or goes with one target alone.
+        None if that is impossible: a context is unknown, or a pair of classes does not occur.
         """
         targets, contexts = self.targets.target, self.targets.context
         sizes = self.spec.num_classes, self.num_contexts
@@ -269,14 +301,14 @@ class _Run:
         shares = objective.decorrelating_weights(targets, contexts, *sizes).astype(np.float64)
         return shares / shares.sum()
 
-    def _fresh_heads(self, generation):
+    def _fresh_heads(self, generation: int) -> Weights:
         rng = seeding.rng(self.seed, "protected heads", generation)
         dims = self.settings.head_dims
         count = max(self.method.adversaries, 1)
         return heads.init_heads(rng, count, self.spec.out_dim, dims, self.num_contexts)
 
-    def _reset_a_head(self, epoch):
-        """Let one head, in turn, start anew at the ends of evenly spaced epochs."""
+    def _reset_a_head(self, epoch: int) -> None:
+        """Initialise one head again, each in turn, at the ends of evenly spaced epochs."""
         per_epoch = self.method.resets / self.settings.epochs
         number = int(epoch * per_epoch)
         if epoch == self.settings.epochs or number == int((epoch - 1) * per_epoch):
@@ -285,35 +317,38 @@ class _Run:
         fresh = self._fresh_heads(epoch)
         self.weights = heads.reset_head(self.weights, adversary, fresh)
         zeros = _zero_slots(fresh)
-        self.head_slots = tuple(
+        first, second = (
             heads.reset_head(slots, adversary, zero)
             for slots, zero in zip(self.head_slots, zeros, strict=True)
         )
+        self.head_slots = first, second
 
 
 @cache
-def _compiled_represent(spec):
+def _compiled_represent(spec: cnn.CnnSpec) -> Callable[[AnyWeights, AnyArray], AnyArray]:
     jax = import_jax()
     return jax.jit(lambda weights, images: cnn.represent(spec, weights, images))
 
 
-def centre_crop(images, crop):
-    """Return the centre of images [n, height, width, channels]."""
+def centre_crop(images: Images, crop: int) -> Images:
+    """Return the centre of images [n, height, width, channels], `crop` rows and columns."""
     spare = images.shape[1] - crop
     return images[:, spare // 2 : spare // 2 + crop, spare // 2 : spare // 2 + crop]
 
 
-def _optimizer(settings):
+def _optimizer(settings: ImageSettings) -> image_steps.Optimizer:
     return settings.optimizer, settings.momentum, settings.weight_decay
 
 
-def _zero_slots(weights):
+def _zero_slots(weights: Weights) -> Slots:
     zeros = {name: np.zeros_like(w) for name, w in weights.items()}
     return zeros, dict(zeros)
 
 
-def _order(seed, purpose, epoch, count, batch_size, shares=None):
-    """Return int32 [steps, batch_size], an epoch's batches; what does not fill one is left out."""
+def _order(
+    seed: int, purpose: str, epoch: int, count: int, batch_size: int, shares: Doubles | None = None
+) -> npt.NDArray[np.int32]:
+    """Return int32 [steps, batch_size], an epoch's batches; an incomplete last one is dropped."""
     rng = seeding.rng(seed, purpose, epoch)
     batch_size = min(batch_size, count)
     steps = count // batch_size
@@ -324,15 +359,15 @@ def _order(seed, purpose, epoch, count, batch_size, shares=None):
     return drawn.reshape(steps, batch_size).astype(np.int32)
 
 
-def _lr(settings, epoch):
+def _lr(settings: ImageSettings, epoch: int) -> np.float32:
     return np.float32(settings.lr * 0.1 ** ((epoch - 1) // settings.lr_drop_every))
 
 
-def _key(seed, purpose, epoch):
+def _key(seed: int, purpose: str, epoch: int) -> AnyArray:
     return import_jax().random.wrap_key_data(seeding.key_words(seed, purpose, epoch))
 
 
-def _check_finite(losses, epoch, lr):
+def _check_finite(losses: AnyArray, epoch: int, lr: float) -> None:
     losses = np.asarray(losses)
     if not np.isfinite(losses).all():
         step = int(np.flatnonzero(~np.isfinite(losses))[0]) + 1
@@ -342,12 +377,12 @@ def _check_finite(losses, epoch, lr):
         )
 
 
-def _to_numpy(weights):
+def _to_numpy(weights: AnyWeights) -> Weights:
     return {name: np.asarray(w) for name, w in weights.items()}
 
 
-def _chunks(images):
-    """Yield parts of one size, the last padded, so that one compiled program serves all."""
+def _chunks(images: Images) -> Iterator[Images]:
+    """Yield parts of one size, the last one padded, so that one compiled program fits all."""
     for start in range(0, len(images), CHUNK):
         part = images[start : start + CHUNK]
         if len(part) < CHUNK and len(images) > CHUNK:

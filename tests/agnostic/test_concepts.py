@@ -133,10 +133,9 @@ def test_errors(city):
     )
     weekdays = replace(check_ins, time_s=np.arange(10))
     assert message(DataError, "weekend", check_ins=weekdays) == (
-        "concept weekend has 1 value in train, expected at least 2: there is nothing to be "
-        "agnostic to."
+        "concept weekend has 1 value in train, expected at least 2: there is nothing to hide."
     )
     assert message(DataError, "zone", zones=3) == (
-        "concept zone needs 3 different places with coordinates in train, found 1. Use a smaller "
-        "--zones."
+        "concept zone needs 3 different places with coordinates in train, found 1. Use smaller "
+        "`zones`."
     )

@@ -55,7 +55,7 @@ def test_the_sweep_writes_its_table_and_figure_and_goes_on(fedgru, tmp_path):
     assert other.exit_code == 1
     assert other.stderr == (
         "Error: log/sweep was made with --lr 0.002, now it is 0.1. Give another --name, or the "
-        "same settings to go on with it.\n"
+        "same settings to continue it.\n"
     )
 
 
@@ -94,10 +94,10 @@ def test_maps(fedgru, tmp_path):
         ),
         (
             "sweep --method decorrelate --correlation 1",
-            "--method decorrelate draws each target as often on each context, and with "
-            "--correlation 1 it never stands on one of them. Take --method hsic.",
+            "--method decorrelate draws each target equally often with each context, but with "
+            "--correlation 1 it has only one context. Use --method hsic.",
         ),
-        ("sweep --target x", "--target needs --context: a folder of context images beside it."),
+        ("sweep --target x", "--target also needs --context: a folder of context images."),
         (
             "cross-domain --context missing",
             "missing is not a folder. --context takes a folder with one sub-folder for each class "
@@ -130,7 +130,7 @@ def test_what_was_passed_over_is_said(fedgru, tmp_path):
     (tmp_path / "photos/coast/list.txt").write_text("x")
     result = fedgru("cross-domain", "--context", "photos", *TINY)
     assert result.exit_code == 0, result.output
-    assert result.stderr == "Note: photos: passed over files that are no images: 1 x .txt.\n"
+    assert result.stderr == "Note: photos: skipped files that are not images: 1 x .txt.\n"
 
 
 @pytest.mark.parametrize("command", ["sweep", "maps", "cross-domain"])

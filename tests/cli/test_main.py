@@ -448,7 +448,7 @@ def test_one_client(here):
     assert intervals == "No interval of acc@1 over clients: there is one client."
     assert client == (
         "  client: not audited: concept client has 1 value in train, expected at least 2: there is "
-        "nothing to be agnostic to."
+        "nothing to hide."
     )
     assert (here / folder.split()[-1] / "clients.csv").read_text().count("\n") == 2
 
@@ -506,7 +506,7 @@ BAD_FILES = {
     "empty": ("empty.txt", "empty.txt is empty."),
     "truncated gzip": (
         "truncated.txt.gz",
-        "truncated.txt.gz ends too early: the gzip file is cut off. Fetch it again.",
+        "truncated.txt.gz ends too early: the gzip file is cut off. Download it again.",
     ),
     "wrong column count": (
         "visits.csv",
@@ -517,7 +517,7 @@ BAD_FILES = {
     "swapped coordinates": (
         "swapped.txt",
         "swapped.txt, row 1: latitude -74.0 and longitude 40.7 contradict the time-zone offset of "
-        "-240 minutes and would fit it the other way round. If they are swapped, exchange columns "
+        "-240 minutes but would fit it exchanged. If they are swapped, exchange columns "
         "5 and 6 of the file.\n"
         "1 bad row in all; --skip-bad-rows drops and counts bad rows.",
     ),

@@ -285,14 +285,14 @@ def test_a_data_set_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
 def test_overwrite_replaces_only_when_told(tmp_path):
     import_file("tsmc2014", FILE, "tiny", tmp_path)
     assert error_of(import_file, "tsmc2014", FILE, "tiny", tmp_path, categories="raw") == (
-        f"{tmp_path / 'tiny'} is there already: choose another name, or add `overwrite`."
+        f"{tmp_path / 'tiny'} already exists: choose another name, or add `overwrite`."
     )
     import_file("tsmc2014", FILE, "tiny", tmp_path, categories="raw", overwrite=True)
     assert open_data_set("tiny", tmp_path).passport["categories"]["scheme"] == "raw"
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     (tmp_path / "notes").mkdir()
     assert error_of(import_file, "tsmc2014", FILE, "notes", tmp_path, overwrite=True) == (
-        f"{tmp_path / 'notes'} is there and is not a data set: choose another name."
+        f"{tmp_path / 'notes'} exists and is not a data set: choose another name."
     )
 
 
@@ -347,7 +347,7 @@ def test_opening_what_was_changed(tmp_path):
         "(their fingerprints differ). Import or make the data set again."
     )
     assert after(table.slice(1)) == (
-        f"{parquet} has 5 rows, but passport.json speaks of 6. Import the data set again."
+        f"{parquet} has 5 rows, but passport.json expects 6. Import the data set again."
     )
     assert after(table.take([0, 1, 2, 3, 4, 4])) == differs
     assert after(table.take([0, 1, 2, 3, 5, 4])) == (
@@ -513,7 +513,7 @@ def test_quiet_hours_of_the_day():
     assert check(quiet_at_4, 0)["warning"] is None
     assert check(quiet_at_4, 600)["warning"] == (
         "The quietest hour of the day is 14:00 local time, expected at night. "
-        "The offsets from UTC may be wrong or missing."
+        "The offsets from UTC are perhaps wrong or missing."
     )
     assert check(quiet_at_4, 240)["warning"] is None  # 8:00
     assert check(quiet_at_4, 300)["warning"] is not None  # 9:00

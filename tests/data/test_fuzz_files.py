@@ -76,7 +76,7 @@ def test_what_has_no_end_is_not_read(tmp_path, monkeypatch):
     os.mkfifo(pipe)
     for path in (pipe, "/dev/zero"):
         assert message(sources.read_text, path) == (
-            f"{path} is a pipe or a device: write what it gives to a file first."
+            f"{path} is a pipe or a device: write its content to a file first."
         )
     text = message(config.load, config_file="/dev/zero", kind=ConfigError)
     assert text == "/dev/zero holds more than 1,024 KiB: it is not a config file."
@@ -91,7 +91,7 @@ def test_a_file_above_the_limit_is_refused_before_it_is_read(tmp_path, monkeypat
     with open(large, "wb") as stream:
         stream.truncate((1 << 30) + 1)  # takes no room on the disk
     assert message(sources.read_text, large) == (
-        "large.txt holds more than 1,024 MiB of text, the most that is read. Import a part of it."
+        "large.txt holds more than 1,024 MiB of text, which is the limit. Import a part of it."
     )
 
 
@@ -205,7 +205,7 @@ def test_a_parquet_bomb_is_not_unpacked(tiny, monkeypatch):
     assert file.stat().st_size < 100_000
     monkeypatch.setattr(pq.ParquetFile, "read", lambda *_: pytest.fail("it was unpacked"))
     assert message(datasets.open_data_set, "tiny", tiny.parent) == (
-        f"{file} has 3,000,000 rows, but passport.json speaks of 6. Import the data set again."
+        f"{file} has 3,000,000 rows, but passport.json expects 6. Import the data set again."
     )
     passport = json.loads((tiny / "passport.json").read_text())
     passport["counts"]["check_ins"] = 3_000_000

@@ -227,12 +227,12 @@ def test_habits_are_worth_learning(city):
 @pytest.mark.parametrize(
     "setting, message",
     [
-        ({"num_users": 0}, "num_users is 0, expected at least 1."),
-        ({"checkins_per_user": 0}, "checkins_per_user is 0, expected at least 1."),
-        ({"seed": -1}, "seed is -1, expected at least 0."),
-        ({"num_days": 181}, "num_days is 181, expected 1 to 180."),
-        ({"activity_spread": 1.0}, "activity_spread is 1.0, expected at least 0 and below 1."),
-        ({"noise_share": 1.5}, "noise_share is 1.5, expected 0 to 1."),
+        ({"num_users": 0}, "`num_users` is 0, expected at least 1."),
+        ({"checkins_per_user": 0}, "`checkins_per_user` is 0, expected at least 1."),
+        ({"seed": -1}, "`seed` is -1, expected at least 0."),
+        ({"num_days": 181}, "`num_days` is 181, expected 1 to 180."),
+        ({"activity_spread": 1.0}, "`activity_spread` is 1.0, expected at least 0 and below 1."),
+        ({"noise_share": 1.5}, "`noise_share` is 1.5, expected 0 to 1."),
     ],
 )
 def test_settings_out_of_range(setting, message):

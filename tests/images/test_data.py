@@ -177,8 +177,8 @@ def test_what_is_no_image_or_repeats_is_counted(folders):
     found = image_folders.read_folder(folders / "context", "context", 16)
     assert len(found.images) == 44
     assert found.notes == (
-        f"{folders}/context: passed over files that are no images: 1 x .db, 1 x .txt.",
-        f"{folders}/context: passed over 1 image that repeat another one byte for byte.",
+        f"{folders}/context: skipped files that are not images: 1 x .db, 1 x .txt.",
+        f"{folders}/context: skipped 1 exact copy of other images.",
     )
 
 
@@ -186,7 +186,7 @@ def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(DataError) as error:
         image_folders.read_folder(tmp_path / "no", "context", 16)
     assert str(error.value) == (
-        f"{tmp_path}/no is not a folder. --context takes a folder with one sub-folder for each "
+        f"{tmp_path}/no is not a folder. `context` takes a folder with one sub-folder for each "
         "class of the context."
     )
 
@@ -231,8 +231,8 @@ def test_too_few_images(folders):
     with pytest.raises(DataError) as error:
         image_folders.Photographs(folders / "context", 16, 0.1)
     assert str(error.value) == (
-        f"{folders}/context/sofa has 6 images, expected at least 20: they are split into 8 sets "
-        "that share none."
+        f"{folders}/context/sofa has 6 images, expected at least 20: they are split into 8 "
+        "disjoint sets."
     )
 
 
@@ -243,15 +243,15 @@ def test_digits_need_two_contexts_and_targets_as_many_as_contexts(folders):
         image_folders.Photographs(folders / "context", 16, 0.1)
     assert str(error.value) == (
         f"{folders}/context has 3 class folders, expected 2 to draw the two digits on. Give "
-        "--target for a target with as many classes."
+        "`target` for a target with as many classes."
     )
     with pytest.raises(DataError) as error:
         image_folders.target_and_context_folders(
             folders / "target", folders / "context", 16, 1, False
         )
     assert str(error.value) == (
-        f"{folders}/target has 2 classes and {folders}/context has 3, expected as many: each "
-        "target class has a context that goes with it."
+        f"{folders}/target has 2 classes and {folders}/context has 3, expected equal numbers: "
+        "each target class needs a matching context."
     )
 
 
@@ -259,7 +259,7 @@ def test_a_wrong_order_of_contexts(folders):
     with pytest.raises(DataError) as error:
         image_folders.read_folder(folders / "context", "context", 16, order=["sofa", "lawn"])
     assert str(error.value) == (
-        f"--context-order is sofa,lawn, expected the classes of {folders}/context in some order: "
+        f"`context_order` is sofa,lawn, expected the classes of {folders}/context in some order: "
         "grass,sofa."
     )
 
@@ -267,7 +267,7 @@ def test_a_wrong_order_of_contexts(folders):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"target": "x"}, "`target` needs `context`: a folder of context images beside it."),
+        ({"target": "x"}, "`target` also needs `context`: a folder of context images."),
         (
             {"target": "x", "context": "y", "ink": 0.3},
             "`ink` has no effect with `target`.",
@@ -281,8 +281,8 @@ def test_a_wrong_order_of_contexts(folders):
         ),
         (
             {"channels": "4,4,4,4,4"},
-            "`channels` 4,4,4,4,4 halves the image 5 times, and nothing is left of 16 pixels. Take "
-            "fewer, or a larger `image_size`.",
+            "`channels` 4,4,4,4,4 halves the image 5 times, and nothing is left of 16 pixels. Give "
+            "fewer channels, or a larger `image_size`.",
         ),
         ({"correlation": 1.5}, "`correlation` is 1.5, expected at most 1."),
         ({"lr": 0.0}, "`lr` is 0.0, expected a number above 0."),
@@ -311,8 +311,9 @@ def test_draws_that_need_contexts_which_are_not_known():
     with pytest.raises(ConfigError) as error:
         image_settings.check_method("hsic+decorrelate", settings)
     assert str(error.value) == (
-        "`method` hsic+decorrelate has no effect with `target`: it draws each target as often on "
-        "each context, and the contexts of your target images are not known. Take `method` hsic."
+        "`method` hsic+decorrelate has no effect with `target`: it draws each target equally "
+        "often with each context, and the contexts of your target images are not known. Use "
+        "`method` hsic."
     )
 
 

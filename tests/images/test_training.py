@@ -317,7 +317,7 @@ def test_a_sweep_with_other_settings_is_refused(settings, tmp_path):
         image_sweep.SweepFolder(tmp_path, other)
     assert str(error.value) == (
         f"{tmp_path} was made with `epochs` 2, now it is 3. Give another `name`, or the same "
-        "settings to go on with it."
+        "settings to continue it."
     )
 
 

@@ -141,7 +141,7 @@ def test_a_cut_off_column_is_made_again(city, all_large, caplog):
     open_task(city)
     assert column.read_bytes() == whole
     assert caplog.messages == [
-        f"{city / 'town'} is large: its columns are being laid out for later"
+        f"{city / 'town'} is large: storing its columns, so that it opens faster next time"
     ]
 
 
@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_does_without(
     assert task.stored_parts is None
     told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert told == [
-        f"the columns of {city / 'town'} cannot be laid out (No space left on device): all "
+        f"the columns of {city / 'town'} cannot be stored (No space left on device): all "
         "check-ins are held in memory"
     ]
 

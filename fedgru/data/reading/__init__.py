@@ -1,1 +1,1 @@
-"""Check-in files to columns of check-ins: rows are cut, checked and put in order."""
+"""Check-in files to columns of check-ins: rows are split, checked and sorted."""

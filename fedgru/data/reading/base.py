@@ -1,4 +1,4 @@
-"""What a reader of check-in files is, and what it gives: `Reader`, its options, `Reading`."""
+"""The interface of a reader of check-in files: `Reader`, its options, its result `Reading`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,36 +16,36 @@ class Reading:
 
     Attributes:
         check_ins: its good rows, with the category names of the file in `category`
-            (`fedgru.data.categories` turns them into a scheme's).
+            (`fedgru.data.categories` replaces them by a scheme's categories).
         ledger: rows dropped, repaired or missing a value.
         source: facts about the file.
         num_rows: rows in the file, good and bad, without a header.
-        time_layout: how its times are written, a key of `fedgru.data.reading.timestamps.LAYOUTS`.
+        time_layout: layout of its times, a key of `fedgru.data.reading.timestamps.LAYOUTS`.
         delimiter: the character between its fields.
-        settings: what the passport says of how it was read.
+        settings: the reader's settings, for the passport.
     """
 
     check_ins: CheckIns
     ledger: Ledger
     source: Source
     num_rows: int
-    time_layout: str
+    time_layout: str | None
     delimiter: str
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a reader, and what the command line makes of it.
+    """An option of a reader, and its form on the command line.
 
     Attributes:
         name: its key in the options that `Reader.read` is called with.
         help: one sentence or two, for `--help`.
-        type: of its value: str, int, float, bool (a flag), or dict, which the command line takes
-            as FIELD=NAME, any number of times.
-        flag: the word on the command line, if it is not the name with hyphens for underscores.
-        metavar: what stands for the value in `--help`.
-        multiple: whether it may be repeated; the value is a tuple then.
+        type: type of its value: str, int, float, bool (a flag), or dict, which the command line
+            takes as FIELD=NAME, any number of times.
+        flag: its word on the command line, if that is not the name with hyphens for underscores.
+        metavar: placeholder of the value in `--help`.
+        multiple: whether it can be repeated; the value is then a tuple.
         required: whether it must be given.
         default: the value if it is not given.
     """
@@ -69,26 +69,26 @@ SKIP_BAD_ROWS = Option(
 
 
 def _any_categories(options: Mapping[str, Any], categories: str) -> None:
-    """Check nothing: every row has a category, or may have one."""
+    """Check nothing: for formats whose rows have categories."""
 
 
 @dataclass(frozen=True)
 class Reader:
     """A format of check-in files, and how to read it.
 
-    What comes with fedgru is in `fedgru.data.reading.registry.READERS`; another package brings its
-    own by an entry point of the group `fedgru.readers`, called as the reader is.
+    fedgru's readers are in `fedgru.data.reading.registry.READERS`. Another package adds its own by
+    an entry point of the group `fedgru.readers` with the reader's name.
 
     Attributes:
         name: FORMAT in `fedgru data import FORMAT`; `kind` of the source in the passport.
         help: one line.
         read: called as read(path, options) with a value for each of `options`; returns `Reading`.
-        options: what it takes.
+        options: its options.
         details: more help, in paragraphs.
         example: lines of a command that works.
-        categories: the scheme of categories unless another is asked for.
+        categories: the default scheme of categories.
         check: called as check(options, categories) before the file is opened; raises a FedgruError
-            if categories other than the default can have no effect.
+            if categories other than the default would have no effect.
     """
 
     name: str

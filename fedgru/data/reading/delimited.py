@@ -1,24 +1,26 @@
-"""Reader of tables with a header row: CSV, whatever stands between the fields."""
+"""Reader of tables with a header row: CSV with any delimiter."""
 
 import csv
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from fedgru.core.errors import ConfigError, DataError
+from fedgru.core.types import AnyPath
 from fedgru.data.checkins import FIELDS, NAMES_TAKEN
 from fedgru.data.reading.base import SKIP_BAD_ROWS, Option, Reader, Reading
 from fedgru.data.reading.row_checks import DELIMITERS
-from fedgru.data.reading.rows import read_rows
-from fedgru.data.reading.sources import Rows, open_text, split_rows
+from fedgru.data.reading.rows import Picked, read_rows
+from fedgru.data.reading.sources import Rows, Text, open_text, split_rows
 from fedgru.data.reading.timestamps import MAX_OFFSET_MIN, guess_layout
 
 _KEPT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def read_csv(
-    path,
+    path: AnyPath,
     columns: dict[str, str],
     delimiter: str | None = None,
     offset_min: int | None = None,
@@ -29,15 +31,15 @@ def read_csv(
 
     Times are recognised as ISO 8601, Unix seconds or the TSMC2014 layout; fractions of a second
     are cut off and counted. The local clock of a row is, in this order, `offset_min`, the row's
-    offset column, the zone in its time, or UTC. A time without a zone is read on the clock of
-    `offset_min` if that is given, else as UTC.
+    offset column, the zone in its time, or UTC. A time without a zone is local time of
+    `offset_min` if that is given, else UTC.
 
     Args:
         path: the file; plain, .gz or .zip, UTF-8 or Latin-1.
         columns: dict from `FIELDS` to names in the header; user, venue and time must be there.
-            Without raw_category the category names stand in for it, and the other way round.
-        delimiter: one character; None finds the one of comma, semicolon, tab and bar with which
-            the header has the columns.
+            If raw_category or category is missing, the other one is used for it.
+        delimiter: one character; None takes the one of comma, semicolon, tab and bar that splits
+            the header into these columns.
         offset_min: minutes from UTC of every row's local clock, or None.
         skip_bad_rows: drop and count bad rows instead of stopping at the first.
         keep: names in the header of text columns to keep as `CheckIns.own`. An empty field is a
@@ -47,15 +49,19 @@ def read_csv(
         `Reading`.
 
     Raises:
-        ConfigError: if the columns, delimiter or offset do not make sense, or a kept column is in
-            use, named twice, or has a name that cannot be a concept's.
-        DataError: as `read_tsmc2014`, and if the header lacks a column or has it twice.
+        ConfigError: if the columns, delimiter or offset are wrong, or a kept column is in use,
+            named twice, or has a name that a concept cannot have.
+        DataError: as in `read_tsmc2014`, and if the header lacks a column or has it twice.
     """
     _check_csv_settings(columns, delimiter, offset_min)
     _check_kept_names(keep, columns)
     wanted = {f"`columns` {field}={name}": name for field, name in columns.items()}
     wanted |= {f"`keep` {name}": name for name in keep}
-    settings = {"columns": columns, "offset_min": offset_min, "skip_bad_rows": skip_bad_rows}
+    settings: dict[str, Any] = {
+        "columns": columns,
+        "offset_min": offset_min,
+        "skip_bad_rows": skip_bad_rows,
+    }
     if keep:
         settings["keep"] = list(keep)
     swap_hint = "use `columns` latitude={longitude} `columns` longitude={latitude}"
@@ -63,7 +69,7 @@ def read_csv(
         file = text.source.file
         header, delimiter = _read_header(text, wanted, delimiter)
 
-        def pick(fields):
+        def pick(fields: Sequence[Any]) -> Picked:
             picked = {field: fields[header.index(name)] for field, name in columns.items()}
             return picked, {name: fields[header.index(name)] for name in keep}
 
@@ -82,8 +88,8 @@ def read_csv(
         )
 
 
-def _without_header(parts, file):
-    """Yield Rows without the first one of the file."""
+def _without_header(parts: Iterable[Rows], file: str) -> Iterator[Rows]:
+    """Yield Rows without the first row of the file."""
     for number, rows in enumerate(parts):
         if number > 0:
             yield rows
@@ -96,14 +102,16 @@ def _without_header(parts, file):
         yield Rows(columns_below, rows.row_nums[1:], rows.misfits)
 
 
-def read_column_names(path):
-    """Return the names in the header row of a table, cut where most names come out."""
+def read_column_names(path: AnyPath) -> list[str]:
+    """Return the names in the header row of a table, split by the delimiter with most names."""
     with open_text(path) as text:
         header, _ = _read_header(text, {}, None)
         return header
 
 
-def _check_csv_settings(columns, delimiter, offset_min):
+def _check_csv_settings(
+    columns: Mapping[str, str], delimiter: str | None, offset_min: int | None
+) -> None:
     for field in columns:
         if field not in FIELDS:
             raise ConfigError(
@@ -132,7 +140,7 @@ def _check_csv_settings(columns, delimiter, offset_min):
         )
 
 
-def _check_kept_names(keep, columns):
+def _check_kept_names(keep: Sequence[str], columns: Mapping[str, str]) -> None:
     field_of = {name: field for field, name in columns.items()}
     for i, name in enumerate(keep):
         if name in keep[:i]:
@@ -148,23 +156,25 @@ def _check_kept_names(keep, columns):
             )
         if name in NAMES_TAKEN:
             raise ConfigError(
-                f"`keep` {name}: that name has a meaning of its own, as have "
+                f"`keep` {name}: that name is reserved, like "
                 f"{', '.join(other for other in NAMES_TAKEN if other != name)}. Rename the column "
                 "in the file's header."
             )
 
 
-def _read_header(text, wanted, delimiter):
-    """Column names of the first row, and the delimiter with which it has most of ours.
+def _read_header(
+    text: Text, wanted: Mapping[str, str], delimiter: str | None
+) -> tuple[list[str], str]:
+    """Return the column names of the first row, and the delimiter that finds most wanted names.
 
-    `wanted` are these names by the option that asks for them, as typed.
+    `wanted`: {option as typed: the column name that it needs}.
     """
     file = text.source.file
     head = text.head(1 << 16).decode("utf-8", errors="ignore")
     headers = {}
     for candidate in [delimiter] if delimiter else DELIMITERS:
-        names = next(csv.reader(io.StringIO(head, newline=None), delimiter=candidate))
-        headers[candidate] = [name.strip() for name in names]
+        cells = next(csv.reader(io.StringIO(head, newline=None), delimiter=candidate))
+        headers[candidate] = [cell.strip() for cell in cells]
     names = set(wanted.values())
     delimiter = max(headers, key=lambda key: (len(names & set(headers[key])), len(headers[key])))
     header = headers[delimiter]
@@ -174,17 +184,17 @@ def _read_header(text, wanted, delimiter):
             between = DELIMITERS.get(delimiter, repr(delimiter))
             raise DataError(
                 f"{file} has {found} {name!r} ({option}). "
-                f"Its header, cut at {between}, has: {', '.join(header)}."
+                f"Its header, split at {between}, has: {', '.join(header)}."
             )
     return header, delimiter
 
 
-def _read(path, options):
+def _read(path: AnyPath, options: Mapping[str, Any]) -> Reading:
     delimiter = options["delimiter"]
     return read_csv(path, **{**options, "delimiter": "\t" if delimiter in _TABS else delimiter})
 
 
-def _check_categories(options, categories):
+def _check_categories(options: Mapping[str, Any], categories: str) -> None:
     if categories != "raw" and not {"category", "raw_category"} & set(options["columns"]):
         raise DataError(f"`categories` {categories} has no effect without `columns` category=NAME.")
 
@@ -195,7 +205,7 @@ READER = Reader(
     name="csv",
     help="Import FILE, a table with a header row.",
     details="It needs columns for user, venue and time. Times are ISO 8601 "
-    '("2012-04-03T18:00:09Z"), Unix seconds, or as in TSMC2014; which one is recognised and shown.',
+    '("2012-04-03T18:00:09Z"), Unix seconds, or as in TSMC2014; the layout is found and shown.',
     example=(
         "fedgru data import csv tests/data/visits.csv --name visits \\",
         "  --column user=who --column venue=place --column time=when",
@@ -204,7 +214,7 @@ READER = Reader(
     options=(
         Option(
             "columns",
-            "Which column of the header holds what. FIELD is user, venue, time (these three are "
+            "The name of a column in the header. FIELD is user, venue, time (these three are "
             "needed), latitude, longitude, category, raw_category or offset (minutes from UTC).",
             type=dict,
             flag="--column",
@@ -212,22 +222,22 @@ READER = Reader(
         ),
         Option(
             "keep",
-            "Keep a column of the header as a protected concept under its own name, such as "
-            "religion or income_band, for fedgru train --agnostic-to and fedgru audit --concept; "
-            "may be repeated.",
+            "Also import this column of the table, such as religion or income_band: it can then be "
+            "protected, by fedgru train --agnostic-to and fedgru audit --concept. Can be repeated.",
             metavar="COLUMN",
             multiple=True,
             default=(),
         ),
         Option(
             "delimiter",
-            "Between fields; 'tab' for a tab.  [default: comma, semicolon, tab or bar, as fits]",
+            "Character between fields; 'tab' for a tab.  [default: comma, semicolon, tab or bar, "
+            "found from the header]",
             metavar="CHARACTER",
         ),
         Option(
             "offset_min",
-            "Minutes from UTC of the local clock, for every row. Times that name no zone are read "
-            "on it.  [default: the offset column, the zone in the time, or UTC]",
+            "Minutes from UTC of the local clock, for every row. Times without a zone are local "
+            "time then.  [default: the offset column, the zone in the time, or UTC]",
             type=int,
             flag="--offset",
             metavar="MINUTES",

@@ -1,4 +1,4 @@
-"""Which formats of check-in files can be read: those of fedgru, and those of other packages."""
+"""The formats of check-in files that can be read: fedgru's, and those of other packages."""
 
 from fedgru.core import plugins
 from fedgru.core.errors import ConfigError
@@ -13,13 +13,13 @@ def reader_names() -> list[str]:
     """Return the names of all formats, sorted; other packages' readers are not loaded.
 
     Raises:
-        ConfigError: if two packages bring the same format, or one that fedgru has itself.
+        ConfigError: if two packages have the same format, or a package one that fedgru has too.
     """
     found = plugins.find(GROUP)
     for name in READERS.keys() & found.keys():
         raise ConfigError(
-            f"the package {found[name].dist.name} brings a reader {name!r} ({GROUP}), which fedgru "
-            "has itself. Uninstall the package."
+            f"the package {plugins.package_of(found[name])} brings a reader {name!r} ({GROUP}), "
+            "which fedgru has itself. Uninstall the package."
         )
     return sorted([*READERS, *found])
 

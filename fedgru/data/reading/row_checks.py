@@ -1,14 +1,19 @@
-"""Fields of a check-in file from text to numbers: what makes a row bad, and what is said then."""
+"""Fields of a check-in file from text to numbers: checks for bad rows, and their messages."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedgru.core.errors import DataError
+from fedgru.core.types import AnyInts, Bools, Doubles, Ints
 from fedgru.data.ledger import Ledger
-from fedgru.data.reading.timestamps import LAYOUTS, MAX_OFFSET_MIN, read_times
+from fedgru.data.reading.sources import Rows
+from fedgru.data.reading.timestamps import LAYOUTS, MAX_OFFSET_MIN, Times, read_times
 from fedgru.data.text_columns import is_empty, plain_numbers, trim
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -16,12 +21,16 @@ _LIMITS = {"latitude": 90, "longitude": 180}
 _NUMBER = r"^[+-]?(\d{1,20}\.?\d*|\.\d+)([eE][+-]?\d{1,2})?$"
 
 
+Fields: TypeAlias = Mapping[str, pa.StringArray]
+Found: TypeAlias = tuple[str, AnyInts, str]  # reason, row numbers, message about the first row
+
+
 @dataclass(frozen=True)
 class Parsed:
     """The number columns of some rows of a file, and which of the rows are good.
 
     Attributes:
-        good: bool [num_rows]; what the other columns hold in bad rows means nothing.
+        good: bool [num_rows]; in bad rows the values of the other columns are meaningless.
         time_s: int64 [num_rows], Unix seconds, UTC.
         is_cut: bool [num_rows], whether a fraction of a second was cut off.
         offset_min: int64 [num_rows], minutes to add to UTC for local time.
@@ -30,25 +39,27 @@ class Parsed:
         bad: `BadRows`, for `settle`.
     """
 
-    good: np.ndarray
-    time_s: np.ndarray
-    is_cut: np.ndarray
-    offset_min: np.ndarray
-    lat_deg: np.ndarray
-    lon_deg: np.ndarray
+    good: Bools
+    time_s: Ints
+    is_cut: Bools
+    offset_min: Ints
+    lat_deg: Doubles
+    lon_deg: Doubles
     bad: "BadRows"
 
 
-def parse_rows(rows, fields, *, time_layout, offset_min, swap_hint):
-    """Parse and check some rows; what is wrong with them is said by `settle`.
+def parse_rows(
+    rows: Rows, fields: Fields, *, time_layout: str | None, offset_min: int | None, swap_hint: str
+) -> Parsed:
+    """Parse and check some rows; `settle` reports what is wrong with them.
 
     Args:
         rows: `fedgru.data.reading.sources.Rows`.
         fields: dict from names in `fedgru.data.checkins.FIELDS`, and those of kept columns, to
             pyarrow string arrays [num_rows].
-        time_layout: a key of `LAYOUTS`, or None if no time follows any.
-        offset_min: minutes from UTC of every row's local clock; None if rows say their own.
-        swap_hint: what to do if latitude and longitude are swapped.
+        time_layout: a key of `LAYOUTS`, or None if no time fits any.
+        offset_min: minutes from UTC of every row's local clock; None if each row has its own.
+        swap_hint: advice if latitude and longitude are swapped.
 
     Returns:
         `Parsed`.
@@ -71,23 +82,26 @@ def parse_rows(rows, fields, *, time_layout, offset_min, swap_hint):
 
 
 class BadRows:
-    """Collects the bad ones of some rows by reason; of several reasons the first one counts.
+    """Collects the bad rows among some rows by reason; if a row has several, the first counts.
 
     Attributes:
-        num_good, num_rows: int, of rows with the right number of fields; once it is closed.
-        good: bool [num_rows]; until then.
+        num_good, num_rows: int, of the rows with the right number of fields; after `close`.
+        good: bool [num_rows]; before `close`.
         found: one per check, in the order of the checks: None, or (reason, numbers of its rows,
-            what is wrong with the first of them).
-        misfits, num_columns: of the rows.
+            message about the first of them).
+        misfits, num_columns: as in the Rows.
     """
 
-    def __init__(self, rows):
-        self._row_nums = rows.row_nums
-        self.good = np.ones(len(rows.row_nums), bool)
-        self.found = []
+    num_good: int
+    num_rows: int
+
+    def __init__(self, rows: Rows) -> None:
+        self._row_nums: Ints = rows.row_nums
+        self.good: Bools = np.ones(len(rows.row_nums), bool)
+        self.found: list[Found | None] = []
         self.misfits, self.num_columns = rows.misfits, len(rows.columns)
 
-    def flag(self, is_bad, reason, explain):
+    def flag(self, is_bad: Bools, reason: str, explain: Callable[[int], str]) -> None:
         """Mark rows as bad; `explain` makes the message for one index into the rows."""
         index = np.flatnonzero(is_bad & self.good)
         self.good[index] = False
@@ -96,22 +110,24 @@ class BadRows:
         else:
             self.found.append(None)
 
-    def close(self):
-        """Return `good`, and keep no array of the size of the rows."""
+    def close(self) -> Bools:
+        """Return `good`, and release the arrays of the size of the rows."""
         good, self.num_rows, self.num_good = self.good, len(self.good), int(self.good.sum())
-        self.good = self._row_nums = None
+        del self.good, self._row_nums
         return good
 
 
-def settle(file, parts, skip, delimiter, layout_hint):
-    """Stop at the first bad row of a file, or give the ledger that counts them all.
+def settle(
+    file: str, parts: Sequence[BadRows], skip: bool, delimiter: str, layout_hint: str
+) -> Ledger:
+    """Stop at the first bad row of a file, or return the ledger that counts all bad rows.
 
     Args:
-        file: what messages call the file.
-        parts: list of `BadRows`, of the file's rows in order; all went through the same checks.
+        file: the file's name in messages.
+        parts: list of `BadRows` of the file's rows in order, all with the same checks.
         skip: drop and count bad rows instead of stopping at the first.
         delimiter: the character between fields.
-        layout_hint: what to do if every row has a wrong number of fields.
+        layout_hint: advice if every row has a wrong number of fields.
 
     Returns:
         `Ledger`: the bad rows, dropped, by reason.
@@ -119,23 +135,24 @@ def settle(file, parts, skip, delimiter, layout_hint):
     Raises:
         DataError: at the first bad row, or if no row is good.
     """
-    found = [_wrong_number_of_fields(parts, delimiter, layout_hint)]
+    found: list[Found] = []
+    if (misfits := _wrong_number_of_fields(parts, delimiter, layout_hint)) is not None:
+        found.append(misfits)
     for of_check in zip(*(part.found for part in parts), strict=True):
         some = [one for one in of_check if one is not None]
         if some:
             reason, _, message = some[0]
             found.append((reason, np.concatenate([row_nums for _, row_nums, _ in some]), message))
-    found = [one for one in found if one is not None]
     ledger = Ledger()
     if not found:
         return ledger
     row_num, message = min((row_nums[0], message) for _, row_nums, message in found)
     total = sum(len(row_nums) for _, row_nums, _ in found)
     if not skip:
-        total = "1 bad row" if total == 1 else f"{total:,} bad rows"
+        bad_rows = "1 bad row" if total == 1 else f"{total:,} bad rows"
         raise DataError(
             f"{file}, row {row_num}: {message}\n"
-            f"{total} in all; `skip_bad_rows` drops and counts bad rows."
+            f"{bad_rows} in all; `skip_bad_rows` drops and counts bad rows."
         )
     if not any(part.num_good for part in parts):
         raise DataError(f"{file} has no good row among {total:,}. Row {row_num}: {message}")
@@ -144,7 +161,9 @@ def settle(file, parts, skip, delimiter, layout_hint):
     return ledger
 
 
-def _wrong_number_of_fields(parts, delimiter, layout_hint):
+def _wrong_number_of_fields(
+    parts: Sequence[BadRows], delimiter: str, layout_hint: str
+) -> Found | None:
     misfits = [misfit for part in parts for misfit in part.misfits]
     if not misfits:
         return None
@@ -154,11 +173,11 @@ def _wrong_number_of_fields(parts, delimiter, layout_hint):
         f"{num_fields} {'field' if num_fields == 1 else 'fields'}, expected "
         f"{parts[0].num_columns} separated by {DELIMITERS.get(delimiter, repr(delimiter))}."
     )
-    has_others = any(part.num_rows for part in parts)
+    has_others = any(part.num_rows > 0 for part in parts)
     return "wrong number of fields", row_nums, message if has_others else message + layout_hint
 
 
-def _check_names(bad, fields):
+def _check_names(bad: BadRows, fields: Fields) -> None:
     empty = {field: is_empty(texts) for field, texts in fields.items()}
     bad.flag(
         np.logical_and.reduce(list(empty.values())), "row is empty", lambda i: "the row is empty."
@@ -167,7 +186,7 @@ def _check_names(bad, fields):
     bad.flag(empty["venue"], "venue is empty", lambda i: "venue is empty, expected a name or id.")
 
 
-def _check_times(bad, texts, layout):
+def _check_times(bad: BadRows, texts: pa.StringArray, layout: str | None) -> Times:
     times = read_times(texts, layout or "iso8601")
     expected = LAYOUTS[layout] if layout else " or ".join(LAYOUTS.values())
     bad.flag(
@@ -178,14 +197,15 @@ def _check_times(bad, texts, layout):
     return times
 
 
-def _check_coordinates(bad, fields, swap_hint):
-    """Latitude and longitude in degrees, NaN where missing or bad."""
+def _check_coordinates(bad: BadRows, fields: Fields, swap_hint: str) -> tuple[Doubles, Doubles]:
+    """Return latitude and longitude in degrees, NaN where missing or bad."""
     if "latitude" not in fields:
-        return np.full((2, len(bad.good)), np.nan)
+        missing = np.full(len(bad.good), np.nan)
+        return missing, missing
     degrees = {field: _read_numbers(fields[field]) for field in _LIMITS}
     empty = {field: is_empty(fields[field]) for field in _LIMITS}
 
-    def explain(i, field):
+    def explain(i: int, field: str) -> str:
         limit, text = _LIMITS[field], fields[field][i]
         if np.isnan(degrees[field][i]):
             return (
@@ -197,7 +217,7 @@ def _check_coordinates(bad, fields, swap_hint):
             message += f" If latitude and longitude are swapped, {swap_hint}."
         return message
 
-    def explain_lone(i):
+    def explain_lone(i: int) -> str:
         given, other = sorted(_LIMITS, key=lambda field: empty[field][i])
         return f"{given} is {fields[given][i]} but {other} is empty, expected both or neither."
 
@@ -205,7 +225,7 @@ def _check_coordinates(bad, fields, swap_hint):
         bad.flag(
             ~empty[field] & ~(np.abs(degrees[field]) <= limit),
             f"{field} is not a number from {-limit} to {limit}",
-            lambda i, field=field: explain(i, field),
+            partial(explain, field=field),
         )
     bad.flag(
         empty["latitude"] ^ empty["longitude"], "one coordinate without the other", explain_lone
@@ -213,8 +233,8 @@ def _check_coordinates(bad, fields, swap_hint):
     return degrees["latitude"], degrees["longitude"]
 
 
-def _check_offsets(bad, texts):
-    """Offsets from UTC in minutes, 0 where bad."""
+def _check_offsets(bad: BadRows, texts: pa.StringArray) -> Ints:
+    """Return offsets from UTC in minutes, 0 where bad."""
     trimmed = trim(texts)
     offsets = plain_numbers(trimmed, pa.int64(), longest=6)
     if offsets is None or offsets.null_count:
@@ -233,14 +253,21 @@ def _check_offsets(bad, texts):
     return np.where(is_bad, 0, offsets)
 
 
-def _check_exchanged(bad, fields, lat_deg, lon_deg, offsets, swap_hint):
-    """Find coordinates in range that contradict the clock as they are and fit it when exchanged.
+def _check_exchanged(
+    bad: BadRows,
+    fields: Fields,
+    lat_deg: Doubles,
+    lon_deg: Doubles,
+    offsets: AnyInts,
+    swap_hint: str,
+) -> None:
+    """Find coordinates that contradict the clock, but would fit it if they were exchanged.
 
-    The sun moves 1 degree in 4 minutes, and no clock in use is 5 h from it. An offset of 0 often
-    stands for an unknown one, so it is no evidence.
+    The sun moves 1 degree in 4 minutes, and no clock in use differs from it by 5 h. An offset of 0
+    often means an unknown offset, so it is not used.
     """
 
-    def from_sun_min(degrees):
+    def from_sun_min(degrees: Doubles) -> Doubles:
         return np.abs((offsets - 4 * degrees + 720) % 1440 - 720)
 
     bad.flag(
@@ -248,14 +275,14 @@ def _check_exchanged(bad, fields, lat_deg, lon_deg, offsets, swap_hint):
         "latitude and longitude are swapped",
         lambda i: (
             f"latitude {fields['latitude'][i]} and longitude {fields['longitude'][i]} contradict "
-            f"the time-zone offset of {offsets[i]} minutes and would fit it the other way round. "
+            f"the time-zone offset of {offsets[i]} minutes but would fit it exchanged. "
             f"If they are swapped, {swap_hint}."
         ),
     )
 
 
-def _read_numbers(texts):
-    """float64 [num_rows], NaN where the text is not a number."""
+def _read_numbers(texts: pa.StringArray) -> Doubles:
+    """Return float64 [num_rows], NaN where the text is not a number."""
     trimmed = trim(texts)
     numbers = plain_numbers(trimmed, pa.float64(), longest=20)
     if numbers is None:
@@ -264,7 +291,7 @@ def _read_numbers(texts):
     return numbers.to_numpy(zero_copy_only=False)
 
 
-def _quote(text):
-    """A value as messages show it."""
+def _quote(text: object) -> str:
+    """Return a value as text for a message."""
     text = str(text)
     return repr(text if len(text) <= 60 else text[:57] + "...")

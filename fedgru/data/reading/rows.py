@@ -1,27 +1,35 @@
-"""Rows of a file to check-ins: checked, put in order of time and coded, a part at a time."""
+"""Rows of a file to check-ins: checked, sorted by time and coded, a part at a time."""
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from fedgru.core.cpus import usable_cpus
+from fedgru.core.types import AnyInts, Ints
 from fedgru.data.checkins import CheckIns, Coded, encode, in_order
+from fedgru.data.ledger import Ledger
 from fedgru.data.reading.base import Reading
 from fedgru.data.reading.growing_columns import NumberColumn, TextColumn
 from fedgru.data.reading.row_checks import BadRows, parse_rows, settle
+from fedgru.data.reading.sources import Rows, Source
+
+Picked: TypeAlias = tuple[dict[str, Any], dict[str, Any]]  # fields, kept columns
 
 _TEXT_FIELDS = ("user", "venue", "category", "raw_category")
-_OWN = "own:"  # before a kept column's name, to keep it apart from the fields
+_OWN = "own:"  # prefix of a kept column's name, so that it differs from all fields
 MAX_COMPARED = 16  # rows of one second, pair by pair
 
 
 @contextmanager
-def _returning_memory():
-    """Let Arrow take its memory from the system, and give it back: its own pools keep it."""
+def _returning_memory() -> Iterator[None]:
+    """Let Arrow use the system's memory, which is released after use; Arrow's pools keep it."""
     before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())
     try:
@@ -32,11 +40,11 @@ def _returning_memory():
 
 @dataclass(frozen=True)
 class _Part:
-    """The good rows of a part of a file, in the order of the file; the columns as of CheckIns.
+    """The good rows of a part of a file, in the order of the file; columns as in CheckIns.
 
     Attributes:
-        fields: which fields of FIELDS the file has.
-        texts: {field or "own:" and a name: pyarrow dictionary array}.
+        fields: the fields out of FIELDS that the file has.
+        texts: {field, or "own:" and a name: pyarrow dictionary array}.
         numbers: {name: array}: row_nums, is_cut, time_s, offset_min, lat_deg, lon_deg.
         bad: BadRows.
         num_rows: good and bad.
@@ -44,25 +52,25 @@ class _Part:
 
     fields: tuple[str, ...]
     texts: dict[str, pa.DictionaryArray]
-    numbers: dict[str, np.ndarray]
+    numbers: dict[str, npt.NDArray[Any]]
     bad: BadRows
     num_rows: int
 
 
 def read_rows(
-    source,
-    parts,
-    pick,
+    source: Source,
+    parts: Iterable[Rows],
+    pick: Callable[[list[Any]], Picked],
     *,
-    delimiter,
-    time_layout,
-    skip_bad_rows,
-    settings,
-    offset_min=None,
-    swap_hint="",
-    layout_hint="",
-):
-    """Parse and check rows, put the good ones in order of time, and code their texts.
+    delimiter: str,
+    time_layout: str | None,
+    skip_bad_rows: bool,
+    settings: dict[str, Any],
+    offset_min: int | None = None,
+    swap_hint: str = "",
+    layout_hint: str = "",
+) -> Reading:
+    """Parse and check rows, sort the good ones by time, and code their texts.
 
     Args:
         source: `fedgru.data.reading.sources.Source`.
@@ -70,13 +78,12 @@ def read_rows(
         pick: called with the columns of a part; returns ({field: column}, {kept name: column}),
             with fields of `fedgru.data.checkins.FIELDS`, user, venue and time among them.
         delimiter: the character between fields.
-        time_layout: a key of `fedgru.data.reading.timestamps.LAYOUTS`, or None if no time follows
-            any.
+        time_layout: a key of `fedgru.data.reading.timestamps.LAYOUTS`, or None if no time fits any.
         skip_bad_rows: drop and count bad rows instead of stopping at the first.
-        settings: of the reader, for the passport.
-        offset_min: minutes from UTC of every row's local clock; None if rows say their own.
-        swap_hint: what to do if latitude and longitude are swapped.
-        layout_hint: what to do if every row has a wrong number of fields.
+        settings: the reader's settings, for the passport.
+        offset_min: minutes from UTC of every row's local clock; None if each row has its own.
+        swap_hint: advice if latitude and longitude are swapped.
+        layout_hint: advice if every row has a wrong number of fields.
 
     Returns:
         `Reading`.
@@ -85,9 +92,11 @@ def read_rows(
         DataError: at the first bad row, or if no row is good.
     """
     for_parsing = {"time_layout": time_layout, "offset_min": offset_min, "swap_hint": swap_hint}
-    read, columns, growing = [], {}, {}
+    read: list[_Part] = []
+    columns: dict[str, TextColumn] = {}
+    growing: dict[str, NumberColumn] = {}
 
-    def take(part):
+    def take(part: _Part) -> None:
         for name, texts in part.texts.items():
             columns.setdefault(name, TextColumn()).add(texts)
         for name, values in part.numbers.items():
@@ -98,17 +107,18 @@ def read_rows(
 
     threads = usable_cpus()
     with _returning_memory(), ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
+        waiting: deque[Future[_Part]] = deque()
         for rows in parts:
             waiting.append(pool.submit(_read_part, rows, pick, for_parsing))
-            if len(waiting) > threads:  # no more text in memory than is being worked on
+            if len(waiting) > threads:  # hold only the text that the threads work on
                 take(waiting.popleft().result())
         while waiting:
             take(waiting.popleft().result())
     ledger = settle(source.file, [part.bad for part in read], skip_bad_rows, delimiter, layout_hint)
     num_rows, fields = sum(part.num_rows for part in read), read[0].fields
     numbers = {name: growing.pop(name).join() for name in list(growing)}
-    codes, values = {}, {}
+    codes: dict[str, npt.NDArray[Any]] = {}
+    values: dict[str, tuple[str, ...]] = {}
     for name in list(columns):
         codes[name], values[name] = columns.pop(name).join()
     read.clear()
@@ -118,9 +128,9 @@ def read_rows(
     ledger = ledger.add("repaired", "row out of time order, sorted", numbers["row_nums"][is_late])
     if is_late.any():
         order = np.argsort(time_s, kind="stable")
-        for columns in (numbers, codes):
-            for name in columns:
-                columns[name] = columns[name][order]
+        for arrays in (numbers, codes):
+            for name in arrays:
+                arrays[name] = arrays[name][order]
 
     texts = {name: in_order(Coded(codes.pop(name), values.pop(name))) for name in list(codes)}
     row_nums, is_cut = numbers.pop("row_nums"), numbers.pop("is_cut")
@@ -140,13 +150,15 @@ def read_rows(
     return Reading(check_ins, ledger, source, num_rows, time_layout, delimiter, settings)
 
 
-def _read_part(rows, pick, for_parsing):
+def _read_part(
+    rows: Rows, pick: Callable[[list[Any]], Picked], for_parsing: Mapping[str, Any]
+) -> _Part:
     """Parse and check some rows, and code the texts of the good ones."""
     fields, own = pick(rows.columns)
     parsed = parse_rows(rows, fields | own, **for_parsing)
     keep = slice(None) if parsed.good.all() else np.flatnonzero(parsed.good)
 
-    def code(texts):
+    def code(texts: pa.StringArray) -> pa.DictionaryArray:
         return encode(texts if isinstance(keep, slice) else texts.take(pa.array(keep)))
 
     texts = {field: code(fields[field]) for field in _TEXT_FIELDS if field in fields}
@@ -162,7 +174,9 @@ def _read_part(rows, pick, for_parsing):
     return _Part(tuple(fields), texts, numbers, parsed.bad, len(rows.row_nums) + len(rows.misfits))
 
 
-def _note_missing(ledger, fields, check_ins, row_nums):
+def _note_missing(
+    ledger: Ledger, fields: Sequence[str], check_ins: CheckIns, row_nums: AnyInts
+) -> Ledger:
     if "raw_category" in fields:
         ledger = ledger.add(
             "missing", "category id is empty", row_nums[check_ins.raw_category.codes < 0]
@@ -180,10 +194,10 @@ def _note_missing(ledger, fields, check_ins, row_nums):
     return ledger
 
 
-def _find_repeats(check_ins):
-    """Indices of rows that equal an earlier one in every column."""
+def _find_repeats(check_ins: CheckIns) -> Ints:
+    """Return the indices of rows that equal an earlier row in every column."""
     user, venue, time_s = check_ins.user.codes, check_ins.venue.codes, check_ins.time_s
-    columns = (
+    columns: tuple[npt.NDArray[Any], ...] = (
         user,
         venue,
         time_s,
@@ -203,11 +217,11 @@ def _find_repeats(check_ins):
     return np.array(repeats, np.int64)
 
 
-def find_alike(user, venue, time_s):
-    """Ascending indices of rows that have user, venue and time with another one in common.
+def find_alike(user: AnyInts, venue: AnyInts, time_s: Ints) -> Ints:
+    """Return ascending indices of rows with the user, venue and time of another row.
 
-    Rows are in order of time: each is compared with those of its second, which are few. Where
-    a second has many, they are sorted.
+    Rows are in order of time. Each row is compared with the other rows of its second, usually few.
+    If a second has many rows, they are sorted.
     """
     rows, alike = np.flatnonzero(time_s[1:] == time_s[:-1]), []
     for distance in range(1, MAX_COMPARED):

@@ -1,7 +1,7 @@
-"""A source file as UTF-8 text and as rows of strings, with the facts a passport keeps about it.
+"""Read a source file as UTF-8 text and as rows of strings, with the facts for the passport.
 
-A file is read in parts, so that one of gigabytes takes no more memory than one of megabytes; what
-has to be unpacked or converted first goes through a temporary file.
+A file is read in parts, so that gigabytes need no more memory than megabytes. A file that must be
+unpacked or converted goes through a temporary file.
 """
 
 import codecs
@@ -12,36 +12,39 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
 from fedgru.core.errors import DataError
+from fedgru.core.types import AnyPath, Ints
 
-MAX_TEXT_BYTES = 1 << 33  # a file that is, or unpacks to, more than this is not read
-MAX_HELD_BYTES = 1 << 30  # of a text that is read whole
-# What unpacks to more than both of these is taken for a bomb: text shrinks to a tenth or so.
+MAX_TEXT_BYTES = 1 << 33  # a larger file, or one that unpacks to more, is not read
+MAX_HELD_BYTES = 1 << 30  # limit of a text that is held in memory
+# A file that unpacks to more than both of these is a bomb: text usually shrinks to a tenth.
 BOMB_BYTES, BOMB_RATIO = 1 << 30, 200
-_SPOOLED_BYTES = 1 << 26  # what is smaller stays in memory
+_SPOOLED_BYTES = 1 << 26  # smaller files stay in memory
 _PART_BYTES = 1 << 24
 _MAX_ROW_BYTES = 1 << 20  # also pyarrow's block size: a longer row is an error
-BATCHES_AT_ONCE = 16  # of no more than _MAX_ROW_BYTES of text each
-ROWS_AT_LEAST = 1000  # at once, as many as it takes to tell how times are written
+BATCHES_AT_ONCE = 16  # each of at most _MAX_ROW_BYTES of text
+ROWS_AT_LEAST = 1000  # in a part: enough to recognise the layout of the times
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set came from.
+    """The source file of a data set.
 
     Attributes:
         file: name of the file, without its folder.
-        sha256: of the file as it lies on disk.
-        size_bytes: of the file as it lies on disk.
+        sha256: SHA-256 of the file on disk, not unpacked.
+        size_bytes: size of the file on disk.
         compression: "none", "gzip" or "zip".
         encoding: "utf-8", "utf-8-sig" (with a byte order mark) or "latin-1".
     """
@@ -57,33 +60,33 @@ class Source:
 class Text:
     """The UTF-8 text of a file, open: bytes `begin` to `end` of a stream.
 
-    Without the byte order mark it began with, and the line ends it ended with.
+    A byte order mark at the start and line ends at the end are left out.
     """
 
     source: Source
-    stream: io.IOBase
+    stream: IO[bytes]
     begin: int
     end: int
 
-    def head(self, size=None):
+    def head(self, size: int | None = None) -> bytes:
         """Return the first bytes of the text, all of them if no size is given."""
         size = self.end - self.begin if size is None else size
         self.stream.seek(self.begin)
         return self.stream.read(min(size, self.end - self.begin))
 
-    def reader(self):
-        """Return the text as a binary stream from its start; one at a time."""
+    def reader(self) -> io.RawIOBase:
+        """Return the text as a binary stream from its start; use only one at a time."""
         return _Reader(self)
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, text):
+    def __init__(self, text: Text) -> None:
         self._text, self._at = text, text.begin
 
-    def readable(self):
+    def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer):
+    def readinto(self, buffer: Any) -> int:
         self._text.stream.seek(self._at)
         part = self._text.stream.read(min(len(buffer), self._text.end - self._at))
         buffer[: len(part)] = part
@@ -91,8 +94,8 @@ class _Reader(io.RawIOBase):
         return len(part)
 
 
-def read_text(path):
-    """Return (text, source) of a file that is held in memory: UTF-8 bytes, and `Source`.
+def read_text(path: AnyPath) -> tuple[bytes, Source]:
+    """Return (text, source) of a small file: UTF-8 bytes, and `Source`.
 
     Raises:
         DataError: as `open_text`; the limit is `MAX_HELD_BYTES`.
@@ -102,8 +105,8 @@ def read_text(path):
 
 
 @contextmanager
-def open_text(path, limit=None):
-    """Open a plain, gzip or zip file and tell its encoding; every byte is looked at.
+def open_text(path: AnyPath, limit: int | None = None) -> Iterator[Text]:
+    """Open a plain, gzip or zip file and find its encoding; every byte is read.
 
     Args:
         path: the file.
@@ -113,8 +116,8 @@ def open_text(path, limit=None):
         `Text`.
 
     Raises:
-        DataError: if the file is missing, a folder, a pipe or device, empty, damaged, not what
-            its name says, a zip of several files, more text than the limit, or not text at all.
+        DataError: if the file is missing, a folder, a pipe or device, empty, damaged, of another
+            kind than its name, a zip of several files, larger than the limit, or not text.
     """
     path = Path(path)
     limit = MAX_TEXT_BYTES if limit is None else limit
@@ -132,7 +135,7 @@ def open_text(path, limit=None):
                 yield Text(facts, text, begin, end)
 
 
-def _parts(stream):
+def _parts(stream: IO[bytes]) -> Iterator[bytes]:
     """Yield a stream's bytes from its start."""
     stream.seek(0)
     while part := stream.read(_PART_BYTES):
@@ -140,17 +143,17 @@ def _parts(stream):
 
 
 @contextmanager
-def _open_stored(path, limit):
-    """The bytes of a file as it lies on disk, and how many; nothing of what may have no end."""
+def _open_stored(path: Path, limit: int) -> Iterator[tuple[IO[bytes], int]]:
+    """Yield a file's bytes on disk and their number; refuse what can be endless."""
     try:
         facts = path.stat()
         if stat.S_ISDIR(facts.st_mode):
             raise DataError(f"{path} is a folder, expected a file.")
         if not stat.S_ISREG(facts.st_mode):
-            raise DataError(f"{path} is a pipe or a device: write what it gives to a file first.")
+            raise DataError(f"{path} is a pipe or a device: write its content to a file first.")
         if facts.st_size > limit:
             raise DataError(_too_large(path.name, limit))
-        stream = open(path, "rb")  # noqa: SIM115 (closed below)
+        stream: IO[bytes] = open(path, "rb")  # noqa: SIM115 (closed below)
         if facts.st_size <= _SPOOLED_BYTES:
             with stream:
                 stream = io.BytesIO(stream.read())
@@ -164,8 +167,10 @@ def _open_stored(path, limit):
 
 
 @contextmanager
-def _unpacked(stored, size_bytes, path, limit):
-    """The content of a plain, gzip or zip file, told apart by its first bytes."""
+def _unpacked(
+    stored: IO[bytes], size_bytes: int, path: Path, limit: int
+) -> Iterator[tuple[IO[bytes], str]]:
+    """Yield the content of a plain, gzip or zip file, and its compression, by the first bytes."""
     stored.seek(0)
     magic = stored.read(2)
     stored.seek(0)
@@ -175,7 +180,7 @@ def _unpacked(stored, size_bytes, path, limit):
             kind = {".gz": "gzip", ".zip": "zip"}[path.suffix.lower()]
             raise DataError(
                 f"{path.name} is named {path.suffix} but is not a {kind} file. "
-                "If it is plain text, rename it; if not, fetch it again."
+                "If it is plain text, rename it; if not, download it again."
             )
         yield stored, "none"
         return
@@ -187,8 +192,10 @@ def _unpacked(stored, size_bytes, path, limit):
         yield raw, "gzip" if magic != b"PK" else "zip"
 
 
-def _copy(packed, raw, name, limit, believable):
-    """Unpack no more than the limit, and no more than can be text."""
+def _copy(
+    packed: IO[bytes] | gzip.GzipFile, raw: IO[bytes], name: str, limit: int, believable: int
+) -> None:
+    """Unpack a file; refuse more than the limit, and more than a text could be."""
     size = 0
     while part := packed.read(min(_PART_BYTES, min(limit, believable) + 1 - size)):
         size += len(part)
@@ -196,24 +203,24 @@ def _copy(packed, raw, name, limit, believable):
             raise DataError(_too_large(name, limit))
         if size > believable:
             raise DataError(
-                f"{name} unpacks to more than {BOMB_RATIO} times its size: that is no table."
+                f"{name} unpacks to more than {BOMB_RATIO} times its size: it is not a table."
             )
         raw.write(part)
 
 
-def _unpack_gzip(stored, raw, name, *limits):
+def _unpack_gzip(stored: IO[bytes], raw: IO[bytes], name: str, *limits: int) -> None:
     try:
         with gzip.GzipFile(fileobj=stored) as file:
             _copy(file, raw, name, *limits)
     except EOFError:
         raise DataError(
-            f"{name} ends too early: the gzip file is cut off. Fetch it again."
+            f"{name} ends too early: the gzip file is cut off. Download it again."
         ) from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{name} is a damaged gzip file ({error}). Fetch it again.") from None
+        raise DataError(f"{name} is a damaged gzip file ({error}). Download it again.") from None
 
 
-def _unpack_zip(stored, raw, name, *limits):
+def _unpack_zip(stored: IO[bytes], raw: IO[bytes], name: str, *limits: int) -> None:
     try:
         with zipfile.ZipFile(stored) as archive:
             members = [
@@ -231,24 +238,26 @@ def _unpack_zip(stored, raw, name, *limits):
             with archive.open(members[0]) as file:
                 _copy(file, raw, name, *limits)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise DataError(f"{name} is a damaged zip file ({error}). Fetch it again.") from None
+        raise DataError(f"{name} is a damaged zip file ({error}). Download it again.") from None
     except (RuntimeError, NotImplementedError) as error:  # a password, or an unknown compression
         raise DataError(
             f"{name} cannot be unpacked: {error}. Unpack it yourself and import the file inside."
         ) from None
 
 
-def _too_large(name, limit):
+def _too_large(name: str, limit: int) -> str:
     return (
         f"{name} holds more than {limit / 2**20:,.0f} MiB of text, "
-        "the most that is read. Import a part of it."
+        "which is the limit. Import a part of it."
     )
 
 
-def _look_through(raw, name, on_part):
-    """Return (encoding, bytes of a byte order mark), or refuse what is no text.
+def _look_through(
+    raw: IO[bytes], name: str, on_part: Callable[[bytes], object] | None
+) -> tuple[str, int]:
+    """Return (encoding, bytes of a byte order mark); raise a DataError if it is not text.
 
-    `on_part` is called with each part, so that a file is gone through once; or None.
+    `on_part`, if not None, is called with each part, so that the file is read only once.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     encoding, begin, is_blank, is_plain = "utf-8", 0, True, True
@@ -261,7 +270,7 @@ def _look_through(raw, name, on_part):
             encoding, begin = "utf-8-sig", len(_UTF8_BOM)
         is_blank = is_blank and not part[begin if number == 0 else 0 :].strip()
         if encoding != "latin-1" and not (is_plain and part.isascii()):
-            is_plain = False  # from here on a character may go on in the next part
+            is_plain = False  # from here on a character can continue in the next part
             try:
                 decoder.decode(part)
             except UnicodeDecodeError:
@@ -276,8 +285,8 @@ def _look_through(raw, name, on_part):
 
 
 @contextmanager
-def _in_utf8(raw, encoding, begin):
-    """The stream itself and where it begins, or its text in Latin-1 as UTF-8."""
+def _in_utf8(raw: IO[bytes], encoding: str, begin: int) -> Iterator[tuple[IO[bytes], int]]:
+    """Yield a UTF-8 stream and its begin: the stream itself, or its Latin-1 text converted."""
     if encoding != "latin-1":
         yield raw, begin
         return
@@ -288,8 +297,8 @@ def _in_utf8(raw, encoding, begin):
         yield converted, 0
 
 
-def _end(stream, begin):
-    """Where the text of a stream ends, line ends left out."""
+def _end(stream: IO[bytes], begin: int) -> int:
+    """Return the end of a stream's text, without line ends."""
     end = stream.seek(0, io.SEEK_END)
     while end > begin:
         size = min(1 << 16, end - begin)
@@ -303,7 +312,7 @@ def _end(stream, begin):
 
 @dataclass(frozen=True)
 class Rows:
-    """A text file cut into rows of equally many fields.
+    """A text file split into rows with the same number of fields.
 
     Attributes:
         columns: one pyarrow string array per column, without missing values.
@@ -312,41 +321,43 @@ class Rows:
     """
 
     columns: list[pa.Array]
-    row_nums: np.ndarray
+    row_nums: Ints
     misfits: list[tuple[int, int]]
 
 
-def split_rows(text, num_columns, delimiter, quoted):
-    """Cut text into rows and fields, some megabytes at a time.
+def split_rows(text: Text, num_columns: int, delimiter: str, quoted: bool) -> Iterator[Rows]:
+    """Split text into rows and fields, some megabytes at a time.
 
     Args:
         text: `Text`.
-        num_columns: fields that a row must have.
+        num_columns: number of fields that a row must have.
         delimiter: one character.
-        quoted: whether a double quote starts a field that may hold delimiters and line ends; if
-            not, it is a character like any other.
+        quoted: whether a double quote starts a field that can contain delimiters and line ends; if
+            not, it is an ordinary character.
 
     Yields:
-        `Rows`, at least once. Empty lines at the end of the file are not rows; one further up is a
-        row whose fields are all empty.
+        `Rows`, at least once. Empty lines at the end of the file are not rows; an empty line
+        before is a row whose fields are all empty.
 
     Raises:
-        DataError: if the text cannot be cut at all, as when a quote is never closed.
+        DataError: if the text cannot be split, for example if a quote is never closed.
     """
-    misfits, batches, num_before = [], [], 0
+    misfits: list[tuple[int, int]] = []
+    batches: list[pa.RecordBatch] = []
+    num_before = 0
 
-    def note_misfit(row):
+    def note_misfit(row: Any) -> str:
         misfits.append((row.number, row.actual_columns))
         return "skip"
 
     names = [str(column) for column in range(num_columns)]
     nothing = pa.table([pa.array([], pa.string())] * num_columns, names)
 
-    def rows_so_far():
-        """What was read since the last time, numbered on."""
+    def rows_so_far() -> Rows:
+        """Return the rows read since the last call, with their numbers."""
         nonlocal batches, num_before
         table = pa.Table.from_batches(batches) if batches else nothing
-        number = 0  # a misfit further down may be known already
+        number = 0  # pyarrow can have found misfits further down already
         while number < len(misfits) and misfits[number][0] <= num_before + len(table) + number + 1:
             number += 1
         found = misfits[:number]
@@ -361,7 +372,7 @@ def split_rows(text, num_columns, delimiter, quoted):
     try:
         reader = pa.csv.open_csv(
             pa.PythonFile(text.reader(), mode="r"),
-            # One thread: only then does pyarrow number the misfits.
+            # one thread: pyarrow numbers the misfits only then
             pa.csv.ReadOptions(use_threads=False, block_size=_MAX_ROW_BYTES, column_names=names),
             pa.csv.ParseOptions(
                 delimiter=delimiter,

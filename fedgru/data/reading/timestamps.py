@@ -1,11 +1,15 @@
-"""Columns of written times to Unix seconds, in the three layouts that check-in files use."""
+"""Columns of written times to Unix seconds, in the three layouts of check-in files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fedgru.core.types import AnyInts, Bools, Ints
 from fedgru.data.text_columns import fixed_width, trim
 
 MAX_OFFSET_MIN = 14 * 60
@@ -42,30 +46,30 @@ class Times:
     """A column of times, read.
 
     Attributes:
-        ok: bool [num_rows], whether the text is a time; the other columns hold 0 where not.
+        ok: bool [num_rows], whether the text is a time; the other columns are 0 where it is not.
         time_s: int64 [num_rows], Unix seconds, UTC; of a time without zone, seconds since
-            1970-01-01 00:00 on whatever clock it was written by.
-        zone_min: int64 [num_rows], minutes from UTC of the zone that the text names, 0 if none.
-        has_zone: bool [num_rows], whether the text says its zone (Unix seconds are UTC).
+            1970-01-01 00:00 on the clock of the text.
+        zone_min: int64 [num_rows], minutes from UTC of the zone in the text, 0 if there is none.
+        has_zone: bool [num_rows], whether the text has a zone (Unix seconds are UTC).
         is_cut: bool [num_rows], whether a fraction of a second other than 0 was cut off.
     """
 
-    ok: np.ndarray
-    time_s: np.ndarray
-    zone_min: np.ndarray
-    has_zone: np.ndarray
-    is_cut: np.ndarray
+    ok: Bools
+    time_s: Ints
+    zone_min: Ints
+    has_zone: Bools
+    is_cut: Bools
 
 
-def guess_layout(texts):
-    """The layout that most of the first 1,000 texts follow, or None if none of them follows any."""
+def guess_layout(texts: pa.StringArray) -> str | None:
+    """Return the layout of most of the first 1,000 texts, or None if no text fits a layout."""
     head = texts[:1000]
     num_read = {layout: int(read_times(head, layout).ok.sum()) for layout in LAYOUTS}
-    best = max(num_read, key=num_read.get)
+    best = max(num_read, key=num_read.__getitem__)
     return best if num_read[best] else None
 
 
-def read_times(texts, layout):
+def read_times(texts: pa.StringArray, layout: str) -> Times:
     """Read a column of written times.
 
     A weekday that contradicts its date, a 30th of February and a year outside 1970 to 2099 are
@@ -83,7 +87,7 @@ def read_times(texts, layout):
     if layout == "tsmc2014" and (digits := fixed_width(texts, _TSMC2014_WIDTH)) is not None:
         times = _read_tsmc2014(digits)
         odd = np.flatnonzero(~times.ok)
-        if len(odd) and len(odd) < len(texts):  # nearly all are plain: what is not, is looked at
+        if len(odd) and len(odd) < len(texts):  # read only the unusual texts by the pattern
             _put(times, odd, read_times(texts.take(pa.array(odd)), layout))
             return times
         if not len(odd):
@@ -114,8 +118,20 @@ def read_times(texts, layout):
     )
 
 
-def _to_times(ok, year, month, day, hour, minute, second, zone_min, weekday, has_zone, is_cut):
-    """Times from the numbers in them, int64 [num_rows] each; `weekday` 1 to 7, or None."""
+def _to_times(
+    ok: Bools,
+    year: Ints,
+    month: Ints,
+    day: Ints,
+    hour: Ints,
+    minute: Ints,
+    second: Ints,
+    zone_min: Ints,
+    weekday: Ints | None,
+    has_zone: Bools,
+    is_cut: Bools,
+) -> Times:
+    """Return Times from their parts."""
     ok = ok & (year >= _MIN_YEAR) & (year <= _MAX_YEAR) & (month >= 1) & (month <= 12)
     month_start, month_end = _month_days(np.where(ok, 12 * (year - 1970) + month - 1, 0))
     day_num = month_start + day - 1  # days since 1970-01-01, a Thursday
@@ -127,20 +143,20 @@ def _to_times(ok, year, month, day, hour, minute, second, zone_min, weekday, has
     return Times(ok, np.where(ok, time_s, 0), np.where(ok, zone_min, 0), has_zone & ok, is_cut & ok)
 
 
-def _read_tsmc2014(text):
-    """Times of uint8 [num_rows, 30] such as `Tue Apr 03 18:00:09 +0000 2012`, not ok elsewhere.
+def _read_tsmc2014(text: npt.NDArray[np.uint8]) -> Times:
+    """Return the Times of uint8 [num_rows, 30] such as `Tue Apr 03 18:00:09 +0000 2012`.
 
-    The same as by the pattern, without a text for each part of each row.
+    The result is that of the pattern, but it makes no text for each part of each row.
     """
-    digit = text - np.uint8(ord("0"))  # what is no digit wraps to 10 or more
+    digit = text - np.uint8(ord("0"))  # other characters wrap to 10 or more
 
-    def number(*columns):
+    def number(*columns: int) -> Ints:
         value = np.zeros(len(text), np.int64)
         for column in columns:
             value = 10 * value + digit[:, column]
         return value
 
-    ok = (digit[:, _TSMC2014_DIGITS] < 10).all(axis=1)
+    ok = np.asarray((digit[:, _TSMC2014_DIGITS] < 10).all(axis=1))
     for column, characters in _TSMC2014_FIXED.items():
         ok &= np.isin(text[:, column], list(characters))
     weekday, month = (_place(text[:, at : at + 3], names) for at, names in _TSMC2014_NAMES)
@@ -161,8 +177,8 @@ def _read_tsmc2014(text):
     )
 
 
-def _place(text, names):
-    """int64 [num_rows], place of uint8 [num_rows, 3] in a list of names, from 1; 0 if not there."""
+def _place(text: npt.NDArray[np.uint8], names: Sequence[str]) -> Ints:
+    """Return int64 [num_rows], place of uint8 [num_rows, 3] in a list of names, from 1; else 0."""
     place = np.zeros(len(text), np.int64)
     joined = (text[:, 0].astype(np.int32) << 16) | (text[:, 1].astype(np.int32) << 8) | text[:, 2]
     for i, name in enumerate(names, 1):
@@ -170,31 +186,32 @@ def _place(text, names):
     return place
 
 
-def _put(times, rows, found):
-    """Put the Times of some rows in their places."""
+def _put(times: Times, rows: AnyInts, found: Times) -> None:
+    """Write the Times of some rows into `times`."""
     for name, values in vars(found).items():
         getattr(times, name)[rows] = values
 
 
-def _to_numpy(array):
+def _to_numpy(array: pa.Array) -> npt.NDArray[Any]:
     return array.to_numpy(zero_copy_only=False)
 
 
-def _number(digits):
-    """int64 [num_rows] of a column of digits; 0 where there are none."""
-    short = pc.utf8_slice_codeunits(digits, 0, 18)  # a fraction may be longer than int64
+def _number(digits: pa.StringArray) -> Ints:
+    """Return int64 [num_rows] of a column of digits; 0 for an empty text."""
+    short = pc.utf8_slice_codeunits(digits, 0, 18)  # a fraction can be longer than int64
     return _to_numpy(pc.if_else(pc.equal(short, ""), "0", short).cast(pa.int64()))
 
 
-def _position(texts, names):
-    """int64 [num_rows], place of each text in a list of names, from 1; 0 if it is not there."""
+def _position(texts: pa.StringArray, names: Sequence[str]) -> Ints:
+    """Return int64 [num_rows], place of each text in a list of names, from 1; else 0."""
     index = pc.index_in(texts, value_set=pa.array(names)).fill_null(-1)
     return _to_numpy(index).astype(np.int64) + 1
 
 
-def _month_days(months):
-    """First day of each month and of the next, in days since 1970-01-01."""
-    return tuple(
+def _month_days(months: Ints) -> tuple[Ints, Ints]:
+    """Return the first day of each month and of the next month, in days since 1970-01-01."""
+    first, next_first = (
         (months + step).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
         for step in (0, 1)
     )
+    return first, next_first

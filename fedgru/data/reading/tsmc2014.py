@@ -1,5 +1,6 @@
 """Reader of the layout of the TSMC2014 data sets."""
 
+from fedgru.core.types import AnyPath
 from fedgru.data.reading.base import SKIP_BAD_ROWS, Reader, Reading
 from fedgru.data.reading.rows import read_rows
 from fedgru.data.reading.sources import open_text, split_rows
@@ -16,7 +17,7 @@ FIELDS = (
 )
 
 
-def read_tsmc2014(path, skip_bad_rows: bool = False) -> Reading:
+def read_tsmc2014(path: AnyPath, skip_bad_rows: bool = False) -> Reading:
     """Read check-ins in the layout of the TSMC2014 data sets.
 
     Eight columns separated by tabs, without header and without quoting: user, venue, category
@@ -35,8 +36,8 @@ def read_tsmc2014(path, skip_bad_rows: bool = False) -> Reading:
 
     Raises:
         DataError: if the file cannot be read, a row is bad (wrong number of fields; no user or
-            venue; unreadable time; a coordinate out of range, alone, or exchanged with the other
-            one; an offset that is not a number of minutes within 14 h), or no row is good.
+            venue; unreadable time; a coordinate out of range, without the other, or exchanged with
+            it; an offset that is not a number of minutes within 14 h), or no row is good.
 
     Source: Yang et al. 2015 (IEEE Trans. SMC: Systems 45(1)), the files published with it.
     """

@@ -244,7 +244,7 @@ def test_swapped_coordinates_in_range_are_found_by_the_clock():
     # at longitude 40.7 the sun is 163 min ahead of UTC, at -74.0 it is 296 min behind, as -240 says
     assert message(read_tsmc2014, DATA / "swapped.txt") == (
         "swapped.txt, row 1: latitude -74.0 and longitude 40.7 contradict the time-zone offset of "
-        "-240 minutes and would fit it the other way round. If they are swapped, exchange columns "
+        "-240 minutes but would fit it exchanged. If they are swapped, exchange columns "
         f"5 and 6 of the file.\n1 bad row in all; {SKIP}"
     )
 
@@ -277,15 +277,15 @@ def test_files_that_are_no_text(tmp_path, monkeypatch):
         "wide.txt is not text in UTF-8 or Latin-1: it has zero bytes in it."
     )
     assert message(read_tsmc2014, DATA / "truncated.txt.gz") == (
-        "truncated.txt.gz ends too early: the gzip file is cut off. Fetch it again."
+        "truncated.txt.gz ends too early: the gzip file is cut off. Download it again."
     )
     assert content("plain.txt.gz", ROWS[0].encode()) == (
         "plain.txt.gz is named .gz but is not a gzip file. "
-        "If it is plain text, rename it; if not, fetch it again."
+        "If it is plain text, rename it; if not, download it again."
     )
     assert content("plain.ZIP", ROWS[0].encode()) == (
         "plain.ZIP is named .ZIP but is not a zip file. "
-        "If it is plain text, rename it; if not, fetch it again."
+        "If it is plain text, rename it; if not, download it again."
     )
     damaged = bytearray(gzip.compress(ROWS[0].encode()))
     damaged[-8] ^= 1  # the checksum
@@ -293,17 +293,17 @@ def test_files_that_are_no_text(tmp_path, monkeypatch):
         "damaged.gz is a damaged gzip file (CRC"
     )
     assert content("damaged.zip", b"PK\3\4 and nothing") == (
-        "damaged.zip is a damaged zip file (File is not a zip file). Fetch it again."
+        "damaged.zip is a damaged zip file (File is not a zip file). Download it again."
     )
     with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
         archive.writestr("checkins.txt", "\n".join(ROWS))
     whole = (tmp_path / "whole.zip").read_bytes()
     assert content("cut.zip", whole[:20] + whole[30:]) == (
-        "cut.zip is a damaged zip file (negative seek value -10). Fetch it again."
+        "cut.zip is a damaged zip file (negative seek value -10). Download it again."
     )
     monkeypatch.setattr(sources, "MAX_TEXT_BYTES", 2**20)
     assert content("bomb.gz", gzip.compress(b" " * (2**20 + 1))) == (
-        "bomb.gz holds more than 1 MiB of text, the most that is read. Import a part of it."
+        "bomb.gz holds more than 1 MiB of text, which is the limit. Import a part of it."
     )
 
 
@@ -426,15 +426,15 @@ def test_csv_files_that_do_not_fit(tmp_path):
 
     assert content("who;where;when", "a;b;c") == (
         "v.csv has no column 'place' (`columns` venue=place). "
-        "Its header, cut at semicolons, has: who, where, when."
+        "Its header, split at semicolons, has: who, where, when."
     )
     assert content("who,place,when", "a,b,c", delimiter=":") == (
         "v.csv has no column 'who' (`columns` user=who). "
-        "Its header, cut at ':', has: who,place,when."
+        "Its header, split at ':', has: who,place,when."
     )
     assert content("who,place,when,who", "a,b,c,d") == (
         "v.csv has 2 columns 'who' (`columns` user=who). "
-        "Its header, cut at commas, has: who, place, when, who."
+        "Its header, split at commas, has: who, place, when, who."
     )
     assert content("who,place,when") == "v.csv has a header but no rows."
     assert content("who,place,when", "a,b,20120403") == (
@@ -528,16 +528,16 @@ def test_kept_columns_that_the_file_lacks(tmp_path):
 
     assert kept("who;place;when;faith,pay;age", "faith", "age") == (
         "v.csv has no column 'faith' (`keep` faith). "
-        "Its header, cut at semicolons, has: who, place, when, faith,pay, age."
+        "Its header, split at semicolons, has: who, place, when, faith,pay, age."
     )
     assert kept("who,place,when,faith,faith", "faith") == (
         "v.csv has 2 columns 'faith' (`keep` faith). "
-        "Its header, cut at commas, has: who, place, when, faith, faith."
+        "Its header, split at commas, has: who, place, when, faith, faith."
     )
 
 
 OWN_MEANING = (
-    "that name has a meaning of its own, as have user, venue, time, latitude, longitude, category, "
+    "that name is reserved, like user, venue, time, latitude, longitude, category, "
     "raw_category, offset, weekend, client, category-group. Rename the column in the file's header."
 )
 
@@ -737,5 +737,5 @@ def test_what_unpacks_to_more_than_a_text_can(tmp_path, monkeypatch):
     bomb = tmp_path / "bomb.gz"
     bomb.write_bytes(gzip.compress(b"a" * 1_000_000))
     assert message(read_tsmc2014, bomb) == (
-        "bomb.gz unpacks to more than 200 times its size: that is no table."
+        "bomb.gz unpacks to more than 200 times its size: it is not a table."
     )
