@@ -3,6 +3,7 @@
 This module applies the other parts of `fedgru/agnostic/` to check-ins, clients and rounds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -27,7 +28,7 @@ HEAD_DIMS = (64,)
 SERVER_STEPS = 100  # of each head in each round, times the method's adversary_steps
 SERVER_BATCH = 512
 
-Constants: TypeAlias = dict[str, Any]  # of a round, see `Protection.before_round`
+Constants: TypeAlias = Mapping[str, Any]  # of a round, see `Protection.before_round`
 
 
 class _HasClients(Protocol):

@@ -1,9 +1,10 @@
 """What clients do in a round, and what the server does with their updates. One file per paper."""
 
 from fedgru.algorithms.client_rule import ClientRule
-from fedgru.algorithms.fed_avg import Algorithm, FedAvg
+from fedgru.algorithms.fed_avg import FedAvg
 from fedgru.algorithms.fed_prox import FedProx
 from fedgru.algorithms.fed_sub_avg import FedSubAvg
+from fedgru.algorithms.protocol import Algorithm
 from fedgru.algorithms.robust import DEFAULT_LIAR_SHARE, Krum, Median, TrimmedMean
 from fedgru.algorithms.server_optimizers import SGD, Adam, ServerOptimizer
 from fedgru.config.settings import ServerSettings, Settings

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.config.settings import Settings
 from fedgru.core import seeding
-from fedgru.core.types import AnyInts, Floats, Weights
+from fedgru.core.types import AnyInts, Floats, Ints, Weights
 
 DROPPED_OUT, FAILED = "dropped out", "failed"
 NOT_FINITE, WRONG_SHAPE, NO_EXAMPLES = "not finite", "wrong shape", "no examples"
@@ -99,7 +99,7 @@ def _norm(arrays: Sequence[npt.NDArray[Any]]) -> float:
     return float(np.sqrt(sum(np.square(a, dtype=np.float64).sum() for a in arrays)))
 
 
-def drop_out(task: _HasSettings, cohort: AnyInts, round_num: int) -> tuple[AnyInts, list[int]]:
+def drop_out(task: _HasSettings, cohort: Ints, round_num: int) -> tuple[Ints, list[int]]:
     """Return the clients of a cohort that answer in a round, and those that drop out.
 
     Each client drops out with probability `client_dropout`, drawn from seed, round and client.

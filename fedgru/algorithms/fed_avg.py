@@ -1,5 +1,6 @@
 """Federated averaging (McMahan et al. 2017) with any server optimizer (Reddi et al. 2021)."""
 
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -67,30 +68,20 @@ class ServerState:
     round_num: int
 
 
-class Total(Protocol):
-    """What a cohort's updates are added to; see `Algorithm.start`."""
+class Total(Sized, Protocol):
+    """The sum of the updates of a cohort, or of a part of it; its length is the number of clients.
 
-    num_examples: int
+    UpdateSum is one, `fedgru.algorithms.robust.UpdateList` another.
+    """
 
-    def add(self, update: ClientUpdate) -> None: ...
+    @property
+    def num_examples(self) -> int: ...
 
-    def merge(self, other: Any) -> None: ...
+    def add(self, update: ClientUpdate) -> None:
+        """Add one client's update."""
 
-    def __len__(self) -> int: ...
-
-
-class Algorithm(Protocol):
-    """What the round loop and the engines need of an algorithm; FedAvg describes each part."""
-
-    name: str
-    server_optimizer: ServerOptimizer
-    client_rule: ClientRule
-
-    def init(self, weights: Weights) -> ServerState: ...
-
-    def start(self, weights: Weights, row_ids: AnyInts | None = None) -> Total: ...
-
-    def apply(self, state: ServerState, total: Any) -> ServerState: ...
+    def merge(self, other: Any) -> None:
+        """Add the Total of a part of the cohort, made by the same algorithm."""
 
 
 class UpdateSum:

@@ -8,7 +8,7 @@ Adam, the paper's for Yogi.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,14 +17,6 @@ from fedgru.core.types import AnyFloats, Floats, Weights
 BLOCK = 1 << 15  # weights, 128 KiB of each array
 
 Slots: TypeAlias = dict[str, Any]  # name of a slot -> {name of a weight -> array}; "step" -> int
-
-
-class ServerOptimizer(Protocol):
-    """Makes new weights from the cohort's mean update; see SGD and Adam."""
-
-    def init(self, weights: Weights) -> Slots: ...
-
-    def apply(self, weights: Weights, update: Weights, slots: Slots) -> tuple[Weights, Slots]: ...
 
 
 @dataclass(frozen=True)
@@ -87,6 +79,9 @@ class Adam:
                 move, weights[name], slots["m"][name], slots["v"][name], u
             )
         return new, {"m": m, "v": v, "step": step}
+
+
+ServerOptimizer: TypeAlias = SGD | Adam
 
 
 def _in_blocks(move: Callable[..., tuple[AnyFloats, ...]], *arrays: Floats) -> list[Floats]:

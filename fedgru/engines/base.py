@@ -11,7 +11,7 @@ from fedgru.algorithms.fed_avg import ClientUpdate, NoUpdate, ServerState
 from fedgru.algorithms.protocol import Algorithm, Total
 from fedgru.config.settings import Settings
 from fedgru.core.errors import TrainingError
-from fedgru.core.types import AnyInts, Doubles, Floats, Ints, Weights
+from fedgru.core.types import AnyFloats, AnyInts, Floats, Ints, Weights
 from fedgru.task.round_task import RoundTask
 
 Constants: TypeAlias = Mapping[str, Any]  # of a round, see `Protection.before_round`
@@ -53,7 +53,7 @@ class Gathered:
     def __init__(self, total: Total) -> None:
         self.total = total
         self.loss_sum = self.num_correct = 0.0
-        self.protected: Doubles | float = 0.0
+        self.protected: AnyFloats | float = 0.0
         self.unusable: dict[int, str] = {}
 
     def add(

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from fedgru.core import metrics
-from fedgru.core.types import AnyInts, Floats, Row
+from fedgru.core.types import AnyInts, Floats
 from fedgru.task.clients import Clients
 
 
-def evaluate_static(clients: Clients, classes: AnyInts, num_classes: int) -> dict[str, Row]:
+def evaluate_static(
+    clients: Clients, classes: AnyInts, num_classes: int
+) -> dict[str, dict[str, float]]:
     """Evaluate every static baseline on the test split.
 
     Args:

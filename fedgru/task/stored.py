@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.config.settings import Settings
+from fedgru.core.errors import DataError
 from fedgru.core.types import Floats, Int32s, Ints
 from fedgru.core.version import __version__
 from fedgru.data.checkins import CheckIns
@@ -125,6 +126,8 @@ def open_or_make(
             )
             return parts
         found = mapped.load(folder, made_from)
+        if found is None:
+            raise DataError(f"{folder} has changed since it was written. Start again.")
     return _from_arrays(found, data_set.check_ins)
 
 
@@ -145,7 +148,7 @@ def _to_arrays(
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Return (arrays, facts) for `mapped.save`."""
     clients, inputs = parts.clients, parts.inputs
-    arrays = {
+    arrays: dict[str, npt.NDArray[Any]] = {
         "target_codes": parts.target_codes,
         "training_clients": parts.training_clients,
         DRAWN_FROM: compress([parts.training_clients]),
@@ -199,8 +202,8 @@ def _from_arrays(found: mapped.Mapped, check_ins: CheckIns) -> StoredParts:
     arrays, facts = found.arrays, found.facts
 
     def vocabulary(name: str) -> Vocabulary:
-        values = found.texts(name)
-        values = tuple(values) if len(values) <= FEW_VALUES else values
+        texts = found.texts(name)
+        values = tuple(texts) if len(texts) <= FEW_VALUES else texts
         return Vocabulary(values, arrays[f"{name}.id_of_code"])
 
     users = check_ins.user.values

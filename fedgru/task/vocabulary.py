@@ -90,5 +90,5 @@ def from_range(column: Coded, rows: Ints) -> Vocabulary:
     known = numbers < num_distinct
     values = [str(number) for number in range(num_distinct)]
     for code in np.flatnonzero(known):
-        values[numbers[code]] = column.values[code]
+        values[numbers[code]] = column.values[int(code)]
     return Vocabulary(tuple(values), np.where(known, numbers + 1, UNKNOWN).astype(np.int32))

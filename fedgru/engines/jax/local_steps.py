@@ -97,6 +97,7 @@ def run_steps(
         mean = loss_sum / jnp.maximum(mask.sum(), 1.0)
         if protection is None:
             return mean, (state, jnp.stack([loss_sum, correct, 0.0, 0.0, 0.0]))
+        assert steps.constants is not None, "a protection has constants in every round"
         mean, protected_sums = protection.step_loss(weights, mean, hidden, labels, steps.constants)
         return mean, (state, jnp.stack([loss_sum, correct, *protected_sums]))
 
