@@ -165,6 +165,31 @@ def test_a_folder_that_cannot_be_written_is_said_and_does_without(
     ]
 
 
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("columns", "the columns of {town} have changed since they were stored."),
+        ("prepared", "{found} has changed since it was written. Start again."),
+    ],
+)
+def test_what_another_program_removes_at_once_is_an_error(
+    city, all_large, monkeypatch, kind, message
+):
+    load, asked = mapped.load, []
+
+    def gone(folder, made_from):
+        if kind not in Path(folder).relative_to(city).parts:
+            return load(folder, made_from)
+        asked.append(folder)
+        return None
+
+    monkeypatch.setattr(mapped, "load", gone)
+    with pytest.raises(DataError) as error:
+        open_task(city)
+    assert str(error.value) == message.format(town=city / "town", found=asked[0])
+    assert len(asked) == 2  # before it is written, and after
+
+
 def test_check_reads_every_byte(city, all_large):
     open_task(city)
     data_set, folders = check_data_set("town", city)

@@ -113,33 +113,39 @@ def read_times(texts: pa.StringArray, layout: str) -> Times:
     has_zone = _to_numpy(pc.not_equal(parts["zone"], ""))
     if "utc" in parts:
         has_zone |= _to_numpy(pc.not_equal(parts["utc"], ""))
-    return _to_times(
-        ok, year, month, day, hour, minute, second, zone_min, weekday, has_zone, is_cut
-    )
+    written = _Written(year, month, day, hour, minute, second, zone_min, weekday)
+    return _to_times(ok, written, has_zone, is_cut)
 
 
-def _to_times(
-    ok: Bools,
-    year: Ints,
-    month: Ints,
-    day: Ints,
-    hour: Ints,
-    minute: Ints,
-    second: Ints,
-    zone_min: Ints,
-    weekday: Ints | None,
-    has_zone: Bools,
-    is_cut: Bools,
-) -> Times:
-    """Return Times from their parts."""
-    ok = ok & (year >= _MIN_YEAR) & (year <= _MAX_YEAR) & (month >= 1) & (month <= 12)
-    month_start, month_end = _month_days(np.where(ok, 12 * (year - 1970) + month - 1, 0))
-    day_num = month_start + day - 1  # days since 1970-01-01, a Thursday
-    ok &= (day >= 1) & (day_num < month_end) & (hour < 24) & (minute < 60) & (second < 60)
-    if weekday is not None:
-        ok &= (day_num + 3) % 7 + 1 == weekday
+@dataclass(frozen=True)
+class _Written:
+    """The numbers in a column of written times, int64 [num_rows] each.
+
+    `weekday` is 1 to 7, or None if the layout has none.
+    """
+
+    year: Ints
+    month: Ints
+    day: Ints
+    hour: Ints
+    minute: Ints
+    second: Ints
+    zone_min: Ints
+    weekday: Ints | None
+
+
+def _to_times(ok: Bools, w: _Written, has_zone: Bools, is_cut: Bools) -> Times:
+    """Return Times from the numbers in them; `ok` where the text fits the layout."""
+    ok = ok & (w.year >= _MIN_YEAR) & (w.year <= _MAX_YEAR) & (w.month >= 1) & (w.month <= 12)
+    month_start, month_end = _month_days(np.where(ok, 12 * (w.year - 1970) + w.month - 1, 0))
+    day_num = month_start + w.day - 1  # days since 1970-01-01, a Thursday
+    ok &= (w.day >= 1) & (day_num < month_end)
+    ok &= (w.hour < 24) & (w.minute < 60) & (w.second < 60)
+    if w.weekday is not None:
+        ok &= (day_num + 3) % 7 + 1 == w.weekday
+    zone_min = w.zone_min
     ok &= np.abs(zone_min) <= MAX_OFFSET_MIN
-    time_s = ((24 * day_num + hour) * 60 + minute - zone_min) * 60 + second
+    time_s = ((24 * day_num + w.hour) * 60 + w.minute - zone_min) * 60 + w.second
     return Times(ok, np.where(ok, time_s, 0), np.where(ok, zone_min, 0), has_zone & ok, is_cut & ok)
 
 
@@ -162,8 +168,7 @@ def _read_tsmc2014(text: npt.NDArray[np.uint8]) -> Times:
     weekday, month = (_place(text[:, at : at + 3], names) for at, names in _TSMC2014_NAMES)
     zone_minute = number(23, 24)
     zone_min = 60 * number(21, 22) + zone_minute
-    return _to_times(
-        ok & (zone_minute < 60),
+    written = _Written(
         year=np.where(ok, number(26, 27, 28, 29), 0),
         month=month,
         day=number(8, 9),
@@ -172,9 +177,8 @@ def _read_tsmc2014(text: npt.NDArray[np.uint8]) -> Times:
         second=number(17, 18),
         zone_min=np.where(text[:, 20] == ord("-"), -zone_min, zone_min),
         weekday=weekday,
-        has_zone=ok,
-        is_cut=np.zeros(len(text), bool),
     )
+    return _to_times(ok & (zone_minute < 60), written, ok, np.zeros(len(text), bool))
 
 
 def _place(text: npt.NDArray[np.uint8], names: Sequence[str]) -> Ints:
