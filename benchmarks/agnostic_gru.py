@@ -112,10 +112,13 @@ def measure(args, concept, row, seed, kernels, trained):
             weights = weights | {"noise_scale": np.float32(0.9 * spread)}
     test = evaluate.evaluate(engine, weights, "test").summary()
     found, _ = audit.audit_task(
-        engine, weights, concept, views=(audit.REPRESENTATION,), beside=False
+        engine, weights, concept, audit.AuditPlan(views=(audit.REPRESENTATION,), controls=False)
     )
     served, _ = audit.audit_task(
-        engine, weights, concept, ("logistic",), views=(audit.LOGITS,), beside=False
+        engine,
+        weights,
+        concept,
+        audit.AuditPlan(("logistic",), views=(audit.LOGITS,), controls=False),
     )
     return {
         **{name: test[f"test/{name}/micro"] for name in ("acc@1", "acc@5", "loss")},

@@ -41,12 +41,12 @@ class RoundResult:
 
 
 class Gathered:
-    """What a cohort, or a part of it, sent: the usable updates added up, and who sent none.
+    """What a cohort, or a part of it, sent: the sum of the usable updates, and who sent none.
 
     Attributes:
         total: what the algorithm's `start` gave.
         loss_sum, num_correct, protected: sums over the usable updates, see ClientUpdate.
-        unusable: index of a client -> why it has no part in the sums, see
+        unusable: index of a client -> why its update is not in the sums, see
             `fedgru.algorithms.faults`.
     """
 
@@ -59,7 +59,7 @@ class Gathered:
     def add(
         self, task: RoundTask, update: ClientUpdate | NoUpdate, weights: Weights, round_num: int
     ) -> None:
-        """Add one ClientUpdate, as its client sends it, unless there is none or it is of no use."""
+        """Add one ClientUpdate as its client sends it, if there is one and it can be used."""
         if isinstance(update, NoUpdate):
             self.unusable[update.client] = update.why
             return
@@ -93,8 +93,8 @@ class Gathered:
 class Engine(Generic[AnyTask]):
     """What every engine offers.
 
-    A subclass fills in `hidden_states`, and `local_updates`; or it sets `runs_whole_rounds` and
-    fills in `run_round`.
+    A subclass implements `hidden_states` and `local_updates`; or it sets `runs_whole_rounds` and
+    implements `run_round` in place of `local_updates`.
 
     Args:
         task: Task.
@@ -114,12 +114,12 @@ class Engine(Generic[AnyTask]):
 
     @property
     def computes_with(self) -> str:
-        """What the last digits depend on, in words: a resumed run says if it has changed."""
+        """What the last digits depend on, in words: a resumed run warns if it has changed."""
         return self.name
 
     @classmethod
     def check_here(cls, settings: Settings) -> None:
-        """Raise where the engine cannot run on this machine, without making one.
+        """Raise an error if the engine cannot run on this machine; no engine is made.
 
         Args:
             settings: Settings.
@@ -136,7 +136,7 @@ class Engine(Generic[AnyTask]):
         """
 
     def close(self) -> None:
-        """Give back what the engine holds beside memory: processes. Used again, it starts anew."""
+        """End the processes of the engine; if it is used again, it starts new ones."""
 
     def local_updates(
         self, weights: Weights, cohort: AnyInts, round_num: int, constants: Constants | None = None
@@ -179,7 +179,7 @@ class Engine(Generic[AnyTask]):
         Args:
             weights: name -> float32 array.
             first_positions, end_positions: int64 [num_clients]; each client's state is zero
-                before its first position, and its check-ins are run through up to the end.
+                before its first position, and the model runs over its check-ins up to the end.
             wanted: int64 [num_wanted], positions of inputs within those ranges, ascending
                 within a client.
         """
@@ -196,7 +196,7 @@ def check_diverged(settings: Settings, loss: float, round_num: int, split: str =
 
 
 def advice(settings: Settings, round_num: int) -> str:
-    """Return what a person can do about a round that diverged."""
+    """Return what to do after a round that diverged."""
     last = f"Last good state: round {round_num - 1}. " if round_num > 1 else ""
     return (
         f"{last}Try a smaller `client_lr` (now {settings.client.client_lr:g}) or `server_lr` "

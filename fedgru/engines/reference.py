@@ -36,7 +36,7 @@ class ReferenceEngine(Engine[Task]):
 
         if keras.backend.backend() != "tensorflow":
             raise ConfigError(
-                f"--engine reference needs Keras on TensorFlow, but KERAS_BACKEND is "
+                f"`engine` reference needs Keras on TensorFlow, but KERAS_BACKEND is "
                 f"{keras.backend.backend()}, where a training step does not carry the state of a "
                 "stateful layer. Unset KERAS_BACKEND."
             )
@@ -154,7 +154,7 @@ class ReferenceEngine(Engine[Task]):
     def hidden_states(
         self, weights: Weights, first_positions: Ints, end_positions: Ints, wanted: Ints
     ) -> Floats:
-        """See Engine.hidden_states. The stateful model passes along one client at a time."""
+        """See Engine.hidden_states. The stateful model runs over one client at a time."""
         keras_gru.set_weights(self._forward_model, weights)
         inputs, seq_len = self.task.inputs, self.task.settings.layout.seq_len
         place = np.full(len(self.task.classes), -1)
@@ -164,7 +164,7 @@ class ReferenceEngine(Engine[Task]):
             keras_gru.reset_state(self._forward_model)
             for begin in range(first, end, seq_len):
                 positions = np.arange(begin, begin + seq_len)
-                read = np.minimum(positions, end - 1)[None]  # past the end: read, but not used
+                read = np.minimum(positions, end - 1)[None]  # past the end: a copy that is not used
                 fed = keras_gru.feed(inputs, inputs.rows[read], inputs.numbers[read])
                 states = self._forward_model.predict_on_batch(fed)[0]
                 asked = np.where(positions < end, place[np.minimum(positions, end - 1)], -1)
@@ -188,10 +188,10 @@ def _measures(output: str) -> list[Any]:
 
 
 def _check_knows(protection: Protection, name: str) -> None:
-    """Refuse what only the fast engine does: methods other than the paper's."""
+    """Refuse methods other than the paper's: only the jax engine has them."""
     if protection.method != METHODS["reversal"]:
         raise ConfigError(
-            f"--engine reference knows --method reversal alone, not {name}. Use --engine jax."
+            f"`engine` reference knows only `method` reversal, not {name}. Use `engine` jax."
         )
 
 

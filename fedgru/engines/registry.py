@@ -1,4 +1,4 @@
-"""What each engine is and can do; what it cannot do is refused here, before anything is read."""
+"""What each engine can do. Settings that it cannot follow are refused before any data is read."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LIMITED = _JAX | _SHARED | {"ray", "tff_aggregator"}
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """An engine by name. Its code is imported when it is made.
+    """An engine by name. Its code is imported when an engine is made.
 
     Attributes:
         name: as the setting `engine` has it.
         place: "module:class".
-        knows: what out of LIMITED has an effect with it.
-        only: setting -> the values that it knows, of settings whose other values it does not.
+        knows: the settings and sections of LIMITED that have an effect with it.
+        only: setting -> the values that it accepts, for settings of which it accepts only some.
         trains_here: whether local steps run in this process, compiled by JAX.
         trains_on_devices: whether clients of a real federation can train with it.
         sends_whole_table: whether a client is sent, and sends, rows that it does not own.
@@ -50,7 +50,7 @@ class EngineInfo:
         """Whether it knows a value of a setting."""
         if value not in self.only.get(name, (value,)):
             return False
-        if name == "method":  # of keeping a concept out
+        if name == "method":  # of protecting a concept
             name = "agnostic_to"
         return all(what in self.knows for what in (section, name) if what in LIMITED)
 
@@ -108,7 +108,7 @@ def check(settings: Settings) -> None:
 
 
 def _matters(settings: Settings, section: str, name: str, setting: Any, value: Any) -> bool:
-    """Whether something of the run depends on the value of a setting."""
+    """Whether the run depends on the value of a setting."""
     if name == "method":
         return settings.agnostic.agnostic_to is not None
     if name == "threads" and settings.inputs.prior == "kernel":

@@ -12,7 +12,7 @@ in time, from each other and from training. The views:
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,9 +33,6 @@ RAW, WINDOW = "raw input", "raw window"
 WINDOW_LEN = 16
 MAX_CLIENTS = 100  # of the concept `client`: a probe has one class for each
 MAX_EXAMPLES = 20_000  # to fit on, and to test on
-MAX_QUICK_EXAMPLES = 4_000
-QUICK_CONCEPTS = ("client", "zone")
-QUICK_PROBES = ("logistic",)
 
 
 class StateEngine(Forward, Protocol):
@@ -51,15 +48,36 @@ class StateEngine(Forward, Protocol):
     ) -> Floats: ...
 
 
+@dataclass(frozen=True)
+class AuditPlan:
+    """How much is audited.
+
+    Attributes:
+        probe_names: names out of PROBES.
+        seeds: see `probes.audit`; the first also draws clients and examples above the limits.
+        views: names of views; None for all.
+        max_examples: to fit on, and to test on; of more, a random sample is used.
+        controls: whether the shuffled controls, and the representation after LEACE, are audited
+            too.
+    """
+
+    probe_names: Sequence[str] = PROBES
+    seeds: Sequence[int] = (0,)
+    views: Sequence[str] | None = None
+    max_examples: int = MAX_EXAMPLES
+    controls: bool = True
+
+
+WHOLE = AuditPlan()
+QUICK = AuditPlan(("logistic",), (0,), (REPRESENTATION, LOGITS), 4_000, controls=False)
+QUICK_CONCEPTS = ("client", "zone")
+
+
 def audit_task(
     engine: StateEngine,
     weights: Weights,
     name: str,
-    probe_names: Sequence[str] = PROBES,
-    seeds: Sequence[int] = (0,),
-    views: Sequence[str] | None = None,
-    max_examples: int = MAX_EXAMPLES,
-    beside: bool = True,
+    plan: AuditPlan = WHOLE,
     on_fit: Callable[[], object] | None = None,
 ) -> tuple[probes.Audit, dict[str, int]]:
     """Audit one concept of a task under some weights.
@@ -68,11 +86,7 @@ def audit_task(
         engine: an engine that gives carried states (JaxEngine).
         weights: name -> float32 array.
         name: the concept, see `make_concept`.
-        probe_names: names out of PROBES.
-        seeds: see `probes.audit`; the first also draws clients and examples above the limits.
-        views: names of views to audit; all by default.
-        max_examples: to fit on, and to test on; of more, a random sample is used.
-        beside: whether the shuffled controls, and the representation after LEACE, are audited too.
+        plan: AuditPlan.
         on_fit: see `probes.audit`.
 
     Returns:
@@ -89,17 +103,20 @@ def audit_task(
     else:
         seed = task.settings.loop.seed
         concept = make_concept(name, task.check_ins, task.clients, agnostic.zones, seed)
-    taken, left_out = _draw_clients(task, concept, seeds[0])
+    taken, left_out = _draw_clients(task, concept, plan.seeds[0])
     fit, test = (
-        _examples(engine, weights, concept, split, taken, seeds[0], left_out, views, max_examples)
+        _examples(engine, weights, concept, split, taken, plan, left_out)
         for split in ("val", "test")
     )
     windows = [replace(e, views={WINDOW: e.views.pop(WINDOW, None)}) for e in (fit, test)]
-    erased = REPRESENTATION if beside and REPRESENTATION in fit.views else None
-    found = probes.audit(name, fit, test, probe_names, seeds, erased, beside, on_fit)
+    seeds, controls = plan.seeds, plan.controls
+    erased = REPRESENTATION if controls and REPRESENTATION in fit.views else None
+    found = probes.audit(name, fit, test, plan.probe_names, seeds, erased, controls, on_fit)
     if windows[0].views[WINDOW] is not None:
         fit_on, test_on = windows
-        ceiling = probes.audit(name, fit_on, test_on, ("naive_bayes",), seeds, None, beside, on_fit)
+        ceiling = probes.audit(
+            name, fit_on, test_on, ("naive_bayes",), seeds, None, controls, on_fit
+        )
         found = replace(found, readings=[*found.readings, *ceiling.readings])
     return found, left_out
 
@@ -116,15 +133,7 @@ def quick_audit(engine: StateEngine, weights: Weights) -> dict[str, dict[str, An
         names.append(task.protection.concept.name)
     for name in names:
         try:
-            audit, left_out = audit_task(
-                engine,
-                weights,
-                name,
-                QUICK_PROBES,
-                views=(REPRESENTATION, LOGITS),
-                max_examples=MAX_QUICK_EXAMPLES,
-                beside=False,
-            )
+            audit, left_out = audit_task(engine, weights, name, QUICK)
         except (ConfigError, DataError) as error:
             found[name] = {"not_audited": str(error)}
             continue
@@ -148,10 +157,8 @@ def _examples(
     concept: Concept,
     split: str,
     taken: Ints,
-    seed: int,
+    plan: AuditPlan,
     left_out: dict[str, int],
-    views: Sequence[str] | None,
-    max_examples: int,
 ) -> Examples:
     """Return the Examples of one split: each of its check-ins that is followed by another one."""
     task, clients = engine.task, engine.task.clients
@@ -159,10 +166,10 @@ def _examples(
     end = np.minimum(end, clients.starts[1:] - 1)
     ranges = [np.arange(first[client], end[client]) for client in taken]
     positions = np.concatenate(ranges)
-    if len(positions) > max_examples:
-        left_out[f"{split} check-ins"] = len(positions) - max_examples
-        draw = seeding.rng(seed, f"audited {split}")
-        positions = np.sort(draw.choice(positions, max_examples, replace=False))
+    if len(positions) > plan.max_examples:
+        left_out[f"{split} check-ins"] = len(positions) - plan.max_examples
+        draw = seeding.rng(plan.seeds[0], f"audited {split}")
+        positions = np.sort(draw.choice(positions, plan.max_examples, replace=False))
     owners = clients.client_of[positions]
     run_to = np.zeros(len(clients), np.int64)
     np.maximum.at(run_to, owners, positions + 1)
@@ -180,7 +187,7 @@ def _examples(
         made[WINDOW] = lambda: _windows(task, positions)
     if carried.shape != seen.shape or not np.array_equal(carried, seen):
         made[CARRIED] = lambda: carried
-    wanted = set(made if views is None else views)
+    wanted = set(made if plan.views is None else plan.views)
     if unknown := wanted - {*made, CARRIED}:
         raise ConfigError(f"unknown view {min(unknown)!r}. Accepted: {', '.join(made)}.")
     return Examples(
@@ -209,8 +216,10 @@ def _raw(inputs: Inputs, positions: Ints) -> Any:
     """The model's inputs, one-hot and sparse."""
     from scipy.sparse import csr_matrix, hstack
 
-    one_hot = _one_hot(inputs.rows[positions].T, inputs.num_rows)
-    return hstack([one_hot, csr_matrix(inputs.numbers[positions])]).tocsr()
+    numbers = csr_matrix(inputs.numbers[positions])
+    if not inputs.id_names:
+        return numbers
+    return hstack([_one_hot(inputs.rows[positions].T, inputs.num_rows), numbers]).tocsr()
 
 
 def _windows(task: Task, positions: Ints) -> Any:
@@ -237,8 +246,7 @@ def _one_hot(columns: Iterable[AnyInts], width: int) -> Any:
     """Sum of one-hot codings of int [n] columns, -1 for none: sparse float32 [n, width]."""
     from scipy.sparse import csr_matrix
 
-    each = list(columns)
-    coded = np.stack(each, 1) if each else np.empty((0, 0), np.int64)
+    coded = np.stack(list(columns), 1)
     row, column = np.nonzero(coded >= 0)
     ones = np.ones(len(row), np.float32)
     return csr_matrix((ones, (row, coded[row, column])), (len(coded), width))

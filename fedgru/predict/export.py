@@ -1,9 +1,9 @@
-"""A run's model in a folder of its own: what `fedgru export` writes, and how it is read back.
+"""A run's model as a folder: what `fedgru export` writes, and how it is read.
 
 model.json      what the model reads and answers (`Schema`), and where it comes from
 model.keras     --to keras: the stateful Keras model, one stream, one check-in a call
 saved_model/    --to savedmodel: the same for TensorFlow, with functions `serve` and `reset_state`
-weights.npz     --to weights: the arrays of fedgru/models/gru.py, without those of training alone
+weights.npz     --to weights: the arrays of fedgru/models/gru.py, without those only training needs
 """
 
 import json
@@ -30,7 +30,7 @@ DESCRIPTION, WEIGHTS = "model.json", "weights.npz"
 def export_run(
     run: RunFolder, task: Task, kind: str, output: str | Path, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Write a run's best round as a folder, whole or not at all.
+    """Write the weights of a run's best round as a folder, whole or not at all.
 
     Args:
         run: RunFolder.
@@ -49,8 +49,8 @@ def export_run(
     """
     output = Path(output)
     if output.exists() and not (overwrite and (output / DESCRIPTION).is_file()):
-        advice = "or add --overwrite" if (output / DESCRIPTION).is_file() else "it is no export"
-        raise RunError(f"{output} is there already: choose another --output, {advice}.")
+        advice = "or add `overwrite`" if (output / DESCRIPTION).is_file() else "it is no export"
+        raise RunError(f"{output} is there already: choose another `output`, {advice}.")
     schema, weights, round_num = load_model(run, task)
     weights, _ = split_heads(weights)
     facts = run.facts()
@@ -75,7 +75,7 @@ def export_run(
 
 
 def open_export(folder: str | Path) -> Schema:
-    """Return the Schema of an exported model: what it takes to feed it.
+    """Return the Schema of an exported model, which describes its inputs and outputs.
 
     Raises:
         RunError: if there is no export.
@@ -114,15 +114,15 @@ def build_model(schema: Schema, weights: Weights) -> Any:
     Raises:
         ConfigError: if Keras does not run on TensorFlow.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets on stderr
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or TensorFlow prints a greeting to stderr
     import keras
 
     from fedgru.models import keras_gru
 
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(
-            f"--to keras and --to savedmodel need Keras on TensorFlow, but KERAS_BACKEND is "
-            f"{keras.backend.backend()}. Unset KERAS_BACKEND, or use --to weights."
+            f"`kind` keras and `kind` savedmodel need Keras on TensorFlow, but KERAS_BACKEND is "
+            f"{keras.backend.backend()}. Unset KERAS_BACKEND, or use `kind` weights."
         )
     model = keras_gru.build(schema.spec, schema, represents=schema.representation)
     keras_gru.set_weights(model, weights)

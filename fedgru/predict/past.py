@@ -1,4 +1,4 @@
-"""Whose next place is asked for: a client of the data set, or a file of check-ins."""
+"""The check-ins a prediction starts from: of a client of the data set, or of a file."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,15 @@ MAX_LISTED = 10
 
 @dataclass(frozen=True)
 class Past:
-    """What a prediction rests on.
+    """What a prediction is based on.
 
     Attributes:
         user: whose check-ins they are.
-        check_ins: list of CheckIn, in order of time; maybe none.
+        check_ins: list of CheckIn, in order of time; can be empty.
         following: the CheckIn that came next, where that is known.
         position: in the run's task, of that next check-in, where the evaluation scores it.
-        has_clock: whether the check-ins say how local time is kept.
-        ledger: what happened to rows of a file on the way in.
+        has_clock: whether the local time of the check-ins is known.
+        ledger: what happened to the rows of a file at import.
     """
 
     user: str
@@ -43,15 +43,15 @@ class Past:
 
 
 def client_past(task: Task, client_id: str, until: int | None = None) -> Past:
-    """Return the Past of a user of the run's data set, who may have been left out of the run.
+    """Return the Past of a user of the run's data set, even of one that the run left out.
 
     Args:
         task: Task.
         client_id: the user.
-        until: take the first so many check-ins; all by default.
+        until: take this many check-ins, the first ones; all by default.
 
     Raises:
-        DataError: if the data set has no such user, or he has fewer check-ins.
+        DataError: if the data set has no such user, or the user has fewer check-ins.
     """
     users = task.check_ins.user
     if client_id not in users.values:
@@ -84,14 +84,14 @@ def file_past(
     Args:
         path: the file.
         categories: "categories" of the passport of the run's data set: the file's category names
-            become categories by the same scheme. A name that it lacks stands for itself, so that a
-            file may also hold the categories themselves.
+            become categories by the same scheme. A name that it lacks stays as it is, so that a
+            file can also hold the categories themselves.
         columns: {field: name in the header}; a field that is left out is looked for under its own
             name.
         user: whose check-ins to take, where the file has several people's.
         table: path of the table of a scheme that does not come with fedgru.
         offset_min: minutes from UTC of every row's local clock, or None.
-        until: take the first so many check-ins; all by default.
+        until: take this many check-ins, the first ones; all by default.
         skip_bad_rows: drop and count bad rows instead of stopping at the first.
 
     Raises:
@@ -125,7 +125,7 @@ def file_past(
 def forecast(
     task: Task, schema: Schema, weights: Weights, past: Past, k: int = 5
 ) -> dict[str, Any]:
-    """Return the k most probable next values and what there is to know about them.
+    """Return the k most probable next values, and what the model knows of the past.
 
     Args:
         task: Task.
@@ -182,7 +182,7 @@ def _cut(
 def _find_scheme(categories: Mapping[str, Any], table: str | Path | None) -> Scheme | None:
     """The scheme by which the data set's categories were made; None if names stay as they are."""
     name, sha256 = categories["scheme"], categories["sha256"]
-    if sha256 is None:  # raw names, or a made-up city, whose categories are what they are
+    if sha256 is None:  # raw names, or a made-up city with categories of its own
         if table is not None:
             raise ConfigError(
                 f"`categories` {table} has no effect: the run's data set has the names as they are."

@@ -1,7 +1,7 @@
 """Where one person goes next: a stream of check-ins in, probabilities out, one at a time.
 
-`Stream` keeps what the model must be told of a person, `Predictor` runs the model over it. Both are
-values: `push` returns a new one and leaves the old one as it was.
+`Stream` keeps a person's check-ins as the model needs them, `Predictor` runs the model over them.
+Both are immutable: `push` returns a new one.
 """
 
 import itertools
@@ -30,7 +30,7 @@ FORWARD_SEQ_LEN = 64  # check-ins in one compiled call, where a history is longe
 
 
 class _Codes(dict):
-    """Text -> code: equal texts have equal codes, and nothing else is asked of them."""
+    """(column, text) -> code: equal texts of a column have equal codes."""
 
     def __init__(self) -> None:
         self._new = itertools.count()
@@ -45,7 +45,7 @@ class Stream:
 
     Attributes:
         schema: Schema.
-        user: whose they are; None before the first.
+        user: the person; None before the first check-in.
         history: History, what the prior counts.
         ids: int32 [num_id_features], those of the last check-in; 0 unknown.
         numbers: float32 [num_numbers], those of the last check-in.
@@ -58,11 +58,11 @@ class Stream:
     ids: Int32s
     numbers: Floats
     unknown: dict[str, int]
-    _codes: _Codes  # shared with the streams this one came from: it only grows
+    _codes: _Codes  # shared with earlier streams of the person; it only grows
 
     @classmethod
     def start(cls, schema: Schema) -> "Stream":
-        """Return the Stream of nobody, without a check-in."""
+        """Return an empty Stream, of no person yet."""
         empty = [np.zeros(0, dtype) for dtype in [np.int32] * 3 + [np.int64] * 2 + [float] * 2]
         names = [*schema.vocabularies, "target"]
         return cls(
@@ -79,12 +79,12 @@ class Stream:
         return len(self.history)
 
     def push(self, check_in: CheckIn) -> "Stream":
-        """Return the Stream with one CheckIn more; see `extend`."""
+        """Return the Stream with one more CheckIn; see `extend`."""
         stream, _, _ = self.extend([check_in])
         return stream
 
     def extend(self, check_ins: Sequence[CheckIn]) -> tuple["Stream", Int32s, Floats]:
-        """Return the Stream with some CheckIns more, and their inputs.
+        """Return the Stream with more CheckIns, and their inputs.
 
         Args:
             check_ins: list of CheckIn, at least one, in order of time.
@@ -158,7 +158,7 @@ class Stream:
         return prior.log_probs(shared, slice(-1, None))[0]
 
     def draw_noise(self) -> Floats:
-        """Return float32 [hidden_dim], standard normal, drawn by the run's seed for this length."""
+        """Return float32 [hidden_dim], standard normal, by the run's seed and this length."""
         draw = seeding.rng(self.schema.seed, "prediction noise", len(self))
         return draw.standard_normal(self.schema.spec.hidden_dim).astype(np.float32)
 
@@ -183,7 +183,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained model in front of one person's check-ins.
+    """A trained model that runs over one person's check-ins.
 
     >>> predictor = Predictor.start(schema, weights)           # doctest: +SKIP
     >>> predictor.push(check_in).push(another).top(2)             # doctest: +SKIP
@@ -198,7 +198,7 @@ class Predictor:
     stream: Stream
     weights: Weights
     state: tuple[Any, ...]
-    _recurrent: dict[str, Any]  # those of the recurrent layer, where JAX has them at hand
+    _recurrent: dict[str, Any]  # those of the recurrent layer, as JAX arrays
 
     @classmethod
     def start(cls, schema: Schema, weights: Weights) -> "Predictor":
@@ -218,11 +218,11 @@ class Predictor:
         return len(self.stream)
 
     def push(self, check_in: CheckIn) -> "Predictor":
-        """Return the Predictor after one CheckIn more; see `Stream.extend` for the errors."""
+        """Return the Predictor after one more CheckIn; see `Stream.extend` for the errors."""
         return self.extend([check_in])
 
     def extend(self, check_ins: Sequence[CheckIn]) -> "Predictor":
-        """Return the Predictor after a list of CheckIns more, in order of time."""
+        """Return the Predictor after more CheckIns, in order of time."""
         if not check_ins:
             return self
         stream, ids, numbers = self.stream.extend(check_ins)
@@ -240,7 +240,7 @@ class Predictor:
     def log_probs(self, noise: Floats | None = None) -> Floats:
         """Return float32 [num_classes], log p(next check-in's class).
 
-        The frequencies that all clients share where there is no check-in yet.
+        Without a check-in these are the frequencies that all clients share.
 
         Args:
             noise: as for `Stream.inputs`.

@@ -1,4 +1,4 @@
-"""What a trained model reads and answers, on its own: enough to feed it without its data set."""
+"""The inputs and outputs of a trained model: enough to use it without its data set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class CheckIn:
-    """One visit, as a stream of them takes it.
+    """One visit, as `Stream` takes it.
 
     Attributes:
         user: who.
@@ -59,7 +59,7 @@ class Schema:
         prior: "none", "markov", "backoff" or "kernel".
         shared: float64 [num_classes], the frequencies that all clients share.
         kernel: Kernel, with the prior of that name; else None.
-        representation: what stands between hidden state and head, of "erase" and "noise".
+        representation: the steps between hidden state and head, out of "erase" and "noise".
         min_checkins: no client of the run had fewer check-ins.
         seed: the run's.
     """
@@ -140,7 +140,7 @@ class Schema:
 
         Args:
             check_ins: CheckIns.
-            gap_s: int64 [n], seconds since the check-in before each; 0 for a person's first.
+            gap_s: int64 [n], seconds since the previous check-in; 0 for a person's first.
         """
         time_s = np.array([one.time_s for one in check_ins], np.int64)
         offset_min = np.array([one.offset_min for one in check_ins], np.int64)
@@ -159,7 +159,7 @@ class Schema:
         return np.array([class_of.get(getattr(c, self.target), -1) for c in check_ins], np.int32)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it; `from_dict` is the way back."""
+        """Return a dict that JSON can hold; `from_dict` is the inverse."""
         return {
             "format": FORMAT,
             "model": asdict(self.spec),

@@ -1,8 +1,7 @@
-"""Central training: what the same model learns where all check-ins lie in one place.
+"""Central training: what the same model learns if all check-ins are in one place.
 
-A baseline, the other end of what federated averaging gives up. One optimizer goes through
-everybody's train pairs; a round is `local_epochs` passes, as much data as a federated round of
-everybody.
+A baseline: it shows what federated averaging gives up. One optimizer goes through the train pairs
+of all clients; a round is `local_epochs` passes, as much data as a federated round of all clients.
 """
 
 import numpy as np
@@ -28,7 +27,7 @@ class CentralTraining:
     """
 
     def __init__(self, task: Task) -> None:
-        # what FedProx adds is a distance from what a client received: here nobody is sent anything
+        # without FedProx's term, the distance from the received weights: here no weights are sent
         self.engine = CentralEngine(task, ClientRule.of(task.settings.client))
 
     @property
@@ -46,7 +45,7 @@ class CentralTraining:
         return ServerState(weights, slots | {"step": np.int64(0)}, 0)
 
     def run_round(self, state: ServerState, cohort: Ints) -> RoundResult:
-        """Train on all clients' pairs for one round; `cohort` is everybody with train data.
+        """Train on all clients' pairs for one round; `cohort` is all clients with train data.
 
         Returns:
             RoundResult.

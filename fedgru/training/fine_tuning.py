@@ -22,19 +22,19 @@ def evaluate_fine_tuned(
 ) -> Evaluation:
     """Train a copy per client on its own train split, and score its test targets with it.
 
-    As in a round of training: the client's optimizer, learning rate and dropout. What a client
-    learns stays with it.
+    Optimizer, learning rate and dropout are those of a round of training. Each client keeps what it
+    learns.
 
     Args:
         task: Task.
         weights: name -> float32 array, what every client starts from.
         epochs: local epochs.
-        round_num: the round that the weights are of; dropout is drawn as in the one after.
+        round_num: the round of the weights; dropout is drawn as in the next round.
         on_client: called after each client, without arguments, or None.
 
     Returns:
-        Evaluation of the test split, the state warmed by all of the past. Who has too little to
-        train on is scored with the weights as they are.
+        Evaluation of the test split, the state warmed by all of the past. A client with too little
+        training data is scored with the given weights.
     """
     rule = algorithms.from_settings(task.settings).client_rule
     engine = JaxEngine(task, replace(rule, local_epochs=epochs))

@@ -1,8 +1,8 @@
 """Local training: one model per client, and nothing is exchanged. What does federation gain?
 
-A baseline. Each client knows the values of its own train split alone: its vocabulary, its table,
-its frequencies, its kernel. What all have in common is the list of classes and the scale of the
-numbers. Each client stops by its own validation.
+A baseline. Each client knows only its own train split: its vocabulary, its table, its frequencies
+and its kernel come from it. All clients share the list of classes and the scale of the numbers.
+Each client stops early by its own validation.
 """
 
 import logging
@@ -47,8 +47,8 @@ class LocalModel:
 
     Attributes:
         weights: name -> float32 array, of the client's own table.
-        kernel: Kernel, with --prior kernel; else None.
-        best_round: the round that was best on its validation; 0 if none was better than none.
+        kernel: Kernel, with `prior` kernel; else None.
+        best_round: the best round on its validation; 0 if none was better than before training.
     """
 
     weights: Weights
@@ -101,9 +101,10 @@ def train_local(
 
     Returns:
         (models, rows): a LocalModel per client; and per round, from 0, {"split/metric/average"}
-        over all clients, a client that has stopped counting with the round it stopped in.
+        over all clients; a client that has stopped counts with its last round.
     """
-    rule = ClientRule.of(task.settings.client)  # whoever is alone is held near nobody's weights
+    # without a proximal term: a client alone has no received weights to stay near
+    rule = ClientRule.of(task.settings.client)
     engine = JaxEngine(alone(task, int(task.training_clients[0])), rule)
 
     def train(client: int) -> tuple[LocalModel, list[LocalRound]]:
@@ -145,7 +146,7 @@ def _train_one(engine: JaxEngine, task: Task, client: int) -> tuple[LocalModel, 
     loop = task.settings.loop
     metric = round_loop.parse_stop_metric(loop.stop_metric)
     stopping = EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
-    algorithm = FedAvg(SGD(1.0), engine.client_rule)  # of one: its update as it stands
+    algorithm = FedAvg(SGD(1.0), engine.client_rule)  # of one client: its update, unchanged
     weights = gru.init_weights(task.spec, seeding.rng(loop.seed, "weights", client=client))
     state = best = algorithm.init(weights)
     found = evaluate.evaluate(engine, state.weights, "val")
@@ -193,7 +194,7 @@ def join(task: Task, parts: Sequence[Evaluation]) -> Evaluation:
 
 
 def to_arrays(models: Sequence[LocalModel]) -> dict[str, npt.NDArray[Any]]:
-    """Return {name: array}, what LocalModels are stored as: `3/rows` is client 3's table."""
+    """Return {name: array} as LocalModels are stored: `3/rows` is the table of client 3."""
     arrays: dict[str, Any] = {}
     for client, model in enumerate(models):
         arrays |= {f"{client}/{name}": array for name, array in model.weights.items()}

@@ -51,8 +51,8 @@ class Progress(Protocol):
 class Checkpoint:
     """Where training stands after a round: with the task, all that the next one depends on.
 
-    Random draws need no place here: each is a function of seed, purpose, round and client. What a
-    Protection carries from round to round lies in the weights.
+    It holds no state of random generators: each draw is a function of seed, purpose, round and
+    client. What a Protection carries from round to round is in the weights.
 
     Attributes:
         state: ServerState after the round.
@@ -99,18 +99,18 @@ def train(
 ) -> TrainResult:
     """Train until the rounds are done or the stop metric no longer improves.
 
-    With a protected concept only rounds under the final alpha may be the best: one before would
-    be chosen for what it still gets from the concept, and the untrained network tells everything.
+    With a protected concept only rounds under the final alpha may be the best: an earlier one still
+    uses the concept, and the untrained network reveals all of it.
 
     Args:
-        training: what is repeated: FederatedTraining, or whatever has its methods.
+        training: Training, whose rounds are repeated.
         on_round: called as on_round(round_num, row, seconds) after each round and, as round 0,
             before the first; row is {"split/metric/average": value}. Training stops after a
             round for which it returns a text, the reason.
         on_checkpoint: called with the Checkpoint after each round, round 0 too.
         progress: a tqdm bar over the rounds, or None.
         start: the Checkpoint to go on from; None starts before round 1. Either way the result is
-            the same, to the bit.
+            the same, bit for bit.
         on_faults: called with the list of a round's faults, if it has any; or None.
 
     Returns:
@@ -173,15 +173,15 @@ def train(
 
 
 def _faults_of(task: RoundTask, round_num: int, result: RoundResult) -> list[Fault]:
-    """Return a round's faults as (round_num, client_id, why), and tell of them."""
+    """Return a round's faults as (round_num, client_id, why), and log them."""
     ids = task.clients.client_ids
     found = [(round_num, ids[c], why) for why, clients in result.faults.items() for c in clients]
     if found:
-        told = ", ".join(f"{len(clients)} {why}" for why, clients in result.faults.items())
-        logger.info("round %d, clients: %s", round_num, told)
+        listed = ", ".join(f"{len(clients)} {why}" for why, clients in result.faults.items())
+        logger.info("round %d, clients: %s", round_num, listed)
     if not result.num_clients:
         logger.warning(
-            "round %d was skipped, the weights stay: fewer usable updates than --min-clients %d",
+            "round %d was skipped, the weights stay: fewer usable updates than `min_clients` %d",
             round_num,
             task.settings.faults.min_clients,
         )
@@ -210,7 +210,7 @@ def _before_training(training: Training) -> Checkpoint:
 
 
 def _plain(row: Mapping[str, Any]) -> Row:
-    """The same numbers as Python's own, which a file gives back as they were."""
+    """Return the same numbers as Python's own types, which JSON can hold."""
     return {key: v.item() if isinstance(v, np.generic) else v for key, v in row.items()}
 
 
@@ -224,7 +224,7 @@ def number(row: Row, key: str) -> float:
 def _compare_with_untrained(
     key: str, metric: metrics.Metric, best_value: float, untrained: Row
 ) -> None:
-    """Say so if what is left beside the concept is worth less than the prior alone."""
+    """Log a warning if the best round under the final alpha is no better than the prior alone."""
     gain = best_value - number(untrained, key)
     if (gain if metric.higher_is_better else -gain) <= 0:
         logger.warning(
@@ -246,7 +246,7 @@ def parse_stop_metric(key: str) -> metrics.Metric:
     name, _, average = rest.partition("/")
     if split != "val" or average not in AVERAGES or name not in metrics.METRICS:
         raise ConfigError(
-            f"--stop-metric is {key}, expected val/METRIC/AVERAGE with METRIC one of "
+            f"`stop_metric` is {key}, expected val/METRIC/AVERAGE with METRIC one of "
             f"{', '.join(metrics.METRICS)} and AVERAGE micro (each check-in once) or macro "
             "(each client once)."
         )

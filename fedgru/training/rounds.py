@@ -19,7 +19,7 @@ class FederatedTraining:
 
     Args:
         engine: Engine.
-        algorithm: FedAvg, or whatever has its methods.
+        algorithm: Algorithm.
     """
 
     def __init__(self, engine: Engine[Any], algorithm: Algorithm) -> None:
@@ -43,7 +43,7 @@ class FederatedTraining:
 
 
 def validate(engine: Forward, state: ServerState) -> Row:
-    """Return {"val/metric/average": value}: on everybody, or on who is drawn for --eval-clients."""
+    """Return {"val/metric/average": value}: of all clients, or of `eval_clients` drawn ones."""
     drawn = engine.task.validation_clients
     return evaluate(engine, state.weights, "val", clients=drawn).summary()
 
@@ -55,7 +55,7 @@ def run_round(
 
     Args:
         engine: Engine.
-        algorithm: FedAvg, or whatever has its methods.
+        algorithm: Algorithm.
         state: ServerState.
         cohort: int [cohort], indices of clients.
 
@@ -63,8 +63,8 @@ def run_round(
         RoundResult.
 
     Raises:
-        TrainingError: if no update is usable, or more than half are not; names the round and
-            the first client. If the loss passes DIVERGED_LOSS.
+        TrainingError: if no update is usable, or more than half are not (it names the round and
+            the first client); if the loss passes DIVERGED_LOSS.
         ValueError: if the engine was made for another client rule than the algorithm's.
     """
     if engine.client_rule != algorithm.client_rule:
@@ -111,7 +111,7 @@ def _skipped(task: RoundTask, state: ServerState, found: dict[str, list[int]]) -
 def _check_usable(
     task: RoundTask, found: dict[str, list[int]], num_answers: int, round_num: int
 ) -> None:
-    """Stop where most of the cohort cannot be used: that is training, not single clients."""
+    """Raise if most updates cannot be used: then training has failed, not single clients."""
     unusable = [client for why in faults.REJECTED for client in found.get(why, [])]
     if 2 * len(unusable) <= num_answers:
         return

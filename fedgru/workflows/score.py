@@ -162,9 +162,8 @@ def audit_run(run, task, concepts, probe_names, seeds, show_progress=False):
                     JaxEngine(task),
                     weights,
                     name,
-                    probe_names,
-                    range(seeds),
-                    on_fit=progress.update,
+                    audit.AuditPlan(probe_names, range(seeds)),
+                    progress.update,
                 )
                 found[name] = done.to_dict() | {"left_out": left_out}
         head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}

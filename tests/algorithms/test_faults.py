@@ -249,6 +249,6 @@ def test_a_skipped_round_is_told_and_training_goes_on(make_task, tmp_path, caplo
     assert result.last.round_num == 2
     assert [r.getMessage() for r in caplog.records if "was skipped" in r.getMessage()] == [
         f"round {round_num} was skipped, the weights stay: fewer usable updates than "
-        "--min-clients 6"
+        "`min_clients` 6"
         for round_num in (1, 2)
     ]

@@ -159,7 +159,9 @@ def deploy(make_task, tmp_path):
         app = read_app(tmp_path / "app")
         people = task.clients.client_ids
         own = {
-            f"client-{user}": datasets.DataSet("own", only(task.check_ins, user), {})
+            f"client-{user}": datasets.DataSet(
+                "own", only(task.check_ins, user), {"fingerprint": "hand"}
+            )
             for user in people[::-1]  # whoever comes first is not the first
         }
         grid = Grid({name: client.own_task(app, data_set) for name, data_set in own.items()})

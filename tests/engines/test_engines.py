@@ -498,6 +498,6 @@ def test_the_reference_needs_keras_on_tensorflow(make_task, monkeypatch):
     with pytest.raises(ConfigError) as error:
         ReferenceEngine(make_task())
     assert str(error.value) == (
-        "--engine reference needs Keras on TensorFlow, but KERAS_BACKEND is jax, where a training "
+        "`engine` reference needs Keras on TensorFlow, but KERAS_BACKEND is jax, where a training "
         "step does not carry the state of a stateful layer. Unset KERAS_BACKEND."
     )

@@ -20,8 +20,19 @@ def _examples(engine, weights, name="client", split="test", views=None, limit=10
     task, left_out = engine.task, {}
     concept = make_concept(name, task.check_ins, task.clients)
     everybody = np.arange(len(task.clients))
-    found = audit._examples(engine, weights, concept, split, everybody, 0, left_out, views, limit)
+    plan = audit.AuditPlan(views=views, max_examples=limit)
+    found = audit._examples(engine, weights, concept, split, everybody, plan, left_out)
     return found, left_out
+
+
+def test_the_raw_input_of_a_model_without_id_features_is_its_numbers(make_task):
+    engine = JaxEngine(make_task(features="clock,weekday"))
+    weights = protection.init_weights(engine.task)
+    found, _ = _examples(engine, weights, views=("raw input",))
+    # sine and cosine of both: each pair has length 1
+    raw = found.views["raw input"].toarray()
+    assert raw.shape == (len(found.labels), 4)
+    assert (raw**2).sum(axis=1) == pytest.approx(np.full(len(raw), 2.0))
 
 
 def test_examples_are_all_of_the_split_that_another_check_in_follows(engine):
@@ -96,7 +107,7 @@ def test_what_is_above_the_limit_is_counted(engine):
 
 def test_an_untrained_state_that_reads_ids_tells_who_it_is(engine):
     weights = protection.init_weights(engine.task)
-    found, _ = audit.audit_task(engine, weights, "client", ("logistic",))
+    found, _ = audit.audit_task(engine, weights, "client", audit.AuditPlan(("logistic",)))
     assert found.worst("raw input").accuracy > 0.9  # the user is among the inputs
     assert found.worst("representation").accuracy > 0.6  # of six people, with forty examples
     assert found.worst("raw window").probe == "naive_bayes"
@@ -118,7 +129,9 @@ def test_quick_audit_says_why_a_concept_was_not_audited(engine, make_task):
 
 def test_unknown_view(engine):
     with pytest.raises(ConfigError) as error:
-        audit.audit_task(engine, protection.init_weights(engine.task), "client", views=("soul",))
+        audit.audit_task(
+            engine, protection.init_weights(engine.task), "client", audit.AuditPlan(views=("soul",))
+        )
     assert str(error.value) == (
         "unknown view 'soul'. Accepted: representation, logits, raw input, raw window."
     )

@@ -101,14 +101,14 @@ def test_an_export_is_not_overwritten_unasked(make_run, tmp_path):
     run, task, _ = make_run(prior="none", features="category")
     out = tmp_path / "out"
     model_export.export_run(run, task, "weights", out)
-    message = f"{out} is there already: choose another --output, or add --overwrite."
+    message = f"{out} is there already: choose another `output`, or add `overwrite`."
     with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
         model_export.export_run(run, task, "weights", out)
     (out / "old").touch()
     model_export.export_run(run, task, "weights", out, overwrite=True)
     assert sorted(path.name for path in out.iterdir()) == ["model.json", "weights.npz"]
     (tmp_path / "mine").mkdir()
-    message = f"{tmp_path / 'mine'} is there already: choose another --output, it is no export."
+    message = f"{tmp_path / 'mine'} is there already: choose another `output`, it is no export."
     with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
         model_export.export_run(run, task, "weights", tmp_path / "mine", overwrite=True)
     assert not list(tmp_path.glob(".out-*"))
@@ -134,8 +134,8 @@ def test_a_keras_model_on_another_backend_is_refused(make_task, monkeypatch):
     weights = protection.init_weights(task)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     message = (
-        "--to keras and --to savedmodel need Keras on TensorFlow, but KERAS_BACKEND is jax. "
-        "Unset KERAS_BACKEND, or use --to weights."
+        "`kind` keras and `kind` savedmodel need Keras on TensorFlow, but KERAS_BACKEND is jax. "
+        "Unset KERAS_BACKEND, or use `kind` weights."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         model_export.build_model(Schema.of(task, weights), weights)

@@ -16,7 +16,7 @@ from tests.conftest import make_check_ins
 
 def one_user(categories, **columns):
     check_ins = make_check_ins(["u"] * len(categories), categories, **columns)
-    return DataSet("hand", check_ins, {})
+    return DataSet("hand", check_ins, {"fingerprint": "hand"})
 
 
 def test_local_data_by_hand(make_task):
@@ -68,7 +68,9 @@ def test_no_category_column(make_task):
 def test_a_client_without_known_train_targets_is_not_drawn(make_task):
     # w has categories in test alone: its one test target counts, and it takes no part in training
     check_ins = make_check_ins(["u"] * 11 + ["w"] * 5, list("abcabcabcab") + [None] * 4 + ["a"])
-    task = make_task(DataSet("hand", check_ins, {}), features="category", min_checkins=5)
+    task = make_task(
+        DataSet("hand", check_ins, {"fingerprint": "hand"}), features="category", min_checkins=5
+    )
     assert task.training_clients.tolist() == [0]
     lines = {line.step.strip(): (line.clients, line.checkins) for line in task.coverage}
     assert (lines["train targets"], lines["used for training"]) == ((2, 7), (1, 5))
@@ -157,7 +159,7 @@ def test_what_is_trained_on_in_closed_form_is_what_the_layout_holds(
         [*"abcab" * 8, "a", *"abz", *"abc" * 10, None, *"ab" * 29, "c"],
     )
     task = make_task(
-        DataSet("hand", check_ins, {}),
+        DataSet("hand", check_ins, {"fingerprint": "hand"}),
         layout=layout,
         batch_size=batch_size,
         seq_len=seq_len,

@@ -155,7 +155,7 @@ def test_a_misspelt_stop_metric(key):
     with pytest.raises(ConfigError) as error:
         round_loop.parse_stop_metric(key)
     assert str(error.value) == (
-        f"--stop-metric is {key}, expected val/METRIC/AVERAGE with METRIC one of acc@1, acc@5, "
+        f"`stop_metric` is {key}, expected val/METRIC/AVERAGE with METRIC one of acc@1, acc@5, "
         "acc@10, mrr, ndcg, loss and AVERAGE micro (each check-in once) or macro (each client "
         "once)."
     )

@@ -1,7 +1,7 @@
 """Passes of one optimizer over everybody's train pairs: what central training is made of.
 
-A batch holds streams of several clients, and a row's state is zero where the next client's stream
-begins.
+A batch holds streams of several clients. The state of a row is set to zero where the stream of
+another client begins.
 """
 
 import heapq
@@ -24,12 +24,12 @@ STEPS_MULTIPLE = 32  # arrays are padded to it, so that the few passes' lengths 
 
 
 class CentralEngine(JaxEngine):
-    """Scores as the jax engine does, by XLA; trains in passes over all clients' pairs."""
+    """Scores like the jax engine, by XLA; trains in passes over all clients' pairs."""
 
     name = "central"
 
     def _load_native(self, wanted: str) -> tuple[None, None]:
-        return None, None  # its batches are of all clients
+        return None, None  # the C code takes the batches of one client alone
 
     def run_pass(
         self,
@@ -47,7 +47,7 @@ class CentralEngine(JaxEngine):
             slots: the optimizer's, as from `models.optimizers.init_slots`.
             num_done: int, the optimizer's steps so far.
             cohort: int [cohort], indices of clients.
-            round_num, epoch: ints, which the order of clients and the dropout are drawn by.
+            round_num, epoch: ints; the random order of clients and the dropout depend on them.
 
         Returns:
             (weights, slots, num_done, sums, num_examples); sums as from `run_steps`, float64 [5].

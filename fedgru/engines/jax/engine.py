@@ -1,12 +1,12 @@
 """The fast engine: each client on its own rows, all local steps in one go, threads over clients.
 
-A client only ever changes the table rows of values it has itself: all others have gradient zero,
-and under Adam moments zero. So each client is given its own rows and sends back those alone,
-which is exact and much less work. Its local steps are run by the C code of
-`fedgru/engines/jax/native`, to which clients are handed over as they are prepared; or where that
-cannot be, by what XLA compiles from `local_steps.run_steps`, whose number of steps is an argument,
-so that clients of all lengths share a few compilations. On a GPU clients are stacked, and one call
-trains many."""
+A client changes only the table rows of its own values: for all others the gradient is zero, and
+with Adam the moments too. So each client is given its own rows and sends back only those, which is
+exact and much less work. The C code of `fedgru/engines/jax/native` runs its local steps; clients
+are queued as soon as they are prepared. Where the C code cannot be used, XLA compiles
+`local_steps.run_steps`, whose number of steps is an argument, so that clients of all lengths share
+a few compilations. On a GPU clients are stacked, and one call trains many.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +36,7 @@ from fedgru.models.cells import CELLS
 from fedgru.models.optimizers import init_slots
 from fedgru.task.task import Task
 
-KEPT_BYTES = 1 << 29  # training data laid out once and kept; what is beyond is laid out each round
+KEPT_BYTES = 1 << 29  # of prepared clients that are kept; the others are prepared in each round
 READ_AT_ONCE = 128  # clients
 FORWARD_ROWS = 16  # of each thread
 FORWARD_SEQ_LEN = 64
@@ -47,8 +47,8 @@ class JaxEngine(Engine[Task]):
 
     Args:
         task, client_rule: see Engine.
-        heeds_speeds: whether `--local-loop auto` takes what was found to be faster on this machine,
-            in place of the C code wherever that can be used.
+        heeds_speeds: whether `local_loop` auto takes the loop that was faster on this machine; else
+            it takes the C code wherever that can be used.
     """
 
     name = "jax"
@@ -83,7 +83,7 @@ class JaxEngine(Engine[Task]):
         self._use(self._loaded)
         if heeds_speeds and self._may_choose:
             self._take_faster(loop_speed.find_kept(*self._measured_for))
-        self.local_loops_compiled = 0  # counted at each tracing; a test reads it
+        self.local_loops_compiled = 0  # counted at each tracing, for tests
 
     def __str__(self) -> str:
         where = f"{self.threads} threads" if self.threads > 1 else "1 thread"
@@ -99,7 +99,7 @@ class JaxEngine(Engine[Task]):
 
     @property
     def what_runs_steps(self) -> str:
-        """In words; where it is not the C code, why not."""
+        """What runs local steps, in words; if it is not the C code, why not."""
         if self._native is not None:
             return "local steps in C"
         why = f": {self._why_not_native}" if self._why_not_native else ""
@@ -116,7 +116,7 @@ class JaxEngine(Engine[Task]):
 
     @property
     def _measured_for(self) -> tuple[str, str]:
-        """What `loop_speed.find_kept` asks for."""
+        """Return the arguments of `loop_speed.find_kept`."""
         assert self._loaded is not None, "asked only where both loops can run"
         return self._loaded.library.digest, loop_speed.sizes(
             self.task, self.client_rule, self.threads
@@ -126,7 +126,7 @@ class JaxEngine(Engine[Task]):
         """See Engine.choose_local_loop."""
         if not self._may_choose:
             return
-        if began_with is not None:  # or its last digits would be others
+        if began_with is not None:  # the same loop, so that the last digits are the same
             self._use(None if began_with.endswith("local steps by XLA") else self._loaded)
             return
         if self._speeds is not None:
@@ -137,7 +137,7 @@ class JaxEngine(Engine[Task]):
             self._take_faster(speeds)
 
     def _measure(self) -> loop_speed.LoopSpeeds | None:
-        """Return LoopSpeeds; None where training is over before XLA's code would have paid."""
+        """Return LoopSpeeds; None if training ends before a faster XLA loop would pay."""
         rng = seeding.rng(0, "loop speed")
         own_rows = min(self.task.spec.num_rows, loop_speed.OWN_ROWS)
         clients = [
@@ -160,7 +160,7 @@ class JaxEngine(Engine[Task]):
             self._use(None)
 
     def _use(self, native_code: native.NativeCode | None) -> None:
-        """Run local steps and forward passes by a NativeCode from now on; None: by XLA."""
+        """Use a NativeCode for local steps and forward passes from now on; None: XLA."""
         self._native = native_code
         form = (
             Form(FORWARD_ROWS, FORWARD_ROWS, FORWARD_SEQ_LEN, True)
@@ -170,7 +170,7 @@ class JaxEngine(Engine[Task]):
         self._passes = ForwardPasses(self.task, self.threads, form)
 
     def _load_native(self, wanted: str) -> tuple[native.NativeCode | None, str | None]:
-        """Return (NativeCode or None, why it is None though it was not asked to be)."""
+        """Return (NativeCode, None); or (None, the reason), without one if XLA was asked for."""
         if wanted == "xla":
             return None, None
         try:
@@ -312,8 +312,8 @@ class JaxEngine(Engine[Task]):
     def beside(self, task: Task) -> "JaxEngine":
         """Return an engine of another task that shares what this one has compiled.
 
-        The two may differ in their check-ins and in how many rows their tables have, in nothing
-        else that a model or a local step depends on.
+        The two can differ in their check-ins and in the number of rows of their tables, but in
+        nothing else that a model or a local step depends on.
         """
         engine = type(self)(task, self.client_rule)
         engine._local_loop, engine._forward_step = self._local_loop, self._forward_step
@@ -355,10 +355,10 @@ class JaxEngine(Engine[Task]):
         wanted: Ints,
         carried: bool = False,
     ) -> Floats:
-        """See Engine.hidden_states. Clients are laid end to end in rows of about one length.
+        """See Engine.hidden_states. Clients are put end to end in rows of about one length.
 
-        With `carried` all that is kept between check-ins: for an LSTM hidden state and memory,
-        float32 [num_wanted, 2 * hidden_dim].
+        With `carried`, everything that is kept between check-ins: for an LSTM hidden state and
+        memory, float32 [num_wanted, 2 * hidden_dim].
         """
         spec = self.task.spec
         dim = spec.hidden_dim * (CELLS[spec.cell].num_states if carried else 1)
@@ -382,7 +382,7 @@ class JaxEngine(Engine[Task]):
         hidden: Floats,
         parts: Iterable[Part],
     ) -> None:
-        """Write the states at positions that have a place, hidden first, to `hidden`."""
+        """Write the states at the positions that have a place to `hidden`."""
         spec = self.task.spec
         state = gru.zero_state(spec.cell, spec.hidden_dim, FORWARD_ROWS)
         with on_device(self.device):
@@ -419,7 +419,7 @@ class JaxEngine(Engine[Task]):
 
 def _without_native(error: native.Unavailable) -> ConfigError:
     return ConfigError(
-        f"--local-loop native: the C code cannot be used: {error}. Use --local-loop auto, which "
+        f"`local_loop` native: the C code cannot be used: {error}. Use `local_loop` auto, which "
         "then takes XLA's."
     )
 

@@ -19,11 +19,12 @@ class Form(NamedTuple):
     """How a forward pass is cut.
 
     Attributes:
-        num_rows: how many rows each thread has.
-        fewest_rows: how many where one client is longer than its share of all rows: of more rows
-            all but its own would end in padding.
+        num_rows: rows of each thread.
+        fewest_rows: rows of each thread where one client is longer than an even share of all rows:
+            with more rows, all but the longest one would be mostly padding.
         seq_len: check-ins in each row of a part.
-        whole: whether the last part is as long as the others: XLA would compile it anew.
+        whole: whether the last part is padded to the length of the others, so that XLA compiles
+            one shape.
     """
 
     num_rows: int
@@ -36,7 +37,7 @@ class Part(NamedTuple):
     """Some steps of a forward pass through the rows of a thread.
 
     Attributes:
-        positions: int64 [length, num_rows], -1 behind the end of a row.
+        positions: int64 [length, num_rows], -1 after the end of a row.
         starts: bool [length, num_rows], where a client's first check-in is.
         rows: int32 [length, num_rows, num_id_features], table rows, -1 unknown.
         numbers: float32 [length, num_rows, num_numbers].
@@ -52,11 +53,11 @@ Passes: TypeAlias = Sequence[Iterable[Part]]  # one of each thread
 
 
 class ForwardPasses:
-    """Lays out forward passes, and keeps the last: every round is validated on the same clients.
+    """Makes forward passes and keeps the last one: every round is validated on the same clients.
 
     Args:
         task: Task.
-        threads: by how many threads a forward pass is shared.
+        threads: number of threads that share a forward pass.
         form: Form.
     """
 

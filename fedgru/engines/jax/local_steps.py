@@ -26,9 +26,8 @@ class Steps(NamedTuple):
         resets: bool [steps, batch], the rows whose state is zero before a step; None for all of
             them at the start of a pass and at no other step.
         first_step: int [], the optimizer's count of the first step.
-        at_most: int [], for a stack of clients (`jax.vmap`): the most that num_steps is in any of
-            them. The loop then goes through as many steps, and a client that is done stays as it
-            is.
+        at_most: int [], for a stack of clients (`jax.vmap`): the largest num_steps of them. The
+            loop runs this many steps, and a client that is done does not change any more.
     """
 
     arrays: Any
@@ -52,9 +51,9 @@ def run_steps(
     """Run local steps, one after the other.
 
     Args:
-        spec: ModelSpec; its number of rows is not read.
+        spec: ModelSpec; its number of rows is not used.
         protection: Protection, or None.
-        rule: ClientRule; its number of epochs is not read.
+        rule: ClientRule; its number of epochs is not used.
         weights: name -> float32 array; `rows` may be padded.
         slots: the optimizer's, see `init_slots`.
         steps: Steps.
@@ -132,7 +131,7 @@ def run_steps(
         return jax.tree.map(lambda a, b: jnp.where(i < steps.num_steps, a, b), after, carried)
 
     key = jax.random.wrap_key_data(steps.key)
-    # a window may end in padding for all its rows; in a stack hardly for all clients at once
+    # one client's window can end in padding in all rows; in a stack this is rare for all clients
     skips_padding = steps.resets is None and steps.at_most is None
     used = (arrays[3] > 0).any(2)  # [steps, seq_len]
     columns = jnp.where(used, jnp.arange(1, used.shape[1] + 1), 0).max(1)

@@ -1,8 +1,8 @@
 """Which local loop is faster on this machine: the C code, or what XLA compiles.
 
-Both are timed once, on made-up clients of the run's own sizes, and the answer is kept beside the
-compiled library: it depends on the processor, the compiler and the sizes, and each of them has
-surprised us.
+Both are timed once, on made-up clients of the run's own sizes. The result is kept beside the
+compiled library. It depends on the processor, the compiler and the sizes, in ways that are hard to
+predict.
 """
 
 import json
@@ -24,10 +24,10 @@ from fedgru.models import gru
 from fedgru.storage.files import write_text
 from fedgru.task.task import LocalData, Task
 
-STEPS = 3  # of a made-up client: the first local step and the last one do less than those between
+STEPS = 3  # of a made-up client: the first and the last local step do less than the others
 OWN_ROWS = 100  # rows of the table that a made-up client has
-BUDGET_S = 0.4  # for each of the two, beside what XLA compiles
-WORTH_S = 10.0  # a training that takes less in C is over before XLA's code would have paid
+BUDGET_S = 0.4  # for each of the two, without the time to compile
+WORTH_S = 10.0  # a training that takes less in C ends before a faster XLA loop would pay
 FILE = "local-loops.json"
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,9 @@ class LoopSpeeds:
 
 
 def sizes(task: Task, rule: ClientRule, threads: int) -> str:
-    """Return a text that names what the speeds depend on, sizes to the next power of two.
+    """Return a text that names what the speeds depend on; sizes are rounded to a power of two.
 
-    So neighbouring settings of a sweep share one measurement.
+    So similar settings of a sweep share one measurement.
     """
     spec, layout = task.spec, task.settings.layout
     rounded = {
@@ -84,7 +84,7 @@ def find_kept(digest: str, sizes: str) -> LoopSpeeds | None:
 
 
 def keep(digest: str, sizes: str, speeds: LoopSpeeds) -> None:
-    """Keep LoopSpeeds for later runs; what cannot be kept is measured again."""
+    """Keep LoopSpeeds for later runs; if that fails, a later run measures again."""
     folder = cache.compiled_folder()
     if folder is None:
         return
@@ -120,7 +120,7 @@ def _read_kept() -> dict[str, dict[str, float]]:
 
 
 def make_up_client(task: Task, own_rows: int, rng: np.random.Generator) -> LocalData:
-    """Return the LocalData of a client that nobody is: random check-ins, STEPS full local steps."""
+    """Return the LocalData of a made-up client: random check-ins, STEPS full local steps."""
     layout, inputs = task.settings.layout, task.inputs
     shape = STEPS, layout.batch_size, layout.seq_len
     classes = task.num_classes
@@ -165,7 +165,7 @@ def seconds_by_xla(
 
 
 def _least_seconds(train: Callable[[], object]) -> float:
-    """Return the least of several times, the first left out; disturbances only ever add."""
+    """Return the least of several times, without the first: other processes only ever add time."""
     train()
     least, until = math.inf, time.perf_counter() + BUDGET_S
     for at in range(50):
@@ -179,12 +179,12 @@ def _least_seconds(train: Callable[[], object]) -> float:
 
 
 def start_weights(task: Task, own_rows: int) -> Weights:
-    """Return weights to start from, with a table of the made-up client's own rows alone."""
+    """Return initial weights, whose table has only the rows of the made-up client."""
     return gru.init_weights(replace(task.spec, num_rows=own_rows), seeding.rng(0, "loop speed"))
 
 
 def run_seconds(task: Task, local_epochs: int, threads: int, seconds: float) -> float:
-    """Return how long all rounds of a training take at most, from the time of STEPS local steps."""
+    """Return the most seconds that all rounds take, given those of STEPS local steps."""
     layout, loop = task.settings.layout, task.settings.loop
     cohort = task.training_clients
     pairs = (task.clients.train_ends - task.clients.starts[:-1] - 1)[cohort].clip(0)

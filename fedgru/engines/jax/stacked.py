@@ -1,7 +1,7 @@
 """Clients stacked on a leading axis, so that one compiled call trains many of them.
 
-This is what fills a GPU: its products are then as many times larger. On a CPU it is slower than
-one client at a time, whose weights and moments stay in the cache.
+This uses a GPU fully, because its matrix products are larger. On a CPU it is slower than one client
+at a time, whose weights and moments stay in the cache.
 """
 
 from collections.abc import Sequence
@@ -34,14 +34,14 @@ class Stack:
 
 
 def group(shapes: Sequence[tuple[int, int]], at_once: int) -> list[list[int]]:
-    """Return groups of clients that go well into one stack: lists of indices.
+    """Return groups of clients that are stacked together: lists of indices.
 
-    Clients of one table size, those with the most local steps first, so that few steps of a stack
-    are run for some of its clients alone.
+    A group has one table size. Clients are sorted by their number of local steps, so that the
+    clients of a stack have about equally many.
 
     Args:
         shapes: (num_table, num_steps) of each client.
-        at_once: clients in a group at most.
+        at_once: most clients in a group.
 
     >>> group([(128, 4), (256, 8), (128, 12), (128, 8)], at_once=2)
     [[1], [2, 3], [0]]

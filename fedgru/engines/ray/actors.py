@@ -18,9 +18,9 @@ from fedgru.engines.ray.connection import Connection, connect
 from fedgru.engines.ray.trainer import Sent, Trainer, for_training
 from fedgru.task.task import Task
 
-MAX_LOST = 3  # times that a work item may be lost with its actor, or that actors do not come up
-PATIENCE_S = 180  # how long to be without any actor
-SAME_VERSIONS = ("fedgru", "jax", "jaxlib", "numpy")  # or the numbers would be others
+MAX_LOST = 3  # times that a work item is lost with its actor, or that actors fail to start
+PATIENCE_S = 180  # longest time without any actor
+SAME_VERSIONS = ("fedgru", "jax", "jaxlib", "numpy")  # other versions give other numbers
 
 Future: TypeAlias = futures.Future[Any]
 Items: TypeAlias = list[AnyInts]  # work items: clients of each
@@ -53,7 +53,7 @@ class Actors:
         self._starting: dict[Future, Any] = {}  # future of what `about` returns -> actor
         self._places: dict[Any, str] = {}  # actor -> where it runs, for messages
         self._failed_starts = 0
-        self._home: dict[int, Any] = {}  # client -> the actor that has its data laid out
+        self._home: dict[int, Any] = {}  # client -> the actor that keeps its prepared data
         self.close = weakref.finalize(self, _end, self._connection, self._idle_cpus, self._starting)
         try:
             num_actors = self._check_resources(actors)
@@ -65,7 +65,7 @@ class Actors:
             num_cpus=cpus,
             num_gpus=self._settings.ray_gpus,
             max_concurrency=cpus,
-            max_restarts=0,  # a new one is started here, so that what is done again is told
+            max_restarts=0,  # a new one is started here, so that repeated work is logged
             scheduling_strategy="SPREAD",
         )
         for _ in range(num_actors):
@@ -78,7 +78,7 @@ class Actors:
         )
 
     def _check_resources(self, actors: int | None) -> int:
-        """Return the number of actors: as many as fit, or those that are asked for if they fit."""
+        """Return the number of actors: the wanted number if so many fit, or as many as fit."""
         there = self._ray.cluster_resources()
         fit = int(there.get("CPU", 0)) // self._settings.ray_cpus
         if self._settings.ray_gpus:
@@ -86,8 +86,8 @@ class Actors:
         if fit < (actors or 1):
             raise TrainingError(
                 f"Ray has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs: too few "
-                f"for {actors or 1} actors with --ray-cpus {self._settings.ray_cpus} and "
-                f"--ray-gpus {self._settings.ray_gpus:g} each."
+                f"for {actors or 1} actors with `ray_cpus` {self._settings.ray_cpus} and "
+                f"`ray_gpus` {self._settings.ray_gpus:g} each."
             )
         return actors or fit
 
@@ -104,7 +104,7 @@ class Actors:
             round_num: for messages.
 
         Raises:
-            TrainingError: if an item is lost MAX_LOST times, or no actor is left or comes up.
+            TrainingError: if an item is lost MAX_LOST times, or no actor is left and none starts.
         """
         sent = self._ray.put(sent)
         queues = self._share_out(items)
@@ -122,7 +122,7 @@ class Actors:
                         f"round {round_num}: no Ray actor is left, and none came up in "
                         f"{PATIENCE_S} s. Look at the cluster with: ray status"
                     )
-                # not by ray.wait, which makes a Ctrl-C of every signal
+                # not ray.wait: it turns every signal into a Ctrl-C
                 ended, _ = futures.wait([*running, *self._starting], 5, futures.FIRST_COMPLETED)
                 for future in ended:
                     if future in self._starting:
@@ -148,7 +148,7 @@ class Actors:
             yield parts.pop(turn)
 
     def _share_out(self, items: Items) -> Queues:
-        """Return {actor: items whose clients' data it has laid out}; under None all others."""
+        """Return {actor: items whose clients' prepared data it keeps}; under None all others."""
         queues = {None: deque()} | {actor: deque() for actor in self._idle_cpus}
         for number, clients in enumerate(items):
             homes = Counter(self._home.get(int(client)) for client in clients)
@@ -156,7 +156,7 @@ class Actors:
         return queues
 
     def hand_out(self, queues: Queues, running: Running, sent: Any, items: Items) -> None:
-        """Give every actor with a CPU to spare its own items, then any, then another's."""
+        """Give each actor with a free CPU its own items first, then free ones, then another's."""
         for actor in self._idle_cpus:
             while self._idle_cpus[actor] and any(queues.values()):
                 mine = queues.setdefault(actor, deque())
@@ -167,7 +167,7 @@ class Actors:
                 self._home |= dict.fromkeys(map(int, items[item]), actor)
 
     def _welcome(self, future: Future) -> None:
-        """Let an actor that has come up take part."""
+        """Let an actor that has started take part."""
         actor = self._starting.pop(future)
         try:
             about = self._result(future)
@@ -190,7 +190,7 @@ class Actors:
                 )
         if self._settings.ray_gpus and about["platform"] == "cpu":
             raise TrainingError(
-                f"--ray-gpus is {self._settings.ray_gpus:g}, but JAX at {about['place']} knows no "
+                f"`ray_gpus` is {self._settings.ray_gpus:g}, but JAX at {about['place']} knows no "
                 "GPU: install jax[cuda] there, or leave it out."
             )
         self._idle_cpus[actor] = self._settings.ray_cpus
@@ -209,8 +209,10 @@ class Actors:
         return errors.RayActorError, errors.ObjectLostError, errors.OutOfMemoryError
 
     def _bury(self, actor: Any, items: Items, round_num: int, error: Exception) -> None:
-        """Say what a dead actor leaves behind, and start another in its place."""
-        self._ray.kill(actor)  # it may only be out of reach: no two of them work on one item
+        """Log which clients a dead actor leaves, and start another in its place."""
+        self._ray.kill(
+            actor
+        )  # it may still run, out of reach: two actors must not work on one item
         del self._idle_cpus[actor]
         self._home = {client: of for client, of in self._home.items() if of != actor}
         ids = [self._ids[int(client)] for clients in items for client in clients]
@@ -229,7 +231,7 @@ class Actors:
             ids = ", ".join(self._ids[int(client)] for client in items[item])
             raise TrainingError(
                 f"round {round_num}: {times} Ray actors died while they trained clients {ids}. If "
-                "memory ran out, try a smaller --ray-actors or --ray-item."
+                "memory ran out, try a smaller `ray_actors` or `ray_item`."
             )
 
 

@@ -1,4 +1,4 @@
-"""How fedgru comes to a Ray cluster: it joins one, or has one started on this machine alone."""
+"""How fedgru reaches a Ray cluster: it joins one, or starts one on this machine alone."""
 
 import logging
 import os
@@ -21,14 +21,14 @@ ANSWER_TIMEOUT_S = 10
 
 logger = logging.getLogger(__name__)
 
-_open: "Connection | None" = None  # the Connection that this process has
+_open: "Connection | None" = None  # of this process
 
 
 def import_ray(joins: bool) -> Any:
-    """Return the ray module, set up so that it reports to nobody.
+    """Return the ray module, set up so that it sends no usage reports.
 
-    Where Ray starts in place it asks for a password, drawn for this process: other users of the
-    machine could otherwise have it run what they like. A cluster that is joined has its own rules
+    A Ray that is started here asks for a random password of this process: without one, other users
+    of the machine could run their code in it. A cluster that is joined has its own rules
     (RAY_AUTH_MODE, RAY_AUTH_TOKEN).
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -48,10 +48,10 @@ def connect(address: str | None, num_cpus: int) -> "Connection":
 
     Args:
         address: see RaySettings.ray_address.
-        num_cpus: int, how many Ray is to give away if it starts in place.
+        num_cpus: int, the CPUs of a Ray that is started here.
 
     Raises:
-        TrainingError: if Ray does not start, cannot be reached, or is there at another address.
+        TrainingError: if Ray does not start, cannot be reached, or is connected to another address.
     """
     global _open
     if _open is None:
@@ -73,7 +73,7 @@ class Connection:
     Attributes:
         address: as given.
         ray: the ray module.
-        num_users: how many have it.
+        num_users: how many engines use it.
     """
 
     def __init__(self, address: str | None, num_cpus: int) -> None:
@@ -101,7 +101,7 @@ class Connection:
             ) from error
 
     def release(self) -> None:
-        """Leave Ray, and end what was started in place, if nobody else has this Connection."""
+        """Leave Ray, and end the one started here, if nobody else uses this Connection."""
         global _open
         self.num_users -= 1
         if not self.num_users:
@@ -115,7 +115,7 @@ class Connection:
 
 
 def _check_answers(address: str) -> None:
-    """Refuse an address where nobody listens: Ray itself would try for minutes."""
+    """Refuse an address where nobody listens; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), ANSWER_TIMEOUT_S).close()
@@ -127,7 +127,7 @@ def _check_answers(address: str) -> None:
 
 
 def _start_node(num_cpus: int) -> tuple[subprocess.Popen[bytes], str]:
-    """Start Ray in place; return the program that holds it, and its address."""
+    """Start Ray on this machine; return the program that runs it, and its address."""
     folder = tempfile.mkdtemp(prefix="fedgru-")
     printed = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
     # A session of its own: Ctrl-C comes to fedgru alone, which then ends Ray.
@@ -165,7 +165,7 @@ def _stop(node: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep what SIGTERM does as it is: `ray.init` sets its own. One that comes now comes later."""
+    """Keep the handler of SIGTERM, which `ray.init` replaces; a SIGTERM is delayed to the end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,9 +1,10 @@
 """The jax engine's local training in many processes, on one machine or on a cluster, by Ray.
 
-The cohort is cut into work items of a few clients. Actors, processes that live as long as training
-does, run them and send back one weighted sum each; here the sums are added, in the order of the
-items. Neither the cut nor that order depends on how many actors there are, which of them is faster,
-or which dies: the result is the same to the byte. Evaluation runs here, as in the jax engine.
+The cohort is cut into work items of a few clients. Actors are processes that live as long as the
+training. They train the clients of an item and send back one weighted sum; this process adds the
+sums in the order of the items. Neither the items nor their order depend on the number of actors, on
+their speed, or on one that dies: the result is the same, byte for byte. Evaluation runs in this
+process, as in the jax engine.
 """
 
 import heapq
@@ -40,7 +41,7 @@ class RayEngine(JaxEngine):
         """See Engine.check_here."""
         if importlib.util.find_spec("ray") is None:
             raise MissingEngineError(
-                "--engine ray needs Ray, which is not installed here. Install it with pip install "
+                "`engine` ray needs Ray, which is not installed here. Install it with pip install "
                 "'fedgru[dist]'; or run `make dist`, and .venv-dist/bin/fedgru in place of fedgru."
             )
 
@@ -50,7 +51,7 @@ class RayEngine(JaxEngine):
         self._actors: Actors | None = None
 
     def __str__(self) -> str:
-        return self.name  # where it computes is said when the actors are there
+        return self.name  # the actors log where they run
 
     def gather(
         self,
@@ -77,12 +78,12 @@ class RayEngine(JaxEngine):
             for part in self._actors.work(sent, items, round_num):
                 gathered.merge(part)
         except BaseException:
-            self.close()  # what is still worked on is of no use
+            self.close()  # the results of running items are not needed
             raise
         return gathered
 
     def _task_of_actors(self) -> Task:
-        """The task; where XLA was found to be faster here, it runs local steps on all machines."""
+        """Return the task for the actors: if XLA is faster here, all machines use it."""
         if not self.prefers_xla:
             return self.task
         loop = self.task.settings.loop.model_copy(update={"local_loop": "xla"})
@@ -100,14 +101,14 @@ def cut_cohort(cohort: AnyInts, num_checkins: AnyInts, clients_per_item: int) ->
 
     Args:
         cohort: int [cohort], indices of clients.
-        num_checkins: int [cohort], what each of them trains on.
+        num_checkins: int [cohort], how many each of them trains on.
         clients_per_item: int, how many clients an item has on average.
 
     Returns:
         list of int arrays, the most check-ins first; within an item in the cohort's order.
 
-    Source: Graham 1969, Bounds on multiprocessing timing anomalies: longest processing time first,
-        each to the item that has the least so far.
+    Source: Graham 1969, Bounds on multiprocessing timing anomalies: the client with the most
+        check-ins first, each to the item that has the fewest so far.
 
     >>> [item.tolist() for item in cut_cohort(np.arange(5), np.array([9, 1, 4, 3, 2]), 2)]
     [[0], [1, 2], [3, 4]]

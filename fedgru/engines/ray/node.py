@@ -1,8 +1,8 @@
-"""Ray on this machine alone, for one run: a program of its own, which ends when fedgru does.
+"""Ray on this machine alone, for one run: a separate program, which ends when fedgru ends.
 
-It is given a folder and a number of CPUs, prints the address that fedgru joins, and waits until its
-standard input is closed. The kernel closes that when fedgru is gone, however it went: then this
-program ends Ray in good order and removes the folder, which fedgru itself, killed, could not do.
+Its arguments are a folder and a number of CPUs. It prints the address that fedgru joins, and waits
+until its standard input is closed. The kernel closes it when fedgru ends, even if it is killed.
+Then this program ends Ray and removes the folder.
 """
 
 import logging
@@ -35,7 +35,7 @@ def main(folder: str, num_cpus: str) -> None:
 
 
 def _remove(folder: str) -> None:
-    """Remove a folder in which something that is about to end may still write."""
+    """Remove a folder to which a process that is about to end can still write."""
     for _ in range(50):
         shutil.rmtree(folder, ignore_errors=True)
         if not os.path.exists(folder):

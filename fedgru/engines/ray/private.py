@@ -1,6 +1,6 @@
-"""What fedgru needs of Ray that is none of its public API; setup.cfg bounds Ray's version for it.
+"""What fedgru needs of Ray outside its public API; setup.cfg limits Ray's version for it.
 
-`tests/engines/ray/test_private.py` holds that these names are there, and are what is written here.
+`tests/engines/ray/test_private.py` checks that these names exist and do what is written here.
 """
 
 import contextlib
@@ -9,14 +9,14 @@ from typing import Any
 
 
 def read_environment_again() -> None:
-    """Let Ray's configuration follow the environment, which it may have read before."""
+    """Let Ray read its configuration from the environment again."""
     import ray
 
     ray._raylet.Config.initialize("")
 
 
 def print_into(write: Callable[[str], object]) -> None:
-    """Give `write` each line that Ray has to tell: it would go to stdout, where results are."""
+    """Pass each line that Ray prints to `write`; it would go to stdout, where results are."""
     from ray._private import worker
 
     def print_to_stdstream(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
@@ -30,7 +30,8 @@ def print_into(write: Callable[[str], object]) -> None:
 def on_loopback() -> Iterator[None]:
     """A context in which Ray takes 127.0.0.1 for this machine's address, and listens there alone.
 
-    As it does on systems where it knows no clusters; elsewhere it would listen on all interfaces.
+    Ray does so by itself only on systems where it has no clusters; it listens on all interfaces
+    elsewhere.
     """
     from ray._private import ray_constants
 

@@ -48,7 +48,7 @@ class Trainer:
         """Return the Gathered of some clients: one weighted sum, over the rows that they own.
 
         Args:
-            sent: what all items of a round share: (algorithm, weights, round_num, constants), see
+            sent: (algorithm, weights, round_num, constants), the same for all items of a round, see
                 `Engine.gather`.
             clients: int [num_clients], indices.
         """
@@ -62,11 +62,11 @@ class Trainer:
 
 
 def for_training(task: Task) -> Task:
-    """Return the Task without what only evaluation reads: it goes to every machine once."""
-    # what `Trainer` is: a client at a time on a CPU, a work item at a time on a GPU
+    """Return the Task without what only evaluation reads; it is sent to every machine once."""
+    # a Trainer trains a client at a time on a CPU, a work item at a time on a GPU
     device = "auto" if task.settings.ray.ray_gpus else "cpu"
     loop = task.settings.loop.model_copy(update={"threads": 1, "device": device})
-    # fields of records would be copied for each actor; whole arrays lie in memory that they share
+    # fields of records would be copied for each actor; whole arrays are in memory that they share
     whole: dict[int, npt.NDArray[Any]] = {}
 
     def made_whole(value: object, *names: str) -> dict[str, npt.NDArray[Any]]:

@@ -1,7 +1,7 @@
 """The same steps as TensorFlow Federated computations, in the environment that `make tff` creates.
 
-Clients train and are averaged inside TFF. Weights and the server optimizer's slots go in and come
-out under fedgru's own names, so that a ServerState means the same here as in the other engines.
+TFF trains the clients and averages their updates. Weights and the server optimizer's slots have
+fedgru's own names outside, so that a ServerState means the same here as in the other engines.
 
 With dropout off the numbers are those of the other engines. With dropout on they agree in
 distribution, and two runs of one seed differ: TFF lets each client draw from the system's entropy.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 FORWARD_ROWS = 32
 FORWARD_SEQ_LEN = 64
-MAX_NOISE = 0.1  # per client; twice TFF's own spread of the noise on how many clients were clipped
+MAX_NOISE = 0.1  # per client; twice the spread of TFF's noise on the number of clipped clients
 
 
 class TffEngine(Engine[Task]):
@@ -65,18 +65,18 @@ class TffEngine(Engine[Task]):
         too_much = round(MAX_NOISE * cohort_size, 9)
         if task.settings.server.tff_aggregator == "dp" and noise >= too_much:
             raise ConfigError(
-                f"--tff-noise is {noise:g}, but with {cohort_size} clients in a round it must be "
+                f"`tff_noise` is {noise:g}, but with {cohort_size} clients in a round it must be "
                 f"below {too_much:g}, or adaptive clipping drowns in its own noise."
             )
         self._worker: Worker | None = None
         self._process_of: dict[SGD | Adam, tuple[Any, Any]] = {}
 
     def run_round(self, algorithm: Algorithm, state: ServerState, cohort: AnyInts) -> RoundResult:
-        """See Engine.run_round. A client that diverged is not named: TFF gives sums alone."""
+        """See Engine.run_round. A client that diverged is not named: TFF gives only sums."""
         import tensorflow as tf
 
         if type(algorithm) is not FedAvg:
-            raise ConfigError(f"--engine tff knows fed_avg alone, not {algorithm.name}.")
+            raise ConfigError(f"`engine` tff knows only fed_avg, not {algorithm.name}.")
         process, start = self._learning_process(algorithm.server_optimizer)
         if "aggregator" in state.optimizer:
             parts = list(state.optimizer["aggregator"].values())
@@ -94,7 +94,7 @@ class TffEngine(Engine[Task]):
         sums = output.metrics["client_work"]["train"]
         num_examples = sum(data.num_examples for data in local)
         round_num = state.round_num + 1
-        # TFF leaves out, without a word, a client whose update is not finite
+        # TFF leaves out a client whose update is not finite, without a message
         if int(sums["num_examples"]) != num_examples:
             raise TrainingError(
                 f"training loss became NaN in round {round_num} (TensorFlow Federated does not say "
@@ -117,7 +117,7 @@ class TffEngine(Engine[Task]):
     def hidden_states(
         self, weights: Weights, first_positions: Ints, end_positions: Ints, wanted: Ints
     ) -> Floats:
-        """See Engine.hidden_states. One forward pass goes along clients of about one length."""
+        """See Engine.hidden_states. One forward pass runs over clients of about one length."""
         model, forward = self._forward_model
         keras_gru.set_weights(model, weights)
         inputs = self.task.inputs
@@ -132,7 +132,9 @@ class TffEngine(Engine[Task]):
             keras_gru.reset_state(model)
             for offset in range(0, int((end - first).max()), FORWARD_SEQ_LEN):
                 positions = first + offset + np.arange(FORWARD_SEQ_LEN)
-                read = np.where(positions < end, positions, 0)  # past the end: read, not used
+                read = np.where(
+                    positions < end, positions, 0
+                )  # past the end: a position that is not used
                 states = forward(keras_gru.feed(inputs, inputs.rows[read], inputs.numbers[read]))
                 asked = np.where(positions < end, place[read], -1)
                 hidden[asked[asked >= 0]] = states.numpy()[asked >= 0]
@@ -167,7 +169,7 @@ class TffEngine(Engine[Task]):
         }
 
     def _run(self, computation: Callable[..., Any], *args: Any) -> Any:
-        """Run a TFF computation in the worker; end the worker if that fails or is cut short."""
+        """Run a TFF computation in the worker; end the worker if that fails or is interrupted."""
         from fedgru.engines.tff.worker import Worker
 
         if self._worker is None:
@@ -222,7 +224,7 @@ class TffEngine(Engine[Task]):
 
     @cached_property
     def _model(self) -> Any:
-        """A Keras model that tells the names of TFF's list of weights."""
+        """A Keras model that gives the names of TFF's list of weights."""
         return keras_gru.build(self.task.spec, self.task.inputs, output="scores")
 
     @cached_property
@@ -265,7 +267,7 @@ class TffEngine(Engine[Task]):
         return state
 
     def _slots_from_tff(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The way back from `_slots_to_tff`."""
+        """The inverse of `_slots_to_tff`."""
         if "preconditioner" in state:
             return {
                 "m": self._named([-m for m in state["accumulator"]]),
@@ -306,8 +308,8 @@ class TffEngine(Engine[Task]):
 
 
 def _import_tff() -> None:
-    # TensorFlow tells of every constant in TFF's graphs, and of GPUs that are not there; what
-    # matters comes as an exception. Importing JAX sets 1.
+    # TensorFlow logs every constant in TFF's graphs, and missing GPUs; real errors are exceptions.
+    # Importing JAX sets 1.
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     handlers = list(logging.root.handlers)
@@ -315,13 +317,13 @@ def _import_tff() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pkg_resources, which google.rpc imports
             import tensorflow_federated  # noqa: F401
-        # it adds one, which would print our log a second time, and would again if there were none
+        # it adds a handler, which would print our log twice; without any handler it adds one later
         logging.root.handlers = handlers or [logging.NullHandler()]
     except ModuleNotFoundError as error:
         if error.name != "tensorflow_federated":
             raise
         raise MissingEngineError(
-            "--engine tff needs the environment that `make tff` creates (Python 3.11, TensorFlow "
+            "`engine` tff needs the environment that `make tff` creates (Python 3.11, TensorFlow "
             "Federated 0.87): run .venv-tff/bin/fedgru in place of fedgru."
         ) from error
 

@@ -15,7 +15,7 @@ from fedgru.task.task import LocalData, Task
 
 
 def client_optimizer(rule: ClientRule) -> Any:
-    """TFF's own for a ClientRule; its Adam has Keras' formula and epsilon."""
+    """Return TFF's optimizer for a ClientRule; its Adam has Keras' formula and epsilon."""
     from tensorflow_federated import learning
 
     build = {"sgd": learning.optimizers.build_sgdm, "adam": learning.optimizers.build_adam}
@@ -23,7 +23,7 @@ def client_optimizer(rule: ClientRule) -> Any:
 
 
 def server_optimizer(optimizer: SGD | Adam) -> Any:
-    """TFF's own of the same formula as one of `fedgru.algorithms.server_optimizers`."""
+    """Return TFF's optimizer with the formula of one of `fedgru.algorithms.server_optimizers`."""
     from tensorflow_federated import learning
 
     if isinstance(optimizer, SGD):
@@ -53,7 +53,7 @@ def model_fn(task: Task, batch_size: int, seq_len: int) -> Callable[[], Any]:
     """Return a function that builds the model anew, as TFF asks for."""
     from tensorflow import autograph
 
-    # what builds the model is Python to be run as it stands
+    # the function that builds the model is plain Python, which AutoGraph is not to change
     return autograph.experimental.do_not_convert(partial(_build_model, task, batch_size, seq_len))
 
 
@@ -62,8 +62,8 @@ def _build_model(task: Task, batch_size: int, seq_len: int) -> Any:
 
     TFF carries the state of a stateful layer from batch to batch and through `repeat`, and starts
     it at zero for each client and round. fedgru starts it at zero in each local epoch, so batches
-    say where one starts. And TFF weighs clients by their rows, of which fedgru's are padded; here
-    they are weighed by their targets.
+    mark where one starts. And TFF weights clients by their rows, some of which are padding in
+    fedgru; here they are weighted by their targets.
     """
     import keras
     import tensorflow as tf
@@ -91,7 +91,7 @@ def _build_model(task: Task, batch_size: int, seq_len: int) -> Any:
 
     sums = [
         ("loss_sum", tf.float32, losses),
-        # in TFF's graphs == tells whether two tensors are the same object
+        # in TFF's graphs == compares whether two tensors are the same object
         ("num_correct", tf.int64, lambda c, scores: tf.equal(tf.argmax(scores, -1, tf.int32), c)),
         ("num_examples", tf.int64, lambda classes, _: tf.ones_like(classes)),
     ]

@@ -1,8 +1,8 @@
-"""TensorFlow Federated's local runtime: a program of its own, and how it is made to end with us.
+"""TensorFlow Federated's local runtime: a separate program, which ends when fedgru ends.
 
-Its computations run in a worker, a separate program that is sent graphs and data over gRPC. TFF
-would start it so that it inherits stdout, which makes `fedgru train | tee` wait for the worker,
-and so that it outlives a fedgru that is killed. Here fedgru starts the same program itself.
+Its computations run in a worker, which gets graphs and data over gRPC. A worker that TFF starts
+inherits stdout, so `fedgru train | tee` waits for it, and it goes on when fedgru is killed. So
+fedgru starts the same program itself.
 """
 
 import logging
@@ -20,13 +20,13 @@ from fedgru.core.errors import TrainingError
 
 NO_LIMIT = ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)
 
-# The kernel kills the worker as soon as fedgru is gone, however it went. The one way to ask for
-# this before the worker's first instruction is from the process that then becomes the worker.
+# The kernel kills the worker as soon as fedgru ends, for whatever reason. To ask for this before
+# the worker's first instruction, the process that becomes the worker must do it.
 LAUNCHER = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-if os.getppid() == int(sys.argv[1]):  # else fedgru went before the kernel knew
+if os.getppid() == int(sys.argv[1]):  # else fedgru has ended already
     os.execv(sys.argv[2], sys.argv[2:])
 """
 
@@ -36,13 +36,14 @@ logger = logging.getLogger(__name__)
 class Worker:
     """One running worker and the TFF context in which computations go to it.
 
-    It ends by `stop`, when the Worker is garbage, and when the thread that made it ends.
+    It ends by `stop`, when the Worker is collected as garbage, and when the thread that made it
+    ends.
 
     Args:
         clients_at_once: how many clients it works on at the same time.
 
     Raises:
-        TrainingError: if the worker cannot be started; says what it printed.
+        TrainingError: if the worker cannot be started; with what it printed.
     """
 
     def __init__(self, clients_at_once: int) -> None:
@@ -108,7 +109,7 @@ def _check_running(process: subprocess.Popen[bytes], printed: IO[bytes]) -> None
     text = printed.read().decode(errors="replace").strip()[-2000:]
     raise TrainingError(
         f"TensorFlow Federated's worker ended by itself (exit code {code}). If memory ran out, try "
-        f"a smaller --threads or --clients-per-round. It printed: {text or 'nothing'}"
+        f"a smaller `threads` or `clients_per_round`. It printed: {text or 'nothing'}"
     )
 
 

@@ -446,7 +446,7 @@ def test_what_it_does_not_know_is_done_by_xla_and_said(make_task, given, why):
     with pytest.raises(ConfigError) as error:
         JaxEngine(make_task(device="cpu", local_loop="native", **given))
     assert str(error.value) == (
-        f"--local-loop native: the C code cannot be used: {why}. Use --local-loop auto, which then "
+        f"`local_loop` native: the C code cannot be used: {why}. Use `local_loop` auto, which then "
         "takes XLA's."
     )
 

@@ -252,7 +252,7 @@ def test_work_that_kills_whoever_takes_it_ends_training(make_ray_task, ray_in_pl
         train(RayEngine(task))
     assert re.fullmatch(
         r"round 2: 3 Ray actors died while they trained clients \w+, \w+\. If memory ran out, try "
-        r"a smaller --ray-actors or --ray-item\.",
+        r"a smaller `ray_actors` or `ray_item`\.",
         str(error.value),
     )
 
@@ -286,7 +286,7 @@ def test_more_actors_than_fit(make_ray_task, ray_in_place):
     with pytest.raises(TrainingError) as error:
         train(RayEngine(make_ray_task(ray_actors=5)))
     assert str(error.value) == (
-        "Ray has 4 CPUs and 0 GPUs: too few for 5 actors with --ray-cpus 1 and --ray-gpus 0 each."
+        "Ray has 4 CPUs and 0 GPUs: too few for 5 actors with `ray_cpus` 1 and `ray_gpus` 0 each."
     )
 
 
@@ -318,7 +318,7 @@ def test_without_ray_it_says_what_to_install(make_ray_task, monkeypatch):
     with pytest.raises(ConfigError) as error:
         RayEngine(make_ray_task())
     assert str(error.value) == (
-        "--engine ray needs Ray, which is not installed here. Install it with pip install "
+        "`engine` ray needs Ray, which is not installed here. Install it with pip install "
         "'fedgru[dist]'; or run `make dist`, and .venv-dist/bin/fedgru in place of fedgru."
     )
 

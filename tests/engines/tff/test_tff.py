@@ -169,7 +169,7 @@ def test_too_much_noise(make_tff_task):
     with pytest.raises(ConfigError) as error:
         TffEngine(make_tff_task(tff_aggregator="dp"))
     assert str(error.value) == (
-        "--tff-noise is 1, but with 6 clients in a round it must be below 0.6, or adaptive "
+        "`tff_noise` is 1, but with 6 clients in a round it must be below 0.6, or adaptive "
         "clipping drowns in its own noise."
     )
 
@@ -179,7 +179,7 @@ def test_the_mean_over_owners_is_refused(make_tff_task):
     task = make_tff_task(mean="owners")
     with pytest.raises(ConfigError) as error:
         run_round(TffEngine(task), *start(task), COHORT)
-    assert str(error.value) == "--engine tff knows fed_avg alone, not fed_sub_avg."
+    assert str(error.value) == "`engine` tff knows only fed_avg, not fed_sub_avg."
 
 
 @needs_tff
@@ -198,7 +198,7 @@ def test_elsewhere_it_says_what_to_run(make_tff_task):
     with pytest.raises(ConfigError) as error:
         TffEngine(make_tff_task())
     assert str(error.value) == (
-        "--engine tff needs the environment that `make tff` creates (Python 3.11, TensorFlow "
+        "`engine` tff needs the environment that `make tff` creates (Python 3.11, TensorFlow "
         "Federated 0.87): run .venv-tff/bin/fedgru in place of fedgru."
     )
 
@@ -291,5 +291,5 @@ def test_a_worker_that_is_lost_ends_training_with_a_message(tmp_path):
     assert program.returncode == 1
     assert (
         "\nError: TensorFlow Federated's worker ended by itself (exit code -9). If memory ran out, "
-        "try a smaller --threads or --clients-per-round. It printed: "
+        "try a smaller `threads` or `clients_per_round`. It printed: "
     ) in stderr

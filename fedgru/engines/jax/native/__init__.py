@@ -1,6 +1,6 @@
 """Local steps and the forward pass in C: compiled on first use, for the processor at hand.
 
-`compiler` makes the library and keeps it, `calls` calls it. XLA compiles just as late and for the
-same reason: only then is it known what the processor can do. What the C code does not know, and all
-where there is no C compiler, XLA does (`fedgru/engines/jax/local_steps.py`).
+`compiler` makes the library and keeps it, `calls` calls it. It is compiled as late as XLA's code,
+and for the same reason: then the processor is known. XLA (`fedgru/engines/jax/local_steps.py`) does
+what the C code cannot do, and everything where there is no C compiler.
 """

@@ -32,13 +32,12 @@ DATA = {
 }
 FORWARD_DATA = {"rows": np.int32, "numbers": np.float32, "starts": np.uint8, "places": np.int64}
 LINE = 16  # floats in a cache line
-FORWARD_FORM = Form(
-    16, fewest_rows=8, seq_len=512, whole=False
-)  # each part lays its weights out anew
-HANDED_OVER = 2  # clients for each thread beside the one that it trains
-WAIT_MS = 100  # for a client to be trained, before a look at whether Ctrl-C was pressed
-IDLE_MS = 1000  # for a client to train, before a look at whether the program has ended
-_DONE = 1  # of `wait_for` in queue.h
+# Parts are long, because each call brings the weights into its own memory layout.
+FORWARD_FORM = Form(16, fewest_rows=8, seq_len=512, whole=False)
+QUEUED = 2  # clients for each thread beside the one that it trains
+WAIT_MS = 100  # for a client to be trained, before Python checks for Ctrl-C
+IDLE_MS = 1000  # for a client to train, before the thread checks whether the program has ended
+_DONE = 1  # DONE of queue.h
 
 
 class _Weights(ctypes.Structure):
@@ -98,7 +97,7 @@ def load(task: Task, rule: ClientRule, device: Any, clients_per_call: int) -> "N
     """Return the NativeCode of a task.
 
     Raises:
-        Unavailable: if the C code does not know what the task asks for, or cannot be compiled here.
+        Unavailable: if the C code cannot do what the task asks for, or cannot be compiled here.
     """
     import jax
 
@@ -121,25 +120,25 @@ def load(task: Task, rule: ClientRule, device: Any, clients_per_call: int) -> "N
 
 
 class Pointed(NamedTuple):
-    """A structure of the C code, and the arrays that it points to, which must live as long."""
+    """A structure of the C code, and the arrays that it points to: both must live equally long."""
 
     struct: Any
     arrays: dict[str, npt.NDArray[Any]]
 
 
 class NativeCode:
-    """The C code for one model and client rule; may be called from many threads at the same time.
+    """The C code for one model and client rule; many threads can call it at the same time.
 
-    What it is given is pointed to once, weights in a round (`weights`), a client's data while
-    they live: clients are many, and most are trained in a moment.
+    Pointers are made once: to the weights in each round (`weights`), to a client's data for as long
+    as the data exists. Clients are many, and most take little time to train.
 
     Args:
         spec: ModelSpec.
-        rule: ClientRule; its number of epochs is not read.
+        rule: ClientRule; its number of epochs is not used.
         library: from `compiler.load`.
 
     Attributes:
-        clients_trained: int, a test reads it.
+        clients_trained: int, for tests.
     """
 
     def __init__(self, spec: ModelSpec, rule: ClientRule, library: Any) -> None:
@@ -175,13 +174,13 @@ class NativeCode:
         return pointed
 
     def job(self, weights: Pointed, data: Prepared, key: KeyWords, stop: Int32s) -> "Training":
-        """Return the Training of a client, not yet begun.
+        """Return the Training of a client, before it begins.
 
         Args:
             weights: Pointed, from `weights`.
             data, key: as for `Cohort.train`.
-            stop: int32 [1], set to 1 by another thread to end the work, whose result then is of no
-                use.
+            stop: int32 [1]; another thread sets it to 1 to end the work, whose result is then not
+                to be used.
         """
         pointed = self._client(data)
         job = _Job.from_buffer_copy(pointed.struct)
@@ -200,7 +199,7 @@ class NativeCode:
         state: Floats,
         hidden: Floats,
     ) -> None:
-        """Run the cell over rows in which one sequence follows another; keep states asked for.
+        """Run the cell over rows in which one sequence follows another; write the wanted states.
 
         Args:
             weights: Pointed, from `weights`.
@@ -224,11 +223,11 @@ class NativeCode:
         forward.num_numbers, forward.hidden_dim = self._spec.num_numbers, self._spec.hidden_dim
         with self.space(self.library.fedgru_forward_bytes(forward)) as space:
             self.library.fedgru_forward(forward, space.ctypes.data)
-        del pointed  # not before
+        del pointed  # its arrays must live until here
 
     @contextmanager
     def space(self, size_bytes: int) -> Iterator[npt.NDArray[np.uint8]]:
-        """Lend some memory to work in, uint8 of at least that many bytes, and take it back."""
+        """Lend memory to work in, uint8 of at least this many bytes, in a context."""
         try:
             memory = self._memory.pop()
         except IndexError:
@@ -261,11 +260,11 @@ def _check_structures(library: Any) -> None:
 
 
 class Training(NamedTuple):
-    """A client that is trained, or to be: what the C code is given, and what it writes to.
+    """A client that is queued or trained: what the C code reads, and what it writes.
 
     Attributes:
         job: _Job.
-        update: name -> float32 array, of `rows` the client's own alone.
+        update: name -> float32 array; `rows` has only the client's own.
         pointed: Pointed of its data.
     """
 
@@ -282,16 +281,16 @@ class Training(NamedTuple):
 class Cohort:
     """Clients that threads train while the next ones are being prepared.
 
-    The threads are Python's, but each stays in C from client to client. While they are at work
-    they need Python's lock for nothing, and nobody who holds it waits for them.
+    The threads are Python's, but each stays in C from client to client. While they train they do
+    not need Python's lock, and no holder of the lock waits for them.
 
-    Used as a context: at its end threads stop at their next local step.
+    It is a context manager: at its end the threads stop before their next local step.
 
     Args:
         native: NativeCode.
         weights: Pointed, from `NativeCode.weights`.
         threads: how many.
-        room: how many clients there will be at most.
+        room: the most clients that will be queued.
     """
 
     def __init__(self, native: NativeCode, weights: Pointed, threads: int, room: int) -> None:
@@ -300,7 +299,7 @@ class Cohort:
         self._queue = self._library.fedgru_new_queue(room)
         if not self._queue:
             raise MemoryError(f"for a queue of {room} clients")
-        self._error: BaseException | None = None  # of a thread, which nobody else would raise
+        self._error: BaseException | None = None  # of a thread; `wait_for` raises it
         self._ended = [Event() for _ in range(threads)]
         self._threads = [Thread(target=self._work, args=(ended,)) for ended in self._ended]
 
@@ -317,8 +316,8 @@ class Cohort:
         self._stop[0] = 1
         interrupted = None
         for thread, ended in zip(self._threads, self._ended, strict=True):
-            # No array may go while a thread writes to it. Thread.join is no proof that it does not:
-            # interrupted once, it takes the thread for ended.
+            # No array may be freed while a thread writes to it. Thread.join is no proof that the
+            # thread has ended: after one interruption it returns at once.
             while thread.ident is not None and not ended.is_set():
                 try:
                     self._library.fedgru_close_queue(self._queue)
@@ -338,7 +337,7 @@ class Cohort:
                         self._queue, space.ctypes.data, len(space), IDLE_MS
                     )
                 if wanted < 0 and not main_thread().is_alive():
-                    return  # who was to close the queue is not there any more
+                    return  # the main thread is gone: nobody will close the queue
         except BaseException as error:
             self._error = error
             self._library.fedgru_close_queue(self._queue)
@@ -346,7 +345,7 @@ class Cohort:
             ended.set()
 
     def train(self, data: Prepared, key: KeyWords) -> Training:
-        """Hand a client over; return its Training, which is of use after `wait_for`.
+        """Queue a client; return its Training, whose results are there after `wait_for`.
 
         Args:
             data: the jax engine's form of a client; the same object has the same contents.
@@ -360,10 +359,10 @@ class Cohort:
     def wait_for(self, training: Training, or_room: bool = False) -> bool:
         """Wait until a client is trained, and return True.
 
-        With `or_room` return False instead, as soon as threads are about to run out of clients: so
-        no more are handed over, each with memory for its update, than is of use.
+        With `or_room` return False as soon as the threads are about to run out of clients. So no
+        more clients are queued than needed: each of them takes memory for its update.
         """
-        most = HANDED_OVER * len(self._threads) if or_room else 0
+        most = QUEUED * len(self._threads) if or_room else 0
         found = 0
         while not found:
             if self._error is not None:
@@ -377,7 +376,7 @@ def _point(
     arrays: Mapping[str, npt.NDArray[Any] | None],
     dtypes: Mapping[str, type[Any]],
 ) -> Pointed:
-    """Let fields point to arrays, or to copies in the type and order of C; return the Pointed."""
+    """Point fields to arrays, or to copies in the type and order of C; return the Pointed."""
     kept = {
         name: np.asarray(array, dtypes[name], order="C")
         for name, array in arrays.items()
@@ -389,7 +388,7 @@ def _point(
 
 
 def _new_update(weights: Mapping[str, npt.NDArray[Any]], num_own: int) -> tuple[Weights, _Weights]:
-    """Return arrays for an update, all parts of one, name -> array, and the _Weights of them."""
+    """Return name -> array for an update, all of them parts of one array, and their _Weights."""
     shapes = {
         name: (num_own, w.shape[1]) if name == "rows" else w.shape for name, w in weights.items()
     }

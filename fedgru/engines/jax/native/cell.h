@@ -1,13 +1,13 @@
 /* The GRU forward and back through one time step, by blocks of units; products in float32 vectors.
  *
- * A tile of a product holds whole gates of some units, so that what is done element by element happens while
- * they are in registers. */
+ * A tile of a product holds whole gates of some units, so that elementwise work happens while they are in
+ * registers. */
 #ifndef FEDGRU_CELL_H
 #define FEDGRU_CELL_H
 
 #include "space.h"
 
-/* What the numbers at some positions give the gates of a block of units, and the bias. */
+/* The share of the numbers at some positions in the gates of a block of units, and the bias. */
 static void read_numbers(const Space *s, int64_t u, int64_t num_positions) {
     const int64_t count = s->job->num_numbers;
     for (int64_t p = 0; p < num_positions; p += ROWS) {
@@ -20,7 +20,7 @@ static void read_numbers(const Space *s, int64_t u, int64_t num_positions) {
     }
 }
 
-/* Lay the recurrent kernel's columns for a block of units out for `go_back`. */
+/* Copy the recurrent kernel's columns of a block of units to the layout that `go_back` reads. */
 static void lay_out_kernel(const Space *s, int64_t u) {
     for (int64_t k = 0; k < s->H; k += LANES)
         for (int64_t j = u * PULLED; j < (u + 1) * PULLED; j += LANES)
@@ -28,10 +28,10 @@ static void lay_out_kernel(const Space *s, int64_t u) {
                       s->recurrent_t + (k / HEAD * s->U * PULLED + j) * HEAD + k % HEAD, HEAD);
 }
 
-/* The gates of some units of one sequence, from what the state gives them, and the state after them. */
+/* The gates of some units of one sequence, given the state's share in them, and the next state. */
 INLINE void pass_gates(const Space *s, int64_t u, int64_t t, int64_t b, vec candidate_h, vec update, vec reset) {
     const float *bias = s->bias.w + (u * 2 + 1) * PULLED;
-    float *kept = s->kept + (u * s->P + t * s->B + b) * KEPT; /* where the inputs are till now */
+    float *kept = s->kept + (u * s->P + t * s->B + b) * KEPT; /* the inputs' share, until it is overwritten here */
     candidate_h += load(bias);
     update = logistic(load(kept) + update + load(bias + LANES));
     reset = logistic(load(kept + LANES) + reset + load(bias + 2 * LANES));
@@ -44,7 +44,7 @@ INLINE void pass_gates(const Space *s, int64_t u, int64_t t, int64_t b, vec cand
     store(kept + 3 * LANES, candidate_h);
 }
 
-/* A block of units from the state before time step t to the one after it. */
+/* Compute the state of a block of units after time step t. */
 static void advance(const Space *s, int64_t u, int64_t t) {
     const int64_t blocks = t * s->B < s->zero ? 0 : s->U;
     for (int64_t b = 0; b < s->B; b += ROWS) {
@@ -56,7 +56,7 @@ static void advance(const Space *s, int64_t u, int64_t t) {
     }
 }
 
-/* Through one time step of some units of one sequence: from d, the gradient by the state after it. */
+/* Back through time step t of some units of one sequence; d is the gradient by the state after it. */
 INLINE void pull_back(const Space *s, int64_t u, int64_t t, int64_t b, vec d) {
     const int64_t p = t * s->B + b;
     const float *kept = s->kept + (u * s->P + p) * KEPT;
@@ -71,14 +71,14 @@ INLINE void pull_back(const Space *s, int64_t u, int64_t t, int64_t b, vec d) {
     store(s->carried + (u * s->B + b) * LANES, d * update);
 }
 
-/* Through time step t, from what comes back through the product of the step after it. */
+/* The same for a step that is not the last; d is the gradient that comes through the next step's product. */
 INLINE void pull_back_further(const Space *s, int64_t u, int64_t t, int64_t b, vec d) {
     d += load(s->d_hidden + (u * s->P + t * s->B + b) * LANES);
     d += load(s->carried + (u * s->B + b) * LANES);
     pull_back(s, u, t, b, d);
 }
 
-/* Through the last time step: truncated backpropagation, nothing comes from later ones. */
+/* Back through the last time step. Backpropagation is truncated: no gradient comes from later steps. */
 static void pull_back_last(const Space *s) {
     const int64_t t = s->length - 1;
     for (int64_t u = 0; t >= 0 && u < s->U; u++)
@@ -86,7 +86,7 @@ static void pull_back_last(const Space *s) {
             pull_back(s, u, t, b, load(s->d_hidden + (u * s->P + t * s->B + b) * LANES));
 }
 
-/* Through time step t, one with a next. */
+/* Back through time step t, which is not the last. */
 static void go_back(const Space *s, int64_t t) {
     for (int64_t k = 0; k < s->H; k += HEAD)
         for (int64_t b = 0; b < s->B; b += ROWS) {

@@ -26,15 +26,15 @@ FLAGS += ("-shared", "-fPIC", "-pthread")
 FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 FLAGS += ("-Werror=implicit-function-declaration",)
 if X86:
-    FLAGS += ("-mprefer-vector-width=512",)  # compilers shy away from the widest ones
+    FLAGS += ("-mprefer-vector-width=512",)  # without it compilers avoid the widest vectors
 COMPILERS = ("cc", "gcc", "clang")
-SUM = ".sha256"  # behind a library's name: the file of its sum, as `sha256sum` writes it
+SUM = ".sha256"  # added to a library's name: the file of its SHA-256, as `sha256sum` writes it
 
 logger = logging.getLogger(__name__)
 
 
 class Unavailable(Exception):
-    """There is no library on this machine; the text says why, in a few words."""
+    """There is no library on this machine. The text is the reason, in a few words."""
 
 
 class Library(ctypes.CDLL):
@@ -61,7 +61,7 @@ def load() -> Library:
 
 @once
 def first_try() -> tuple[Library | None, str | None]:
-    """What `load` gives, or why it gives nothing: it is tried once in a process."""
+    """Return (what `load` gives, None) or (None, the reason); it is tried once in a process."""
     try:
         return load_from(FOLDER), None
     except Unavailable as error:
@@ -79,7 +79,7 @@ def load_from(sources: Path) -> Library:
     folder = cache.compiled_folder()
     try:
         with tempfile.TemporaryDirectory(prefix="fedgru-") as scratch:
-            made = Path(scratch) / name  # once loaded, the file is not needed any more
+            made = Path(scratch) / name  # the file is not needed after it is loaded
             library = None if folder is None else _load_kept(folder / name, made)
             if library is None:
                 _compile(compiler, sources, made)
@@ -111,7 +111,7 @@ def find_compiler() -> Command:
 
 
 def _which_one(command: str) -> tuple[int, int] | None:
-    """What changes when a compiler is upgraded: size and time of its program."""
+    """Return the size and time of a compiler's program, which change when it is upgraded."""
     found = shutil.which(command)
     if found is None:
         return None
@@ -132,7 +132,7 @@ def _compile(compiler: Command, sources: Path, target: Path) -> None:
 
 
 def _why(done: subprocess.CompletedProcess[str]) -> str:
-    """The first line that tells of an error; of a compiler that has none, how it ended."""
+    """Return the first line with an error; if there is none, how the compiler ended."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if errors := [line for line in lines if "error" in line]:
         return errors[0]
@@ -151,8 +151,8 @@ def _load_made(compiler: Command, made: Path) -> Library:
 def _load_kept(kept: Path, scratch: Path) -> Library | None:
     """Load a library from an earlier run; None if there is none, or none that can be trusted.
 
-    The bytes that were checked are loaded, from a file of their own: the one that is kept may be
-    changed, or cut off, which would end a program that has loaded it (SIGBUS).
+    The checked bytes are written to another file, which is loaded: somebody can change or cut off
+    the kept file later, which would end a program that has loaded it (SIGBUS).
 
     Args:
         kept: path of the library.
@@ -172,11 +172,11 @@ def _load_kept(kept: Path, scratch: Path) -> Library | None:
 
 
 def _keep(made: Path, folder: Path) -> None:
-    """Put a library and its sum into a folder, each whole or not at all; say so if it cannot be."""
+    """Write a library and its sum to a folder, each whole or not at all; log a failure."""
     target = folder / made.name
     try:
         content = made.read_bytes()
-        # the library last: one without its sum is never seen
+        # the library last, so that there is never one without its sum
         _put(_sum_file(target), _sum_line(content, target.name))
         _put(target, content)
     except OSError as error:
@@ -184,7 +184,8 @@ def _keep(made: Path, folder: Path) -> None:
 
 
 def _put(file: Path, content: bytes) -> None:
-    beside = file.with_name(f"{file.name}-{secrets.token_hex(4)}")  # others may be at the same
+    # another process can be writing the same file
+    beside = file.with_name(f"{file.name}-{secrets.token_hex(4)}")
     try:
         write_whole(beside, lambda stream: stream.write(content))
         beside.replace(file)

@@ -1,4 +1,4 @@
-/* The cell over many check-ins without a way back, for evaluation. */
+/* The cell over many check-ins, without backpropagation: for evaluation. */
 #ifndef FEDGRU_WALK_H
 #define FEDGRU_WALK_H
 
@@ -15,13 +15,13 @@ typedef struct {
     float *hidden;           /* [..., hidden_dim] */
 } Forward;
 
-/* A forward pass is a local step of one time step, over and over, without a way back. */
+/* A forward pass repeats the forward half of a local step of one time step. */
 static Job job_of(const Forward *forward) {
     return (Job){.batch = forward->num_rows, .seq_len = 1, .num_ids = forward->num_ids,
                  .num_numbers = forward->num_numbers, .hidden_dim = forward->hidden_dim, .weights = forward->weights};
 }
 
-/* As `read_inputs`, at one time step, from the whole table, in which a row lies together. */
+/* As `read_inputs`, at one time step, from the whole table, whose rows are contiguous. */
 static void read_inputs_of_forward(const Space *s, const Forward *forward, int64_t t, int64_t u) {
     const int64_t hidden = forward->hidden_dim, left = hidden - u * LANES;
     const int32_t *rows = forward->rows + t * forward->num_rows * forward->num_ids;

@@ -1,9 +1,9 @@
 /* A client's local steps: forward, back, and the optimizer.
  *
- * The same numbers as fedgru/engines/jax/local_steps.py, but for rounding; names and the order of the gates are
- * those of fedgru/models/gru.py. No gradient of a kernel or a table is written to memory: a tile of it goes
- * from its sum over all positions into the optimizer, whose slots need no zeros before the first step. A row of
- * the table needs no step before the first that reads it: its gradient and moments are zero till then.
+ * The numbers are those of fedgru/engines/jax/local_steps.py, except for rounding; names and the order of the gates
+ * are those of fedgru/models/gru.py. Gradients of kernels and tables are not written to memory: the optimizer takes
+ * each tile when its sum over all positions is done. Its slots need no zeros before the first step. A row of the
+ * table needs no step before the first one that reads it: until then its gradient and moments are zero.
  */
 #ifndef FEDGRU_LOCAL_STEPS_H
 #define FEDGRU_LOCAL_STEPS_H
@@ -49,12 +49,12 @@ static void prepare_inputs(Space *s, int64_t at, int64_t step) {
             Use use = {(int32_t)(t * s->B + b), s->scale[b * width + row]};
             s->uses[--s->first_use[row + 1]] = use;
         }
-    } /* an end, one row on, has become a beginning */
+    } /* first_use[row + 1] was the end of a row's uses and is now their beginning */
     memmove(s->first_use, s->first_use + 1, (size_t)own * sizeof(int64_t));
     s->first_use[own] = total;
 }
 
-/* What the inputs give the gates of a block of units: numbers, the bias, and looked-up rows. */
+/* The share of the inputs in the gates of a block of units: numbers, bias, and rows of the table. */
 static void read_inputs(const Space *s, int64_t at, int64_t u) {
     const Job *job = s->job;
     const int64_t own = job->num_own, ids = job->num_ids, width = own + job->num_numbers;
@@ -82,7 +82,7 @@ static void transpose_head(const Space *s, int64_t c, int64_t k) {
                   s->head_kernel_t + (k / HEAD * s->C + c + j) * HEAD + k % HEAD, HEAD);
 }
 
-/* Scores of all positions, their loss, and the gradient of its mean by them, in their place. */
+/* Compute the scores of all positions and their loss, then replace the scores by the gradient of the mean loss. */
 static void score(Space *s, Job *job, int64_t at) {
     const int64_t classes = job->num_classes, from = at * job->seq_len * job->batch;
     for (int64_t c = 0; c < s->C; c += HEAD)
@@ -110,7 +110,7 @@ static void score(Space *s, Job *job, int64_t at) {
         const float *log_prior = job->log_prior ? job->log_prior + i * classes : NULL;
         for (int64_t c = 0; log_prior && c < classes; c += LANES)
             store(scores + c, load(scores + c) + s->prior_scale.w[0] * load_some(log_prior + c, classes - c));
-        int64_t first = 0; /* of several that are largest */
+        int64_t first = 0; /* the first of the largest */
         for (int64_t c = 1; c < classes; c++)
             if (scores[c] > scores[first]) first = c;
         const float most = scores[first], at_target = scores[job->targets[i]];
@@ -143,7 +143,7 @@ static void score(Space *s, Job *job, int64_t at) {
         }
 }
 
-/* The recurrent kernel's gradient for a block of units, a sum over positions, and the step by it. */
+/* The recurrent kernel's gradient for a block of units, a sum over positions, and the optimizer's step. */
 static void adjust_recurrent(const Space *s, int64_t u) {
     const int64_t count = s->length * s->B - s->zero;
     for (int64_t k = 0; k < s->H; k += UNITS) {
@@ -155,7 +155,7 @@ static void adjust_recurrent(const Space *s, int64_t u) {
     }
 }
 
-/* Gradients by the other weights of a block of units, each a sum over all positions; the step by them. */
+/* The gradients of the block's other weights, each a sum over all positions, and the optimizer's step. */
 static void adjust_block(const Space *s, int64_t u) {
     const Job *job = s->job;
     const int64_t positions = s->length * s->B, own = job->num_own;
@@ -205,7 +205,7 @@ static void adjust_head(Space *s) {
     if (s->job->log_prior) adjust(s, s->prior_scale, 0, (vec){s->d_prior_scale}, s->fresh);
 }
 
-/* Time steps up to the last with a target. */
+/* The number of time steps up to the last one with a target. */
 static int64_t used_length(const Job *job, int64_t at) {
     const float *mask = job->mask + at * job->seq_len * job->batch;
     int64_t count = job->seq_len * job->batch;
@@ -213,7 +213,7 @@ static int64_t used_length(const Job *job, int64_t at) {
     return (count + job->batch - 1) / job->batch;
 }
 
-/* `memory` is of space_bytes, and its contents do not matter. */
+/* `memory` has the size of space_bytes; its contents do not matter. */
 static void run_local_steps(Job *job, char *memory) {
     Space space, *s = &space;
     lay_out(job, (char *)up((int64_t)memory, 64), s);

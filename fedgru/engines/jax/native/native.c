@@ -10,7 +10,7 @@ int64_t fedgru_forward_bytes(const Forward *forward) {
     return space_bytes(&job);
 }
 
-/* What a caller checks its own declarations by. */
+/* A caller compares these with its own declarations. */
 int64_t fedgru_job_struct_bytes(void) { return sizeof(Job); }
 
 int64_t fedgru_forward_struct_bytes(void) { return sizeof(Forward); }
@@ -46,7 +46,7 @@ int32_t fedgru_wait_for(Queue *q, const Job *job, int64_t most, int64_t millisec
     return wait_for(q, job, most, milliseconds);
 }
 
-/* Train clients, each from the weights it is given to its update, until the queue is closed. */
+/* Train clients until the queue is closed, see `work` in queue.h. */
 int64_t fedgru_work(Queue *q, char *memory, int64_t size_bytes, int64_t milliseconds) {
     uint64_t before = flush_denormals();
     int64_t wanted = work(q, memory, size_bytes, milliseconds);
@@ -54,7 +54,7 @@ int64_t fedgru_work(Queue *q, char *memory, int64_t size_bytes, int64_t millisec
     return wanted;
 }
 
-/* Run the cell over rows of check-ins and keep the states that are asked for. */
+/* Run the cell over rows of check-ins and write the wanted states. */
 void fedgru_forward(const Forward *forward, char *memory) {
     uint64_t before = flush_denormals();
     run_forward(forward, memory);

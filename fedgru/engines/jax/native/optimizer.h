@@ -4,7 +4,7 @@
 
 #include "space.h"
 
-/* The optimizer's step of a vector of weights. Source: as fedgru/models/optimizers.py; the proximal term is that
+/* The optimizer's step for a vector of weights. Source: as fedgru/models/optimizers.py; the proximal term is that
  * of fedgru/algorithms/fed_prox.py. */
 INLINE void adjust(const Space *s, Slots slots, int64_t at, vec gradient, int fresh) {
     vec w = load(slots.w + at);

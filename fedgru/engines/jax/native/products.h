@@ -4,18 +4,18 @@
 
 #include "vectors.h"
 
-/* Rows of a tile: as many as leave every sum, 3 vectors of b and a factor in registers. */
+/* Rows of a tile: the most for which all sums, 3 vectors of b and a factor fit into registers. */
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define ROWS 8 /* 24 sums of 32 registers */
 #else
 #define ROWS 4 /* 12 sums of 16 registers */
 #endif
-#define UNITS (ROWS < LANES ? ROWS : LANES) /* where rows are hidden units: all of them of one block */
+#define UNITS (ROWS < LANES ? ROWS : LANES) /* rows that are hidden units: all are of one block */
 
 #define LINE 16 /* floats of a line of the cache */
-#define AHEAD 16 /* rows of b: a panel of it just does not fit into the nearest cache beside what else is there */
+#define AHEAD 16 /* rows of b to prefetch: a panel of b is a little too large for the nearest cache */
 
-/* Where the rows of a product's left side lie, a[r][k]: k runs through `blocks` of `depth`. */
+/* Where the rows of a product's left side are, a[r][k]: k runs through `blocks` of `depth`. */
 typedef struct {
     const float *at;
     int64_t row, k, block;
@@ -47,8 +47,8 @@ INLINE void multiply(const int rows, const int width, Left a, const float *b, in
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #endif
 
-/* Rows of x that are `apart` from each other exchange blocks of that size beside the diagonal: a[.., apart..] with
- * b[.., 0..]. LOW and HIGH list what the first and the second of the two take. */
+/* For rows a and b of x that are `apart` rows apart, exchange the blocks of that size off the diagonal: a[.., apart..]
+ * with b[.., 0..]. LOW gives the new a, HIGH the new b. */
 #define EXCHANGE(x, apart, LOW, HIGH)                         \
     for (int i = 0; i < LANES; i++)                           \
         if (!(i & (apart))) {                                 \

@@ -1,7 +1,7 @@
-/* Clients of a cohort, handed to threads that train them one after another.
+/* A queue of the clients of a cohort: threads take them and train one after another.
  *
- * A Python thread that calls `work` stays in C until there is nothing left to do. Were each client a call of its
- * own, threads would wait for Python's lock at the end of each, and with short clients for little else.
+ * A Python thread that calls `work` stays in C until there is nothing left to do. With one call for each client,
+ * threads would wait for Python's lock after each; if training is short, they would do little else.
  */
 #ifndef FEDGRU_QUEUE_H
 #define FEDGRU_QUEUE_H
@@ -40,7 +40,7 @@ static void add_job(Queue *q, Job *job) {
     job->done = 0;
     pthread_mutex_lock(&q->lock);
     q->jobs[q->added++] = job;
-    pthread_cond_signal(&q->changed); /* for one thread: it is who adds jobs that waits for anything else */
+    pthread_cond_signal(&q->changed); /* one thread is enough: only the thread that adds jobs waits for other changes */
     pthread_mutex_unlock(&q->lock);
 }
 
@@ -61,8 +61,9 @@ static struct timespec in_ms(int64_t milliseconds) {
     return time;
 }
 
-/* Do jobs until the queue is closed, and return 0; or the bytes that the next one needs, if it needs more; or -1
- * after so long without a job, for who called to see whether one may still come. */
+/* Do jobs until the queue is closed, then return 0. Return earlier the bytes that the next job needs, if `memory`
+ * is too small for it; or -1 after `milliseconds` without a job, so that the caller can check whether one can
+ * still come. */
 static int64_t work(Queue *q, char *memory, int64_t size_bytes, int64_t milliseconds) {
     int64_t wanted = 0;
     pthread_mutex_lock(&q->lock);
@@ -78,7 +79,7 @@ static int64_t work(Queue *q, char *memory, int64_t size_bytes, int64_t millisec
         }
         Job *job = q->jobs[q->taken];
         wanted = space_bytes(job);
-        if (wanted > size_bytes) break; /* and leave it to whoever comes next */
+        if (wanted > size_bytes) break; /* the job stays in the queue */
         q->taken++;
         pthread_cond_broadcast(&q->changed);
         pthread_mutex_unlock(&q->lock);
@@ -94,7 +95,7 @@ static int64_t work(Queue *q, char *memory, int64_t size_bytes, int64_t millisec
 
 enum { DONE = 1, ROOM = 2 };
 
-/* Wait at most so long until a job is done or fewer than `most` have not been taken; return which holds. */
+/* Wait at most `milliseconds` until a job is done or fewer than `most` jobs are not taken; return which is true. */
 static int32_t wait_for(Queue *q, const Job *job, int64_t most, int64_t milliseconds) {
     struct timespec until = in_ms(milliseconds);
     int32_t found;

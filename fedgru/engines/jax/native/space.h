@@ -1,6 +1,6 @@
-/* What a call works on: its arguments, and its arrays laid out in the memory it is given.
+/* The arguments of a call, and the layout of its arrays in the memory that it is given.
  *
- * Hidden units go in blocks of one vector. All that belongs to a block lies together, its three gates
+ * Hidden units are grouped in blocks of one vector. The numbers of a block are contiguous, its three gates
  * side by side. Sizes are padded: hidden units and classes to a multiple of two vectors, the batch to one of
  * ROWS. Padded units have zero weights and stay zero, padded classes have a bias of -1e30, so their
  * probability is zero; neither has a gradient. Padded sequences have no targets.
@@ -11,8 +11,8 @@
 #include "products.h"
 
 #define GATES 3
-#define PULLED (GATES * LANES) /* what a block of units takes from the state: candidate, update, reset */
-#define KEPT (4 * LANES) /* what a block keeps of a position for the way back, and what then comes of it */
+#define PULLED (GATES * LANES) /* the state's share in the gates of a block: candidate, update, reset */
+#define KEPT (4 * LANES) /* what a block keeps of a position for backpropagation, and later its gradients */
 #define HEAD (2 * LANES) /* columns of a panel of the head's kernel */
 #define NO_CLASS -1e30f
 
@@ -35,7 +35,7 @@ typedef struct {
     const float *mask;                         /* [steps, seq_len, batch] */
     const float *log_prior;                    /* [steps, seq_len, batch, num_classes], or null */
     Weights weights, update;                   /* update.rows: [num_own, 3 * hidden_dim] */
-    const volatile int32_t *stop;              /* looked at before each local step: not 0 ends the work */
+    const volatile int32_t *stop;              /* read before each local step: if it is not 0, the work ends */
     double loss_sum, num_correct;
     int32_t done;                              /* for the queue of queue.h */
 } Job;
@@ -56,10 +56,10 @@ typedef struct {
     const Job *job;
     int64_t U, H, B, P, C, N;  /* padded: blocks, hidden_dim, batch, positions, classes, numbers */
     int64_t length;            /* time steps of this local step that are not all padding */
-    int64_t zero;              /* positions, the first ones, before which the state is zero */
+    int64_t zero;              /* number of first positions before which the state is zero */
     float rate, d_prior_scale;
     int fresh;                 /* in the first local step: slots hold nothing yet */
-    int last;                  /* in the last one: nobody reads slots again, or the kernel laid out */
+    int last;                  /* in the last one: slots and transposed kernels are not read again */
     Slots recurrent;           /* [U, H, PULLED] */
     Slots rows;                /* [U, num_own, PULLED], gates in order */
     Slots numbers;             /* [U, num_numbers, PULLED] */
@@ -70,10 +70,10 @@ typedef struct {
     float *recurrent_t;        /* [H / HEAD, U * PULLED, HEAD] */
     float *head_kernel_t;      /* [H / HEAD, C, HEAD] */
     float *hidden;             /* [U, B + P, LANES]: the state before step t at t * B */
-    float *inputs;             /* [U, P, KEPT]: what they give update, reset, candidate */
-    float *kept;               /* in their place: update, reset, candidate, the state's share of it */
-    float *back;               /* in theirs: gradients by what is pulled, and by the candidate's input */
-    float *carried;            /* [U, B, LANES]: gradient by the state that comes not through a product */
+    float *inputs;             /* [U, P, KEPT]: their share in update, reset, candidate */
+    float *kept;               /* later, in the same memory: update, reset, candidate, the state's share in it */
+    float *back;               /* last, in the same memory: gradients by the state's shares, by the candidate's input */
+    float *carried;            /* [U, B, LANES]: the gradient by the state that does not come through a product */
     float *scores;             /* [P, C], then their gradients */
     float *d_hidden;           /* [U, P, LANES] */
     float *scaled;             /* [P, N], numbers after dropout */
@@ -87,7 +87,7 @@ static int64_t up(int64_t size, int64_t to) { return (size + to - 1) / to * to; 
 
 static void *carve(intptr_t *at, int64_t size_bytes) {
     void *here = (void *)*at;
-    *at += up(size_bytes, 64) + 64; /* the odd line keeps equal places of arrays off the same cache sets */
+    *at += up(size_bytes, 64) + 64; /* the extra line puts equal places of arrays in different cache sets */
     return here;
 }
 
@@ -100,7 +100,7 @@ static Slots slots(intptr_t *at, const Job *job, int64_t size) {
     return s;
 }
 
-/* Share `memory` out among the arrays of s; return the bytes it takes. */
+/* Place the arrays of s in `memory`; return the bytes that they take. */
 static int64_t lay_out(const Job *job, char *memory, Space *s) {
     intptr_t at = (intptr_t)memory;
     s->job = job;
@@ -150,7 +150,7 @@ static void gather_block(const Job *job, const float *row, const int *order, int
     }
 }
 
-/* What `gather_block` took, less the row as it was, into `to`. */
+/* Write to `to` what `gather_block` took, minus the row: its change. */
 static void scatter_block(const Job *job, const float *block, const float *row, const int *order, int64_t u,
                           float *to) {
     int64_t left = job->hidden_dim - u * LANES;
@@ -164,7 +164,7 @@ static void keep_received(Slots s) {
     if (s.received) memcpy(s.received, s.w, (size_t)s.size * sizeof(float));
 }
 
-/* Take the weights that the client is given. */
+/* Copy the received weights into blocks. */
 static void start(Space *s) {
     const Job *job = s->job;
     const int64_t width = GATES * job->hidden_dim, hidden = job->hidden_dim, classes = job->num_classes;
@@ -198,7 +198,7 @@ static void start(Space *s) {
     keep_received(s->head_kernel), keep_received(s->head_bias), keep_received(s->prior_scale);
 }
 
-/* Write by how much they have changed. */
+/* Write the update: the change of each weight. */
 static void finish(const Space *s) {
     const Job *job = s->job;
     const int64_t width = GATES * job->hidden_dim, hidden = job->hidden_dim, classes = job->num_classes;

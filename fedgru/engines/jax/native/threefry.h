@@ -9,7 +9,7 @@ typedef struct {
     uint32_t word[2];
 } Key;
 
-/* A vector of counters at once: (high, low) of each to two words of bits. */
+/* For each of a vector of counters (high, low): two words of random bits. */
 INLINE void threefry(Key key, uvec high, uvec low, uvec *first, uvec *second) {
     static const int rotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
     const uint32_t words[3] = {key.word[0], key.word[1], key.word[0] ^ key.word[1] ^ 0x1BD11BDAu};

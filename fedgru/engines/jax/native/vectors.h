@@ -24,8 +24,9 @@
 #define LANES 4 /* SSE, NEON */
 #endif
 
-/* Numbers too small for full precision (denormals) become zero in this thread, as in XLA's: moments of what has no
- * gradient any more shrink to there, and each such number costs a hundred others. Returns what to restore.
+/* From now on numbers too small for full precision (denormals) become zero in this thread, as in XLA's threads.
+ * Moments shrink to such numbers where there is no gradient any more, and one of them takes the time of a hundred
+ * others. Returns the argument of `restore_denormals`.
  */
 static inline uint64_t flush_denormals(void) {
 #if defined(__SSE__)
@@ -64,8 +65,8 @@ INLINE vec load(const float *from) {
     return x;
 }
 
-/* x, held in a register: GCC would rather load it again for each product that it is part of, and where there are two
- * FMA units and two loads a cycle, loads are what it then waits for. AVX-512 has registers enough for GCC's taste. */
+/* Return x, kept in a register. GCC would load it again for each product; a processor with two FMA units and two
+ * loads a cycle would then wait for loads. With AVX-512 there are so many registers that GCC keeps it by itself. */
 INLINE vec in_register(vec x) {
 #if defined(__SSE__) && !defined(__AVX512F__)
     __asm__("" : "+x"(x));
@@ -77,7 +78,7 @@ INLINE vec in_register(vec x) {
 
 INLINE void store(float *to, vec x) { memcpy(to, &x, sizeof x); }
 
-/* The first `count` floats of a vector, zeros behind them. */
+/* The first `count` floats of a vector, then zeros. */
 INLINE vec load_some(const float *from, int64_t count) {
     if (count >= LANES) return load(from);
     vec x = {0};
@@ -154,7 +155,7 @@ INLINE float sum(vec x) {
     return total;
 }
 
-/* e^x, to 2e-7 of it. Below -87 it is what it is there, near enough to zero; NaN stays NaN.
+/* e^x, with a relative error of 2e-7. Below -87 the result is e^-87, close enough to zero; NaN stays NaN.
    x = n ln 2 + r, |r| <= ln(2) / 2, and a polynomial in r.
    Source: S. Moshier's Cephes library, expf. */
 INLINE vec exponential(vec x) {
