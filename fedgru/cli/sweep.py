@@ -185,7 +185,7 @@ def _check_processes(settings, processes):
     """Refuse several processes that would each take all that Ray has."""
     from fedgru.engines import registry
 
-    has_actors = "ray_actors" in registry.engine_of(settings).knows
+    has_actors = "ray" in registry.engine_of(settings).knows
     if processes > 1 and has_actors and settings.ray.ray_actors is None:
         raise ConfigError(
             f"--processes is {processes}: with --engine {settings.loop.engine} each has actors of "

@@ -447,7 +447,7 @@ def build_task(
         fitted=fitted,
         known=Known(clients, parts.classes, parts.known),
         data_name=data_set.name,
-        fingerprint=data_set.passport["fingerprint"],
+        fingerprint=data_set.passport.get("fingerprint", ""),
     )
 
 

@@ -80,7 +80,7 @@ def test_what_a_sweep_prints(invoke, no_audit, tmp_path):
     # zero states: what is left of the model is the prior, so it equals the counts
     lines = test.splitlines()
     assert lines[0] == (
-        "that point alone, chosen by validation: 51 targets of 6 clients, each scored once"
+        "only this point, chosen by validation: 51 targets of 6 clients, each scored once"
     )
     rows = {line[2:20].strip(): line[20:].split() for line in lines[2:6]}
     assert list(rows) == ["model", "lowest seed", "highest seed", "running backoff"]

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from fedgru.cli.main import main
 from fedgru.runs import listing
-from fedgru.workflows import train as train_workflow
+from fedgru.task.kernel_prior import Kernel
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 def test_the_kernel_is_learnt_and_kept(folder):
     run = listing.open_run(folder / "log")
     kernel = run.facts()["kernel"]
-    start = train_workflow.Kernel().to_dict()
+    start = Kernel().to_dict()
     assert kernel.keys() == start.keys()
     assert max(abs(kernel[name] - start[name]) for name in kernel) > 0.3
     log = (run.path / "run.log").read_text()
