@@ -65,7 +65,7 @@ class Run:
         return self.folder.kind.name
 
     @property
-    def status(self) -> str:
+    def status(self) -> str | None:
         """running, interrupted, failed or done."""
         return self.folder.status()
 

@@ -22,3 +22,4 @@ Weights: TypeAlias = dict[str, Floats]  # name of a weight -> its array
 AnyWeights: TypeAlias = Mapping[str, AnyArray]
 Row: TypeAlias = dict[str, float | None]  # "split/metric/average" -> value, None without one
 OnRound: TypeAlias = Callable[[int, Row], str | None]  # returns why training is to stop, or None
+Columns: TypeAlias = dict[str, npt.NDArray[Any]]  # name of a column -> its array

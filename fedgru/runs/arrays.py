@@ -1,7 +1,11 @@
-"""The arrays of a run folder: weights and predictions, checked before they are believed."""
+"""The arrays of a run folder: weights and predictions, checked when they are read."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from fedgru.core.types import Columns, Weights
 from fedgru.storage.files import check_like, read_arrays, write_arrays
 
 _PREDICTION_KINDS = {  # NumPy's letters for text, whole numbers, numbers and bool
@@ -10,12 +14,12 @@ _PREDICTION_KINDS = {  # NumPy's letters for text, whole numbers, numbers and bo
 }
 
 
-def write_weights(file, weights, round_num):
-    """Write {name: array} and the round that they are of, whole or not at all."""
-    write_arrays(file, {"round_num": np.int64(round_num), **weights})
+def write_weights(file: Path, weights: Weights, round_num: int) -> None:
+    """Write {name: array} and the number of their round, whole or not at all."""
+    write_arrays(file, {"round_num": np.array(round_num, np.int64), **weights})
 
 
-def read_weights(file, like=None):
+def read_weights(file: Path, like: Weights | None = None) -> tuple[Weights, int]:
     """Return (weights, round_num) of a file that `write_weights` wrote.
 
     Args:
@@ -23,19 +27,19 @@ def read_weights(file, like=None):
         like: name -> float32 array, whose names and shapes the weights must have; None takes any.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is damaged, or its weights are not such; says how.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or its weights do not fit `like`; names the fault.
     """
     weights = read_arrays(file)
     round_num = weights.pop("round_num", None)
     if round_num is None or round_num.shape or round_num.dtype.kind != "i":
-        raise ValueError("it does not say of which round it is")
+        raise ValueError("it does not name its round")
     if like is not None:
         check_like(weights, like)
     return weights, int(round_num)
 
 
-def read_predictions(file, columns=None):
+def read_predictions(file: Path, columns: Sequence[str] | None = None) -> Columns:
     """Return predictions.parquet as {column: array}, see `evaluate.prediction_table`.
 
     Args:

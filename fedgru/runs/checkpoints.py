@@ -2,11 +2,11 @@
 
 After round 7 the folder `checkpoints/` of a run holds
 
-round-7.json        where training stands: counters of early stopping, the rows of all rounds, which
-                    round is the best, and the checksums of the files it stands on; last to be
-                    written, so that whoever finds it finds the rest
+round-7.json        the state of training: counters of early stopping, the rows of all rounds, which
+                    round is the best, and the checksums of the files it needs. It is written last:
+                    if it exists, the others exist too
 round-7.npz         the weights, in the form of best.npz
-round-7.slots.npz   what the server optimizer keeps, if it keeps anything
+round-7.slots.npz   the slots of the server optimizer, if it has any
 round-6...          the checkpoint before, kept until this one is on the disk
 round-4.npz         the best round's weights; best.npz is another name (a hard link) of this file
 """
@@ -17,13 +17,16 @@ import os
 import re
 import shutil
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedgru.algorithms.fed_avg import ServerState
 from fedgru.core.errors import RunError
+from fedgru.core.types import Weights
 from fedgru.storage.files import (
     check_like,
     checksums,
@@ -43,23 +46,23 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run. Who writes holds the run's lock.
+    """The checkpoints of one run. The process that writes them holds the run's lock.
 
-    A checkpoint is written in a thread of its own while the next round is computed; at most one is
-    under way. Its arrays are not copied: rounds make new ones and leave the old as they are.
+    A checkpoint is written in a separate thread while the next round is computed, at most one at a
+    time. Its arrays are not copied: a round makes new arrays and does not change the old ones.
 
     Args:
         folder: Path of the run.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self._best = folder / "best.npz"
         self.folder = folder / "checkpoints"
-        self._writing = None  # Future of what is under way
-        self._kept = {}  # round_num -> names of the files its checkpoint stands on
+        self._writing: Future[None] | None = None  # of the checkpoint being written
+        self._kept: dict[int, set[str]] = {}  # round_num -> names of its checkpoint's files
 
-    def save(self, checkpoint):
-        """Begin to write a Checkpoint, once the one before is on the disk.
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Start writing a Checkpoint, once the one before is on the disk.
 
         Raises:
             OSError: if the one before could not be written.
@@ -69,8 +72,8 @@ class Checkpoints:
         self._writing = thread.submit(self._write, checkpoint)
         thread.shutdown(wait=False)  # it ends when this is written
 
-    def wait(self):
-        """Return when what was begun is on the disk.
+    def wait(self) -> None:
+        """Return when the checkpoint that `save` started is on the disk.
 
         Raises:
             OSError: if it could not be written.
@@ -80,32 +83,32 @@ class Checkpoints:
             writing.result()
 
     @property
-    def last_round(self):
+    def last_round(self) -> int | None:
         """The round of the newest checkpoint on the disk; None if there is none."""
         return max(self._kept, default=None)
 
-    def remove(self):
-        """Remove all checkpoints: the run has come to its end."""
+    def remove(self) -> None:
+        """Remove all checkpoints: the run is done."""
         self.wait()
         if self.folder.exists():
             with naming(self.folder):
                 shutil.rmtree(self.folder)
         self._kept = {}
 
-    def load(self, like):
-        """Return the newest Checkpoint that is whole, and make best.npz that of its best round.
+    def load(self, like: Checkpoint) -> Checkpoint | None:
+        """Return the newest undamaged Checkpoint, and make best.npz the weights of its best round.
 
-        One that is damaged is passed over with a warning that says what is wrong with it.
+        A damaged checkpoint is skipped with a warning that names the fault.
 
         Args:
-            like: Checkpoint of round 0, whose arrays' names and shapes and whose rules of early
-                stopping are the run's.
+            like: Checkpoint of round 0. It gives the names and shapes of the run's arrays, and the
+                run's rules of early stopping.
 
         Returns:
-            Checkpoint, or None if the run has none yet: it was stopped before.
+            Checkpoint, or None if the run has none: it was stopped before the first.
 
         Raises:
-            RunError: if there are some, and all are damaged.
+            RunError: if there are checkpoints, and all are damaged.
         """
         names = (re.fullmatch(r"round-(\d+)\.json", file.name) for file in self._files())
         rounds = sorted((int(name[1]) for name in names if name), reverse=True)
@@ -133,21 +136,23 @@ class Checkpoints:
         self._best.unlink(missing_ok=True)
         return None
 
-    def _write(self, checkpoint):
+    def _write(self, checkpoint: Checkpoint) -> None:
         state, round_num = checkpoint.state, checkpoint.state.round_num
         with naming(self.folder):
             self.folder.mkdir(exist_ok=True)
-        arrays = {_weights(round_num): {"round_num": np.int64(round_num), **state.weights}}
+        arrays: dict[str, dict[str, Any]] = {
+            _weights(round_num): {"round_num": np.int64(round_num), **state.weights}
+        }
         scalars = {name: int(s) for name, s in state.optimizer.items() if not isinstance(s, dict)}
         if slots := _flat(state.optimizer):
             arrays[_slots(round_num)] = slots
         files = {}
-        for name, content in arrays.items():
-            write_arrays(self.folder / name, content)
+        for name, members in arrays.items():
+            write_arrays(self.folder / name, members)
             files[name] = checksums(self.folder / name)
         best = _weights(checkpoint.best.round_num)
         files[best] = files.get(best) or checksums(self.folder / best)
-        content = {
+        content: dict[str, Any] = {
             "round_num": round_num,
             "best_round": checkpoint.best.round_num,
             "stopping": asdict(checkpoint.stopping),
@@ -161,8 +166,8 @@ class Checkpoints:
         self._show_best(checkpoint)
         self._forget_but(round_num, set(files))
 
-    def _show_best(self, checkpoint):
-        """Make best.npz the best round's; there is none while that is round 0."""
+    def _show_best(self, checkpoint: Checkpoint) -> None:
+        """Make best.npz the weights of the best round; remove it while that is round 0."""
         source = self.folder / _weights(checkpoint.best.round_num)
         with naming(self._best):
             if checkpoint.best.round_num == 0:
@@ -172,34 +177,34 @@ class Checkpoints:
                 part.unlink(missing_ok=True)
                 try:
                     os.link(source, part)
-                except OSError:  # a file system without links, or a full disk: then this fails too
+                except OSError:  # no hard links here; on a full disk the next line fails too
                     write_whole(part, lambda stream: stream.write(source.read_bytes()))
                 part.replace(self._best)
                 sync_folder(self._best.parent)
 
-    def _forget_but(self, round_num, files):
-        """Remove all but the checkpoint just written and the one before."""
+    def _forget_but(self, round_num: int, files: set[str]) -> None:
+        """Remove all checkpoints but the one just written and the one before."""
         before = max((r for r in self._kept if r < round_num), default=None)
         kept = {} if before is None else {before: self._kept[before]}
         kept[round_num] = files
         wanted = set().union(*kept.values(), *([_manifest(r)] for r in kept))
-        for file in self._files():  # in order of name: .json first, then what it stands on
+        for file in self._files():  # in order of name: .json first, then the files it needs
             if file.name not in wanted:
                 with naming(file):
                     file.unlink()
         self._kept = kept
 
-    def _files(self):
+    def _files(self) -> list[Path]:
         return sorted(self.folder.iterdir()) if self.folder.exists() else []
 
-    def _read(self, round_num, like):
-        """Return a Checkpoint and the names of its files; see `load` for what it may raise."""
+    def _read(self, round_num: int, like: Checkpoint) -> tuple[Checkpoint, set[str]]:
+        """Return a Checkpoint and the names of its files; `load` lists the errors it catches."""
         text = read_json_object(self.folder / _manifest(round_num))
         if text["format"] != FORMAT:
             raise ValueError(f"its format is {text['format']}, expected {FORMAT}")
         content = text["checkpoint"]
         if text["crc32"] != _checksum(content) or content["round_num"] != round_num:
-            raise ValueError("its checksum does not fit")
+            raise ValueError("its checksum does not match")
         files = content["files"]
         weights = self._read_weights(round_num, files, like)
         slots = self._read_arrays(_slots(round_num), files) if _slots(round_num) in files else {}
@@ -207,10 +212,10 @@ class Checkpoints:
         check_like(own, _flat(like.state.optimizer))
         optimizer = content["scalars"] | _nested(slots)
         if content["scalars"].keys() != like.state.optimizer.keys() - _nested(own).keys():
-            raise ValueError("it does not hold what the server optimizer keeps")
+            raise ValueError("it lacks slots of the server optimizer")
         state = best = ServerState(weights, optimizer, round_num)
         if (best_round := content["best_round"]) != round_num:
-            # nobody asks what the server optimizer kept then
+            # the optimizer's slots of the best round are never read
             best = ServerState(self._read_weights(best_round, files, like), {}, best_round)
         rows = tuple((row, seconds) for row, seconds in content["rows"])
         if len(rows) != round_num + 1:
@@ -219,14 +224,14 @@ class Checkpoints:
         faults = tuple(tuple(fault) for fault in content["faults"])
         return Checkpoint(state, best, stopping, rows, faults), set(files)
 
-    def _read_weights(self, round_num, files, like):
+    def _read_weights(self, round_num: int, files: dict[str, Any], like: Checkpoint) -> Weights:
         arrays = self._read_arrays(_weights(round_num), files)
         if arrays.pop("round_num") != round_num:
             raise ValueError(f"{_weights(round_num)} is of another round")
         check_like(arrays, like.state.weights)
         return arrays
 
-    def _read_arrays(self, name, files):
+    def _read_arrays(self, name: str, files: dict[str, Any]) -> Weights:
         try:
             if checksums(self.folder / name) != files[name]:
                 raise ValueError("its checksums are not those of the checkpoint")
@@ -237,27 +242,27 @@ class Checkpoints:
             raise ValueError(f"{name}: {error}") from error
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) else "it does not hold what it should"
 
 
-def _manifest(round_num):
+def _manifest(round_num: int) -> str:
     return f"round-{round_num}.json"
 
 
-def _weights(round_num):
+def _weights(round_num: int) -> str:
     return f"round-{round_num}.npz"
 
 
-def _slots(round_num):
+def _slots(round_num: int) -> str:
     return f"round-{round_num}.slots.npz"
 
 
-def _checksum(content):
+def _checksum(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content).encode())
 
 
-def _flat(optimizer):
+def _flat(optimizer: dict[str, Any]) -> Weights:
     """Return {"slot/weight": array} of a ServerState's optimizer, scalars left out."""
     return {
         f"{slot}/{name}": array
@@ -267,9 +272,9 @@ def _flat(optimizer):
     }
 
 
-def _nested(flat):
-    """The way back from `_flat`."""
-    nested = {}
+def _nested(flat: Weights) -> dict[str, Weights]:
+    """The inverse of `_flat`."""
+    nested: dict[str, Weights] = {}
     for key, array in flat.items():
         slot, _, name = key.partition("/")
         nested.setdefault(slot, {})[name] = array

@@ -1,20 +1,22 @@
-"""The run folder: what was asked, what happened, what came out.
+"""The run folder: settings, events, results.
 
-config.toml    every setting, resolved; `fedgru train --config` takes it as it is
+config.toml    every setting, resolved; `fedgru train --config` reads it unchanged
 run.json       versions, data fingerprint, coverage, unknown rates, how it ended
 metrics.csv    one row per round; the same seed gives the same bytes
 times.csv      seconds per round
-faults.csv     who dropped out of a round, or was kept out of its mean, and why; if anybody was
-run.log        what happened when, and tracebacks
+faults.csv     clients that dropped out of a round or were left out of its mean, and why
+run.log        log with times, and tracebacks
 best.npz, last.npz   weights (no pickle)
 test.json, clients.csv   the evaluation, overall and per client
 predictions.parquet      the evaluation, target by target
 clients-fine-tuned.csv   as clients.csv, after `fedgru eval --fine-tune`
-audit.json     what fresh probes read from the representation, after `fedgru audit`
+audit.json     accuracy of fresh probes on the representation, after `fedgru audit`
 train/, val/, eval/      TensorBoard event files
-checkpoints/   while the run is not done: what it needs to go on, see fedgru/runs/checkpoints.py
+checkpoints/   until the run is done: what resuming needs, see fedgru/runs/checkpoints.py
 .lock          while a process writes here: its number
 """
+
+from __future__ import annotations
 
 import errno
 import hashlib
@@ -22,15 +24,20 @@ import logging
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from fedgru import config
+from fedgru.config.settings import Settings
 from fedgru.core.errors import FedgruError, Interrupted, RunError
+from fedgru.core.types import Columns, Doubles, Row, Weights
 from fedgru.core.versions import installed_versions
 from fedgru.runs import arrays, order, tables
 from fedgru.runs.checkpoints import Checkpoints
-from fedgru.runs.kinds import FEDERATED, KINDS
+from fedgru.runs.kinds import FEDERATED, KINDS, RunKind
 from fedgru.runs.tensorboard import EventFiles
 from fedgru.storage.files import (
     naming,
@@ -41,35 +48,43 @@ from fedgru.storage.folders import scratch_folder
 from fedgru.storage.locks import Lock, is_locked
 from fedgru.storage.tables import append_csv, write_csv, write_json, write_parquet, write_table
 
-_OF_THE_BEST = ("test.json", "predictions.parquet", "clients.csv", "clients-fine-tuned.csv")
-_OF_THE_BEST += ("audit.json",)
+if TYPE_CHECKING:
+    from fedgru.training.loop import Checkpoint, TrainResult
+
+_OF_THE_BEST = (
+    *("test.json", "predictions.parquet", "clients.csv", "clients-fine-tuned.csv"),
+    "audit.json",
+)
 _LISTED_METRICS = ("test/acc@1/micro", "test/loss/micro")
 
 logger = logging.getLogger(__name__)
 
 
+_Cells = TypeVar("_Cells")
+
+
 class RunFolder:
     """One run's folder, open for writing while the run lasts.
 
-    Use as a context manager while something is done with it: no other process may then write
-    to it, what is logged inside goes to run.log, what goes wrong too, and a run that was not done
-    by then was interrupted, or has failed.
+    Use it as a context manager while you work on the run. Then no other process may write to the
+    folder, log lines and errors go to run.log, and an error marks a run that was training as
+    interrupted or failed.
 
     Attributes:
         path: Path of the folder.
         checkpoints: Checkpoints.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoints = Checkpoints(self.path)
         self._events = EventFiles(self.path)
         self._lock = Lock(self.path)
-        self._handler = None
-        self._trains = False  # whether a failure is the run's own, not that of who reads it
+        self._handler: _RunLog | None = None
+        self._trains = False  # whether an error is a failure of the run, not of a reader of it
 
     @classmethod
-    def create(cls, log_dir, settings, facts):
+    def create(cls, log_dir: str | Path, settings: Settings, facts: dict[str, Any]) -> Self:
         """Make a new folder `<log_dir>/<time>-<name>/`, whole or not at all; no two runs share one.
 
         Args:
@@ -93,7 +108,7 @@ class RunFolder:
         stem = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{settings.loop.name}"
         try:
             log_dir.mkdir(parents=True, exist_ok=True)
-            # no `writing_folder`: its name is the first free one, known when it is moved there
+            # not `writing_folder`: the name is the first free one, known only at the move
             with scratch_folder(log_dir / "run") as scratch:
                 new = scratch / "new"
                 new.mkdir()
@@ -104,38 +119,42 @@ class RunFolder:
         except OSError as error:
             raise RunError(
                 f"cannot write to {log_dir}: {error.strerror}. Choose another folder with "
-                "--log-dir."
+                "`log_dir`."
             ) from None
         run._trains = True
         return run
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         try:
             self._lock.acquire()
-            self._handler = _RunLog(self.path / "run.log", encoding="utf-8")
+            handler = _RunLog(self.path / "run.log", encoding="utf-8")
         except OSError as error:
             self._lock.release()
             raise RunError(f"cannot write to {self.path}: {error.strerror}.") from None
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logging.getLogger("fedgru").addHandler(self._handler)
+        self._handler = handler
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("fedgru").addHandler(handler)
         logging.getLogger("fedgru").setLevel(logging.INFO)
         return self
 
-    def __exit__(self, kind, error, _):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         try:
             if error is None:
                 self.checkpoints.wait()
                 self._events.close()
             else:
-                self._tell_of(error)
+                self._record_end(error)
         finally:
+            assert self._handler is not None, "left without being entered"
             logging.getLogger("fedgru").removeHandler(self._handler)
-            with suppress(OSError):  # of what could not be written before, either
+            with suppress(OSError):  # closing writes what could not be written before
                 self._handler.close()
             self._lock.release()
 
-    def _tell_of(self, error):
-        """Write down how the run ended, as far as the disk lets us."""
+    def _record_end(self, error: BaseException) -> None:
+        """Write how the run ended, as far as the disk permits."""
         message = str(error) or type(error).__name__
         stopped = isinstance(error, KeyboardInterrupt | Interrupted)
         for act in (
@@ -147,15 +166,14 @@ class RunFolder:
             with suppress(OSError):
                 act()
 
-    def _end_as(self, status, message):
+    def _end_as(self, status: str, message: str) -> None:
         if self._trains and self.facts().get("status") == "running":
             self.write_facts({"status": status, "error": message})
 
-    def begin_again(self, checkpoint):
-        """Bring the folder to where it was when a Checkpoint was written, to train on from there.
+    def begin_again(self, checkpoint: Checkpoint | None) -> None:
+        """Return the folder to its state when a Checkpoint was written, to resume from there.
 
-        An evaluation or audit of what was the best round then is removed: it may not be the best
-        any longer.
+        An evaluation or audit is removed: after the resumed training another round can be best.
 
         Args:
             checkpoint: Checkpoint, or None to begin before round 0.
@@ -182,8 +200,8 @@ class RunFolder:
         resumed = [*facts.get("resumed", []), {"at": order.now(), "after_round": len(rows) - 1}]
         write_json(self.path / "run.json", facts | {"status": "running", "resumed": resumed})
 
-    def finish(self, result):
-        """Write the weights of a TrainResult, and that the run is done; it needs no checkpoints."""
+    def finish(self, result: TrainResult) -> None:
+        """Write the weights of a TrainResult, mark the run as done, remove its checkpoints."""
         self.checkpoints.wait()
         self.save_weights("best", result.best.weights, result.best.round_num)
         self.save_weights("last", result.last.weights, result.last.round_num)
@@ -199,35 +217,36 @@ class RunFolder:
         )
         self.checkpoints.remove()
 
-    def status(self):
-        """Return "running", "interrupted", "failed" or "done".
+    def status(self) -> str | None:
+        """Return "running", "interrupted", "failed" or "done"; None if there is no run.json.
 
-        Who was killed could not write that: a run that nobody writes to is not running.
+        A killed process leaves "running" in run.json. So a run that no process writes to counts
+        as interrupted.
         """
-        status = self.facts().get("status")
+        status: str | None = self.facts().get("status")
         return "interrupted" if status == "running" and not is_locked(self.path) else status
 
     @property
-    def kind(self):
+    def kind(self) -> RunKind:
         """The RunKind.
 
         Raises:
             RunError: if run.json is damaged, or names a kind that this fedgru does not know.
         """
-        name = self.facts().get("kind", FEDERATED.name)  # the first runs did not say
+        name = self.facts().get("kind", FEDERATED.name)  # the first runs had no kind
         if not isinstance(name, str) or name not in KINDS:
             raise RunError(
-                f"{self.path / 'run.json'} says that the run is of kind {name!r}, expected one of "
+                f"{self.path / 'run.json'} has the kind {name!r}, expected one of "
                 f"{', '.join(KINDS)}. It is damaged, or a newer fedgru made the run."
             )
         return KINDS[name]
 
-    def overview(self):
+    def overview(self) -> dict[str, Any]:
         """Return a dict of what a list of runs shows; None for what is not known (yet).
 
-        A run whose files are damaged is listed all the same, `status` saying what is wrong.
+        A run with damaged files is listed too; its `status` is the error.
         """
-        shown = dict.fromkeys(
+        shown: dict[str, Any] = dict.fromkeys(
             ("kind", "data", "status", "seed", "rounds", "best_round", "started", *_LISTED_METRICS)
         )
         try:
@@ -240,7 +259,7 @@ class RunFolder:
             shown["status"] = str(error)
         return {"run": self.path.name} | shown
 
-    def facts(self):
+    def facts(self) -> dict[str, Any]:
         """Return run.json as a dict; empty if there is none yet.
 
         Raises:
@@ -248,42 +267,44 @@ class RunFolder:
         """
         return order.read_json(self.path / order.FACTS)
 
-    def write_facts(self, facts):
+    def write_facts(self, facts: dict[str, Any]) -> None:
         """Add to run.json."""
         write_json(self.path / "run.json", self.facts() | facts)
 
-    def record_round(self, round_num, row, seconds):
+    def record_round(self, round_num: int, row: Row, seconds: dict[str, float]) -> None:
         """Append a round to metrics.csv, times.csv and the TensorBoard files.
 
         Args:
             round_num: int.
-            row: {"split/metric/average": value}, the same keys each round but in round 0,
-                which has no train metrics.
+            row: {"split/metric/average": value}, the same keys in each round, except that round 0
+                has no train metrics.
             seconds: {"train": s, "val": s}.
         """
         append_csv(self.path / "metrics.csv", tables.metric_cells(round_num, row, seconds))
         append_csv(self.path / "times.csv", tables.time_cells(round_num, row, seconds))
         self._events.write(row, round_num)
 
-    def rounds(self):
+    def rounds(self) -> dict[str, Doubles]:
         """Return metrics.csv as {column: float64 [rounds + 1]}; empty if it has no rounds.
 
-        A cell that is empty is NaN, such as round 0's train metrics.
+        An empty cell is NaN, such as the train metrics of round 0.
 
         Raises:
             RunError: if the file is damaged, or its rows are not rounds 0, 1, 2 ...
         """
         return self._read_rounds("metrics.csv", tables.read_rounds)
 
-    def round_texts(self):
-        """Return metrics.csv as `rounds` does, but each column as a list of its cells' texts."""
+    def round_texts(self) -> dict[str, list[str]]:
+        """Return metrics.csv as `rounds` does, but the cells as texts."""
         return self._read_rounds("metrics.csv", tables.read_round_texts)
 
-    def times(self):
+    def times(self) -> dict[str, Doubles]:
         """Return times.csv as `rounds` does: seconds, `train_s` and `val_s`."""
         return self._read_rounds("times.csv", tables.read_rounds)
 
-    def _read_rounds(self, name, read):
+    def _read_rounds(
+        self, name: str, read: Callable[[Path], dict[str, _Cells]]
+    ) -> dict[str, _Cells]:
         try:
             return read(self.path / name)
         except FileNotFoundError:
@@ -291,17 +312,17 @@ class RunFolder:
         except ValueError as error:
             raise RunError(f"{self.path / name} is damaged: {error}.") from error
 
-    def record_faults(self, faults):
+    def record_faults(self, faults: Iterable[tuple[int, str, str]]) -> None:
         """Append (round_num, client_id, why) of each fault to faults.csv."""
         for fault in faults:
             cells = dict(zip(("round", "client_id", "why"), fault, strict=True))
             append_csv(self.path / "faults.csv", cells)
 
-    def save_weights(self, which, weights, round_num):
+    def save_weights(self, which: str, weights: Weights, round_num: int) -> None:
         """Write best.npz or last.npz, whole or not at all."""
         arrays.write_weights(self.path / f"{which}.npz", weights, round_num)
 
-    def load_weights(self, which="best", like=None):
+    def load_weights(self, which: str = "best", like: Weights | None = None) -> tuple[Weights, int]:
         """Return (weights, round_num) from best.npz or last.npz.
 
         Args:
@@ -310,7 +331,7 @@ class RunFolder:
                 takes any.
 
         Raises:
-            RunError: if the run has none, the file is damaged, or its weights are not such.
+            RunError: if the run has none, the file is damaged, or its weights do not fit `like`.
         """
         file = self.path / f"{which}.npz"
         try:
@@ -326,12 +347,14 @@ class RunFolder:
                 f"{self.path / 'config.toml'}"
             ) from error
 
-    def save_test(self, report, table, predictions):
+    def save_test(
+        self, report: dict[str, Any], table: Mapping[str, Any], predictions: Columns
+    ) -> None:
         """Write the evaluation and TensorBoard's eval/; replaces an earlier evaluation.
 
         Args:
             report: dict, from `evaluate.full_report`, and the `round` of the weights.
-            table: {column: list}, one entry per client.
+            table: {column: list or array}, one entry per client.
             predictions: {column: array}, from `evaluate.prediction_table`.
         """
         write_parquet(self.path / "predictions.parquet", predictions)
@@ -339,17 +362,17 @@ class RunFolder:
         if (self.path / "eval").exists():
             shutil.rmtree(self.path / "eval")
         self._events.write(report, report["round"])
-        write_json(self.path / "test.json", report)  # last: who finds it finds the rest
+        write_json(self.path / "test.json", report)  # last: if it exists, the rest does too
 
-    def save_summed_test(self, report, table):
-        """Write an evaluation of which no more than sums are known, as `save_test` does."""
+    def save_summed_test(self, report: dict[str, Any], table: Mapping[str, Any]) -> None:
+        """Write an evaluation without predictions, of which only sums are known."""
         write_table(self.path / "clients.csv", table)
         if (self.path / "eval").exists():
             shutil.rmtree(self.path / "eval")
         self._events.write(report, report["round"])
         write_json(self.path / "test.json", report)
 
-    def save_fine_tuned(self, table):
+    def save_fine_tuned(self, table: Mapping[str, Any] | None) -> None:
         """Write clients-fine-tuned.csv, a table as clients.csv; None removes an earlier one."""
         file = self.path / "clients-fine-tuned.csv"
         if table is None:
@@ -357,19 +380,19 @@ class RunFolder:
         else:
             write_table(file, table)
 
-    def save_audit(self, report):
-        """Write audit.json; concepts of an earlier audit of the same round stay beside the new."""
+    def save_audit(self, report: dict[str, Any]) -> None:
+        """Write audit.json; concepts of an earlier audit of the same round stay in it."""
         earlier = self.audit()
         if earlier.get("round") == report["round"] and isinstance(earlier.get("concepts"), dict):
             concepts = earlier["concepts"] | report["concepts"]
             report = report | {"concepts": concepts}
         write_json(self.path / "audit.json", report)
 
-    def test(self):
+    def test(self) -> dict[str, Any]:
         """Return test.json as a dict; empty if the run has not been evaluated."""
         return order.read_json(self.path / "test.json")
 
-    def predictions(self, columns=None):
+    def predictions(self, columns: Sequence[str] | None = None) -> Columns:
         """Return predictions.parquet as {column: array}, see `evaluate.prediction_table`.
 
         Args:
@@ -384,7 +407,7 @@ class RunFolder:
         except ValueError as error:
             raise self._damaged(file) from error
 
-    def client_table(self, name="clients.csv"):
+    def client_table(self, name: str = "clients.csv") -> Columns:
         """Return clients.csv or clients-fine-tuned.csv as {column: array}: ids texts, else floats.
 
         Raises:
@@ -396,27 +419,27 @@ class RunFolder:
         except ValueError as error:
             raise self._damaged(file) from error
 
-    def _evaluated(self, name):
+    def _evaluated(self, name: str) -> Path:
         if not (self.path / name).exists():
             if not self.kind.has_check_ins:
-                raise RunError(f"{self.path} has no {name}: its clients sent sums alone.")
+                raise RunError(f"{self.path} has no {name}: its clients sent only sums.")
             raise RunError(f"{self.path} has no {name}: score it with: fedgru eval {self.path}")
         return self.path / name
 
-    def _damaged(self, file):
+    def _damaged(self, file: Path) -> RunError:
         return RunError(f"{file} is damaged. Make it again with: fedgru eval {self.path}")
 
-    def audit(self):
+    def audit(self) -> dict[str, Any]:
         """Return audit.json as a dict; empty if the run has not been audited."""
         return order.read_json(self.path / "audit.json")
 
-    def settings(self):
+    def settings(self) -> Settings:
         """Return the run's Settings."""
         return config.load(config_file=self.path / "config.toml")
 
 
-def _move_to_new(folder, path):
-    """Move a folder that holds something to a path, or to the first free of path-2, path-3 ..."""
+def _move_to_new(folder: Path, path: Path) -> Path:
+    """Move a folder with files to a path, or to the first free one of path-2, path-3 ..."""
     candidate, number = path, 1
     while True:
         try:
@@ -429,9 +452,9 @@ def _move_to_new(folder, path):
 
 
 class _RunLog(logging.FileHandler):
-    """Raises what goes wrong in writing, as everywhere else in the run folder."""
+    """A log file that raises its errors of writing, as the other files of the run folder do."""
 
-    def handleError(self, record):
-        """See logging.Handler; its own prints a traceback and goes on."""
+    def handleError(self, record: logging.LogRecord) -> None:
+        """See logging.Handler, whose method prints a traceback and continues."""
         with naming(self.baseFilename):
             raise

@@ -1,4 +1,4 @@
-"""The kinds of run, one table: what tells them apart is asked of the kind, never of its name."""
+"""The kinds of run in one table. Code asks a kind for its properties, never for its name."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,15 @@ class RunKind:
         name: as run.json, test.json and `fedgru baseline` have it.
         shares_model: whether training gives one set of weights that all clients share: it can be
             audited, fine-tuned, predicted with and exported.
-        resumes: whether it keeps checkpoints, to be gone on with from the last.
+        resumes: whether it keeps checkpoints, so that a stopped run can be resumed.
         learns_kernel: whether the clients learn one kernel prior together, kept in run.json.
         counting: for a counting baseline, which trains no model, its name in a report's
             `baselines`; None for the others.
         is_baseline: whether `fedgru baseline` makes it.
         pools: whether all clients' check-ins are trained on in one place.
         has_engine: whether one of the engines runs the clients, and what they exchange counts.
-        has_check_ins: whether its check-ins are at hand: without them no task can be built again,
-            and there are no predictions.
+        has_check_ins: whether this machine has its check-ins. Without them the task cannot be
+            built again, and there are no predictions.
     """
 
     name: str
@@ -33,12 +33,12 @@ class RunKind:
     has_check_ins: bool = True
 
     @property
-    def trains(self):
+    def trains(self) -> bool:
         """Whether it trains: it has rounds and weights."""
         return self.counting is None
 
     @property
-    def command(self):
+    def command(self) -> tuple[str, ...]:
         """The words of the command that makes such a run, a tuple.
 
         >>> CENTRAL.command, FEDERATED.command, DEPLOYED.command
@@ -49,13 +49,13 @@ class RunKind:
         return "fedgru", "train" if self.has_engine else "deploy"
 
     @property
-    def row(self):
-        """What the row of the run's own scores is called, in a table beside the baselines."""
+    def row(self) -> str:
+        """The name of the run's own row in a table with the baselines."""
         return "model" if self.has_engine else self.name
 
     @property
-    def words(self):
-        """What stands after "is" in a sentence about such a run.
+    def words(self) -> str:
+        """The words that follow "is" in a sentence about such a run.
 
         >>> LOCAL.words, FEDERATED.words, DEPLOYED.words
         ('the baseline local', 'of fedgru train', 'of fedgru deploy')
@@ -63,11 +63,23 @@ class RunKind:
         return f"the baseline {self.name}" if self.is_baseline else f"of {' '.join(self.command)}"
 
 
-_BY_ROUNDS = {"shares_model": True, "resumes": True, "learns_kernel": True}
-
-FEDERATED = RunKind("federated", **_BY_ROUNDS, is_baseline=False, has_engine=True)
-DEPLOYED = RunKind("deployed", **_BY_ROUNDS, is_baseline=False, has_check_ins=False)
-CENTRAL = RunKind("central", **_BY_ROUNDS, pools=True)
+FEDERATED = RunKind(
+    "federated",
+    shares_model=True,
+    resumes=True,
+    learns_kernel=True,
+    is_baseline=False,
+    has_engine=True,
+)
+DEPLOYED = RunKind(
+    "deployed",
+    shares_model=True,
+    resumes=True,
+    learns_kernel=True,
+    is_baseline=False,
+    has_check_ins=False,
+)
+CENTRAL = RunKind("central", shares_model=True, resumes=True, learns_kernel=True, pools=True)
 LOCAL = RunKind("local")  # each client learns a kernel of its own
 
 KINDS = {

@@ -1,6 +1,7 @@
 """The runs in a folder of runs: opened by one of their names, listed, deleted."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedgru.core.errors import RunError
@@ -8,20 +9,20 @@ from fedgru.runs import order
 from fedgru.runs.folder import RunFolder
 from fedgru.storage.locks import is_locked
 
-_STAMP = len("2031-05-02-184500-")  # what stands before a run's --name in its folder's name
+_STAMP = len("2031-05-02-184500-")  # the time before a run's `name` in its folder's name
 
 
-def open_run(log_dir, name=None):
+def open_run(log_dir: str | Path, name: str | Path | None = None) -> RunFolder:
     """Open an existing run.
 
     Args:
         log_dir: folder of all runs.
-        name: the name of a folder in it, the --name that a run was given, the path of a run
-            anywhere, or None for the one started last.
+        name: the name of a folder in it, the setting `name` of a run, the path of a run anywhere,
+            or None for the one started last.
 
     Raises:
-        RunError: if there is no such run, several go by that --name, or the clock does not let us
-            tell which was started last.
+        RunError: if there is no such run, if several have that `name`, or if the last run was
+            started in the future.
     """
     log_dir = Path(log_dir)
     if name is None:
@@ -30,8 +31,8 @@ def open_run(log_dir, name=None):
             raise RunError(f"no run in {log_dir}/. Make one with: fedgru train --features big")
         if (start := order.started(runs[0].path)) > order.now():
             raise RunError(
-                f"{runs[0].path} says that it was started at {start}, which is in the future. If "
-                "the clock was set back, later runs look older than they are: name the run."
+                f"{runs[0].path} was started at {start}, which is in the future. If the clock was "
+                "set back, later runs look older than they are: name the run."
             )
         return runs[0]
     name = str(name)
@@ -45,36 +46,36 @@ def open_run(log_dir, name=None):
     named = [run for run in all_runs(log_dir) if run.path.name[_STAMP:] == name]
     if len(named) > 1:
         raise RunError(
-            f"{len(named)} runs are called {name}: "
+            f"{len(named)} runs have the name {name}: "
             f"{', '.join(run.path.name for run in named)}. Give one of these names."
         )
     if named:
         return named[0]
     raise RunError(
         f"no run {name}: neither {name} nor {log_dir / name} is a folder with a run.json, and no "
-        f"run in {log_dir}/ was given that `name`."
+        f"run in {log_dir}/ has that `name`."
     )
 
 
-def all_runs(log_dir):
+def all_runs(log_dir: str | Path) -> list[RunFolder]:
     """Return the RunFolders in a folder of runs, started last first."""
     return [RunFolder(path) for path in order.by_start(log_dir)]
 
 
-def remove_runs(runs, log_dir):
+def remove_runs(runs: Sequence[RunFolder], log_dir: str | Path) -> None:
     """Delete runs, whole folders.
 
     Args:
         runs: RunFolders.
-        log_dir: folder of all runs; a run that does not lie right in it is not touched.
+        log_dir: folder of all runs; a run outside it is not deleted.
 
     Raises:
-        RunError: before any is deleted, if one lies elsewhere or is being written; or if a folder
-            cannot be deleted.
+        RunError: if a run is outside the folder or is being written: then none is deleted; or if
+            a folder cannot be deleted.
     """
     for run in runs:
         if run.path.resolve().parent != Path(log_dir).resolve():
-            raise RunError(f"{run.path} does not lie in {log_dir}/: delete it yourself.")
+            raise RunError(f"{run.path} is not in {log_dir}/: delete it yourself.")
         if is_locked(run.path):
             raise RunError(f"{run.path} is being written: wait until that has ended.")
     for run in runs:

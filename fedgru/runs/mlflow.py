@@ -1,31 +1,38 @@
-"""A run, logged to MLflow: its folder's content as params, metrics and artifacts of one MLflow run.
+"""Log a run to MLflow: its folder's content as params, metrics and artifacts of one MLflow run.
 
-MLflow is an extra of fedgru, and its telemetry stays off.
+MLflow is an extra of fedgru; its telemetry is turned off.
 """
+
+from __future__ import annotations
 
 import logging
 import os
 from datetime import datetime
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from fedgru import config
 from fedgru.core.errors import ConfigError, RunError
 
+if TYPE_CHECKING:
+    from fedgru.runs.folder import RunFolder
+
 EXPERIMENT = "fedgru"
 ARTIFACTS = ("config.toml", "run.json", "metrics.csv", "test.json", "clients.csv")
 LOCAL = "local"  # in place of a URI: a database in the log folder
-BATCH = 1000  # metrics that MLflow takes at once; of params it takes 100
+BATCH = 1000  # metrics that MLflow takes in one call; params: 100
 
 
 class MlflowTracker:
     """Writes finished runs to one MLflow tracking store.
 
-    By default that is log/mlflow/mlflow.db, artifacts beside it: MLflow's own store of plain files
-    is in maintenance mode and refuses to be opened.
+    By default that is log/mlflow/mlflow.db, with the artifacts next to it. MLflow's own store of
+    plain files is in maintenance mode and cannot be opened.
     """
 
-    def __init__(self, uri, log_dir):
-        """Open the store, made if need be.
+    def __init__(self, uri: str, log_dir: str | Path) -> None:
+        """Open the store; make it if there is none.
 
         Args:
             uri: tracking URI, or LOCAL.
@@ -37,8 +44,8 @@ class MlflowTracker:
         """
         if uri != LOCAL and ":" not in uri:
             raise ConfigError(
-                f"--mlflow is {uri}, expected nothing or a tracking URI such as "
-                "sqlite:///mlflow.db or http://localhost:5000. A run is named before it."
+                f"`mlflow` is {uri}, expected nothing or a tracking URI such as "
+                "sqlite:///mlflow.db or http://localhost:5000. The name of a run comes before it."
             )
         mlflow = _import_mlflow()
         artifacts = None
@@ -59,11 +66,11 @@ class MlflowTracker:
             raise RunError(f"cannot log to MLflow at {uri}: {error.message}") from error
         self._error = mlflow.MlflowException
 
-    def log_run(self, run):
-        """Log a run as the MLflow run of its folder's name; what is there already is not repeated.
+    def log_run(self, run: RunFolder) -> str:
+        """Log a run as the MLflow run of its folder's name; skip what was logged before.
 
-        Params are its settings as `section.key`; metrics those of metrics.csv by round, and those
-        of test.json at the best round, an @ written as _at_; artifacts the files of ARTIFACTS.
+        The params are its settings as `section.key`. The metrics are those of metrics.csv by round,
+        and those of test.json at the best round; @ becomes _at_. The artifacts are ARTIFACTS.
 
         Args:
             run: RunFolder.
@@ -79,7 +86,7 @@ class MlflowTracker:
         except self._error as error:
             raise RunError(f"cannot log to MLflow at {self.uri}: {error.message}") from error
 
-    def _log_run(self, run):
+    def _log_run(self, run: RunFolder) -> str:
         from mlflow.entities import Metric, Param
 
         client, facts, settings = self._client, run.facts(), run.settings()
@@ -108,7 +115,7 @@ class MlflowTracker:
             Metric(_name(key), float(value), started_ms + step, step)
             for key, value, step in found
             if value not in ("", None)
-            # the test is logged anew: its metrics may be of another round, or of a better metric
+            # test metrics are always logged again: their round can have changed
             and (key.startswith("test/") or _name(key) not in known)
         ]
         for begin in range(0, len(metrics), BATCH):
@@ -121,14 +128,14 @@ class MlflowTracker:
         return run_id
 
 
-def _import_mlflow():
-    # before the import: MLflow looks at these once
+def _import_mlflow() -> ModuleType:
+    # before the import: MLflow reads these once
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
     try:
         import mlflow
     except ImportError:
         raise ConfigError(
-            "--mlflow needs MLflow, which is not installed. Install it with: "
+            "`mlflow` needs MLflow, which is not installed. Install it with: "
             "pip install 'fedgru[mlflow]'"
         ) from None
     for name in ("mlflow", "alembic"):  # they report each table that they make
@@ -136,10 +143,10 @@ def _import_mlflow():
     return mlflow
 
 
-def _name(key):
-    """A metric's name as MLflow takes it, which has no @."""
+def _name(key: str) -> str:
+    """A metric's name for MLflow, which allows no @."""
     return key.replace("@", "_at_")
 
 
-def _milliseconds(text):
+def _milliseconds(text: str) -> int:
     return int(1000 * datetime.fromisoformat(text).timestamp())

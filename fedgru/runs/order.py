@@ -1,8 +1,9 @@
-"""Which run folders there are, the one started last first, and when each was started."""
+"""The run folders in a folder, the last started first, and when each was started."""
 
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from fedgru.core.errors import RunError
 from fedgru.storage.files import read_json_object
@@ -12,12 +13,12 @@ FACTS = "run.json"
 logger = logging.getLogger(__name__)
 
 
-def now():
-    """Return the time as run.json has it, a text that sorts."""
+def now() -> str:
+    """Return the time in the format of run.json: a text that sorts by time."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def read_json(file):
+def read_json(file: Path) -> dict[str, Any]:
     """Return the dict in a JSON file of a run; empty if there is no such file.
 
     Raises:
@@ -29,27 +30,27 @@ def read_json(file):
         raise RunError(f"{file} is damaged, {error}.") from None
 
 
-def started(path):
+def started(path: Path) -> str:
     """Return when the run in a folder was started; "" (and a warning) if run.json is damaged."""
     try:
         return str(read_json(path / FACTS).get("started", ""))
     except RunError as error:
-        logger.warning("passed over: %s", error)
+        logger.warning("skipped: %s", error)
         return ""
 
 
-def by_start(log_dir):
+def by_start(log_dir: str | Path) -> list[Path]:
     """Return the paths of the run folders in a folder of runs, started last first."""
-    files = Path(log_dir).glob(f"[!.]*/{FACTS}")  # what begins with a dot is not made whole yet
+    files = Path(log_dir).glob(f"[!.]*/{FACTS}")  # a name with a dot: not complete yet
     return sorted((file.parent for file in files), key=started, reverse=True)
 
 
-def warn_of_clock(log_dir):
-    """Log a warning if a run is about to look older than one that is there already."""
+def warn_of_clock(log_dir: str | Path) -> None:
+    """Log a warning if a new run would look older than an existing one."""
     paths = by_start(log_dir)
     if paths and (start := started(paths[0])) > now():
         logger.warning(
-            "%s says that it was started at %s, which is in the future: was the clock set back? "
+            "%s was started at %s, which is in the future: was the clock set back? "
             "The new run will look older.",
             paths[0],
             start,

@@ -1,26 +1,30 @@
-"""The CSV tables of a run folder: what a row of them holds, and how they are read back."""
+"""The CSV tables of a run folder: how their rows are made, and how they are read back."""
 
 import csv
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-
-def metric_cells(round_num, row, _):
-    """Return a row of metrics.csv as a dict, from what `RunFolder.record_round` is given."""
-    return {"round": round_num} | row
+from fedgru.core.types import Columns, Doubles, Row
 
 
-def time_cells(round_num, _, seconds):
-    """Return a row of times.csv as a dict, from what `RunFolder.record_round` is given."""
-    return {"round": round_num} | {f"{name}_s": f"{s:.3f}" for name, s in seconds.items()}
+def metric_cells(round_num: int, row: Row, _: dict[str, float]) -> dict[str, Any]:
+    """Return a row of metrics.csv as a dict, from the arguments of `RunFolder.record_round`."""
+    return {"round": round_num, **row}
 
 
-def read_texts(file):
-    """Return a table as {column: list of str}, cells as they stand in it.
+def time_cells(round_num: int, _: Row, seconds: dict[str, float]) -> dict[str, Any]:
+    """Return a row of times.csv as a dict, from the arguments of `RunFolder.record_round`."""
+    return {"round": round_num, **{f"{name}_s": f"{s:.3f}" for name, s in seconds.items()}}
+
+
+def read_texts(file: Path) -> dict[str, list[str]]:
+    """Return a table as {column: list of str}, the cells unchanged.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is no table; says so.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a table.
     """
     try:
         with open(file, newline="", encoding="utf-8") as stream:
@@ -32,11 +36,11 @@ def read_texts(file):
     return {name: [row[i] for row in rows] for i, name in enumerate(head)}
 
 
-def read_round_texts(file):
-    """Return metrics.csv or times.csv as `read_texts` does; its row i is of round i.
+def read_round_texts(file: Path) -> dict[str, list[str]]:
+    """Return metrics.csv or times.csv as `read_texts` does; row i is of round i.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_texts`; or if the rows are of other rounds.
+        FileNotFoundError, ValueError: as `read_texts`; or if row i is not of round i.
     """
     texts = read_texts(file)
     if "round" not in texts:
@@ -47,7 +51,7 @@ def read_round_texts(file):
     return texts
 
 
-def read_rounds(file):
+def read_rounds(file: Path) -> dict[str, Doubles]:
     """Return metrics.csv or times.csv as {column: float64 [rounds + 1]}, NaN where a cell is empty.
 
     Raises:
@@ -56,7 +60,7 @@ def read_rounds(file):
     return {name: _numbers(texts) for name, texts in read_round_texts(file).items()}
 
 
-def read_clients(file):
+def read_clients(file: Path) -> Columns:
     """Return clients.csv as {column: array [num_clients]}: `client_id` texts, the others float64.
 
     Raises:
@@ -72,7 +76,7 @@ def read_clients(file):
     }
 
 
-def _numbers(texts):
+def _numbers(texts: list[str]) -> Doubles:
     try:
         return np.array([float(text or "nan") for text in texts])
     except ValueError:

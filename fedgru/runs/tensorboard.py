@@ -1,26 +1,35 @@
-"""TensorBoard's event files of a run: one folder for train, val and test each."""
+"""TensorBoard's event files of a run: one folder each for train, val and test."""
+
+from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from fedgru.core.types import Row
 from fedgru.storage.files import naming
+
+if TYPE_CHECKING:
+    from tensorboardX.event_file_writer import EventsWriter
 
 TAGS = {"loss": "epoch_loss", "acc@1": "epoch_sparse_categorical_accuracy"}
 
 
 class EventFiles:
-    """Writes metrics to event files, in this thread: a full disk is an error here and now.
+    """Writes metrics to event files, in this thread, so that a full disk raises an error here.
 
-    tensorboardX's own SummaryWriter writes in another thread; where that fails, it waits for ever.
+    tensorboardX's own SummaryWriter writes in another thread; if that thread fails, it waits for
+    ever.
 
     Args:
         folder: Path of the run.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._writers = {}
+        self._writers: dict[str, EventsWriter] = {}
 
-    def write(self, row, round_num):
+    def write(self, row: Row, round_num: int) -> None:
         """Write a round's metrics, each split into its own folder.
 
         `loss` and `acc@1` over check-ins get the tags of Keras' own callback, as in the
@@ -50,7 +59,7 @@ class EventFiles:
             with naming(self.folder / split):
                 writer.flush()
 
-    def _writer(self, split):
+    def _writer(self, split: str) -> EventsWriter:
         from tensorboardX.event_file_writer import EventsWriter
 
         if split not in self._writers:
@@ -58,7 +67,7 @@ class EventFiles:
             self._writers[split] = EventsWriter(str(self.folder / split / "events"))
         return self._writers[split]
 
-    def close(self):
+    def close(self) -> None:
         """Close the files; more can be written afterwards, to new ones."""
         while self._writers:
             self._writers.popitem()[1].close()

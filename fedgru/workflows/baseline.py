@@ -1,10 +1,15 @@
-"""Baselines as runs: folders like any other, so that they are evaluated and compared alike."""
+"""Baselines as runs: the same folders, so that they are evaluated and compared the same way."""
+
+from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from fedgru import config
+from fedgru.config.settings import Settings
 from fedgru.core.errors import ConfigError, Interrupted
 from fedgru.evaluation import evaluate
 from fedgru.runs.folder import RunFolder
@@ -12,14 +17,19 @@ from fedgru.training import local_models
 from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
 
+if TYPE_CHECKING:
+    from fedgru.evaluation.evaluate import Evaluation
+    from fedgru.runs.kinds import RunKind
+    from fedgru.task.task import Task
+
 _COUNTED = ("data", "users", "min_checkins", "target", "seed", "threads", "name")
 _SERVER, _FAULTS = config.ServerSettings.model_fields, config.FaultSettings.model_fields
 
 logger = logging.getLogger(__name__)
 
 
-def without_effect(kind):
-    """Return the names of the settings that runs of a RunKind do not read, a tuple."""
+def without_effect(kind: RunKind) -> tuple[str, ...]:
+    """Return a tuple of the settings that have no effect on runs of a RunKind."""
     if not kind.trains:
         return tuple(name for name in config.fields() if name not in _COUNTED)
     if not kind.is_baseline:
@@ -28,12 +38,16 @@ def without_effect(kind):
     return federation if kind.shares_model else (*federation, "eval_clients")
 
 
-def settings_of(kind, overrides, config_file=None, preset=None):
+def settings_of(
+    kind: RunKind,
+    overrides: dict[str, Any],
+    config_file: str | Path | None = None,
+    preset: str | None = None,
+) -> Settings:
     """Resolve a baseline's settings, see `config.load`.
 
-    A config file may hold more than a baseline reads: it is the federated run's, so that both
-    are of the same users and splits. The run is named after the baseline unless it is given a
-    name.
+    A config file can have settings without effect on a baseline: so the file of a federated run
+    gives a baseline of the same users and splits. Without a name, the run gets the baseline's.
 
     Args:
         kind: RunKind, out of `kinds.BASELINES`.
@@ -41,25 +55,31 @@ def settings_of(kind, overrides, config_file=None, preset=None):
         config_file, preset: see `config.load`.
 
     Raises:
-        ConfigError: for what has no effect on this baseline, or as `config.load`.
+        ConfigError: for a setting without effect on this baseline, or as `config.load`.
     """
     unread = without_effect(kind)
     for name in overrides:
         if name in unread:
-            raise ConfigError(f"{config.option(name)} has no effect on {kind.words}.")
+            raise ConfigError(f"`{name}` has no effect on {kind.words}.")
     forced = {"name": overrides.get("name", kind.name)}
-    if kind.learns_kernel and not kind.trains:  # then it is all that the baseline is
+    if kind.learns_kernel and not kind.trains:  # the baseline is the kernel prior alone
         forced["prior"] = "kernel"
     settings = config.load(overrides | forced, config_file, preset)
     if settings.agnostic.agnostic_to is not None:
         raise ConfigError(
-            f"the settings are agnostic to {settings.agnostic.agnostic_to}, but {kind.words} "
-            "is ordinary: leave [agnostic] out of the config file."
+            f"`agnostic_to` is {settings.agnostic.agnostic_to}, which has no effect on "
+            f"{kind.words}: leave [agnostic] out of the config file."
         )
     return settings
 
 
-def make_baseline(kind, task, facts, log_dir, show_progress=False):
+def make_baseline(
+    kind: RunKind,
+    task: Task,
+    facts: dict[str, Any],
+    log_dir: str | Path,
+    show_progress: bool = False,
+) -> tuple[RunFolder, Task]:
     """Make the run of a baseline.
 
     Args:
@@ -70,7 +90,7 @@ def make_baseline(kind, task, facts, log_dir, show_progress=False):
         show_progress: whether to draw a bar on stderr.
 
     Returns:
-        (RunFolder, Task); the task with the prior learnt.
+        (RunFolder, Task); the Task has the learnt prior.
 
     Raises:
         Interrupted: on Ctrl-C or SIGTERM.
@@ -87,22 +107,24 @@ def make_baseline(kind, task, facts, log_dir, show_progress=False):
                 _train_local(run, task, show_progress)
             elif kind.learns_kernel:
                 task = open_workflow.learn_prior(task, show_progress)
-                run.write_facts({"kernel": task.kernel.to_dict()})
+                open_workflow.record_kernel(run, task)
         except KeyboardInterrupt as error:
             raise Interrupted(f"; you can delete {run.path}.", error) from error
         run.write_facts({"status": "done"})
     return run, task
 
 
-def evaluate_counting(task, kind):
+def evaluate_counting(task: Task, kind: RunKind) -> Evaluation:
     """Return the Evaluation of a counting baseline, a RunKind, on the test split."""
     name = kind.counting
+    if name is None:
+        raise ValueError(f"{kind.name} is not a counting baseline")
     if name.startswith("running_"):
         return evaluate.evaluate_running(task, name.removeprefix("running_"), "test")
     return evaluate.evaluate_static(task, name)
 
 
-def _train_local(run, task, show_progress):
+def _train_local(run: RunFolder, task: Task, show_progress: bool) -> None:
     with tqdm(
         total=len(task.clients), unit="client", disable=not show_progress, leave=False
     ) as progress:

@@ -1,25 +1,31 @@
-"""Verify a data set: its check-ins, and what is stored beside them to be read faster."""
+"""Verify a data set: its check-ins, and the copies stored with them for faster reading."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedgru.core.errors import DataError
 from fedgru.data import columns, datasets
 from fedgru.storage import mapped
 from fedgru.task import stored
 
+if TYPE_CHECKING:
+    from fedgru.data.datasets import DataSet
 
-def check_data_set(name, data_dir="data"):
-    """Verify every byte of a data set and of what is laid out beside it.
+
+def check_data_set(name: str, data_dir: str | Path = "data") -> tuple[DataSet, list[Path]]:
+    """Verify every byte of a data set and of the copies stored with it.
 
     Args:
         name: of a data set in `data_dir`.
         data_dir: folder of data sets.
 
     Returns:
-        (DataSet, folders): those of columns and prepared tasks; all is as it was written.
+        (DataSet, folders): the folders of stored columns and tasks; none is damaged.
 
     Raises:
-        DataError: as `datasets.open_data_set`, and if a file that is laid out is damaged.
+        DataError: as `datasets.open_data_set`, and if a stored file is damaged.
     """
     data_set, folder = datasets.open_verified(name, data_dir), Path(data_dir, name)
     folders = sorted(
@@ -34,7 +40,7 @@ def check_data_set(name, data_dir="data"):
             damaged = [mapped.MANIFEST]
         if damaged:
             raise DataError(
-                f"{path} is damaged ({', '.join(damaged)}); checkins.parquet is as it was saved. "
+                f"{path} is damaged ({', '.join(damaged)}); checkins.parquet is not. "
                 f"Delete {path}: it is made again when it is needed."
             )
     return data_set, folders

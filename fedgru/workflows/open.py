@@ -1,29 +1,39 @@
-"""From settings to a task: the data set opened, and what the clients learn before round 1."""
+"""From settings to a task: open the data set, and learn the prior before round 1."""
+
+from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from fedgru.core.errors import DataError
 from fedgru.data import datasets
 from fedgru.engines import registry
-from fedgru.task.kernel_prior import FIT_ROUNDS
-from fedgru.task.task import build_task
+from fedgru.task.kernel_prior import FIT_ROUNDS, Kernel
+from fedgru.task.task import Task, build_task
 from fedgru.training import loop as round_loop
+
+if TYPE_CHECKING:
+    from fedgru.config.settings import Settings
+    from fedgru.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 
-def open_task(settings, data_dir, kernel=None):
+def open_task(
+    settings: Settings, data_dir: str | Path, kernel: Kernel | None = None
+) -> tuple[Task, dict[str, Any]]:
     """Open the data set that the settings name and build the task.
 
     Args:
         settings: Settings.
         data_dir: folder of data sets.
-        kernel: with --prior kernel, the Kernel of an earlier run; None before it is learnt.
+        kernel: where `prior` is kernel, the Kernel of an earlier run; None before it is learnt.
 
     Returns:
-        (Task, facts): facts go into run.json: data set, fingerprint, coverage, unknown rates.
+        (Task, facts): the facts for run.json: data set, fingerprint, coverage, unknown rates.
 
     Raises:
         ConfigError, DataError: if settings and data do not fit together.
@@ -36,7 +46,7 @@ def open_task(settings, data_dir, kernel=None):
     return task, facts_of(task)
 
 
-def facts_of(task):
+def facts_of(task: Task) -> dict[str, Any]:
     """Return what run.json says of a task: data set, fingerprint, coverage, unknown rates."""
     return {
         "data": task.data_name,
@@ -47,8 +57,8 @@ def facts_of(task):
     }
 
 
-def _check_scorable(task):
-    """Refuse a task whose best round, or whose test result, could not be told."""
+def _check_scorable(task: Task) -> None:
+    """Raise a DataError if the validation or the test split has no target to score."""
     for split, name, drawn in (
         ("val", "validation", task.validation_clients),
         ("test", "test", None),
@@ -68,8 +78,14 @@ def _check_scorable(task):
             )
 
 
-def learn_prior(task, show_progress=False):
-    """Let the clients learn the kernel, where the task's prior has one.
+def record_kernel(run: RunFolder, task: Task) -> None:
+    """Write the kernel that the clients have learnt to run.json, if the task has one."""
+    if task.kernel is not None:
+        run.write_facts({"kernel": task.kernel.to_dict()})
+
+
+def learn_prior(task: Task, show_progress: bool = False) -> Task:
+    """Let the clients learn the kernel prior, if the task has one.
 
     Args:
         task: Task.
@@ -85,7 +101,7 @@ def learn_prior(task, show_progress=False):
         total=FIT_ROUNDS, desc="kernel prior", unit="round", disable=not show_progress, leave=False
     ) as progress:
 
-        def on_round(_, loss):
+        def on_round(_: int, loss: float) -> None:
             losses.append(loss)
             progress.set_postfix({"loss": f"{loss:.3f}"}, refresh=False)
             progress.update()

@@ -1,83 +1,93 @@
-"""From a run back to its task, its weights and what it has learnt."""
+"""From a run back to its task, its weights and its learnt kernel."""
+
+from __future__ import annotations
 
 import hashlib
 import logging
 import math
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedgru.agnostic import protection
 from fedgru.core.errors import RunError
+from fedgru.core.types import Weights
 from fedgru.core.version import __version__
 from fedgru.task.kernel_prior import Kernel
 from fedgru.workflows.open import open_task
 
+if TYPE_CHECKING:
+    from fedgru.runs.folder import RunFolder
+    from fedgru.task.round_task import RoundTask
+    from fedgru.task.task import Task
+
 logger = logging.getLogger(__name__)
 
 
-def check_resumable(run):
-    """Raise a RunError where what follows would not be what would have followed."""
+def check_resumable(run: RunFolder) -> None:
+    """Raise a RunError if resuming the run could not give the result of an unstopped run."""
     facts, toml = run.facts(), run.path / "config.toml"
     anew = f"Train anew with: fedgru train --config {toml}"
     if not _same_version(trained_with := _version(run)):
         raise RunError(
-            f"{run.path} was begun by fedgru {trained_with}, this is {__version__}: the rounds to "
-            f"come would not be computed as those before. Go on with fedgru {trained_with}. {anew}"
+            f"{run.path} was begun by fedgru {trained_with}, this is {__version__}: later rounds "
+            f"would be computed differently. Resume it with fedgru {trained_with}. {anew}"
         )
     if not run.kind.resumes:
         raise RunError(f"{run.path} is {run.kind.words}, which keeps no checkpoints.")
     if "config_sha256" not in facts:
-        raise RunError(f"{run.path} was begun by a fedgru that kept no checkpoints. {anew}")
+        raise RunError(f"{run.path} was begun by a fedgru without checkpoints. {anew}")
     if hashlib.sha256(toml.read_bytes()).hexdigest() != facts["config_sha256"]:
         raise RunError(
-            f"{toml} is not the one that {run.path} was begun with. Bring it back, or train a new "
-            f"run with: fedgru train --config {toml}"
+            f"{toml} has changed since {run.path} was begun. Restore it, or train a new run with: "
+            f"fedgru train --config {toml}"
         )
 
 
-def resume_command(run):
-    """Return the command that goes on with a run."""
+def resume_command(run: RunFolder) -> str:
+    """Return the command that resumes a run."""
     data_dir = run.facts().get("data_dir", "data")
     elsewhere = "" if data_dir == "data" else f" --data-dir {data_dir}"
     return f"fedgru train --resume {run.path}{elsewhere}"
 
 
-def _version(run):
+def _version(run: RunFolder) -> str:
     versions = run.facts().get("versions")
     return str(versions.get("fedgru")) if isinstance(versions, dict) else "of an unknown version"
 
 
-def _same_version(version):
-    """Whether runs of that fedgru are runs of this one: all but the last number is the same."""
+def _same_version(version: str) -> bool:
+    """Whether this fedgru computes as that version: all but the last number is the same."""
     return version.rpartition(".")[0] == __version__.rpartition(".")[0]
 
 
-def best_weights(run, task):
-    """Return (weights, round_num) of a run's best round, fit for the run's Task.
+def best_weights(run: RunFolder, task: RoundTask) -> tuple[Weights, int]:
+    """Return (weights, round_num) of a run's best round, of the shapes of the run's Task.
 
     Raises:
-        RunError: if there are none, or they are not such; see `RunFolder.load_weights`.
+        RunError: if there are none, or they have other shapes; see `RunFolder.load_weights`.
     """
     return run.load_weights("best", like=protection.init_weights(task))
 
 
-def reopen_task(run, data_dir):
+def reopen_task(run: RunFolder, data_dir: str | Path) -> Task:
     """Build the task of an earlier run again, from its config.
 
-    Warns of a run that is not done, and of one that another version of fedgru made.
+    Logs a warning if the run is not done, or if another version of fedgru made it.
 
     Raises:
         DataError: if the data set is not there or cannot be used.
-        RunError: if it is not the one that the run was trained on, or run.json is damaged.
+        RunError: if the run was trained on another version of it, or run.json is damaged.
     """
     if not _same_version(_version(run)):
         logger.warning(
-            "%s was made by fedgru %s, this is %s: numbers may differ",
+            "%s was made by fedgru %s, this is %s: numbers can differ",
             run.path,
             _version(run),
             __version__,
         )
     if (status := run.status()) != "done":
         logger.warning(
-            "%s is %s: what is scored is the best round so far. Go on with: %s",
+            "%s is %s: its best round so far is scored. Resume it with: %s",
             run.path,
             status,
             resume_command(run),
@@ -85,25 +95,25 @@ def reopen_task(run, data_dir):
     return rebuild_task(run, data_dir)
 
 
-def rebuild_task(run, data_dir):
+def rebuild_task(run: RunFolder, data_dir: str | Path) -> Task:
     """As `reopen_task`, without a warning."""
     if not run.kind.has_check_ins:
         raise RunError(
-            f"{run.path} is {run.kind.words}: its check-ins are with the clients. The scores that "
-            f"they sent are shown by: fedgru runs show {run.path}"
+            f"{run.path} is {run.kind.words}: its check-ins are with the clients. Show the scores "
+            f"that they sent with: fedgru runs show {run.path}"
         )
     task, facts = open_task(run.settings(), data_dir, learnt_kernel(run))
     trained_on = run.facts().get("fingerprint")
     if facts["fingerprint"] != trained_on:
         raise RunError(
             f"{run.path} was trained on another version of data set {facts['data']} (fingerprint "
-            f"{str(trained_on)[:12]}, now {facts['fingerprint'][:12]}). Bring that version "
-            "back, or train again."
+            f"{str(trained_on)[:12]}, now {facts['fingerprint'][:12]}). Restore that version, "
+            "or train again."
         )
     return task
 
 
-def learnt_kernel(run):
+def learnt_kernel(run: RunFolder) -> Kernel | None:
     """Return the Kernel in run.json, None if there is none."""
     learnt = run.facts().get("kernel")
     if learnt is None:

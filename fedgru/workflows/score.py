@@ -1,4 +1,9 @@
-"""What is done with a trained run: evaluated on the test split, audited, held to a baseline."""
+"""Score a trained run: evaluate it on the test split, audit it, compare it with a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -10,40 +15,54 @@ from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import train as train_workflow
 from fedgru.workflows.baseline import evaluate_counting
 
+if TYPE_CHECKING:
+    from fedgru.config.settings import Settings
+    from fedgru.engines.base import Engine
+    from fedgru.engines.jax.engine import JaxEngine
+    from fedgru.evaluation.evaluate import Evaluation
+    from fedgru.runs.folder import RunFolder
+    from fedgru.task.task import Task
+
 BASELINES = (
     *baselines.STATIC_BASELINES,
     *(f"running_{kind}" for kind in evaluate.RUNNING_BASELINES),
 )
 
 
-def evaluate_run(run, task, engine=None, fine_tune=None, show_progress=False):
+def evaluate_run(
+    run: RunFolder,
+    task: Task,
+    engine: str | None = None,
+    fine_tune: int | None = None,
+    show_progress: bool = False,
+) -> dict[str, Any]:
     """Evaluate a run's best round and write what `RunFolder.save_test` writes.
 
     Args:
         run: RunFolder, also that of a baseline.
         task: the run's Task.
-        engine: name of the engine that runs the model forward, where all give the same numbers;
-            None takes the one that trained it.
-        fine_tune: local epochs that each client's copy is trained for before it is scored once
-            more; None scores the model as it is, alone.
+        engine: name of the engine for the forward pass; all give the same numbers. None takes the
+            one that trained the run.
+        fine_tune: local epochs for each client's own copy of the model, which is then scored too;
+            None scores only the model itself.
         show_progress: whether to draw a bar on stderr.
 
     Returns:
         dict, see `evaluate.full_report`, with the run's path, data set, kind, round, the engine
-        that scored, the number of clients with test targets; `leakage`, see `audit.quick_audit`,
-        where there is one representation; and with `fine_tune` `fine_tuned`: epochs, summary,
-        and `gains` on the model as it is.
+        that scored, and the number of clients with test targets. If all clients share one
+        representation, also `leakage`, see `audit.quick_audit`. With `fine_tune`, also
+        `fine_tuned`: epochs, summary, and `gains` over the model itself.
 
     Raises:
-        ConfigError: if the run is one that `engine` or `fine_tune` has no meaning for.
-        MissingEngineError: if the engine is not in this environment; says how to score all the
-            same.
+        ConfigError: if `engine` or `fine_tune` has no effect on this run.
+        MissingEngineError: if the engine is not in this environment; names another way to score.
     """
     kind = run.kind
     _check_choices(run, task, engine, fine_tune)
     fine_tuned = None
     with run:
-        head = {"run": str(run.path), "data": task.settings.data.data, "kind": kind.name}
+        head: dict[str, Any] = {"run": str(run.path), "data": task.settings.data.data}
+        head["kind"] = kind.name
         try:
             if not kind.trains:
                 warm, cold, more = evaluate_counting(task, kind), None, {"round": 0}
@@ -72,7 +91,7 @@ def evaluate_run(run, task, engine=None, fine_tune=None, show_progress=False):
     return report
 
 
-def _check_choices(run, task, engine, fine_tune):
+def _check_choices(run: RunFolder, task: Task, engine: str | None, fine_tune: int | None) -> None:
     kind = run.kind
     if engine is not None and not kind.has_engine:
         raise ConfigError(
@@ -81,16 +100,16 @@ def _check_choices(run, task, engine, fine_tune):
     if fine_tune is None:
         return
     if not kind.shares_model:
-        raise ConfigError(f"{run.path} is {kind.words}: there is no common model to fine-tune.")
+        raise ConfigError(f"{run.path} is {kind.words}: it has no shared model to fine-tune.")
     concept = task.settings.agnostic.agnostic_to
     if concept is not None:
         raise ConfigError(
-            f"{run.path} is agnostic to {concept}: fine-tuning would teach each client's copy what "
-            "it was kept from. Leave `fine_tune` out."
+            f"{run.path} is agnostic to {concept}: fine-tuning would teach each client's copy that "
+            "concept again. Leave `fine_tune` out."
         )
 
 
-def _evaluate_local(run, task):
+def _evaluate_local(run: RunFolder, task: Task) -> tuple[Evaluation, Evaluation, dict[str, Any]]:
     arrays, _ = run.load_weights("best")
     models = local_models.from_arrays(arrays, len(task.clients))
     warm, cold = (local_models.evaluate_local(task, models, "test", w) for w in (True, False))
@@ -99,14 +118,16 @@ def _evaluate_local(run, task):
     return warm, cold, {"round": rounds, "leakage": dict.fromkeys(audit.QUICK_CONCEPTS, alone)}
 
 
-def _evaluate_model(run, task, engine, fine_tune, show_progress):
-    """Return warm, cold, what else the report holds, and the fine-tuned Evaluation or None."""
+def _evaluate_model(
+    run: RunFolder, task: Task, engine: str | None, fine_tune: int | None, show_progress: bool
+) -> tuple[Evaluation, Evaluation, dict[str, Any], Evaluation | None]:
+    """Return warm and cold Evaluation, more of the report, the fine-tuned Evaluation or None."""
     weights, round_num = reopen_workflow.best_weights(run, task)
     try:
         scorer = train_workflow.make_engine(task, engine)
     except MissingEngineError as error:
         raise MissingEngineError(
-            f"{run.path}: {error} Or score with an engine that is here; all give the same "
+            f"{run.path}: {error} Or score with an installed engine; all give the same "
             f"numbers: fedgru eval {run.path} --engine jax"
         ) from error
     warm, cold = (evaluate.evaluate(scorer, weights, "test", w) for w in (True, False))
@@ -121,18 +142,25 @@ def _evaluate_model(run, task, engine, fine_tune, show_progress):
             leave=False,
         ) as progress:
             fine_tuned = evaluate_fine_tuned(task, weights, fine_tune, round_num, progress.update)
-    more = {"round": round_num, "engine": scorer.name, "leakage": leakage}
+    more: dict[str, Any] = {"round": round_num, "engine": scorer.name, "leakage": leakage}
     return warm, cold, more, fine_tuned
 
 
-def _auditing_engine(engine):
-    """The engine itself, or the fast one beside it: the forward pass is the same in all."""
+def _auditing_engine(engine: Engine) -> JaxEngine:
+    """The engine itself if it is the fast one, else a fast one: the forward pass is the same."""
     from fedgru.engines.jax.engine import JaxEngine
 
     return engine if isinstance(engine, JaxEngine) else JaxEngine(engine.task)
 
 
-def audit_run(run, task, concepts, probe_names, seeds, show_progress=False):
+def audit_run(
+    run: RunFolder,
+    task: Task,
+    concepts: Iterable[str],
+    probe_names: Sequence[str],
+    seeds: int,
+    show_progress: bool = False,
+) -> dict[str, Any]:
     """Audit a run's best round for some concepts and write audit.json.
 
     Args:
@@ -140,39 +168,39 @@ def audit_run(run, task, concepts, probe_names, seeds, show_progress=False):
         task: Task, see `reopen_task`.
         concepts: names, see `make_concept`.
         probe_names: names out of PROBES.
-        seeds: int, how many.
+        seeds: number of seeds.
         show_progress: whether to draw a bar on stderr.
 
     Returns:
-        dict: `run`, `data`, `round`, and `concepts`, {name: dict of an Audit, and `left_out`}.
+        dict: `run`, `data`, `round`, and `concepts`, {name: dict of an Audit, and `sampled`}.
     """
     from fedgru.engines.jax.engine import JaxEngine
 
     if not run.kind.shares_model:
         raise ConfigError(
-            f"{run.path} is {run.kind.words}: it has no representation that all clients "
-            "share, so there is nothing to audit."
+            f"{run.path} is {run.kind.words}: its clients share no representation, so there is "
+            "nothing to audit."
         )
     with run:
         weights, round_num = reopen_workflow.best_weights(run, task)
         found = {}
         with tqdm(desc="probes", unit="fit", disable=not show_progress, leave=False) as progress:
             for name in concepts:
-                done, left_out = audit.audit_task(
+                done, sampled = audit.audit_task(
                     JaxEngine(task),
                     weights,
                     name,
                     audit.AuditPlan(probe_names, range(seeds)),
                     progress.update,
                 )
-                found[name] = done.to_dict() | {"left_out": left_out}
+                found[name] = done.to_dict() | {"sampled": sampled}
         head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}
         report = head | {"seeds": seeds, "concepts": found}
         run.save_audit(report)
     return report
 
 
-def check_baseline(name, settings):
+def check_baseline(name: str, settings: Settings) -> None:
     """Raise a ConfigError unless the report of a run with these settings has this baseline."""
     known = list(BASELINES)
     if settings.inputs.prior != "kernel":
@@ -181,8 +209,8 @@ def check_baseline(name, settings):
         raise ConfigError(f"`must_beat` is {name}, expected one of {', '.join(known)}.")
 
 
-def check_beats(report, baseline):
-    """Return a line that says by how much the run beats a baseline in test acc@1.
+def check_beats(report: dict[str, Any], baseline: str) -> str:
+    """Return a line with the test acc@1 of the run and of a baseline that it beats.
 
     Args:
         report: from `evaluate_run`.

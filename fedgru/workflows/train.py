@@ -1,7 +1,12 @@
-"""The main job: from a task to a trained run, in a new folder or in one that was begun."""
+"""The main job: train a task, in a new run folder, or resume an interrupted run."""
+
+from __future__ import annotations
 
 import logging
-from contextlib import closing, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
@@ -9,32 +14,58 @@ from fedgru import algorithms
 from fedgru.console import describe
 from fedgru.core.errors import Interrupted, RunError, TrainingError
 from fedgru.core.jax_setup import kept_between_runs
+from fedgru.core.types import OnRound, Row
 from fedgru.core.versions import installed_versions
 from fedgru.engines import registry
 from fedgru.runs.folder import RunFolder
-from fedgru.runs.kinds import FEDERATED
+from fedgru.runs.kinds import FEDERATED, RunKind
 from fedgru.training import loop as round_loop
 from fedgru.training.rounds import FederatedTraining
-from fedgru.workflows.open import learn_prior
+from fedgru.workflows.open import learn_prior, record_kernel
 from fedgru.workflows.reopen import check_resumable, rebuild_task, reopen_task, resume_command
 
+if TYPE_CHECKING:
+    from fedgru.algorithms.client_rule import ClientRule
+    from fedgru.algorithms.protocol import Algorithm
+    from fedgru.engines.base import Engine
+    from fedgru.task.task import Task
+    from fedgru.training.loop import Checkpoint, TrainResult
+
+# packages whose version can change the last digits
 COMPUTING = ("jax", "jaxlib", "numpy", "keras", "tensorflow", "tensorflow-federated")
 
 logger = logging.getLogger(__name__)
 
 
-def make_engine(task, name=None, client_rule=None):
-    """Return the engine of that name, or the one that the task's settings name.
+class EngineTraining(round_loop.Training, Protocol):
+    """A Training with an engine: federated, central, or that of a deployment."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+
+def make_engine(
+    task: Task, name: str | None = None, client_rule: ClientRule | None = None
+) -> Engine:
+    """Return the engine of that name, or that of the task's settings.
 
     Args:
         task: Task.
-        name: key of `registry.ENGINES`; None for the settings'.
-        client_rule: ClientRule; None for the settings'.
+        name: key of `registry.ENGINES`; None takes the one in the settings.
+        client_rule: ClientRule; None takes the one of the settings.
     """
     return registry.ENGINES[name or task.settings.loop.engine].load()(task, client_rule)
 
 
-def train(task, facts, log_dir, show_progress=False, kind=FEDERATED, on_round=None, algorithm=None):
+def train(
+    task: Task,
+    facts: dict[str, Any],
+    log_dir: str | Path,
+    show_progress: bool = False,
+    kind: RunKind = FEDERATED,
+    on_round: OnRound | None = None,
+    algorithm: Algorithm | None = None,
+) -> tuple[RunFolder, Task, TrainResult]:
     """Train in a new run folder.
 
     Args:
@@ -43,15 +74,15 @@ def train(task, facts, log_dir, show_progress=False, kind=FEDERATED, on_round=No
         log_dir: folder of all runs.
         show_progress: whether to draw a bar on stderr.
         kind: RunKind, one that shares a model.
-        on_round: called as on_round(round_num, row) once a round is written down; training
-            stops after a round for which it returns a text, the reason.
-        algorithm: of one's own; None takes the one that the settings describe.
+        on_round: called as on_round(round_num, row) after a round is written to the folder. If
+            it returns a text, training stops, and the text is the reason.
+        algorithm: your own; None takes the one that the settings describe.
 
     Returns:
-        (RunFolder, Task, TrainResult); the task with the prior learnt.
+        (RunFolder, Task, TrainResult); the Task has the learnt prior.
 
     Raises:
-        Interrupted: on Ctrl-C or SIGTERM; says how to go on.
+        Interrupted: on Ctrl-C or SIGTERM; names the command to resume.
         MissingEngineError: if the engine is not installed.
         RunError: if the run folder cannot be written.
         TrainingError: if training diverges.
@@ -65,11 +96,16 @@ def train(task, facts, log_dir, show_progress=False, kind=FEDERATED, on_round=No
         return _train(run, task, show_progress, on_round=on_round, algorithm=algorithm)
 
 
-def resume(run, data_dir, show_progress=False, algorithm=None):
-    """Go on with a run that was stopped or killed, from its last checkpoint, if it is not done.
+def resume(
+    run: RunFolder,
+    data_dir: str | Path,
+    show_progress: bool = False,
+    algorithm: Algorithm | None = None,
+) -> tuple[RunFolder, Task, TrainResult | None]:
+    """Resume a run that was stopped or killed from its last checkpoint; do nothing if it is done.
 
-    It ends as if it had never been stopped, to the byte; with --engine tff and dropout, which
-    draws from the system's entropy, as another run of its kind.
+    Its result equals that of an unstopped run byte for byte. The exception is engine tff with
+    dropout, which takes its random numbers from the system.
 
     Args:
         run: RunFolder.
@@ -82,7 +118,8 @@ def resume(run, data_dir, show_progress=False, algorithm=None):
 
     Raises:
         DataError: if the data set is not there or cannot be used.
-        RunError: if it is another one, the run cannot be gone on with, or its folder not written.
+        RunError: if the data set has changed, the run cannot be resumed, or its folder cannot be
+            written.
         TrainingError: if training diverges.
     """
     if run.status() == "done":
@@ -96,13 +133,19 @@ def resume(run, data_dir, show_progress=False, algorithm=None):
         return _train(run, task, show_progress, resumes=True, algorithm=algorithm)
 
 
-def _train(run, task, show_progress, resumes=False, on_round=None, algorithm=None):
+def _train(
+    run: RunFolder,
+    task: Task,
+    show_progress: bool,
+    resumes: bool = False,
+    on_round: OnRound | None = None,
+    algorithm: Algorithm | None = None,
+) -> tuple[RunFolder, Task, TrainResult]:
     """As `train`, in a run folder that is open."""
-    with _told_how_to_go_on(run):
+    with _naming_how_to_resume(run):
         if task.kernel is None:
             task = learn_prior(task, show_progress)
-            if task.kernel is not None:
-                run.write_facts({"kernel": task.kernel.to_dict()})
+            record_kernel(run, task)
         training = _make_training(task, run.kind, algorithm)
         engine = training.engine
         with closing(engine), _keeping_compiled(engine):
@@ -112,13 +155,13 @@ def _train(run, task, show_progress, resumes=False, on_round=None, algorithm=Non
     return run, task, result
 
 
-def train_in(run, training, resumes=False):
+def train_in(run: RunFolder, training: EngineTraining, resumes: bool = False) -> TrainResult:
     """Train in a run folder that is open.
 
     Args:
         run: RunFolder.
-        training: FederatedTraining, or whatever has its methods.
-        resumes: whether to go on from the run's last checkpoint.
+        training: EngineTraining.
+        resumes: whether to start from the run's last checkpoint.
 
     Returns:
         TrainResult.
@@ -126,18 +169,18 @@ def train_in(run, training, resumes=False):
     Raises:
         As `train`.
     """
-    with _told_how_to_go_on(run):
+    with _naming_how_to_resume(run):
         return _run_rounds(run, training, resumes=resumes)
 
 
-def name_of(algorithm):
-    """Return how run.json names an algorithm of one's own: where its class is."""
+def name_of(algorithm: Algorithm) -> str:
+    """Return the name of your own algorithm in run.json: the module and name of its class."""
     kind = type(algorithm)
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _check_algorithm(run, algorithm):
-    """Raise a RunError unless the run goes on with the algorithm that it was begun with."""
+def _check_algorithm(run: RunFolder, algorithm: Algorithm | None) -> None:
+    """Raise a RunError unless the run is resumed with the algorithm that it was begun with."""
     began_with = run.facts().get("algorithm")
     now = None if algorithm is None else name_of(algorithm)
     if began_with == now:
@@ -146,13 +189,13 @@ def _check_algorithm(run, algorithm):
         raise RunError(f"{run.path} was begun with the algorithm of its settings, not with {now}.")
     raise RunError(
         f"{run.path} was begun with the algorithm {began_with}, which its settings do not name"
-        f"{'' if now is None else f', not with {now}'}. Go on from Python: fedgru.resume(run, "
+        f"{'' if now is None else f', not with {now}'}. Resume it from Python: fedgru.resume(run, "
         "algorithm=...)."
     )
 
 
-def _make_training(task, kind, algorithm=None):
-    """Return what `loop.train` repeats, for a kind of run."""
+def _make_training(task: Task, kind: RunKind, algorithm: Algorithm | None = None) -> EngineTraining:
+    """Return the EngineTraining for a kind of run."""
     if kind.pools:
         from fedgru.training.central import CentralTraining
 
@@ -163,15 +206,21 @@ def _make_training(task, kind, algorithm=None):
     return FederatedTraining(engine, algorithm)
 
 
-def _keeping_compiled(engine):
-    """A context in which what JAX compiles is kept for the next run, where the engine is JAX's."""
+def _keeping_compiled(engine: Engine) -> AbstractContextManager[None]:
+    """A context that keeps JAX's compiled code for the next run, if the engine uses JAX."""
     return kept_between_runs() if engine.compiles_with_jax else nullcontext()
 
 
-def _run_rounds(run, training, show_progress=False, resumes=False, on_round=None):
+def _run_rounds(
+    run: RunFolder,
+    training: EngineTraining,
+    show_progress: bool = False,
+    resumes: bool = False,
+    on_round: OnRound | None = None,
+) -> TrainResult:
     engine, settings = training.engine, training.task.settings
 
-    def record(round_num, row, seconds):
+    def record(round_num: int, row: Row, seconds: dict[str, float]) -> str | None:
         run.record_round(round_num, row, seconds)
         return on_round(round_num, row) if on_round is not None else None
 
@@ -201,23 +250,25 @@ def _run_rounds(run, training, show_progress=False, resumes=False, on_round=None
 
 
 @contextmanager
-def _told_how_to_go_on(run):
-    """A context whose errors name the run folder and how to go on with it."""
+def _naming_how_to_resume(run: RunFolder) -> Iterator[None]:
+    """A context that adds the run folder and the command to resume to errors."""
     try:
         yield
     except TrainingError as error:
         raise TrainingError(f"{error} Details: {run.path / 'run.log'}") from error
     except KeyboardInterrupt as error:
-        raise Interrupted(f"{_how_far(run)}. Go on with: {resume_command(run)}", error) from error
+        raise Interrupted(
+            f"{_how_far(run)}. Resume it with: {resume_command(run)}", error
+        ) from error
     except OSError as error:
         raise RunError(
             f"cannot write to {error.filename or run.path}: {error.strerror}. Training stopped"
-            f"{_how_far(run)}. When that is mended, go on with: {resume_command(run)}"
+            f"{_how_far(run)}. When that is fixed, resume it with: {resume_command(run)}"
         ) from error
 
 
-def _restore(run, training):
-    """Bring the run's folder to its last checkpoint and return that; None if it has none yet."""
+def _restore(run: RunFolder, training: EngineTraining) -> Checkpoint | None:
+    """Return the run's folder to its last checkpoint and return that; None if it has none."""
     task, start_state = training.task, training.init()
     stopping = round_loop.make_stopping(task.settings.loop)
     like = round_loop.Checkpoint(start_state, start_state, stopping, ())
@@ -232,25 +283,25 @@ def _restore(run, training):
     return start
 
 
-def _warn_of_versions(run):
-    """Say so if a package that computes is another one now: then the last bits may differ."""
+def _warn_of_versions(run: RunFolder) -> None:
+    """Log a warning if a package that computes has another version now."""
     now = installed_versions()
     for package, began_with in run.facts()["versions"].items():
         if package in COMPUTING and began_with != now.get(package):
             _warn_of_change(run, f"{package} {began_with}", now.get(package, "none"))
 
 
-def _warn_of_change(run, began_with, goes_on_with):
+def _warn_of_change(run: RunFolder, began_with: str, goes_on_with: str) -> None:
     logger.warning(
-        "%s began with %s, goes on with %s: what follows may differ in the last digits",
+        "%s began with %s, continues with %s: later rounds can differ in the last digits",
         run.path,
         began_with,
         goes_on_with,
     )
 
 
-def _how_far(run):
-    """The words that say which round was the last to be kept."""
+def _how_far(run: RunFolder) -> str:
+    """Words for the last round that has a checkpoint."""
     with suppress(OSError):
         run.checkpoints.wait()
     last = run.checkpoints.last_round

@@ -143,7 +143,7 @@ def test_an_algorithm_of_ones_own_and_how_it_is_resumed(tmp_path):
         fedgru.resume(stopped)
     assert str(error.value) == (
         f"{stopped.path} was begun with the algorithm {__name__}:Halved, which its settings do not "
-        "name. Go on from Python: fedgru.resume(run, algorithm=...)."
+        "name. Resume it from Python: fedgru.resume(run, algorithm=...)."
     )
     done = fedgru.resume(stopped, algorithm=own_algorithm())
     assert (done.path / "last.npz").read_bytes() == (own.path / "last.npz").read_bytes()

@@ -104,7 +104,7 @@ def test_none_yet(tmp_path):
         ("round-4.npz", -200, "round-4.npz: "),
         ("round-4.npz", 300, "round-4.npz: Bad CRC-32 for file 'rows.npy'"),
         ("round-4.slots.npz", 140, "round-4.slots.npz: Bad CRC-32 for file 'm/rows.npy'"),
-        ("round-4.json", 70, "its checksum does not fit"),
+        ("round-4.json", 70, "its checksum does not match"),
         ("round-4.json", 0, "it is not JSON"),
     ],
 )
@@ -156,7 +156,7 @@ def test_both_are_damaged(make, tmp_path):
         Checkpoints(tmp_path).load(point(0, 0))
     assert str(error.value) == (
         f"all checkpoints in {tmp_path}/checkpoints are damaged (round 4: its checksum does not "
-        "fit; round 3: round-2.npz: Bad CRC-32 for file 'rows.npy'). Train again with: "
+        "match; round 3: round-2.npz: Bad CRC-32 for file 'rows.npy'). Train again with: "
         f"fedgru train --config {tmp_path}/config.toml"
     )
 

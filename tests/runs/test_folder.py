@@ -240,7 +240,7 @@ def test_damaged_weights(make_run):
         file.write_bytes(damaged)
         expect(reason)
     np.savez(file, **FIRST_WEIGHTS)
-    expect("it does not say of which round it is")
+    expect("it does not name its round")
     np.savez(file, round_num=np.int64(1), bias=np.array([{}], object))  # a pickle
     expect("bias.npy holds object, not numbers")
     np.savez_compressed(file, round_num=np.int64(1), bias=np.zeros(10**6))  # 1 kB becomes 8 MB
@@ -289,7 +289,7 @@ def test_a_run_of_an_unknown_kind(make_run, kind):
     run = make_run()
     run.write_facts({"kind": kind})
     message = (
-        f"{run.path}/run.json says that the run is of kind {kind!r}, expected one of federated, "
+        f"{run.path}/run.json has the kind {kind!r}, expected one of federated, "
         "deployed, commonest, last, frequency, markov, global-markov, running-markov, "
         "running-backoff, kernel, central, local. It is damaged, or a newer fedgru made the run."
     )
@@ -303,11 +303,11 @@ def test_a_run_whose_run_json_does_not_say_its_kind_is_federated(make_run):
     assert run.kind is FEDERATED
 
 
-def test_a_damaged_run_is_passed_over_and_said_so(make_run, tmp_path, caplog):
+def test_a_damaged_run_is_skipped_with_a_warning(make_run, tmp_path, caplog):
     whole, damaged = make_run(), make_run()
     (damaged.path / "run.json").write_text("{")
     assert listing.open_run(tmp_path / "log").path == whole.path
-    assert caplog.messages[0].startswith(f"passed over: {damaged.path}/run.json is damaged")
+    assert caplog.messages[0].startswith(f"skipped: {damaged.path}/run.json is damaged")
 
 
 def test_who_reads_a_run_does_not_mark_it_failed(make_run):
@@ -331,5 +331,5 @@ def test_a_run_on_another_version_of_the_data(finished):
     now = json.loads(Path("data/hamlet/passport.json").read_text())["fingerprint"]
     assert message_of(reopen_workflow.reopen_task, finished, "data") == (
         f"{finished.path} was trained on another version of data set hamlet (fingerprint "
-        f"000000000000, now {now[:12]}). Bring that version back, or train again."
+        f"000000000000, now {now[:12]}). Restore that version, or train again."
     )

@@ -88,8 +88,8 @@ def test_without_mlflow_one_message_says_what_to_install(here, monkeypatch):
 
 def test_what_is_no_uri_is_refused(tmp_path):
     message = (
-        "--mlflow is log/my-run, expected nothing or a tracking URI such as sqlite:///mlflow.db or "
-        "http://localhost:5000. A run is named before it."
+        "`mlflow` is log/my-run, expected nothing or a tracking URI such as sqlite:///mlflow.db or "
+        "http://localhost:5000. The name of a run comes before it."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         MlflowTracker("log/my-run", tmp_path)

@@ -203,7 +203,7 @@ def test_check_reads_every_byte(city, all_large):
     with pytest.raises(DataError) as error:
         check_data_set("town", city)
     assert str(error.value) == (
-        f"{folders[0]} is damaged (lat_deg.npy); checkins.parquet is as it was saved. Delete "
+        f"{folders[0]} is damaged (lat_deg.npy); checkins.parquet is not. Delete "
         f"{folders[0]}: it is made again when it is needed."
     )
 

@@ -221,8 +221,8 @@ def test_a_trained_baseline_is_a_run(baseline, kind):
 
 def test_what_has_no_effect_on_a_baseline_is_refused(baseline, tmp_path):
     for kind, given, message in (
-        ("markov", {"hidden_dim": 8}, "--hidden-dim has no effect on the baseline markov."),
-        ("local", {"mean": "owners"}, "--mean has no effect on the baseline local."),
+        ("markov", {"hidden_dim": 8}, "`hidden_dim` has no effect on the baseline markov."),
+        ("local", {"mean": "owners"}, "`mean` has no effect on the baseline local."),
     ):
         with pytest.raises(ConfigError) as error:
             baseline_workflow.settings_of(BASELINES[kind], given)
@@ -232,8 +232,8 @@ def test_what_has_no_effect_on_a_baseline_is_refused(baseline, tmp_path):
     with pytest.raises(ConfigError) as error:
         baseline_workflow.settings_of(CENTRAL, {}, file)
     assert str(error.value) == (
-        "the settings are agnostic to zone, but the baseline central is ordinary: leave [agnostic] "
-        "out of the config file."
+        "`agnostic_to` is zone, which has no effect on the baseline central: leave [agnostic] out "
+        "of the config file."
     )
 
 
@@ -242,11 +242,11 @@ def test_what_cannot_be_fine_tuned_or_audited(baseline):
     with pytest.raises(ConfigError) as error:
         score_workflow.evaluate_run(run, task, fine_tune=1)
     assert str(error.value) == (
-        f"{run.path} is the baseline last: there is no common model to fine-tune."
+        f"{run.path} is the baseline last: it has no shared model to fine-tune."
     )
     with pytest.raises(ConfigError) as error:
         score_workflow.audit_run(run, task, ["client"], ["knn"], 1)
     assert str(error.value) == (
-        f"{run.path} is the baseline last: it has no representation that all clients share, so "
-        "there is nothing to audit."
+        f"{run.path} is the baseline last: its clients share no representation, so there is "
+        "nothing to audit."
     )

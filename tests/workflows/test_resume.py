@@ -209,14 +209,13 @@ def refusal(run, kind=RunError):
 def test_another_version_of_fedgru(stopped, caplog):
     stopped.write_facts({"versions": {"fedgru": "0.0.9"}})
     assert refusal(stopped) == (
-        f"{stopped.path} was begun by fedgru 0.0.9, this is {__version__}: the rounds to come "
-        "would not be computed as those before. Go on with fedgru 0.0.9. Train anew with: fedgru "
-        "train --config "
+        f"{stopped.path} was begun by fedgru 0.0.9, this is {__version__}: later rounds would be "
+        "computed differently. Resume it with fedgru 0.0.9. Train anew with: fedgru train --config "
         f"{stopped.path}/config.toml"
     )
     reopen_workflow.reopen_task(stopped, "data")  # it can be scored
     assert caplog.messages[-2] == (
-        f"{stopped.path} was made by fedgru 0.0.9, this is {__version__}: numbers may differ"
+        f"{stopped.path} was made by fedgru 0.0.9, this is {__version__}: numbers can differ"
     )
 
 
@@ -232,7 +231,7 @@ def test_another_jax_is_told(stopped, caplog):
     train_workflow.resume(stopped, "data")
     told = [message for message in caplog.messages if "0.0.1" in message]
     assert told == [
-        f"{stopped.path} began with jax 0.0.1, goes on with {versions['jax']}: what follows may "
+        f"{stopped.path} began with jax 0.0.1, continues with {versions['jax']}: later rounds can "
         "differ in the last digits"
     ]
 
@@ -240,13 +239,13 @@ def test_another_jax_is_told(stopped, caplog):
 def test_other_code_for_local_steps_is_told(stopped, caplog):
     now = stopped.facts()["computes_with"]
     train_workflow.resume(stopped, "data")
-    assert not [message for message in caplog.messages if "goes on with" in message]
+    assert not [message for message in caplog.messages if "continues with" in message]
     stopped.write_facts({"computes_with": "jax on cpu, local steps in C", "status": "interrupted"})
     train_workflow.resume(stopped, "data")
-    (told,) = [message for message in caplog.messages if "goes on with" in message]
+    (told,) = [message for message in caplog.messages if "continues with" in message]
     assert told == (
-        f"{stopped.path} began with jax on cpu, local steps in C, goes on with {now}: what "
-        "follows may differ in the last digits"
+        f"{stopped.path} began with jax on cpu, local steps in C, continues with {now}: later "
+        "rounds can differ in the last digits"
     )
 
 
@@ -255,14 +254,14 @@ def test_other_settings_and_other_data(stopped, monkeypatch, tiny_data_set):
     whole = toml.read_text()
     toml.write_text(whole.replace("rounds = 3", "rounds = 4"))
     assert refusal(stopped) == (
-        f"{toml} is not the one that {stopped.path} was begun with. Bring it back, or train a new "
-        f"run with: fedgru train --config {toml}"
+        f"{toml} has changed since {stopped.path} was begun. Restore it, or train a new run with: "
+        f"fedgru train --config {toml}"
     )
     toml.write_text(whole)
     stopped.write_facts({"fingerprint": "0" * 64})
     assert refusal(stopped) == (
         f"{stopped.path} was trained on another version of data set tiny (fingerprint "
-        "000000000000, now tiny). Bring that version back, or train again."
+        "000000000000, now tiny). Restore that version, or train again."
     )
 
 
@@ -353,8 +352,8 @@ def test_a_full_disk(train, tmp_path, monkeypatch):
         *(f"{run.path}/{split}" for split in ("train", "val")),
     )
     assert rest == (
-        "No space left on device. Training stopped after round 1 of 3. When that is mended, go on "
-        f"with: fedgru train --resume {run.path}"
+        "No space left on device. Training stopped after round 1 of 3. When that is fixed, resume "
+        f"it with: fedgru train --resume {run.path}"
     )
     assert run.status() == "interrupted"  # there was no room to write that it failed
     train_workflow.resume(run, "data")
@@ -391,12 +390,12 @@ def test_a_clock_that_was_set_back(stopped, train, tmp_path, caplog):
     with pytest.raises(RunError) as error:
         listing.open_run(tmp_path / "log")
     assert str(error.value) == (
-        f"{stopped.path} says that it was started at {future}, which is in the future. If the "
-        "clock was set back, later runs look older than they are: name the run."
+        f"{stopped.path} was started at {future}, which is in the future. If the clock was set "
+        "back, later runs look older than they are: name the run."
     )
     run, _ = train(name="later")
     assert caplog.messages[0] == (
-        f"{stopped.path} says that it was started at {future}, which is in the future: was the "
+        f"{stopped.path} was started at {future}, which is in the future: was the "
         "clock set back? The new run will look older."
     )
     assert listing.open_run(tmp_path / "log", run.path.name).status() == "done"
@@ -459,14 +458,14 @@ def test_a_signal_and_the_way_on(here, name, said, code):
     assert found == code and "Traceback" not in stderr
     assert at >= 3
     assert last == (
-        f"Error: stopped by {said} after round {at} of 400. Go on with: fedgru train --resume "
+        f"Error: stopped by {said} after round {at} of 400. Resume it with: fedgru train --resume "
         f"{run.path}"
     )
     assert run.status() == "interrupted"
     assert (run.path / f"checkpoints/round-{at}.json").exists()
     result = invoke("eval", run.path.name)
     assert result.stderr.splitlines()[0] == (
-        f"{run.path} is interrupted: what is scored is the best round so far. Go on with: fedgru "
+        f"{run.path} is interrupted: its best round so far is scored. Resume it with: fedgru "
         f"train --resume {run.path}"
     )
 
@@ -486,7 +485,7 @@ def test_resume_as_typed(here, monkeypatch):
     (whole,), (cut,) = here.glob("log/*-whole"), here.glob("log/*-cut")
     name = cut.relative_to(here)
     assert result.stderr.splitlines()[-1] == (
-        f"Error: stopped by Ctrl-C after round 2 of 4. Go on with: fedgru train --resume {name}"
+        f"Error: stopped by Ctrl-C after round 2 of 4. Resume it with: fedgru train --resume {name}"
     )
     for given, option in (
         (["--rounds", 9], "--rounds"),
@@ -497,9 +496,9 @@ def test_resume_as_typed(here, monkeypatch):
     ):
         result = invoke("train", "--resume", name, *given, code=2)
         assert result.stderr.endswith(
-            f"Error: {option} has no effect beside --resume: {name} goes on with the settings it "
-            "was begun with, so that it ends as if it had never been stopped. For other settings "
-            "train a new run.\n"
+            f"Error: {option} has no effect with --resume: {name} keeps the settings it was begun "
+            "with, so that its result equals that of an unstopped run. For other settings train a "
+            "new run.\n"
         )
     result = invoke("train", "--resume", cut.name)
     assert "resumed after round 2 of 4" in result.stderr

@@ -82,7 +82,7 @@ def test_a_round_that_is_cut_short(
     run = listing.open_run(tmp_path / "log")
     assert error.value.exit_code == code
     assert str(error.value) == (
-        f"stopped by {name} {how_far}. Go on with: fedgru train --resume {run.path}"
+        f"stopped by {name} {how_far}. Resume it with: fedgru train --resume {run.path}"
     )
     assert (run.status(), run.facts()["error"]) == ("interrupted", str(error.value))
     assert "Traceback" not in (run.path / "run.log").read_text()

@@ -343,7 +343,7 @@ def test_processes_of_a_sweep_say_how_many_actors_each_has(tmp_path):
     result = CliRunner().invoke(main, ["sweep", *given])
     assert (result.exit_code, result.stderr) == (
         1,
-        "Error: --processes is 2: with --engine ray each has actors of its own. Say how many with "
+        "Error: --processes is 2: with --engine ray each has its own actors. Set their number with "
         "--ray-actors.\n",
     )
     assert not list(tmp_path.iterdir())
@@ -461,7 +461,7 @@ def test_no_process_outlives_a_signal_in_the_middle_of_a_round(tmp_path, name):
     else:
         said, code = {"SIGINT": ("Ctrl-C", 130), "SIGTERM": ("SIGTERM", 143)}[name]
         assert program.returncode == code
-        assert f"\nError: stopped by {said} before round 1. Go on with: " in stderr
+        assert f"\nError: stopped by {said} before round 1. Resume it with: " in stderr
 
 
 ROOT = Path(__file__).parents[3]
