@@ -1,30 +1,43 @@
-"""A run as the checks of `fedgru.checks` see it: each thing opened or computed once, when asked."""
+"""A run for the checks of `fedgru.checks`: each part is opened or computed once, when needed."""
+
+from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fedgru.core.errors import FedgruError
+from fedgru.core.types import Columns, Doubles, Weights
 from fedgru.data import datasets
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
-from fedgru.task.task import build_task
+from fedgru.task.task import LocalData, Task, build_task
 from fedgru.training import local_models
 from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows.baseline import evaluate_counting
+
+if TYPE_CHECKING:
+    from fedgru.data.checkins import CheckIns
+    from fedgru.data.datasets import DataSet
+    from fedgru.evaluation.evaluate import Evaluation
+    from fedgru.runs.folder import RunFolder
+    from fedgru.task.kernel_prior import Kernel
+    from fedgru.training.local_models import LocalModel
 
 PREDICTED = ("client_id", "row", "target", "predicted", "rank", "log_prob", "prob")
 
 
 class Problem(Exception):
-    """A check failed; the text says in what."""
+    """A check failed; the text is the reason."""
 
 
 class NotApplicable(Exception):
-    """A check has nothing to look at; the text says why."""
+    """A check does not apply to the run; the text is the reason."""
 
 
 class CheckedRun:
-    """A run, its data set, its task, what it wrote, and what its weights say now.
+    """A run with its data set, its task, its files, and new scores from its weights.
 
     Attributes:
         run: RunFolder.
@@ -33,7 +46,7 @@ class CheckedRun:
         settings: Settings.
     """
 
-    def __init__(self, run, data_dir):
+    def __init__(self, run: RunFolder, data_dir: str | Path) -> None:
         self.run = run
         self.facts = run.facts()
         self.kind = run.kind
@@ -41,7 +54,7 @@ class CheckedRun:
         self._data_dir = data_dir
 
     @cached_property
-    def data_set(self):
+    def data_set(self) -> DataSet:
         """The DataSet; a Problem if it is not the run's."""
         data_set = datasets.open_data_set(self.settings.data.data, self._data_dir)
         now, then = data_set.passport["fingerprint"], str(self.facts.get("fingerprint"))
@@ -53,7 +66,7 @@ class CheckedRun:
         return data_set
 
     @cached_property
-    def task(self):
+    def task(self) -> Task:
         """The Task; NotApplicable where the data set is not the run's."""
         try:
             data_set = self.data_set
@@ -62,7 +75,7 @@ class CheckedRun:
         return build_task(data_set, self.settings, self._kernel)
 
     @cached_property
-    def _kernel(self):
+    def _kernel(self) -> Kernel | None:
         numbers = self.facts.get("kernel")
         if self.settings.inputs.prior != "kernel" or not self.kind.learns_kernel:
             return None
@@ -70,25 +83,23 @@ class CheckedRun:
             raise NotApplicable("the run was stopped before its prior was learnt")
         return reopen_workflow.learnt_kernel(self.run)
 
-    def rebuilt(self, check_ins):
+    def rebuilt(self, check_ins: CheckIns) -> Task:
         """Return the Task of other check-ins, with the same settings and the same kernel."""
         data_set = datasets.DataSet(self.data_set.name, check_ins, self.data_set.passport)
         try:
             return build_task(data_set, self.settings, self._kernel)
-        except (
-            FedgruError
-        ) as error:  # train is the same, so it can be built unless it depends on it
+        except FedgruError as error:  # train is the same: the task must depend on the future
             raise Problem(f"the task cannot be built with another future: {error}") from error
 
-    def score(self, task, split):
-        """Return the Evaluation of a split by the run's own predictor, the way `eval` scores."""
+    def score(self, task: Task, split: str) -> Evaluation:
+        """Return the Evaluation of a split by the run's own predictor, as `fedgru eval` does."""
         if not self.kind.trains:
             return evaluate_counting(task, self.kind)  # of the test split, the only one
         if not self.kind.shares_model:
             return local_models.evaluate_local(task, self._models, split)
         return evaluate.evaluate(self._engine.beside(task), self.weights, split)
 
-    def trained_on(self, task, client):
+    def trained_on(self, task: Task, client: int) -> LocalData:
         """Return the LocalData of a client of a task, as the run trains on it."""
         if not self.kind.shares_model:
             own = local_models.alone(task, client)
@@ -96,29 +107,29 @@ class CheckedRun:
         return task.local_data(client)
 
     @cached_property
-    def test_scores(self):
+    def test_scores(self) -> Evaluation:
         """The Evaluation of the test split, made now."""
         return self.score(self.task, "test")
 
     @property
-    def scored_splits(self):
-        """The splits that `score` can score beside train."""
+    def scored_splits(self) -> tuple[str, ...]:
+        """The splits that `score` can score."""
         return ("val", "test") if self.kind.trains else ("test",)
 
     @cached_property
-    def weights(self):
+    def weights(self) -> Weights:
         """The best round's weights; NotApplicable if the run has none."""
         return self._best[0]
 
     @property
-    def best_round(self):
-        """The round that best.npz says its weights are of."""
+    def best_round(self) -> int:
+        """The round of the weights in best.npz."""
         return self._best[1]
 
     @cached_property
-    def _best(self):
+    def _best(self) -> tuple[Weights, int]:
         if not self.kind.trains:
-            raise NotApplicable("the run counts: it has no weights")
+            raise NotApplicable("the run is a counting baseline: it has no weights")
         if not (self.run.path / "best.npz").exists():
             raise NotApplicable("the run has no best.npz: no round was finished")
         if not self.kind.shares_model:
@@ -126,15 +137,15 @@ class CheckedRun:
         return reopen_workflow.best_weights(self.run, self.task)
 
     @cached_property
-    def _models(self):
+    def _models(self) -> list[LocalModel]:
         return local_models.from_arrays(self.weights, len(self.task.clients))
 
     @cached_property
-    def _engine(self):
+    def _engine(self) -> JaxEngine:
         return JaxEngine(self.task)
 
     @cached_property
-    def report(self):
+    def report(self) -> dict[str, Any]:
         """test.json as a dict; NotApplicable if the run is not evaluated."""
         report = self.run.test()
         if not report:
@@ -142,13 +153,13 @@ class CheckedRun:
         return report
 
     @cached_property
-    def predictions(self):
+    def predictions(self) -> Columns:
         """predictions.parquet, see `evaluate.prediction_table`."""
-        self.report  # noqa: B018 (says so if there is none)
+        self.report  # noqa: B018 (raises NotApplicable if there is none)
         return self.run.predictions(PREDICTED)
 
     @cached_property
-    def rounds(self):
+    def rounds(self) -> dict[str, Doubles]:
         """metrics.csv, see `RunFolder.rounds`; NotApplicable if the run has none."""
         rounds = self.run.rounds()
         if not rounds:

@@ -1,10 +1,18 @@
-"""Is a run an honest experiment? Checks that find out by looking, not by trusting the code."""
+"""Is a run an honest experiment? Checks of its files and results, without trust in the code."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fedgru.checks import leaks, records
 from fedgru.checks.checked_run import CheckedRun, NotApplicable, Problem
 from fedgru.core.errors import FedgruError
+
+if TYPE_CHECKING:
+    from fedgru.runs.folder import RunFolder
 
 OK, PROBLEM, NOT_APPLICABLE = STATUSES = ("ok", "problem", "not applicable")
 
@@ -39,7 +47,9 @@ class Finding:
     why: str
 
 
-def check_run(run, data_dir, on_check=None):
+def check_run(
+    run: RunFolder, data_dir: str | Path, on_check: Callable[[str], None] | None = None
+) -> list[Finding]:
     """Check a run, whatever its kind; nothing is written.
 
     Args:
@@ -68,7 +78,7 @@ def check_run(run, data_dir, on_check=None):
     return findings
 
 
-def to_dict(run, findings):
+def to_dict(run: RunFolder, findings: list[Finding]) -> dict[str, Any]:
     """Return the findings of a run as a dict that JSON can hold."""
     counts = {status: sum(f.status == status for f in findings) for status in STATUSES}
     return {"run": str(run.path), "counts": counts, "checks": [asdict(f) for f in findings]}

@@ -1,33 +1,42 @@
-"""The same check-ins with another future: what nothing said before it may depend on."""
+"""The same check-ins with another future, which must not change any earlier prediction."""
+
+from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedgru.data.checkins import Coded
+from fedgru.core.types import Ints
+from fedgru.data.checkins import CheckIns, Coded
+
+if TYPE_CHECKING:
+    from fedgru.task.clients import Clients
 
 TEXT_COLUMNS = ("user", "venue", "category", "raw_category")
 _DAY_S = 86400
 
 
-def rewritten(check_ins, clients, first, rng):
-    """Return CheckIns in which all that each client does from a position on is something else.
+def rewritten(
+    check_ins: CheckIns, clients: Clients, first: Ints, rng: np.random.Generator
+) -> CheckIns:
+    """Return CheckIns in which each client's check-ins from a position on are replaced.
 
-    Venue, category and kept columns take other values of the data set, places lie anywhere,
-    clocks go ahead by 10 to 50 days and local time by an hour. Who it was, how many check-ins
-    each client has and their order stay: a position means the same check-in in both.
+    Venue, category and kept columns get other values of the data set, coordinates are random,
+    times are 10 to 50 days later and local time is an hour later. The clients, their numbers of
+    check-ins and the order stay: a position means the same check-in in both.
 
     Args:
         check_ins: CheckIns.
         clients: Clients over these check-ins.
-        first: int64 [num_clients], the first position of each client that changes; the end of the
-            client's positions for one that stays as it is.
+        first: int64 [num_clients], the first replaced position of each client; for a client that
+            does not change, the end of its positions.
         rng: numpy Generator.
     """
     positions = np.arange(len(clients.rows))
     rows = clients.rows[positions >= first[clients.client_of]]
 
-    def other(column):
+    def other(column: Coded) -> Coded:
         num = len(column.values)
         codes = column.codes.copy()
         if num > 1:
@@ -60,18 +69,18 @@ def rewritten(check_ins, clients, first, rng):
     )
 
 
-def run_backwards(check_ins, clients, first, end):
-    """Return CheckIns in which each client lives a stretch of its positions backwards.
+def run_backwards(check_ins: CheckIns, clients: Clients, first: Ints, end: Ints) -> CheckIns:
+    """Return CheckIns in which a range of each client's positions is reversed.
 
-    The stretch holds the same values as before, so what is fitted on the whole of it
-    (vocabularies, means and deviations, frequencies) stays; only their order is another. The
-    times between check-ins turn round too, those after the stretch stay.
+    The range holds the same values as before, so everything fitted on the whole range
+    (vocabularies, means and deviations, frequencies) stays the same; only the order changes. The
+    times between check-ins are reversed too; those after the range stay.
 
     Args:
         check_ins: CheckIns.
         clients: Clients over these check-ins.
-        first, end: int64 [num_clients], the stretch; empty for a client that stays as it is.
-            It does not begin with a client's first check-in.
+        first, end: int64 [num_clients], the range; empty for a client that does not change. It
+            does not begin with a client's first check-in.
     """
     source = np.arange(len(check_ins))
     time_s = check_ins.time_s.copy()
@@ -85,17 +94,17 @@ def run_backwards(check_ins, clients, first, end):
     return _in_order_of_time(replace(_taken(check_ins, source), time_s=time_s))
 
 
-def _in_order_of_time(check_ins):
+def _in_order_of_time(check_ins: CheckIns) -> CheckIns:
     return _taken(check_ins, np.argsort(check_ins.time_s, kind="stable"))
 
 
-def _taken(check_ins, rows):
+def _taken(check_ins: CheckIns, rows: Ints) -> CheckIns:
     """The check-ins of some rows, in their order."""
 
-    def take(column):
+    def take(column: Coded) -> Coded:
         return Coded(column.codes[rows], column.values)
 
-    columns = {name: take(getattr(check_ins, name)) for name in TEXT_COLUMNS}
+    columns: dict[str, Any] = {name: take(getattr(check_ins, name)) for name in TEXT_COLUMNS}
     for name in ("time_s", "offset_min", "lat_deg", "lon_deg"):
         columns[name] = getattr(check_ins, name)[rows]
     return replace(

@@ -1,22 +1,30 @@
-"""Checks that nothing was fitted beyond train, and that no target was known beforehand.
+"""Checks that nothing was fitted on val or test, and that no target was known before prediction.
 
-The task is built again from the same check-ins with another future (`counterfactuals`). What lies
-before that future must come out the same; where it does not, it depended on it.
+The task is built again from the same check-ins with another future (`counterfactuals`). All that
+comes before that future must stay the same; if it changes, it depended on the future.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedgru.checks import counterfactuals
-from fedgru.checks.checked_run import NotApplicable, Problem
+from fedgru.checks.checked_run import CheckedRun, NotApplicable, Problem
 from fedgru.core import seeding
+from fedgru.core.types import Bools, Ints
 from fedgru.task.clients import SPLITS
 
+if TYPE_CHECKING:
+    from fedgru.task.task import Task
+
 SAME = 1e-4  # sums of the same numbers in another order, in float32
-_SEED = 0  # of the other futures: the same run gives the same findings
+_SEED = 0  # of the other futures, fixed so that the same run gives the same findings
 
 
-def check_vocabulary(checked):
-    """Every id, of inputs and of the target, is of a value that occurs in train."""
+def check_vocabulary(checked: CheckedRun) -> str:
+    """Every id of inputs and of the target stands for a value that occurs in train."""
     task = checked.task
     train_rows = task.clients.rows[task.clients.in_split("train")]
     known = {f"of feature {name}": (name, v) for name, v in task.inputs.vocabularies.items()}
@@ -28,8 +36,8 @@ def check_vocabulary(checked):
         beyond = len(set(vocabulary.values) - train)
         if beyond:
             raise Problem(
-                f"{beyond} of the {len(vocabulary)} ids {what} are of values that are not in train"
-                + _because_of_range(task)
+                f"{beyond} of the {len(vocabulary)} ids {what} stand for values that are not in "
+                "train" + _because_of_range(task)
             )
     again = _with_other_val_and_test(checked)
     for name, vocabulary in task.inputs.vocabularies.items():
@@ -43,12 +51,12 @@ def check_vocabulary(checked):
     return f"known from train alone: {', '.join([*sizes, f'target {task.num_classes}'])}"
 
 
-def _because_of_range(task):
+def _because_of_range(task: Task) -> str:
     rule = task.settings.inputs.vocabulary
-    return f" (--vocabulary {rule})" if rule != "train" else ""
+    return f" (`vocabulary` is {rule})" if rule != "train" else ""
 
 
-def check_scaling(checked):
+def check_scaling(checked: CheckedRun) -> str:
     """Numbers, and labels of a protected concept, do not change with what comes after train."""
     task, again = checked.task, _with_other_val_and_test(checked)
     in_train = task.clients.in_split("train")
@@ -59,17 +67,17 @@ def check_scaling(checked):
                 f"{name} in train changes by up to {np.abs(ours - theirs).max():.3g} with what "
                 "comes after train"
             )
-    if task.protection is not None:
-        ours, theirs = (t.protection.concept.labels[in_train] for t in (task, again))
+    if task.protection is not None and again.protection is not None:
+        ours, theirs = (p.concept.labels[in_train] for p in (task.protection, again.protection))
         if not np.array_equal(ours, theirs):
             concept = task.protection.concept.name
             raise Problem(f"labels of {concept} in train change with what comes after train")
     if not task.inputs.number_names and task.protection is None:
         raise NotApplicable("the inputs hold no numbers")
-    return f"train stays the same to {SAME:g} when all that comes after it is something else"
+    return f"train is unchanged (to {SAME:g}) when all later check-ins are replaced"
 
 
-def _with_other_val_and_test(checked):
+def _with_other_val_and_test(checked: CheckedRun) -> Task:
     """The Task of the same train splits followed by other val and test splits."""
     clients = checked.task.clients
     draw = seeding.rng(_SEED, "other val and test")
@@ -77,7 +85,7 @@ def _with_other_val_and_test(checked):
     return checked.rebuilt(counterfactuals.rewritten(checked.task.check_ins, clients, first, draw))
 
 
-def check_splits(checked):
+def check_splits(checked: CheckedRun) -> str:
     """Each of a client's check-ins lies in one split."""
     clients = checked.task.clients
     inside = np.sum([clients.in_split(split) for split in SPLITS], axis=0)
@@ -94,19 +102,19 @@ def check_splits(checked):
     _refuse(
         checked,
         users[checked.task.check_ins.user.codes[clients.rows]] != owners,
-        "with a client who is somebody else",
+        "with the wrong client",
     )
     sizes = [f"{split} {clients.in_split(split).sum():,}" for split in SPLITS]
     return f"each check-in of {len(clients)} clients in one: {', '.join(sizes)}"
 
 
-def check_time_order(checked):
+def check_time_order(checked: CheckedRun) -> str:
     """Within each client train ends before val, and val before test."""
     clients = checked.task.clients
     time_s = checked.task.check_ins.time_s[clients.rows]
     early = np.zeros(len(time_s), bool)
     early[1:] = (np.diff(time_s) < 0) & (np.diff(clients.client_of) == 0)
-    _refuse(checked, early, "before the one that they follow")
+    _refuse(checked, early, "earlier than the one before them")
     for before, after in zip(SPLITS[:-1], SPLITS[1:], strict=True):
         for client in range(len(clients)):
             ends = [clients.bounds(split) for split in (before, after)]
@@ -119,7 +127,7 @@ def check_time_order(checked):
     return "within each client train ends before val, and val before test"
 
 
-def _refuse(checked, is_bad, what):
+def _refuse(checked: CheckedRun, is_bad: Bools, what: str) -> None:
     if is_bad.any():
         clients, first = checked.task.clients, int(np.flatnonzero(is_bad)[0])
         raise Problem(
@@ -128,10 +136,10 @@ def _refuse(checked, is_bad, what):
         )
 
 
-def check_training_targets(checked):
-    """What a client trains on for a target does not hold that target, nor what came later."""
+def check_training_targets(checked: CheckedRun) -> str:
+    """The inputs for a training target contain neither that target nor later check-ins."""
     if not checked.kind.trains:
-        raise NotApplicable("the run counts: it trains on nothing")
+        raise NotApplicable("the run is a counting baseline: it trains on nothing")
     task, clients = checked.task, checked.task.clients
     if not checked.kind.pools:  # its streams are never repeated, and are reset by client
         _refuse_carried_state(task)
@@ -153,16 +161,16 @@ def check_training_targets(checked):
                 _refuse_changed(task, _NAMES[what], targets[before], changed.any(axis=1))
         compared += before.sum()
     return (
-        f"what {compared:,} targets of {len(task.training_clients)} clients are predicted from "
-        "stays when all from them on in train runs backwards"
+        f"the inputs of {compared:,} targets of {len(task.training_clients)} clients are unchanged "
+        "when the rest of train is reversed"
     )
 
 
 _NAMES = {"rows": "an id", "numbers": "a number", "log_prior": "the prior"}
 
 
-def _refuse_carried_state(task):
-    """Find targets whose state has read what came later: rows that turn back."""
+def _refuse_carried_state(task: Task) -> None:
+    """Raise a Problem if a recurrent state has read check-ins later than its target."""
     total = turned = 0
     for client in task.training_clients:
         pairs = task.batches(client).pairs
@@ -174,13 +182,13 @@ def _refuse_carried_state(task):
     if turned:
         raise Problem(
             f"of {total:,} targets of a round {turned:,} are predicted from a state that has read "
-            f"later check-ins: --layout {task.settings.layout.layout} goes through "
-            f"{task.settings.client.local_epochs} local epochs without a reset"
+            f"later check-ins: `layout` {task.settings.layout.layout} does not reset the state in "
+            f"{task.settings.client.local_epochs} local epochs"
         )
 
 
-def check_scored_targets(checked):
-    """What is said in a target's place does not change with the target, nor with what is later."""
+def check_scored_targets(checked: CheckedRun) -> str:
+    """A prediction does not change with its target, nor with later check-ins."""
     task, clients = checked.task, checked.task.clients
     splits = checked.scored_splits
     low, _ = clients.bounds(splits[0])
@@ -205,19 +213,20 @@ def check_scored_targets(checked):
             ~(np.abs(ours.scores.prob - theirs.scores.prob) <= SAME),
             ours.scores.predicted != theirs.scores.predicted,
         )
-        _refuse_changed(task, f"what is said of {split}", ours.positions[before], changed[before])
+        what = f"a prediction of {split}"
+        _refuse_changed(task, what, ours.positions[before], changed[before])
         compared += before.sum()
     return (
-        f"what is said of {compared:,} {' and '.join(splits)} targets of {len(clients)} clients "
-        "stays when all from them on is something else"
+        f"the prediction of {compared:,} {' and '.join(splits)} targets of {len(clients)} clients "
+        "is unchanged when all later check-ins are replaced"
     )
 
 
-def _refuse_changed(task, what, targets, changed):
+def _refuse_changed(task: Task, what: str, targets: Ints, changed: Bools) -> None:
     if changed.any():
         clients, first = task.clients, targets[changed][0]
         raise Problem(
-            f"{what} changes with the target or with what comes later, for {changed.sum():,} of "
+            f"{what} changes with the target or with later check-ins, for {changed.sum():,} of "
             f"{len(changed):,} targets; the first in row {clients.rows[first]} of the data set "
             f"(client {clients.client_ids[clients.client_of[first]]})"
         )

@@ -1,49 +1,52 @@
-"""Checks that what a run wrote down fits its data set, its weights and itself."""
+"""Checks that a run's files fit its data set, its weights and each other."""
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from fedgru.checks.checked_run import NotApplicable, Problem
+from fedgru.checks.checked_run import CheckedRun, NotApplicable, Problem
 from fedgru.core.errors import ConfigError
+from fedgru.core.types import Columns, Doubles, Ints
 from fedgru.evaluation import evaluate
 from fedgru.task.clients import SPLITS
 from fedgru.training import loop as round_loop
 from fedgru.training.early_stopping import EarlyStopping
 
 ROUNDING = 1e-9  # the same numbers in double precision, summed in another order
-SAME = 1e-4  # what another engine, or another machine, computes from the same weights
+SAME = 1e-4  # tolerance for another engine or machine with the same weights
 
 
-def check_data(checked):
-    """The data set is the one that the run was made from, and kept what the run says it kept."""
+def check_data(checked: CheckedRun) -> str:
+    """The data set is that of the run, and gives the users and check-ins in run.json."""
     data_set, task = checked.data_set, checked.task
     coverage = [vars(line) for line in task.coverage]
     written = checked.facts.get("coverage")
     if written != coverage:
-        raise Problem("run.json does not say which users and check-ins the data set gives now")
+        raise Problem("the users and check-ins in run.json are not those the data set gives now")
     kept = coverage[-1]["checkins"]
     return (
         f"{data_set.name}, fingerprint {checked.facts['fingerprint'][:12]}, {kept:,} test targets"
     )
 
 
-def check_stop_metric(checked):
+def check_stop_metric(checked: CheckedRun) -> str:
     """The best round is chosen on validation."""
     if not checked.kind.trains:
-        raise NotApplicable("the run counts: no round is chosen")
+        raise NotApplicable("the run is a counting baseline: no round is chosen")
     key = checked.settings.loop.stop_metric
     try:
         round_loop.parse_stop_metric(key)
     except ConfigError:
-        raise Problem(f"the best round is chosen by {key}, which is not of validation") from None
+        raise Problem(f"the best round is chosen by {key}, not on validation") from None
     return f"the best round is chosen by {key}"
 
 
-def check_best_round(checked):
-    """The best round is the one that the stop metric in metrics.csv makes the best."""
+def check_best_round(checked: CheckedRun) -> str:
+    """The best round is the best one by the stop metric in metrics.csv."""
     if not checked.kind.trains:
-        raise NotApplicable("the run counts: no round is chosen")
+        raise NotApplicable("the run is a counting baseline: no round is chosen")
     if not checked.kind.shares_model:
         raise NotApplicable("each client has a best round of its own")
     loop, rounds, key = checked.settings.loop, checked.rounds, checked.settings.loop.stop_metric
@@ -53,7 +56,7 @@ def check_best_round(checked):
     stopping, stopped = _replay(checked, numbers.astype(int), rounds[key])
     if stopped is not None and stopped < len(numbers) - 1:
         raise Problem(
-            f"training went on to round {len(numbers) - 1}, but {key} had not improved in "
+            f"training continued to round {len(numbers) - 1}, but {key} had not improved in "
             f"{loop.patience} rounds by round {stopped}"
         )
     best = stopping.best_round
@@ -76,7 +79,9 @@ def check_best_round(checked):
     return f"round {best} of {len(numbers) - 1} has the best {key}, {stopping.best_value:.4f}"
 
 
-def _replay(checked, numbers, values):
+def _replay(
+    checked: CheckedRun, numbers: Ints, values: Doubles
+) -> tuple[EarlyStopping, int | None]:
     """Return the EarlyStopping after the rounds, and the round it stopped at or None."""
     loop = checked.settings.loop
     metric = round_loop.parse_stop_metric(loop.stop_metric)
@@ -90,7 +95,7 @@ def _replay(checked, numbers, values):
     return stopping, None
 
 
-def check_scored_once(checked):
+def check_scored_once(checked: CheckedRun) -> str:
     """predictions.parquet has each test target once, and nothing else."""
     rows, clients = checked.predictions["row"], checked.task.clients
     positions = clients.target_positions("test")
@@ -132,8 +137,8 @@ def check_scored_once(checked):
     return f"each of {len(wanted):,} test targets once, and nothing else"
 
 
-def check_test_result(checked):
-    """test.json and clients.csv say what predictions.parquet gives."""
+def check_test_result(checked: CheckedRun) -> str:
+    """The numbers in test.json and clients.csv follow from predictions.parquet."""
     report, predictions = checked.report, checked.predictions
     clients = checked.run.client_table()
     ids, client_index = np.unique(predictions["client_id"].astype(str), return_inverse=True)
@@ -171,12 +176,12 @@ def check_test_result(checked):
     return f"{names} of {len(known):,} predictions are those of test.json and clients.csv"
 
 
-def _top_1(predictions):
-    """Return each target's acc@1 as bounds, equal but where a tie cannot be told from ranks.
+def _top_1(predictions: Columns) -> tuple[Doubles, Doubles]:
+    """Return lower and upper bounds of each target's acc@1; they differ if a tie is uncertain.
 
-    A target that shares the first e ranks has rank (e + 1) / 2 and is worth 1 / e. It shares
-    them if it is what was predicted or as probable as that. Without probabilities a rank of 2 may
-    also mean second to one.
+    A target that shares the first e ranks has rank (e + 1) / 2 and counts 1 / e. It shares them
+    if it was predicted, or is as probable as the predicted class. Without probabilities, rank 2
+    can also mean the second place.
     """
     rank, predicted = predictions["rank"], predictions["predicted"]
     with np.errstate(invalid="ignore"):
@@ -187,14 +192,22 @@ def _top_1(predictions):
     return np.where(is_first, worth, 0.0), np.where(is_first | may_be_first, worth, 0.0)
 
 
-def _compare(file, key, written, low, high=None):
+def _compare(
+    file: str, key: str, written: float | None, low: float, high: float | None = None
+) -> None:
     high = low if high is None else high
     if written is None or not low - ROUNDING <= written <= high + ROUNDING:
         between = f"{low:.6g}" if high - low <= ROUNDING else f"{low:.6g} to {high:.6g}"
         raise Problem(f"{file} says {key} {written}, but predictions.parquet gives {between}")
 
 
-def _compare_clients(clients, order, name, low, high=None):
+def _compare_clients(
+    clients: Columns,
+    order: Ints,
+    name: str,
+    low: npt.NDArray[Any],
+    high: npt.NDArray[Any] | None = None,
+) -> None:
     high = low if high is None else high
     if name not in clients:
         raise Problem(f"clients.csv has no {name}")
@@ -210,8 +223,8 @@ def _compare_clients(clients, order, name, low, high=None):
         )
 
 
-def check_reproduced(checked):
-    """What was written is what the run's weights say when they are asked again."""
+def check_reproduced(checked: CheckedRun) -> str:
+    """Scoring the run's weights again gives the predictions and results that were written."""
     report, predictions = checked.report, checked.predictions
     again = checked.test_scores
     table = evaluate.prediction_table(checked.task, again)
@@ -230,7 +243,7 @@ def check_reproduced(checked):
             )
     what = "weights" if checked.kind.trains else "counts"
     summary = again.summary()
-    slack = 10 / len(table["row"])  # ten targets whose rank rounding decides
+    slack = 10 / len(table["row"])  # rounding can change the rank of ten targets
     for key, value in summary.items():
         if not _equal(report.get(key), value, SAME + (0 if "loss" in key else slack)):
             raise Problem(
@@ -239,12 +252,12 @@ def check_reproduced(checked):
     return f"scored again from the run's {what}: the same to {SAME:g}"
 
 
-def _short(value):
+def _short(value: float | None) -> str:
     return "none" if value is None or math.isnan(value) else f"{value:.6g}"
 
 
-def _equal(written, value, tolerance):
-    """Whether two numbers are the same; null in a file is NaN."""
+def _equal(written: float | None, value: float | None, tolerance: float) -> bool:
+    """Whether two numbers are equal; null in a file means NaN."""
     if written is None or value is None:
         return (written is None) == (value is None or math.isnan(value))
     return abs(written - value) <= tolerance or (math.isnan(written) and math.isnan(value))

@@ -1,23 +1,27 @@
-"""What TensorBoard's HParams tab reads of a sweep, written in its own format."""
+"""A sweep for TensorBoard's HParams tab, in its own format."""
 
 import shutil
+from pathlib import Path
+from typing import Any
 
 PLUGIN = "hparams"
 SESSION_START, SESSION_END = "_hparams_/session_start_info", "_hparams_/session_end_info"
 
 
-def write_trial(folder, group, point, metric, values):
+def write_trial(
+    folder: Path, group: str, point: dict[str, Any], metric: str, values: dict[int, float]
+) -> None:
     """Write a point: a session per seed, all in one group, which TensorBoard averages.
 
-    No summary of the experiment as a whole is written: TensorBoard reads only the first that it
-    finds, and would hide the other sweeps under log/. Without one it goes by the sessions.
+    No summary of the whole experiment is written: TensorBoard reads only the first one and would
+    hide the other sweeps under log/. Without a summary it reads the sessions.
 
     Args:
-        folder: of the point; what is in it is replaced.
-        group: text, the group's name.
+        folder: of the point; its content is replaced.
+        group: the group's name.
         point: {setting: number or text}.
-        metric: key of what is searched for, such as val/loss/micro.
-        values: {seed: its value in the best round}.
+        metric: key of the metric, such as val/loss/micro.
+        values: {seed: the metric in the best round}.
     """
     from tensorboardX import SummaryWriter
     from tensorboardX.proto.api_pb2 import Status
@@ -38,7 +42,7 @@ def write_trial(folder, group, point, metric, values):
             writer.add_scalar(f"best/{metric.replace('@', '_at_')}", value)
 
 
-def _summary(tag, **content):
+def _summary(tag: str, **content: Any) -> Any:
     from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
     from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 

@@ -1,11 +1,13 @@
-"""What a sweep is asked for, checked before anything is trained."""
+"""The plan of a sweep, checked before anything is trained."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 from fedgru import config
 from fedgru.engines import registry
 from fedgru.sweep import search_space
-from fedgru.sweep.search_space import Range
+from fedgru.sweep.search_space import Axes, Range
 from fedgru.training import loop as round_loop
 
 DEFAULT_TRIALS = 20
@@ -13,7 +15,7 @@ DEFAULT_TRIALS = 20
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep is asked for.
+    """What a sweep tries, and how it searches.
 
     Attributes:
         name: str, of the folder under log/sweeps/.
@@ -22,40 +24,40 @@ class Plan:
         seeds: int, trainings per point.
         num_trials: int, points.
         draws: whether TPE draws the points; otherwise they are the grid, in order.
-        prunes: whether a trial that falls behind is given up.
+        prunes: whether a trial that is worse than the median is stopped early.
     """
 
     name: str
     base: config.Settings
-    axes: dict
+    axes: Axes
     seeds: int
     num_trials: int
     draws: bool
     prunes: bool
 
     @property
-    def metric(self):
-        """The key of what is searched for, such as val/loss/micro: of validation, never of test."""
+    def metric(self) -> str:
+        """The key of the metric, such as val/loss/micro: on validation, never on test."""
         return self.base.loop.stop_metric
 
     @property
-    def all_seeds(self):
-        """The seeds that every point is trained with."""
+    def all_seeds(self) -> range:
+        """The seeds with which every point is trained."""
         first = self.base.loop.seed
         return range(first, first + self.seeds)
 
     @property
-    def takes_threads(self):
-        """Whether it is left to fedgru how many clients are trained at the same time."""
+    def takes_threads(self) -> bool:
+        """Whether fedgru chooses how many clients are trained at the same time."""
         return self.base.loop.threads is None and "threads" in registry.engine_of(self.base).knows
 
     @property
-    def direction(self):
-        """What optuna calls it: "minimize" or "maximize"."""
+    def direction(self) -> str:
+        """The direction of the search in optuna's words: "minimize" or "maximize"."""
         better = round_loop.parse_stop_metric(self.metric).higher_is_better
         return "maximize" if better else "minimize"
 
-    def settings(self, point, **others):
+    def settings(self, point: dict[str, Any], **others: Any) -> config.Settings:
         """Return the Settings of a point.
 
         Raises:
@@ -65,8 +67,8 @@ class Plan:
         registry.check(settings)
         return settings
 
-    def to_json(self):
-        """Return the dict that `from_json` reads back to the same Plan."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the dict from which `from_json` makes the same Plan."""
         return {
             "name": self.name,
             "axes": search_space.axes_to_json(self.axes),
@@ -78,7 +80,7 @@ class Plan:
         }
 
     @classmethod
-    def from_json(cls, found):
+    def from_json(cls, found: dict[str, Any]) -> Self:
         return cls(
             name=found["name"],
             base=config.build(found["settings"]),
@@ -90,22 +92,36 @@ class Plan:
         )
 
 
-def make_plan(axes, overrides, config_file=None, preset=None, **asked):
-    """Check what is asked for, before anything is trained.
+class PlannedSweep(Protocol):
+    """A sweep's folder, plan and scored check-ins: those of `sweep.Sweep`."""
+
+    path: Path
+    plan: Plan
+    scored: dict[str, Any]
+
+
+def make_plan(
+    axes: Axes,
+    overrides: dict[str, Any],
+    config_file: str | Path | None = None,
+    preset: str | None = None,
+    **asked: Any,
+) -> Plan:
+    """Make a Plan and check it, before anything is trained.
 
     Args:
         axes: {setting: tuple of values, or Range}.
         overrides, config_file, preset: of the other settings, see `config.load`.
-        asked: name, seeds, trials, prune; None for name, trials and prune leaves them to fedgru.
+        asked: name, seeds, trials, prune. For name, trials and prune, None takes the default.
 
     Returns:
         Plan.
 
     Raises:
-        ConfigError: with the setting's own message for a value that it does not take, and if
-            the points could not be compared.
+        ConfigError: for a value that a setting does not take, and if the points could not be
+            compared.
     """
-    axes = {name: axes[name] for name in config.fields() if name in axes}  # however typed
+    axes = {name: axes[name] for name in config.fields() if name in axes}  # in one order
     search_space.check_axes(axes)
     edges = search_space.edges(axes)
     base = config.load(overrides | edges[0], config_file, preset)

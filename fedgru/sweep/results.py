@@ -1,24 +1,32 @@
-"""What a sweep found: its trials as records and as a table, and the command of a point."""
+"""The results of a sweep: its trials as records and as a table, and the command of a point."""
+
+from __future__ import annotations
 
 import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fedgru import config
 from fedgru.console.sweeps import rounds, status
 
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from fedgru.sweep.plan import Plan, PlannedSweep
+
 STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
 
 
-def to_record(trial):
-    """Return what is told of an optuna FrozenTrial.
+def to_record(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the record of an optuna FrozenTrial.
 
     Returns:
         dict: `trial`, its number, the first is 1; `params`; `status`, one of done, pruned,
         failed, running; `value`, the mean over its seeds of the validation metric in the best
         round, and `lowest` and `highest`, None if it failed or is not done; `seconds` of
-        training and validation;
-        `why` it ended; `same_as`, the number of an earlier trial with the same point, whose runs
-        these are, or None; `runs`, a dict for each seed: `run`, the folder's name, `seed`,
-        `value`, `best_round`, `rounds`, `seconds`.
+        training and validation; `why` it ended; `same_as`, the number of an earlier trial with
+        the same point, whose runs are used, or None; `runs`, a dict for each seed: `run`, the
+        folder's name, `seed`, `value`, `best_round`, `rounds`, `seconds`.
     """
     state = STATES.get(trial.state.name, "running")
     runs, same_as = trial.user_attrs.get("runs", []), trial.user_attrs.get("same_as")
@@ -37,7 +45,7 @@ def to_record(trial):
     }
 
 
-def ranked(plan, records):
+def ranked(plan: Plan, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the records, best first: those done, then those pruned, failed and running."""
     order = ("done", "pruned", "failed", "running")
     sign = -1 if plan.direction == "maximize" else 1
@@ -47,7 +55,7 @@ def ranked(plan, records):
     )
 
 
-def table(plan, records):
+def table(plan: Plan, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of sweep.csv, a dict per trial, by number."""
     return [
         {"trial": r["trial"], "status": status(r)}
@@ -59,8 +67,8 @@ def table(plan, records):
     ]
 
 
-def train_command(plan, record, data_dir="data"):
-    """Return the command that trains a point with the first seed; says all that is swept."""
+def train_command(plan: Plan, record: dict[str, Any], data_dir: str | Path = "data") -> str:
+    """Return the command that trains a point with the first seed; it names all swept settings."""
     settings, default = plan.settings(record["params"]), config.Settings()
     words = ["fedgru", "train"]
     for name, (section, _) in config.fields().items():
@@ -73,7 +81,13 @@ def train_command(plan, record, data_dir="data"):
     return shlex.join(words)
 
 
-def to_json(sweep, records, best, reports, command):
+def to_json(
+    sweep: PlannedSweep,
+    records: list[dict[str, Any]],
+    best: dict[str, Any],
+    reports: list[dict[str, Any]],
+    command: str,
+) -> dict[str, Any]:
     """Return the dict that --json prints."""
     plan = sweep.plan
     return {

@@ -1,27 +1,64 @@
 """One trial of a sweep: a point trained with some seeds, each in a run folder like any other."""
 
+from __future__ import annotations
+
 import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedgru.core.errors import ConfigError, DataError, RunError, TrainingError
+from fedgru.core.types import Row
 from fedgru.runs import folder as run_folder
+from fedgru.sweep.plan import PlannedSweep
 from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
 
-PRUNE_AFTER_TRIALS = 5  # trials that must be done before another is compared with them
-PRUNE_AFTER_ROUNDS = 3  # the first round in which a trial may be given up
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, TrialState
+
+    from fedgru.agnostic.protection import Protection
+    from fedgru.config.settings import Settings
+    from fedgru.runs.folder import RunFolder
+    from fedgru.task.task import Task
+
+PRUNE_AFTER_TRIALS = 5  # trials that must be done before one is pruned
+PRUNE_AFTER_ROUNDS = 3  # the first round in which a trial can be pruned
 PRUNED = "pruned"
 
 
-def do_trial(sweep, number, taken_over, data_dir, threads=None, show_progress=False):
-    """Train a trial's point with all seeds and write down how it went.
+class WorkingSweep(PlannedSweep, Protocol):
+    """What a trial needs of its sweep: `sweep.Sweep`."""
+
+    @property
+    def study(self) -> Study: ...
+
+    def report(self, number: int, round_num: int, value: float) -> None:
+        """Record the metric of a trial in a round."""
+
+    def finish(
+        self, number: int, state: TrialState, value: float | None, attributes: dict[str, Any]
+    ) -> None:
+        """Record how a trial ended."""
+
+
+def do_trial(
+    sweep: WorkingSweep,
+    number: int,
+    taken_over: bool,
+    data_dir: str | Path,
+    threads: int | None = None,
+    show_progress: bool = False,
+) -> None:
+    """Train a trial's point with all seeds and record the result.
 
     Args:
-        sweep: Sweep.
+        sweep: WorkingSweep.
         number: int, a trial whose lock is held; the first is 0.
         taken_over: whether a process that died began it. Its finished runs count; the others are
             marked and trained again.
         data_dir: folder of data sets.
-        threads: clients trained at the same time where the settings do not say; int or None.
+        threads: clients trained at the same time, if the settings do not set it; int or None.
         show_progress: whether to draw bars on stderr.
 
     Raises:
@@ -62,15 +99,22 @@ def do_trial(sweep, number, taken_over, data_dir, threads=None, show_progress=Fa
     sweep.finish(number, state, value, {"runs": done, "why": why})
 
 
-def _train(sweep, number, settings, data_dir, prune, show_progress):
+def _train(
+    sweep: WorkingSweep,
+    number: int,
+    settings: Settings,
+    data_dir: str | Path,
+    prune: Pruner | None,
+    show_progress: bool,
+) -> RunFolder:
     """Return the RunFolder of one training."""
     task, facts = open_workflow.open_task(settings, data_dir)
     scored = describe_scored(task, facts)
     if scored != sweep.scored:
         raise RunError(
             f"trial {number + 1} of {sweep.path} would not be scored on the check-ins that the "
-            f"sweep was begun with, {_tell(sweep.scored)}: now there are {_tell(scored)}. Bring "
-            "that version of the data back, or give a new sweep another --name."
+            f"sweep was begun with, {_words(sweep.scored)}: now there are {_words(scored)}. "
+            "Restore that version of the data, or give a new sweep another `name`."
         )
     if prune is not None:
         prune.protection = task.protection
@@ -79,8 +123,8 @@ def _train(sweep, number, settings, data_dir, prune, show_progress):
     return run
 
 
-def _finished_runs(sweep, number):
-    """Return {seed: RunFolder} of what a dead process finished; the others say that it died."""
+def _finished_runs(sweep: WorkingSweep, number: int) -> dict[int, RunFolder]:
+    """Return {seed: RunFolder} of the runs that a dead process finished; mark the others failed."""
     finished = {}
     for file in sorted(sweep.path.glob("*/run.json")):
         run = run_folder.RunFolder(file.parent)
@@ -95,8 +139,8 @@ def _finished_runs(sweep, number):
     return finished
 
 
-def _to_record(run):
-    """What a trial keeps of a run."""
+def _to_record(run: RunFolder) -> dict[str, Any]:
+    """The part of a trial's record about one run."""
     facts, times = run.facts(), run.times()
     seconds = sum((times["train_s"] + times["val_s"]).tolist())
     return {
@@ -110,23 +154,25 @@ def _to_record(run):
 
 
 class Pruner:
-    """Says after a round of the first seed whether a trial is worse than the median so far.
+    """Decides after each round of the first seed whether a trial is worse than the median so far.
 
     Attributes:
         protection: the Protection of the trial's task, or None; set before the first round.
     """
 
-    def __init__(self, sweep, trial):
+    def __init__(self, sweep: WorkingSweep, trial: FrozenTrial) -> None:
         from optuna.pruners import MedianPruner
 
-        self.sweep, self.trial, self.protection = sweep, trial, None
+        self.sweep, self.trial = sweep, trial
+        self.protection: Protection | None = None
         self.pruner = MedianPruner(PRUNE_AFTER_TRIALS, PRUNE_AFTER_ROUNDS)
-        self.trial.intermediate_values = {}  # of this attempt, not of one that died
+        self.trial.intermediate_values = {}  # without those of a process that died
 
-    def __call__(self, round_num, row):
+    def __call__(self, round_num: int, row: Row) -> str | None:
         if round_num == 0 or (self.protection and not self.protection.is_risen(round_num)):
             return None  # no such round can be the best
         value = row[self.sweep.plan.metric]
+        assert value is not None, "the stop metric has a value in each round"
         self.sweep.report(self.trial.number, round_num, value)
         self.trial.intermediate_values[round_num] = value
         if not self.pruner.prune(self.sweep.study, self.trial):
@@ -134,8 +180,8 @@ class Pruner:
         return f"{PRUNED} in round {round_num}: worse than the median of the trials before it"
 
 
-def describe_scored(task, facts):
-    """Return what says on which check-ins a task is scored.
+def describe_scored(task: Task, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return which check-ins a task is scored on.
 
     Args:
         task: Task.
@@ -161,7 +207,7 @@ def describe_scored(task, facts):
     }
 
 
-def _tell(scored):
+def _words(scored: dict[str, Any]) -> str:
     return (
         f"{scored['val']:,} val and {scored['test']:,} test targets of {scored['clients']:,} "
         f"clients of data set {scored['data']} (fingerprint {scored['fingerprint'][:12]})"

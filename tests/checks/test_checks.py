@@ -152,8 +152,8 @@ def test_the_notebooks_vocabulary_is_found(data, tmp_path):
     # made-up venues are not numbers: all of the city's have an id, those of train and the others
     beyond = len(column.values) - len(set(column.codes[chosen.rows[chosen.in_split("train")]]))
     assert found["vocabulary"] == (
-        f"{beyond} of the {len(column.values)} ids of feature venue are of values that are not in "
-        "train (--vocabulary range)"
+        f"{beyond} of the {len(column.values)} ids of feature venue stand for values that are not "
+        "in train (`vocabulary` is range)"
     )
     assert found["scored targets"] == "ids change with what comes later, see the check `vocabulary`"
 
@@ -164,7 +164,7 @@ def test_a_vocabulary_of_all_splits_is_found(run, monkeypatch):
         vocabulary, "from_train", lambda column, _: own(column, np.arange(len(column.codes)))
     )
     found = problems(run)
-    assert "of values that are not in train" in found["vocabulary"]
+    assert "stand for values that are not in train" in found["vocabulary"]
 
 
 def test_scaling_by_all_splits_is_found(run, monkeypatch):
@@ -223,7 +223,7 @@ def test_splits_that_are_not_in_order_of_time_are_found(run, monkeypatch):
         return replace(chosen, rows=rows), coverage
 
     monkeypatch.setattr(task, "choose_clients", shuffled)
-    assert "check-ins before the one that they follow" in problems(run)["time order"]
+    assert "check-ins earlier than the one before them" in problems(run)["time order"]
 
 
 # targets that were known
@@ -248,10 +248,10 @@ def test_an_input_that_holds_the_target_is_found(run, monkeypatch):
     see_the_next_category(monkeypatch)
     found = problems(run)
     assert found["training targets"].startswith(
-        "an id changes with the target or with what comes later, for "
+        "an id changes with the target or with later check-ins, for "
     )
     assert found["scored targets"].startswith(
-        "what is said of val changes with the target or with what comes later, for "
+        "a prediction of val changes with the target or with later check-ins, for "
     )
 
 
@@ -273,7 +273,7 @@ def test_a_prior_that_has_counted_the_target_is_found(run, monkeypatch):
     monkeypatch.setattr(priors, "followers", lambda key, one_hot: own(key, one_hot) + one_hot[1:])
     found = problems(run)
     assert found["training targets"].startswith("the prior changes with the target")
-    assert found["scored targets"].startswith("what is said of val changes with the target")
+    assert found["scored targets"].startswith("a prediction of val changes with the target")
 
 
 def test_a_counting_baseline_that_has_counted_the_target_is_found(data, tmp_path, monkeypatch):
@@ -281,7 +281,7 @@ def test_a_counting_baseline_that_has_counted_the_target_is_found(data, tmp_path
     own = priors.followers
     monkeypatch.setattr(priors, "followers", lambda key, one_hot: own(key, one_hot) + one_hot[1:])
     assert problems(run)["scored targets"].startswith(
-        "what is said of test changes with the target"
+        "a prediction of test changes with the target"
     )
 
 
@@ -313,8 +313,8 @@ def test_a_state_carried_from_later_check_ins_is_found(data, tmp_path):
     found = problems(run)
     assert list(found) == ["training targets"]
     assert found["training targets"].endswith(
-        "are predicted from a state that has read later check-ins: --layout chunks goes through 2 "
-        "local epochs without a reset"
+        "are predicted from a state that has read later check-ins: `layout` chunks does not reset "
+        "the state in 2 local epochs"
     )
 
 
@@ -345,7 +345,7 @@ def test_a_user_who_disappeared_is_found(run):
     coverage[0]["clients"] += 1
     edit_json(run.path / "run.json", coverage=coverage)
     assert problems(run) == {
-        "data": "run.json does not say which users and check-ins the data set gives now"
+        "data": "the users and check-ins in run.json are not those the data set gives now"
     }
 
 
@@ -427,7 +427,7 @@ def test_choosing_by_test_is_found(run):
     file.write_text(file.read_text().replace("val/loss/micro", "test/loss/micro"))
     found = problems(run)
     assert found["stop metric"] == (
-        "the best round is chosen by test/loss/micro, which is not of validation"
+        "the best round is chosen by test/loss/micro, not on validation"
     )
 
 

@@ -116,13 +116,12 @@ def test_values_of_an_option(name, text, values):
 
 @pytest.mark.parametrize("name", search_space.WHO_IS_SCORED)
 def test_who_is_scored_is_not_swept_over(name):
-    option = "--" + name.replace("_", "-")
-    rest = ["--data", "--users", "--min-checkins", "--target", "--stop-metric", "--eval-clients"]
-    rest.remove(option)
+    rest = ["`data`", "`users`", "`min_checkins`", "`target`", "`stop_metric`", "`eval_clients`"]
+    rest.remove(f"`{name}`")
     with pytest.raises(ConfigError) as error:
         search_space.check_axes({"seq_len": (4, 8), name: (1, 2)})
     assert str(error.value) == (
-        f"cannot sweep over {option}: it changes which check-ins are scored, or by what, so the "
+        f"cannot sweep over `{name}`: it changes which check-ins are scored, or by what, so the "
         "points could not be compared. Make one sweep for each value. The same holds for "
         f"{', '.join(rest)}."
     )
@@ -132,8 +131,8 @@ def test_seeds_and_repeated_values_are_no_axis():
     with pytest.raises(ConfigError) as error:
         search_space.check_axes({"seed": (0, 1)})
     assert str(error.value) == (
-        "cannot sweep over --seed: the luckiest seed is no result. Use --seeds N, which trains "
-        "every point with N seeds and counts their mean."
+        "cannot sweep over `seed`: the luckiest seed is no result. Use `seeds`, which trains every "
+        "point with several seeds and compares their means."
     )
-    with pytest.raises(ConfigError, match="^--seq-len names 8 twice.$"):
+    with pytest.raises(ConfigError, match="^`seq_len` names 8 twice.$"):
         search_space.check_axes({"seq_len": (4, 8, 8)})

@@ -179,7 +179,7 @@ def test_more_trials_later(script, sweep, tmp_path):
     with pytest.raises(ConfigError) as error:
         sweeps.Sweep.reopen(tmp_path / "log", "parts", 12)
     assert str(error.value) == (
-        f"--trials is 12, but {parts.path} was asked for 13: give more, or leave it out."
+        f"`trials` is 12, but {parts.path} has 13 already: give more, or leave it out."
     )
 
 
@@ -193,8 +193,8 @@ def test_the_same_command_goes_on_and_another_is_refused(script, sweep, monkeypa
     with pytest.raises(RunError) as error:
         sweep({"seq_len": (4, 8, 16)}, seeds=2)
     assert str(error.value) == (
-        f"{search.path} is a sweep that differs from this one in what it tries, --seeds, "
-        "--dropout. Give this one another --name, or go on with that one: fedgru sweep --resume "
+        f"{search.path} is a sweep that differs from this one in what it tries, `seeds`, "
+        "`dropout`. Give this one another `name`, or resume that one: fedgru sweep --resume "
         f"try --log-dir {search.path.parent.parent}"
     )
     assert len(trained) == 2
@@ -210,7 +210,7 @@ def test_ctrl_c_says_how_to_go_on(script, sweep):
     with pytest.raises(Interrupted) as error:
         sweep({"client_lr": (0.1, 0.2)})
     assert str(error.value).startswith(
-        "stopped by Ctrl-C. 1 of 2 trials are finished; go on with: fedgru sweep --resume try"
+        "stopped by Ctrl-C. 1 of 2 trials are finished; resume with: fedgru sweep --resume try"
     )
     assert [lr for lr, _ in trained] == [0.1, 0.2]
     trained = script(lambda s, r: 9.0 - r)
@@ -307,7 +307,7 @@ def test_data_that_changed_meanwhile(script, sweep, monkeypatch, tmp_path):
         f"trial 2 of {search.path} would not be scored on the check-ins that the sweep was begun "
         "with, 40 val and 51 test targets of 6 clients of data set tiny (fingerprint tiny): now "
         "there are 4 val and 4 test targets of 1 clients of data set tiny (fingerprint "
-        "bbbbbbbbbbbb). Bring that version of the data back, or give a new sweep another --name."
+        "bbbbbbbbbbbb). Restore that version of the data, or give a new sweep another `name`."
     )
 
 
