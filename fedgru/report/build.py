@@ -1,6 +1,10 @@
-"""A report of one run, or of several beside each other: one HTML file that needs nothing else."""
+"""A report of one run or of several: one HTML file that needs nothing else."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedgru.core.errors import RunError
 from fedgru.core.version import __version__
@@ -9,9 +13,12 @@ from fedgru.report.page import page, paragraph, stack
 from fedgru.report.runs import read_runs
 from fedgru.report.words import count, started
 
+if TYPE_CHECKING:
+    from fedgru.runs.folder import RunFolder
+
 SECTIONS = (
-    settings.asked,
-    settings.dropped,
+    settings.chosen_settings,
+    settings.data_used,
     training.learning,
     results.beside_counting,
     results.over_clients,
@@ -22,7 +29,7 @@ SECTIONS = (
 )
 
 
-def make_report(folders, data_dir):
+def make_report(folders: Sequence[RunFolder], data_dir: str | Path) -> str:
     """Return the report of some runs, as HTML; the same runs give the same bytes.
 
     Args:
@@ -49,7 +56,7 @@ def make_report(folders, data_dir):
     )
 
 
-def write_report(folders, data_dir, output):
+def write_report(folders: Sequence[RunFolder], data_dir: str | Path, output: str | Path) -> int:
     """Write the report of some runs, whole or not at all.
 
     Args:
@@ -60,7 +67,7 @@ def write_report(folders, data_dir, output):
         int, its size in bytes.
 
     Raises:
-        RunError: if it cannot be written, before anything is read; and as `make_report`.
+        RunError: if it cannot be written; and as `make_report`.
     """
     output = Path(output)
     _check_output(output)
@@ -75,8 +82,8 @@ def write_report(folders, data_dir, output):
     return len(content)
 
 
-def _check_output(output):
-    """Refuse what cannot become the report, before anything is read or drawn."""
+def _check_output(output: Path) -> None:
+    """Raise a RunError if the path cannot be written, before anything is read or drawn."""
     if output.suffix.lower() not in (".html", ".htm"):
         raise RunError(f"`output` is {output}, expected a name that ends in .html.")
     if output.is_dir():

@@ -1,18 +1,28 @@
-"""What goes wrong: confusion of categories, calibration, the map, and what the model leaks."""
+"""Errors: confusion of categories, calibration, the map; and what the representation leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
 
 from fedgru.report import figures
 from fedgru.report.figures import FEW, FEW_ON_MAP
-from fedgru.report.numbers import confuse, map_cells, reliability
+from fedgru.report.numbers import Reliability, confuse, map_cells, reliability
 from fedgru.report.page import Section, figure, grid, paragraph, stack, table
 from fedgru.report.words import four, of_run, sentence, who
+
+if TYPE_CHECKING:
+    from fedgru.report.runs import ReportedRun
 
 VIEWS = ("representation", "logits")
 NO_CATEGORY = "(none)"
 
 
-def what_goes_wrong(runs):
+def what_goes_wrong(runs: Sequence[ReportedRun]) -> Section:
     """Confusion of categories, calibration, and where predictions fail."""
     boxes, missing = [], []
     for boxes_of, lack in (
@@ -26,13 +36,14 @@ def what_goes_wrong(runs):
     return Section("wrong", "What goes wrong", stack(grid(*boxes), *missing))
 
 
-def _confusions(runs):
-    """What was predicted in place of the commonest categories, a figure for each run."""
+def _confusions(runs: Sequence[ReportedRun]) -> list[Markup]:
+    """What was predicted for targets of the commonest categories, a figure for each run."""
     drawn = []
     for run in runs:
-        targets, predicted = _categories(run)
-        if targets is None:
+        names = _categories(run)
+        if names is None:
             continue
+        targets, predicted = names
         found = confuse(targets, predicted)
         wrong = found.shares - np.diag(np.diag(found.shares))
         row, column = np.unravel_index(wrong.argmax(), wrong.shape)
@@ -47,58 +58,59 @@ def _confusions(runs):
     return drawn
 
 
-def _categories(run):
+def _categories(run: ReportedRun) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
     """The categories of targets and predictions; a venue's is that of its last check-in."""
     outcomes, check_ins = run.outcomes, run.task.check_ins
     if run.settings.inputs.target == "category":
-        has_none = np.equal(outcomes.target, None)
+        has_none = np.array([name is None for name in outcomes.target])
         return np.where(has_none, NO_CATEGORY, outcomes.target), outcomes.predicted
     if not len(check_ins.category.values):
-        return None, None
+        return None
     values = np.array([*check_ins.category.values, NO_CATEGORY], object)
     of_venue = dict(zip(check_ins.venue.codes, check_ins.category.codes, strict=True))
     named = {check_ins.venue.values[venue]: values[code] for venue, code in of_venue.items()}
-    return tuple(
+    targets, predicted = (
         np.array([named[name] for name in names], object)
         for names in (outcomes.target, outcomes.predicted)
     )
+    return targets, predicted
 
 
-def _calibration(runs):
+def _calibration(runs: Sequence[ReportedRun]) -> list[Markup]:
     """The reliability diagram of the runs that give probabilities."""
-    told, series = [], []
+    said, series = [], []
     for run in runs:
         found = reliability(run.outcomes.prob, run.outcomes.correct)
         if found is None:
-            told.append(f"{who(runs, run)}no probabilities, so no calibration")
+            said.append(f"{who(runs, run)}no probabilities, so no calibration")
             continue
         series.append((run.number, run.label, found))
-        told.append(
+        said.append(
             f"{who(runs, run)}the expected calibration error is {found.ece:.3f}"
             f"{_furthest_off(found)}"
         )
         if found.left_out:
-            told.append(f"{found.left_out:,} targets without a probability are left out")
+            said.append(f"{found.left_out:,} targets without a probability are left out")
     if not series:
         return []
     plot = figures.calibration(series)
-    caption = f"{sentence(runs, told)} Points of fewer than {FEW} check-ins are not drawn."
+    caption = f"{sentence(runs, said)} Points of fewer than {FEW} check-ins are not drawn."
     return [figure("reliability", "Calibration", plot, caption)]
 
 
-def _furthest_off(found):
+def _furthest_off(found: Reliability) -> str:
     many = np.flatnonzero(found.targets >= FEW)
     if not len(many):
         return ""
     gaps = found.confidence - found.accuracy
     at = many[np.argmax(np.abs(gaps[many]))]
     return (
-        f"; where it gives {found.confidence[at]:.2f} on average, it is right in "
-        f"{found.accuracy[at]:.2f} of {found.targets[at]:,}, the largest gap"
+        f"; in the bin with the largest gap ({found.targets[at]:,} check-ins) the mean confidence "
+        f"is {found.confidence[at]:.2f} and the accuracy {found.accuracy[at]:.2f}"
     )
 
 
-def _maps(runs):
+def _maps(runs: Sequence[ReportedRun]) -> list[Markup]:
     """Where predictions fail, a figure for each run."""
     drawn = []
     for run in runs:
@@ -108,29 +120,30 @@ def _maps(runs):
             continue
         sparse = cells.targets[cells.targets < FEW_ON_MAP].sum()
         caption = (
-            f"Each circle is a square of {cells.side_km:.1f} km; its area goes with its test "
-            f"check-ins, {cells.targets.max():,} at most."
+            f"Each circle stands for one grid cell of {cells.side_km:.1f} km; its area is "
+            f"proportional to the cell's test check-ins, at most {cells.targets.max():,}."
         )
         many = np.flatnonzero(cells.targets >= FEW)
         if len(many):
             worst = many[np.argmax(cells.error_rate[many])]
             caption += (
-                f" Of those with {FEW} or more, the one at {cells.lat_deg[worst]:.3f}, "
-                f"{cells.lon_deg[worst]:.3f} fails most: {100 * cells.error_rate[worst]:.0f} % of "
-                f"{cells.targets[worst]:,}."
+                f" Of the cells with {FEW} or more, the one at {cells.lat_deg[worst]:.3f}, "
+                f"{cells.lon_deg[worst]:.3f} has the most errors: "
+                f"{100 * cells.error_rate[worst]:.0f} % of {cells.targets[worst]:,}."
             )
         caption += (
-            f" Not drawn: {sparse:,} in squares with fewer than {FEW_ON_MAP}, {cells.outside:,} "
-            "beyond the map or without coordinates."
+            f" Not drawn: {sparse:,} in cells with fewer than {FEW_ON_MAP}, {cells.outside:,} "
+            "outside the map or without coordinates."
         )
         title = f"Where predictions fail{of_run(runs, run)}"
         drawn.append(figure(f"map-{run.number}", title, figures.error_map(cells), caption))
     return drawn
 
 
-def leakage(runs):
-    """What fresh probes read from the representation."""
-    floors, parts, told, series, rows = {}, [], [], [], []
+def leakage(runs: Sequence[ReportedRun]) -> Section:
+    """The accuracy of newly trained probes on the representation."""
+    floors: dict[str, float] = {}
+    parts, said, series, rows = [], [], [], []
     for run in runs:
         for name, found in run.test.get("leakage", {}).items():
             if "not_audited" in found:
@@ -139,7 +152,7 @@ def leakage(runs):
                 continue
             floors.setdefault(name, found["floor"])
             read = [found["worst"].get(view) for view in VIEWS]
-            told.append(f"{who(runs, run)}{name} {read[0]:.3f} ({found['floor']:.3f})")
+            said.append(f"{who(runs, run)}{name} {read[0]:.3f} ({found['floor']:.3f})")
             rows.append(
                 [run.label, name, f"{found['num_values']:,}", four(found["floor"])]
                 + [four(value) for value in read]
@@ -154,13 +167,14 @@ def leakage(runs):
     if series:
         plot = figures.leakage(list(floors.items()), series)
         caption = (
-            "Accuracy of a logistic regression on the representation, which is the least that can "
-            f"be read (in brackets: always naming the commonest value): {'; '.join(told)}."
+            "Accuracy of a newly trained logistic regression on the representation, a lower bound "
+            "of what it reveals (in brackets: always naming the commonest value): "
+            f"{'; '.join(said)}."
         )
         header = ["run", "concept", "values", "commonest", *VIEWS]
         boxes = [
-            figure("probes", "What a fresh probe reads", plot, caption),
-            table(header, rows, "Accuracy of a fresh logistic regression", width=2),
+            figure("probes", "What a new classifier recovers", plot, caption),
+            table(header, rows, "Accuracy of a newly trained logistic regression", width=2),
         ]
     boxes += [_audit_table(runs, run) for run in runs if run.audit]
     if boxes:
@@ -173,7 +187,7 @@ def leakage(runs):
     return Section("leakage", "Leakage", stack(*parts))
 
 
-def _audit_table(runs, run):
+def _audit_table(runs: Sequence[ReportedRun], run: ReportedRun) -> Markup:
     rows = []
     for name, found in run.audit["concepts"].items():
         for reading in found["readings"]:

@@ -4,33 +4,47 @@ A series has one entry per run, which starts with the run's number (its colour a
 its label. Accuracies are shares, 0 to 1.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from fedgru.core.figures import new_figure
+from fedgru.core.types import Doubles, Ints
 from fedgru.report.svg import COLOURS, FAINT, INK, MARKERS, PAPER, WIDTH, in_page_style
 
-FEW = 20  # a share of fewer targets than this says little
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from fedgru.report.numbers import Cells, Confusion, Groups, Reliability
+
+FEW = 20  # a share of fewer targets than this is not reliable
 FEW_ON_MAP = 5
 LARGEST_PT2 = 300  # area of the map's largest circle
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
-def _legend(axis, many=True, **options):
+def _legend(axis: Axes, many: bool = True, **options: Any) -> None:
     if many:
         axis.legend(**{"handlelength": 1.5, "borderaxespad": 0.2} | options)
 
 
-def _legend_above(axis, many=True, columns=2):
+def _legend_above(axis: Axes, many: bool = True, columns: int = 2) -> None:
     _legend(axis, many, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, columnspacing=1.2)
 
 
 @in_page_style
-def learning_curves(series, y_label):
-    """Draw train (dashed) and val values over the rounds; a ring marks the round that was kept.
+def learning_curves(
+    series: Sequence[tuple[int, str, Doubles, Doubles, Doubles, int | None]], y_label: str
+) -> Figure:
+    """Draw train (dashed) and val values over the rounds; a ring marks the best round.
 
     Args:
-        series: (run, label, rounds, train, val, best_round) per run, float arrays; best_round None
-            where there is no common one.
+        series: (run, label, rounds, train, val, best_round) per run, float arrays; best_round is
+            None if each client has its own.
         y_label: of the metric, with its unit.
     """
     from matplotlib.ticker import MaxNLocator
@@ -49,11 +63,13 @@ def learning_curves(series, y_label):
 
 
 @in_page_style
-def dots_with_intervals(rows, x_label):
+def dots_with_intervals(
+    rows: Sequence[tuple[str, float, float | None, float | None, int | None]], x_label: str
+) -> Figure:
     """Draw a row for each result: a dot, and its interval where it has one.
 
     Args:
-        rows: (label, value, low, high, run) from top to bottom; low and high may be None; run is
+        rows: (label, value, low, high, run) from top to bottom; low and high can be None; run is
             the number of the run or None for a baseline.
         x_label: with its unit.
     """
@@ -72,8 +88,8 @@ def dots_with_intervals(rows, x_label):
 
 
 @in_page_style
-def client_histogram(series):
-    """Draw how many clients reach which accuracy, in bins of 0.05.
+def client_histogram(series: Sequence[tuple[int, str, Doubles]]) -> Figure:
+    """Draw the number of clients in each bin of accuracy, 0.05 wide.
 
     Args:
         series: (run, label, accuracies of clients) per run.
@@ -98,7 +114,7 @@ def client_histogram(series):
 
 
 @in_page_style
-def client_curve(series):
+def client_curve(series: Sequence[tuple[int, str, Doubles]]) -> Figure:
     """Draw the clients' accuracies in ascending order; the worst tenth is shaded.
 
     Args:
@@ -117,8 +133,13 @@ def client_curve(series):
 
 
 @in_page_style
-def accuracy_and_counts(series, ticks, x_label, joined=True):
-    """Draw accuracy with its interval over groups; below it, how many targets each group has.
+def accuracy_and_counts(
+    series: Sequence[tuple[int, str, Groups]],
+    ticks: Sequence[tuple[int, str]],
+    x_label: str,
+    joined: bool = True,
+) -> Figure:
+    """Draw accuracy with its interval over groups; below it, the number of targets of each group.
 
     Args:
         series: (run, label, Groups) per run, of the same targets.
@@ -157,7 +178,13 @@ def accuracy_and_counts(series, ticks, x_label, joined=True):
 
 
 @in_page_style
-def activity(checkins, accuracies, groups, bounds, series):
+def activity(
+    checkins: Ints,
+    accuracies: Doubles,
+    groups: Ints,
+    bounds: Sequence[tuple[int, int]],
+    series: Sequence[tuple[int, str, Groups]],
+) -> Figure:
     """Draw each client's accuracy over its number of check-ins, and the groups' accuracy.
 
     Args:
@@ -196,7 +223,7 @@ def activity(checkins, accuracies, groups, bounds, series):
 
 
 @in_page_style
-def visits(series, names):
+def visits(series: Sequence[tuple[int, str, Groups, Groups]], names: Sequence[str]) -> Figure:
     """Draw acc@1 with its interval, and acc@5, of revisits and first visits.
 
     Args:
@@ -224,7 +251,7 @@ def visits(series, names):
 
 
 @in_page_style
-def confusion(found):
+def confusion(found: Confusion) -> Figure:
     """Draw a Confusion as a table of per cents, darker for more.
 
     Args:
@@ -249,8 +276,8 @@ def confusion(found):
 
 
 @in_page_style
-def calibration(series):
-    """Draw accuracy over confidence, and below it how many predictions are how sure.
+def calibration(series: Sequence[tuple[int, str, Reliability]]) -> Figure:
+    """Draw accuracy over confidence, and below it the number of predictions in each bin.
 
     Args:
         series: (run, label, Reliability) per run that gives probabilities.
@@ -282,7 +309,7 @@ def calibration(series):
 
 
 @in_page_style
-def error_map(cells):
+def error_map(cells: Cells) -> Figure:
     """Draw where predictions fail: a circle per square, area by targets, colour by error rate.
 
     Squares with fewer than FEW_ON_MAP targets are not drawn.
@@ -315,8 +342,11 @@ def error_map(cells):
 
 
 @in_page_style
-def leakage(concepts, series):
-    """Draw what a fresh probe reads of each concept, beside always naming the commonest value.
+def leakage(
+    concepts: Sequence[tuple[str, float]],
+    series: Sequence[tuple[int, str, Sequence[float | None], Sequence[float | None]]],
+) -> Figure:
+    """Draw the accuracy of a new probe for each concept, and of always naming the commonest value.
 
     Args:
         concepts: (name, floor) from top to bottom.
@@ -355,7 +385,7 @@ def leakage(concepts, series):
 
 
 @in_page_style
-def seconds(series):
+def seconds(series: Sequence[tuple[int, str, Doubles, Doubles, Doubles]]) -> Figure:
     """Draw the seconds of each round.
 
     Args:
@@ -378,8 +408,8 @@ def seconds(series):
 
 
 @in_page_style
-def transfers(series):
-    """Draw how many bytes a round costs the clients, in ascending order.
+def transfers(series: Sequence[tuple[int, str, Ints, Ints]]) -> Figure:
+    """Draw the bytes of a round for each client, in ascending order.
 
     Args:
         series: (run, label, down_bytes, up_bytes) per run, int [clients that train].
@@ -404,5 +434,5 @@ def transfers(series):
     return figure
 
 
-def _shorten(label, longest=18):
+def _shorten(label: str, longest: int = 18) -> str:
     return label if len(label) <= longest else f"{label[: longest - 1]}…"

@@ -1,14 +1,18 @@
-"""The numbers of a report: what was right and wrong, for whom, when, where and how surely.
+"""The numbers of a report: accuracy by client, time and place, confusion, calibration, traffic.
 
-Pure functions of arrays. Targets are those of one run's test split, each once; `correct` says
+Pure functions of arrays. The targets are those of one run's test split, each once; `correct` is
 whether the class that was ranked first is the target's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.core import metrics
+from fedgru.core.types import Bools, Doubles, Ints, Weights
 from fedgru.task.kernel_prior import FIT_ROUNDS, KM_PER_DEG, Kernel
 
 FLOAT_BYTES = 4  # weights, updates and row ids: float32 and int32
@@ -23,17 +27,24 @@ class Groups:
     Attributes:
         targets: int64 [num_groups].
         accuracy: float64 [num_groups], NaN in a group without targets.
-        low, high: float64 [num_groups], the 95 % interval over clients; NaN where one client, or
-            none, has targets.
+        low, high: float64 [num_groups], the 95 % interval over clients; NaN if fewer than two
+            clients have targets.
     """
 
-    targets: np.ndarray
-    accuracy: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    targets: Ints
+    accuracy: Doubles
+    low: Doubles
+    high: Doubles
 
 
-def group_accuracy(correct, groups, num_groups, client_index, num_clients, rng):
+def group_accuracy(
+    correct: Bools,
+    groups: Ints,
+    num_groups: int,
+    client_index: Ints,
+    num_clients: int,
+    rng: np.random.Generator,
+) -> Groups:
     """Return the Groups of some targets.
 
     Args:
@@ -59,12 +70,12 @@ def group_accuracy(correct, groups, num_groups, client_index, num_clients, rng):
     return Groups(targets, accuracy, low, high)
 
 
-def hour_of_day(local_time_s):
+def hour_of_day(local_time_s: npt.ArrayLike) -> Ints:
     """Return int64, 0 to 23, of seconds on the local clock."""
     return np.asarray(local_time_s) // 3600 % 24
 
 
-def weekday(local_time_s):
+def weekday(local_time_s: npt.ArrayLike) -> Ints:
     """Return int64, 0 (Monday) to 6; the clock's zero, 1970-01-01, was a Thursday.
 
     >>> weekday([0, 4 * 86400]).tolist()
@@ -73,12 +84,13 @@ def weekday(local_time_s):
     return (np.asarray(local_time_s) // 86400 + 3) % 7
 
 
-def deciles(values):
-    """Return float64 [11]: the smallest value that 0, 10, ... 100 % of all do not exceed."""
-    return np.percentile(values, range(0, 101, 10), method="inverted_cdf")
+def deciles(values: Sequence[float] | Doubles) -> Doubles:
+    """Return float64 [11]: the 0th, 10th, ... 100th percentile, each one of the values."""
+    numbers = np.asarray(values, np.float64)
+    return np.percentile(numbers, np.arange(0, 101, 10), method="inverted_cdf")
 
 
-def worst_tenth(values):
+def worst_tenth(values: npt.ArrayLike) -> Ints:
     """Return the indices of the lowest tenth, rounded up, lowest first; ties in their order.
 
     >>> worst_tenth([0.5, 0.25, 1.0, 0.75]).tolist()
@@ -88,12 +100,12 @@ def worst_tenth(values):
     return np.argsort(values, kind="stable")[: -(-len(values) // 10)]
 
 
-def activity_groups(checkins, num_groups=5):
-    """Cut clients into groups of about equal size by how much they check in.
+def activity_groups(checkins: Ints, num_groups: int = 5) -> tuple[Ints, list[tuple[int, int]]]:
+    """Put clients into groups of about equal size by their number of check-ins.
 
     Args:
-        checkins: int [num_clients]. Clients with as many check-ins are in one group.
-        num_groups: int, at most; fewer where many clients are tied.
+        checkins: int [num_clients]. Clients with the same number are in one group.
+        num_groups: int, at most; fewer if many clients are tied.
 
     Returns:
         (groups, bounds): int64 [num_clients], and [(fewest, most check-ins)] of each group.
@@ -111,7 +123,7 @@ def activity_groups(checkins, num_groups=5):
 
 @dataclass(frozen=True)
 class Confusion:
-    """What was predicted where each of the commonest classes was the target.
+    """What was predicted for targets of each of the commonest classes.
 
     Attributes:
         labels: the rows' classes, commonest target first; if there are more, OTHERS ends it.
@@ -121,16 +133,20 @@ class Confusion:
     """
 
     labels: tuple[str, ...]
-    targets: np.ndarray
-    shares: np.ndarray
+    targets: Ints
+    shares: Doubles
 
 
-def confuse(targets, predicted, num_top=10):
-    """Return the Confusion of the `num_top` commonest targets; of equals the first by name.
+def confuse(
+    targets: Sequence[str] | npt.NDArray[Any],
+    predicted: Sequence[str] | npt.NDArray[Any],
+    num_top: int = 10,
+) -> Confusion:
+    """Return the Confusion of the `num_top` commonest targets; ties go to the first by name.
 
     Args:
         targets, predicted: str [num_targets].
-        num_top: int; all rarer classes are taken together.
+        num_top: int; all rarer classes become one, OTHERS.
     """
     names, counts = np.unique(np.asarray(targets, str), return_counts=True)
     top = names[np.argsort(-counts, kind="stable")[:num_top]]
@@ -148,25 +164,25 @@ def confuse(targets, predicted, num_top=10):
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often the model was right when it was so sure.
+    """How often the model was right at each level of confidence.
 
     Attributes:
         targets: int64 [bins], targets whose probability lies in each bin of equal width.
         confidence: float64 [bins], mean probability of the predicted class; NaN in an empty bin.
         accuracy: float64 [bins], share of right predictions; NaN in an empty bin.
-        ece: float, expected calibration error: the mean over all targets of how far accuracy
-            and confidence of their bin are apart.
+        ece: float, expected calibration error: the mean over all targets of the difference between
+            accuracy and confidence in their bin.
         left_out: int, targets without a probability.
     """
 
-    targets: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
+    targets: Ints
+    confidence: Doubles
+    accuracy: Doubles
     ece: float
     left_out: int
 
 
-def reliability(prob, correct, bins=10):
+def reliability(prob: Doubles, correct: Bools, bins: int = 10) -> Reliability | None:
     """Return the Reliability of predictions, or None if none of them has a probability.
 
     Args:
@@ -201,19 +217,21 @@ class Cells:
         outside: int, targets beyond the map or without coordinates.
     """
 
-    lat_deg: np.ndarray
-    lon_deg: np.ndarray
-    targets: np.ndarray
-    error_rate: np.ndarray
+    lat_deg: Doubles
+    lon_deg: Doubles
+    targets: Ints
+    error_rate: Doubles
     side_km: float
     outside: int
 
 
-def map_cells(lat_deg, lon_deg, correct, across=30, beyond=0.01):
+def map_cells(
+    lat_deg: Doubles, lon_deg: Doubles, correct: Bools, across: int = 30, beyond: float = 0.01
+) -> Cells | None:
     """Return the Cells of some targets, or None if fewer than two places have coordinates.
 
-    The map leaves out the `beyond` most northern, southern, western and eastern shares, so that
-    one far journey does not shrink a city to a dot.
+    The map leaves out a share of `beyond` at each edge, north, south, west and east, so that one
+    far journey does not shrink a city to a dot.
 
     Args:
         lat_deg, lon_deg: float [num_targets], NaN where missing.
@@ -249,35 +267,41 @@ def map_cells(lat_deg, lon_deg, correct, across=30, beyond=0.01):
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one round moves between the server and each client that takes part in it.
+    """The bytes of one round between the server and each client in it.
 
     Attributes:
         down_bytes, up_bytes: int64 [num_clients].
         model_bytes: the whole model, rows of all clients.
-        prior_bytes: both ways, once before round 1, to learn the kernel prior; 0 without one.
+        prior_bytes: in both directions, once before round 1, to learn the kernel prior; else 0.
     """
 
-    down_bytes: np.ndarray
-    up_bytes: np.ndarray
+    down_bytes: Ints
+    up_bytes: Ints
     model_bytes: int
     prior_bytes: int
 
 
-def count_traffic(weights, own_rows, has_head=False, has_kernel=False, whole_table=False):
+def count_traffic(
+    weights: Weights,
+    own_rows: npt.ArrayLike,
+    has_head: bool = False,
+    has_kernel: bool = False,
+    whole_table: bool = False,
+) -> Traffic:
     """Return the Traffic of a model.
 
-    Down: every weight but the table, and the client's own rows of the table. Up: the update of
+    Down: every weight except the table, and the client's own rows of the table. Up: the update of
     the same numbers, the ids of these rows, and the sums of `ClientUpdate` (examples, loss, right
-    answers; three more with a protected concept). Not counted: what frames a message,
-    compression, and what is agreed on once or made of sums, such as vocabularies, scaling, shared
-    frequencies, an eraser.
+    answers; three more with a protected concept). Not counted: message framing, compression, and
+    what is set up once or computed from sums, such as vocabularies, scaling, shared frequencies,
+    an eraser.
 
     Args:
         weights: name -> array, as in best.npz.
         own_rows: int [num_clients], rows of the table that each client names.
         has_head: whether a concept is protected.
-        has_kernel: whether the clients learnt a kernel prior before round 1: in each of its
-            rounds the numbers go down, their gradient and the loss go up.
+        has_kernel: whether the clients learnt a kernel prior before round 1. In each of its rounds
+            clients receive the numbers, and send their gradient and the loss.
         whole_table: whether each client is sent all rows, as --engine tff does.
     """
     table = weights["rows"]

@@ -1,17 +1,25 @@
 """The HTML of a report: tables, figures, sections and the page around them, in `templates`.
 
-Every text that comes in is data and is escaped by jinja2. What is HTML already is Markup, which
-these functions return, and `svg.to_svg`; nothing else writes HTML.
+Every input text is data and is escaped by jinja2. HTML is of type Markup, which these functions
+and `svg.to_svg` return; nothing else writes HTML.
 """
 
+from __future__ import annotations
+
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from fedgru.report.svg import to_svg
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from matplotlib.figure import Figure
 
 NONE = "–"  # a cell that does not apply
 _NUMBER = re.compile(r"[+-]?\d[\d,.]*( (%|[kMG]?B|to .*|\(.*))?")
@@ -26,7 +34,7 @@ class Section:
     content: Markup
 
 
-def page(title, head, sections, footer):
+def page(title: str, head: Markup, sections: list[Section], footer: str) -> str:
     """Return the whole page.
 
     Args:
@@ -41,17 +49,17 @@ def page(title, head, sections, footer):
     )
 
 
-def paragraph(text):
+def paragraph(text: str) -> Markup:
     """Return a paragraph of plain text."""
     return _parts().paragraph(text)
 
 
-def command(text):
+def command(text: str) -> Markup:
     """Return a command line to copy."""
     return _parts().command(text)
 
 
-def tiles(run, items):
+def tiles(run: int, items: Sequence[tuple[str, str | None, str]]) -> Markup:
     """Return a run's key results.
 
     Args:
@@ -61,8 +69,10 @@ def tiles(run, items):
     return _parts().tiles(run, items)
 
 
-def table(header, rows, caption, width=1):
-    """Return a table that scrolls in its own box; columns of numbers stand right-aligned.
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str | None]], caption: str, width: int = 1
+) -> Markup:
+    """Return a table that scrolls in its own box; columns of numbers are right-aligned.
 
     Args:
         header: texts.
@@ -74,35 +84,35 @@ def table(header, rows, caption, width=1):
     return _parts().table(header, rows, kinds, caption, width)
 
 
-def figure(key, title, drawn, caption):
+def figure(key: str, title: str, drawn: Figure, caption: str) -> Markup:
     """Return a figure with its heading and its caption.
 
     Args:
         key: letters, digits and dashes, different for each figure of the page.
         title: text.
         drawn: matplotlib figure.
-        caption: a sentence that says what to read from it.
+        caption: a sentence about what the figure shows.
     """
     svg = to_svg(drawn, key, f"{title}. {caption}")
     return _parts().figure(key, title, svg, caption)
 
 
-def grid(*boxes):
-    """Return figures and tables side by side, as many as the screen has room for."""
+def grid(*boxes: Markup) -> Markup:
+    """Return figures and tables side by side, as many as fit the screen."""
     return _parts().grid(boxes)
 
 
-def stack(*parts):
+def stack(*parts: Markup) -> Markup:
     """Return parts of the page one below the other."""
     return Markup("\n").join(parts)
 
 
-def _is_number(text):
+def _is_number(text: str | None) -> bool:
     return text is None or _NUMBER.fullmatch(str(text)) is not None
 
 
 @cache
-def _templates():
+def _templates() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(
@@ -118,6 +128,6 @@ def _templates():
 
 
 @cache
-def _parts():
+def _parts() -> Any:
     """The macros of parts.html."""
     return _templates().get_template("parts.html").module

@@ -1,7 +1,9 @@
 """Accuracy against leakage: audited runs as points of one figure."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from fedgru.core.errors import RunError
 from fedgru.evaluation.audit import REPRESENTATION
@@ -11,7 +13,7 @@ COLOURS = ("#1f5fa8", "#d0661c", "#a01c4e", "#2f7d4f", "#6a4aa0", "#606060")
 ORDINARY = "ordinary"
 
 
-def audited_runs(log_dir, concept):
+def audited_runs(log_dir: str | Path, concept: str) -> list[RunFolder]:
     """Return the RunFolders of a log folder that were audited for a concept, oldest first.
 
     Raises:
@@ -27,8 +29,8 @@ def audited_runs(log_dir, concept):
     return found
 
 
-def collect(runs, concept):
-    """Return one row for each run: method, alpha, seed, accuracy, what the best probe reads.
+def collect(runs: Sequence[RunFolder], concept: str) -> list[dict[str, Any]]:
+    """Return one row for each run: method, alpha, seed, accuracy, accuracy of the best probe.
 
     Args:
         runs: list of RunFolder, evaluated and audited for the concept.
@@ -38,8 +40,8 @@ def collect(runs, concept):
         list of dicts, in the order of method and alpha.
 
     Raises:
-        RunError: for a run that lacks its evaluation or its audit (says what to run), that is
-            agnostic to another concept, or that was trained on other data than the first.
+        RunError: for a run without evaluation or audit (it names the command), a run that is
+            agnostic to another concept, or one that was trained on other data than the first.
     """
     rows, first = [], None
     for run in runs:
@@ -58,7 +60,7 @@ def collect(runs, concept):
         if agnostic.agnostic_to not in (None, concept):
             raise RunError(f"{run.path} is agnostic to {agnostic.agnostic_to}, not to {concept}.")
         if agnostic.protected_weight is not None:
-            raise RunError(f"{run.path} was trained with --protected-weight, which is no alpha.")
+            raise RunError(f"{run.path} was trained with `protected_weight`, which is no alpha.")
         found = audit["concepts"][concept]
         ordinary = agnostic.agnostic_to is None
         rows.append(
@@ -76,7 +78,7 @@ def collect(runs, concept):
     return sorted(rows, key=lambda row: (row["method"], row["alpha"], row["seed"]))
 
 
-def draw(path, rows, concept):
+def draw(path: Path, rows: list[dict[str, Any]], concept: str) -> None:
     """Draw a point for each method and alpha: the mean over seeds, with every run behind it.
 
     Args:
@@ -108,6 +110,6 @@ def draw(path, rows, concept):
     figure.savefig(path, dpi=110)
 
 
-def _colours():
+def _colours() -> Iterator[str]:
     while True:
         yield from COLOURS

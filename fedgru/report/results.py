@@ -1,25 +1,37 @@
-"""How good the model is: key results, the test table beside counting, the spread over clients."""
+"""The test results: key results, the table with counting baselines, the spread over clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 from fedgru.core import metrics, seeding
+from fedgru.core.types import Doubles
 from fedgru.report import figures
 from fedgru.report.numbers import deciles, worst_tenth
 from fedgru.report.page import Section, figure, grid, paragraph, stack, table, tiles
 from fedgru.report.words import count, four, of_run, sentence, verdict, who
 
+if TYPE_CHECKING:
+    from fedgru.report.runs import ReportedRun
+
 METRICS = ("acc@1", "acc@5", "acc@10", "mrr", "ndcg", "loss")
 
 
-def glance(runs):
+def glance(runs: Sequence[ReportedRun]) -> Markup:
     """Return the key results as HTML: a row of tiles for each run."""
     return stack(*(tiles(run.number, _key_results(runs, run)) for run in runs))
 
 
-def _key_results(runs, run):
+def _key_results(
+    runs: Sequence[ReportedRun], run: ReportedRun
+) -> list[tuple[str, str | None, str]]:
     """(name, value, detail) of each key result of a run."""
     prefix, test = who(runs, run), run.test
-    items = [
+    items: list[tuple[str, str | None, str]] = [
         (f"{prefix}test {name}", value, _interval(test, name))
         for name in ("acc@1", "acc@5", "loss")
         if (value := four(test.get(f"test/{name}/micro")))
@@ -28,47 +40,48 @@ def _key_results(runs, run):
     worst = worst_tenth(accuracy)
     detail = f"mean acc@1 of {len(worst)} out of {count(len(accuracy), 'client')}"
     items.append((f"{prefix}worst tenth", four(accuracy[worst].mean()), detail))
-    name, gain = _smallest_gain(test)
-    if gain:
+    if smallest := _smallest_gain(test):
+        name, gain = smallest
         difference, interval, significance = _difference(test, gain)
         items.append((f"{prefix}against {name}", difference, f"{interval}, {significance}"))
     return items
 
 
-def client_accuracy(run):
+def client_accuracy(run: ReportedRun) -> Doubles:
     """Return float64 [clients with test targets], the acc@1 of each, most check-ins first."""
     sums, counts = run.client_sums()
     return sums[counts > 0] / counts[counts > 0]
 
 
-def _interval(test, name):
-    """The 95 % interval of a metric in words; people cannot be drawn again out of one."""
+def _interval(test: dict[str, Any], name: str) -> str:
+    """The 95 % interval of a metric in words; it needs at least two clients."""
     interval = test["intervals"].get(f"test/{name}/micro")
     if interval is None or test["test/clients"] == 1:
         return "no interval: one client"
     return f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
-def _difference(test, gain):
-    """Texts: a difference, its interval, and whether that leaves out zero."""
+def _difference(test: dict[str, Any], gain: dict[str, Any]) -> tuple[str, str, str]:
+    """Texts of a difference, its interval, and whether it is significant."""
     if test["test/clients"] == 1:
         return f"{gain['difference']:+.4f}", "no interval", "one client"
     low, high = gain["interval"]
     return f"{gain['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", verdict(low, high)
 
 
-def _smallest_gain(test):
-    """The counting that comes closest to the run in acc@1."""
+def _smallest_gain(test: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The name of the counting baseline closest to the run in acc@1, and the gain over it."""
     gains = {name: gain["test/acc@1/micro"] for name, gain in test["gains"].items()}
     if not gains:
-        return None, None
+        return None
     name = min(gains, key=lambda name: gains[name]["difference"])
     return name.replace("_", " "), gains[name]
 
 
-def beside_counting(runs):
+def beside_counting(runs: Sequence[ReportedRun]) -> Section:
     """The test table with baselines and intervals, and the differences."""
-    rows, dots, told = [], [], []
+    rows, said = [], []
+    dots: list[tuple[str, float, float | None, float | None, int | None]] = []
     for run in runs:
         test, name = run.test, run.label if len(runs) > 1 else "model"
         low, high = (
@@ -82,16 +95,16 @@ def beside_counting(runs):
             epochs = count(tuned["epochs"], "local epoch")
             rows.append(_row(f"{name}, each copy fine-tuned for {epochs}", tuned))
         dots.append((name, test["test/acc@1/micro"], low, high, run.number))
-        told.append(f"{who(runs, run)}test acc@1 is {test['test/acc@1/micro']:.4f}")
-        closest, gain = _smallest_gain(test)
-        if gain:
+        said.append(f"{who(runs, run)}test acc@1 is {test['test/acc@1/micro']:.4f}")
+        if smallest := _smallest_gain(test):
+            closest, gain = smallest
             difference, _, significance = _difference(test, gain)
-            told[-1] += f", {difference} against {closest}, which comes closest ({significance})"
+            said[-1] += f", {difference} against {closest}, which comes closest ({significance})"
     best = runs[0].test.get("best_possible")
     if best is not None:
         rows.append(_row("best possible", {"test/acc@1/micro": best}))
         dots.append(("best possible", best, None, None, None))
-        told.append(f"the best possible in this made-up city is {best:.4f}")
+        said.append(f"the best possible in this made-up city is {best:.4f}")
     baselines = _baselines(runs)
     for name in sorted(baselines, key=lambda name: -baselines[name]["test/acc@1/micro"]):
         rows.append(_row(name, baselines[name]))
@@ -102,24 +115,24 @@ def beside_counting(runs):
         ", each scored once"
     )
     note = paragraph(
-        "Averages over check-ins, but for acc@1 macro, where each client counts once. 95 % "
-        "intervals are over clients: people are drawn again, not check-ins."
+        "Averages over check-ins, except acc@1 macro, where each client counts once. 95 % "
+        "intervals are over clients: the bootstrap resamples clients, not check-ins."
     )
     header = ["", *METRICS, "acc@1 macro", "95 % interval of acc@1"]
     plot = figures.dots_with_intervals(dots, "test acc@1 (share of check-ins)")
-    drawn = figure("against", "Test accuracy beside counting", plot, sentence(runs, told))
+    drawn = figure("against", "Test accuracy and counting baselines", plot, sentence(runs, said))
     boxes = [table(header, rows, caption, width=3), drawn, *_difference_tables(runs)]
     return Section("test", "Test result", stack(note, grid(*boxes)))
 
 
-def _row(name, result, interval=None):
+def _row(name: str, result: dict[str, Any], interval: str | None = None) -> list[str | None]:
     cells = [four(result.get(f"test/{metric}/micro")) for metric in METRICS]
     return [name, *cells, four(result.get("test/acc@1/macro")), interval]
 
 
-def _baselines(runs):
-    """Each baseline once: those of the same name differ between runs only if they were learnt."""
-    found = {}
+def _baselines(runs: Sequence[ReportedRun]) -> dict[str, dict[str, Any]]:
+    """The baselines of all runs; one of the same name with other results gets the run's label."""
+    found: dict[str, dict[str, Any]] = {}
     for run in runs:
         for name, result in run.test["baselines"].items():
             name = name.replace("_", " ")
@@ -128,7 +141,7 @@ def _baselines(runs):
     return found
 
 
-def _difference_tables(runs):
+def _difference_tables(runs: Sequence[ReportedRun]) -> list[Markup]:
     """Differences in acc@1 to counting, and between the runs, paired by client."""
     header, tables = ["run", "against", "acc@1", "95 % interval", ""], []
     rows = [
@@ -146,7 +159,7 @@ def _difference_tables(runs):
     return tables
 
 
-def _to_first(first, run):
+def _to_first(first: ReportedRun, run: ReportedRun) -> tuple[str, str, str]:
     (sums, counts), (theirs, _) = run.client_sums(), first.client_sums()
     rng = seeding.rng(first.settings.loop.seed, "bootstrap")
     interval = metrics.paired_bootstrap_interval(sums, theirs, counts, rng)
@@ -154,9 +167,9 @@ def _to_first(first, run):
     return _difference(run.test, gain)
 
 
-def over_clients(runs):
+def over_clients(runs: Sequence[ReportedRun]) -> Section:
     """How accuracy is spread over clients: distribution, deciles, the worst tenth."""
-    series, told, worst_told, tenths, tables = [], [], [], [], []
+    series, said, worst_parts, tenths, tables = [], [], [], [], []
     for run in runs:
         sums, counts = run.client_sums()
         kept = np.flatnonzero(counts)
@@ -164,11 +177,11 @@ def over_clients(runs):
         worst = worst_tenth(accuracy)
         series.append((run.number, run.label, accuracy))
         tenths.append(deciles(accuracy))
-        told.append(
+        said.append(
             f"{who(runs, run)}half of the clients are at {tenths[-1][5]:.3f} or below, the worst "
             f"is at {tenths[-1][0]:.3f} and the best at {tenths[-1][10]:.3f}"
         )
-        worst_told.append(
+        worst_parts.append(
             f"{who(runs, run)}the worst tenth ({count(len(worst), 'client')}) has a mean acc@1 of "
             f"{accuracy[worst].mean():.3f}, all clients of {accuracy.mean():.3f}"
         )
@@ -189,19 +202,19 @@ def over_clients(runs):
             "clients-histogram",
             "Clients by accuracy",
             figures.client_histogram(series),
-            sentence(runs, told),
+            sentence(runs, said),
         ),
         figure(
             "clients-curve",
             "From the worst client to the best",
             figures.client_curve(series),
-            sentence(runs, worst_told),
+            sentence(runs, worst_parts),
         ),
         *tables,
         table(
             ["run", *percents],
             rows,
-            "Deciles: the acc@1 that so many per cent of the clients do not exceed",
+            "Percentiles of acc@1 over the clients",
             width=3,
         ),
     )

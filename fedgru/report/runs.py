@@ -1,12 +1,19 @@
-"""Run folders -> what a report says of them; refuses runs that cannot stand beside each other."""
+"""Run folders -> the runs of a report; refuses runs that cannot be compared."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.agnostic import protection
 from fedgru.config import Settings
 from fedgru.core.errors import DataError, RunError
+from fedgru.core.types import Bools, Doubles, Ints
 from fedgru.data import datasets
 from fedgru.engines import registry
 from fedgru.report import numbers
@@ -15,7 +22,10 @@ from fedgru.task.task import Task
 from fedgru.training import loop as round_loop
 from fedgru.workflows import reopen as reopen_workflow
 
-MAX_RUNS = 6  # colours that everybody can tell apart
+if TYPE_CHECKING:
+    from fedgru.report.numbers import Traffic
+
+MAX_RUNS = 6  # colours that are distinct with any colour vision
 PREDICTIONS = "predictions.parquet"
 
 
@@ -32,19 +42,19 @@ class Outcomes:
         first_visit: bool [num_targets].
     """
 
-    client_index: np.ndarray
-    row: np.ndarray
-    target: np.ndarray
-    predicted: np.ndarray
-    rank: np.ndarray
-    prob: np.ndarray
-    first_visit: np.ndarray
+    client_index: Ints
+    row: Ints
+    target: npt.NDArray[np.object_]
+    predicted: npt.NDArray[np.object_]
+    rank: Doubles
+    prob: Doubles
+    first_visit: Bools
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.row)
 
     @property
-    def correct(self):
+    def correct(self) -> Bools:
         """bool [num_targets], whether the predicted class is the target's."""
         return self.target == self.predicted
 
@@ -55,7 +65,7 @@ class ReportedRun:
 
     Attributes:
         number: 0 for the first; its colour.
-        label: what tells it from the others: its --name, or its folder's if that is not enough.
+        label: its setting `name`; the name of its folder if two runs have the same `name`.
         folder: RunFolder.
         settings: Settings.
         facts: dict, run.json.
@@ -74,25 +84,26 @@ class ReportedRun:
     label: str
     folder: RunFolder
     settings: Settings
-    facts: dict
-    test: dict
-    audit: dict
-    rounds: dict[str, np.ndarray]
-    times: dict[str, np.ndarray]
-    passport: dict
+    facts: dict[str, Any]
+    test: dict[str, Any]
+    audit: dict[str, Any]
+    rounds: dict[str, Doubles]
+    times: dict[str, Doubles]
+    passport: dict[str, Any]
     task: Task
     outcomes: Outcomes
     traffic: numbers.Traffic | None
     cohort_bytes: tuple[int, int]
 
-    def client_sums(self):
+    def client_sums(self) -> tuple[Doubles, Ints]:
         """Return each client's right predictions and targets, float64 and int64 [num_clients]."""
         index, size = self.outcomes.client_index, len(self.task.clients)
-        return np.bincount(index, self.outcomes.correct, size), np.bincount(index, minlength=size)
+        sums = np.bincount(index, self.outcomes.correct, size).astype(np.float64)
+        return sums, np.bincount(index, minlength=size)
 
 
-def read_runs(folders, data_dir):
-    """Read runs that stand beside each other.
+def read_runs(folders: Sequence[RunFolder], data_dir: str | Path) -> list[ReportedRun]:
+    """Read runs that are shown in one report.
 
     Args:
         folders: RunFolders.
@@ -102,9 +113,9 @@ def read_runs(folders, data_dir):
         list of ReportedRun, in the order given.
 
     Raises:
-        RunError: if one is given twice, they are too many, one has not been evaluated, or they
-            were not scored on the same targets.
-        DataError: if a run's data set is gone or another one by now.
+        RunError: if one is given twice, if there are too many, if one has not been evaluated, or
+            if they were not scored on the same targets.
+        DataError: if a run's data set is missing or has changed.
     """
     _check_folders(folders)
     labels = label_runs(folders)
@@ -115,21 +126,20 @@ def read_runs(folders, data_dir):
     return runs
 
 
-def _check_folders(folders):
+def _check_folders(folders: Sequence[RunFolder]) -> None:
     paths = [folder.path.resolve() for folder in folders]
     for i, path in enumerate(paths):
         if path in paths[:i]:
             raise RunError(f"{folders[i].path} is given twice.")
     if len(folders) > MAX_RUNS:
         raise RunError(
-            f"{len(folders)} runs are given, but a report shows at most {MAX_RUNS} beside each "
-            "other."
+            f"{len(folders)} runs are given, but a report shows at most {MAX_RUNS} of them."
         )
     for folder in folders:
         if not folder.kind.has_check_ins:
             raise RunError(
-                f"{folder.path} is {folder.kind.words}: its clients sent sums alone, so there are "
-                f"no predictions to report. The scores are shown by: fedgru runs show {folder.path}"
+                f"{folder.path} is {folder.kind.words}: its clients sent only sums, so there are "
+                f"no predictions to report. Show the scores with: fedgru runs show {folder.path}"
             )
     waiting = [
         folder.path
@@ -139,20 +149,20 @@ def _check_folders(folders):
     if waiting:
         commands = "".join(f"\n  fedgru eval {path}" for path in waiting)
         raise RunError(
-            f"{', '.join(map(str, waiting))}: not evaluated, or by an older fedgru, so there are "
-            f"no predictions to report. Evaluate first:{commands}"
+            f"{', '.join(map(str, waiting))}: there are no predictions to report, because the run "
+            f"was not evaluated, or by an older fedgru. Evaluate first:{commands}"
         )
 
 
-def label_runs(folders):
-    """Return a short text for each run: its --name where no two are the same."""
+def label_runs(folders: Sequence[RunFolder]) -> list[str]:
+    """Return a label for each run: its `name`, or its folder's name if two have the same."""
     names = [folder.settings().loop.name for folder in folders]
     if len(set(names)) == len(names):
         return names
     return [folder.path.resolve().name for folder in folders]
 
 
-def _read(number, folder, label, data_dir):
+def _read(number: int, folder: RunFolder, label: str, data_dir: str | Path) -> ReportedRun:
     facts, settings = folder.facts(), folder.settings()
     try:
         task = reopen_workflow.reopen_task(folder, data_dir)
@@ -181,7 +191,7 @@ def _read(number, folder, label, data_dir):
     )
 
 
-def _read_outcomes(folder, task):
+def _read_outcomes(folder: RunFolder, task: Task) -> Outcomes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -213,8 +223,8 @@ def _read_outcomes(folder, task):
     )
 
 
-def own_rows(task):
-    """Return int64 [num_clients], how many rows of the table each client's training names."""
+def own_rows(task: Task) -> Ints:
+    """Return int64 [num_clients], how many rows of the table each client's training uses."""
     found = np.zeros(len(task.clients), np.int64)
     for client in task.training_clients:
         pairs = np.unique(task.batches(client).pairs)
@@ -224,8 +234,8 @@ def own_rows(task):
     return found
 
 
-def _count_traffic(task):
-    weights = protection.init_weights(task)  # of the shapes that travel
+def _count_traffic(task: Task) -> Traffic:
+    weights = protection.init_weights(task)  # they have the shapes that are sent
     return numbers.count_traffic(
         weights,
         own_rows(task),
@@ -235,15 +245,15 @@ def _count_traffic(task):
     )
 
 
-def _sum_over_cohorts(task, traffic, num_rounds):
-    """Return bytes (down, up) of every client that was drawn, in every round."""
+def _sum_over_cohorts(task: Task, traffic: Traffic, num_rounds: int) -> tuple[int, int]:
+    """Return bytes (down, up) of all drawn clients in all rounds."""
     cohorts = [round_loop.draw_cohort(task, number) for number in range(1, num_rounds + 1)]
     drawn = np.concatenate([np.zeros(0, np.int64), *cohorts])
     return int(traffic.down_bytes[drawn].sum()), int(traffic.up_bytes[drawn].sum())
 
 
-def _check_comparable(first, other):
-    """Refuse two runs whose results are not about the same targets; says what differs."""
+def _check_comparable(first: ReportedRun, other: ReportedRun) -> None:
+    """Raise a RunError if two runs were not scored on the same targets; it names the difference."""
     mine, theirs = first.facts["fingerprint"], other.facts["fingerprint"]
     what = None
     if mine != theirs:
@@ -263,6 +273,6 @@ def _check_comparable(first, other):
         )
     if what:
         raise RunError(
-            f"{first.folder.path} and {other.folder.path} cannot stand in one report: {what}. "
-            "Make a report of each."
+            f"{first.folder.path} and {other.folder.path} cannot be in one report: {what}. Make a "
+            "report of each."
         )

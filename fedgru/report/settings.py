@@ -1,14 +1,21 @@
-"""What was asked for, and what was dropped on the way."""
+"""The settings of the runs, and the data they used."""
+
+from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from fedgru import config
 from fedgru.report.page import Section, command, grid, paragraph, stack, table
 from fedgru.report.words import count, each_label, of_run
 from fedgru.workflows.baseline import without_effect
 
+if TYPE_CHECKING:
+    from fedgru.report.runs import ReportedRun
 
-def asked(runs):
+
+def chosen_settings(runs: Sequence[ReportedRun]) -> Section:
     """Settings that are not the defaults, the commands, versions and the data's fingerprint."""
     rows = []
     for name, (section, info) in config.fields().items():
@@ -32,14 +39,14 @@ def asked(runs):
     names = dict.fromkeys(name for found in versions for name in found)
     rows = [[name, *(found.get(name) for found in versions)] for name in names]
     boxes.append(table(["package", *each_label(runs, "version")], rows, "Versions it ran with"))
-    return Section("asked", "What was asked", stack(*parts, grid(*boxes)))
+    return Section("settings", "Settings", stack(*parts, grid(*boxes)))
 
 
-def _command(run):
-    """Spell out the command that trains the run again, settings that are the defaults left out."""
+def _command(run: ReportedRun) -> str:
+    """The command that trains the run again, without settings that are the defaults."""
     kind = run.folder.kind
     words = [*kind.command]
-    unread = without_effect(kind)  # a config file may hold them, the command line not
+    unread = without_effect(kind)  # allowed in a config file, not on the command line
     for name, (section, info) in config.fields().items():
         value = getattr(getattr(run.settings, section), name)
         if value != info.default and name not in unread:
@@ -48,7 +55,7 @@ def _command(run):
     return f"{shlex.join(words)}\n# the same: {same}"
 
 
-def _end(facts):
+def _end(facts: dict[str, Any]) -> str:
     if facts.get("status") != "done":
         return f"{facts.get('status', 'unknown')}, {facts.get('error', 'no more is known')}"
     if "rounds" not in facts:
@@ -59,12 +66,12 @@ def _end(facts):
     return f"{facts.get('why')}; best is round {facts['best_round']} of {facts['rounds']}"
 
 
-def _plain(value):
+def _plain(value: object) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def dropped(runs):
-    """Rows dropped at import, clients and check-ins left out, values the model does not know."""
+def data_used(runs: Sequence[ReportedRun]) -> Section:
+    """Rows dropped at import, clients and check-ins left out, values unknown to the model."""
     passport = runs[0].passport
     source, counts, span = passport["source"], passport["counts"], passport["span"]
     parts = [
@@ -98,8 +105,8 @@ def dropped(runs):
             )
         )
         if faults := run.facts.get("faults"):
-            told = ", ".join(f"{number:,} times {why}" for why, number in faults.items())
-            parts.append(paragraph(f"Clients missing in a mean{of_run(runs, run)}: {told}."))
+            reasons = ", ".join(f"{number:,} times {why}" for why, number in faults.items())
+            parts.append(paragraph(f"Clients missing in a mean{of_run(runs, run)}: {reasons}."))
     for run in _distinct(runs, "coverage"):
         rows = [
             [line["step"].strip(), f"{line['clients']:,}", f"{line['checkins']:,}"]
@@ -118,14 +125,10 @@ def dropped(runs):
                 f"{of_run(_distinct(runs, 'unknown_rates'), run)}"
             )
             boxes.append(table(["input", "train", "val", "test"], rows, caption))
-    return Section("dropped", "What was dropped", stack(*parts, grid(*boxes)))
+    return Section("data", "Data used", stack(*parts, grid(*boxes)))
 
 
-def _distinct(runs, name):
-    """The runs whose fact of that name no earlier run has: what is the same is told once."""
+def _distinct(runs: Sequence[ReportedRun], name: str) -> list[ReportedRun]:
+    """The runs whose fact of that name differs from that of all earlier runs."""
     facts = [run.facts[name] for run in runs]
     return [run for run, fact in zip(runs, facts, strict=True) if facts.index(fact) == run.number]
-
-
-def _listed(row_nums):
-    return ", ".join(map(str, row_nums))

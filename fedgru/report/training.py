@@ -1,4 +1,9 @@
-"""How the training went, and what it cost."""
+"""Learning curves, and the cost of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -7,8 +12,11 @@ from fedgru.report import figures
 from fedgru.report.page import Section, figure, grid, paragraph, stack, table
 from fedgru.report.words import in_bytes, sentence, who, without
 
+if TYPE_CHECKING:
+    from fedgru.report.runs import ReportedRun
 
-def learning(runs):
+
+def learning(runs: Sequence[ReportedRun]) -> Section:
     """Loss and acc@1 over the rounds."""
     trained = [run for run in runs if len(run.rounds.get("round", ())) > 1]
     parts = without(runs, trained, "was not trained in rounds and has no learning curve")
@@ -17,7 +25,7 @@ def learning(runs):
         ("loss", "Loss by round", "loss (nats)"),
         ("acc@1", "Accuracy by round", "acc@1"),
     ):
-        series, told = [], []
+        series, said = [], []
         for run in trained:
             rounds, val = run.rounds["round"], run.rounds[f"val/{name}/micro"]
             best = run.facts.get("best_round")  # none where each client has its own
@@ -25,31 +33,32 @@ def learning(runs):
             series.append((run.number, run.label, rounds, train, val, best))
             start = f"{who(runs, run)}val {name} is {val[0]:.3f} before training and"
             if best is None:
-                told.append(
+                said.append(
                     f"{start} {val[-1]:.3f} in round {rounds[-1]:.0f}, the last that a client "
                     "trained for; each kept its own best round"
                 )
             else:
                 kept = float(val[rounds == best][0])
-                told.append(
+                said.append(
                     f"{start} {kept:.3f} in round {best} of {rounds[-1]:.0f}, which was kept (ring)"
                 )
         if series:
             plot = figures.learning_curves(series, unit)
-            drawn.append(figure(f"curve-{name[:3]}", title, plot, sentence(runs, told)))
+            drawn.append(figure(f"curve-{name[:3]}", title, plot, sentence(runs, said)))
     if drawn:
         parts.append(grid(*drawn))
     return Section("learning", "Learning curves", stack(*parts))
 
 
-def cost(runs):
+def cost(runs: Sequence[ReportedRun]) -> Section:
     """Seconds per round, and bytes between server and clients."""
-    trained = [run for run in runs if run.traffic is not None]
+    exchanged = [(run, run.traffic) for run in runs if run.traffic is not None]
+    trained = [run for run, _ in exchanged]
     parts = without(runs, trained, "was not trained by a server and clients that exchange weights")
     if not trained:
         return Section("cost", "Cost", stack(*parts))
     clocks, sizes, rows, timed, moved = [], [], [], [], []
-    for run in trained:
+    for run, sent in exchanged:
         rounds, train_s, val_s = (run.times[n][1:] for n in ("round", "train_s", "val_s"))
         clocks.append((run.number, run.label, rounds, train_s, val_s))
         timed.append(
@@ -57,18 +66,18 @@ def cost(runs):
             f"first, which also compiles, for {train_s[0]:.1f} s; {train_s.sum():.0f} s in all"
         )
         training = run.task.training_clients
-        down, up = run.traffic.down_bytes[training], run.traffic.up_bytes[training]
+        down, up = sent.down_bytes[training], sent.up_bytes[training]
         sizes.append((run.number, run.label, down, up))
         moved.append(
             f"{who(runs, run)}the median client receives {in_bytes(np.median(down))} and sends "
             f"{in_bytes(np.median(up))} in a round; the whole model is "
-            f"{in_bytes(run.traffic.model_bytes)}"
+            f"{in_bytes(sent.model_bytes)}"
         )
         cohort = run.settings.loop.clients_per_round or len(training)
         for way, values, total in zip(("down", "up"), (down, up), run.cohort_bytes, strict=True):
             rows.append(
                 [run.label, way, *map(in_bytes, (values.min(), np.median(values), values.max()))]
-                + [f"{cohort:,}", in_bytes(total), in_bytes(run.traffic.model_bytes)]
+                + [f"{cohort:,}", in_bytes(total), in_bytes(sent.model_bytes)]
             )
     header = ["run", "way", "least", "median", "most", "clients a round", "all rounds", "model"]
     clock = figures.seconds(clocks)
@@ -80,28 +89,28 @@ def cost(runs):
             table(header, rows, "Bytes per client and round, and of all together", width=3),
         ),
         paragraph(
-            "Computed from the weights' shapes, not measured on a wire: the clients are simulated. "
-            "Down: all weights but the table (4 bytes a number) and the client's own rows of the "
-            "table, those of values that its training data name. Up: the update of the same "
-            "numbers, the ids of these rows (4 bytes each), and the sums of examples, loss and "
-            "right answers (8 bytes each; three more with a protected concept). Not counted: "
-            "framing and compression, and what is set up once or made of sums: vocabularies, "
-            "scaling, shared frequencies, an eraser."
+            "Computed from the weights' shapes, not measured on a network: the clients are "
+            "simulated. Down: all weights except the table (4 bytes a number), and the client's "
+            "own rows of the table, those of values in its training data. Up: the update of the "
+            "same numbers, the ids of these rows (4 bytes each), and the sums of examples, loss "
+            "and right answers (8 bytes each; three more with a protected concept). Not counted: "
+            "framing and compression, and what is set up once or computed from sums: "
+            "vocabularies, scaling, shared frequencies, an eraser."
         ),
     ]
-    for run in trained:
+    for run, sent in exchanged:
         if registry.engine_of(run.settings).sends_whole_table:
             parts.append(
                 paragraph(
-                    f"{run.label}: --engine {run.settings.loop.engine} moves the whole table each "
-                    "way."
+                    f"{run.label}: --engine {run.settings.loop.engine} sends the whole table in "
+                    "both directions."
                 )
             )
-        if run.traffic.prior_bytes:
+        if sent.prior_bytes:
             parts.append(
                 paragraph(
-                    f"{run.label}: learning the kernel prior before round 1 moves "
-                    f"{in_bytes(run.traffic.prior_bytes)} per client on top, both ways together."
+                    f"{run.label}: learning the kernel prior before round 1 takes another "
+                    f"{in_bytes(sent.prior_bytes)} per client, in both directions together."
                 )
             )
     return Section("cost", "Cost", stack(*parts))

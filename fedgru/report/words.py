@@ -1,9 +1,19 @@
 """Small texts of a report."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
 from fedgru.report.page import paragraph
 
+if TYPE_CHECKING:
+    from fedgru.report.runs import ReportedRun
 
-def count(number, noun):
+
+def count(number: int, noun: str) -> str:
     """Return a number with its noun.
 
     >>> count(1, "client"), count(1200, "client")
@@ -12,7 +22,7 @@ def count(number, noun):
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def in_bytes(number):
+def in_bytes(number: float) -> str:
     """Return a number of bytes in the unit that suits it, decimal.
 
     >>> in_bytes(999), in_bytes(218_992), in_bytes(64_885_504)
@@ -24,43 +34,45 @@ def in_bytes(number):
     return f"{number:.0f} B"
 
 
-def verdict(low, high):
-    """Return whether an interval of a difference leaves out zero, in words."""
+def verdict(low: float, high: float) -> str:
+    """Return in words whether the interval of a difference excludes zero."""
     return "not significant" if low <= 0 <= high else "significant"
 
 
-def four(value):
-    """Return a metric with four decimals; None and NaN, which cannot be told, are None."""
+def four(value: float | None) -> str | None:
+    """Return a metric with four decimals; None for None and NaN."""
     return None if value is None or value != value else f"{value:.4f}"
 
 
-def who(runs, run):
-    """Return what a caption puts before a run's number: its label, if there are several."""
+def who(runs: Sequence[ReportedRun], run: ReportedRun) -> str:
+    """Return the words before a run's number in a caption: its label, if there are several."""
     return f"{run.label}: " if len(runs) > 1 else ""
 
 
-def of_run(runs, run):
-    """Return what a caption puts after what is said of one of several runs."""
+def of_run(runs: Sequence[ReportedRun], run: ReportedRun) -> str:
+    """Return the words after a sentence about one of several runs: its label in brackets."""
     return f" ({run.label})" if len(runs) > 1 else ""
 
 
-def each_label(runs, alone):
-    """Return the heads of the runs' columns; one run has no name to tell."""
+def each_label(runs: Sequence[ReportedRun], alone: str) -> list[str]:
+    """Return the heads of the runs' columns; `alone` if there is only one run."""
     return [run.label for run in runs] if len(runs) > 1 else [alone]
 
 
-def sentence(runs, told):
-    """Return one sentence of what is told of each run; where it starts with a name, that stays."""
-    text = "; ".join(told)
+def sentence(runs: Sequence[ReportedRun], said: list[str]) -> str:
+    """Return one sentence from a text for each run; a label at its start is not capitalized."""
+    text = "; ".join(said)
     return f"{text[:1].upper()}{text[1:]}." if len(runs) == 1 else f"{text}."
 
 
-def started(run):
+def started(run: ReportedRun) -> str:
     """Return when a run was started, to the minute."""
     return f"{run.facts['started'][:16].replace('T', ' ')} UTC"
 
 
-def without(runs, those_with, lack):
-    """Return a paragraph for each run that lacks what a section is about."""
+def without(
+    runs: Sequence[ReportedRun], those_with: Sequence[ReportedRun], lack: str
+) -> list[Markup]:
+    """Return a paragraph for each run to which a section does not apply."""
     kept = [run.number for run in those_with]
     return [paragraph(f"{run.label} {lack}.") for run in runs if run.number not in kept]

@@ -20,7 +20,7 @@ from tests.cli.test_main import SMALL, invoke
 
 HOSTILE = "<script>alert(1)</script> & \"$x_1$'"
 SECTIONS = [
-    *("What was asked", "What was dropped", "Learning curves", "Test result"),
+    *("Settings", "Data used", "Learning curves", "Test result"),
     *("Accuracy over clients", "When and for whom", "What goes wrong", "Leakage", "Cost"),
 ]
 
@@ -191,8 +191,9 @@ def test_runs_that_were_not_evaluated(here):
     (first / "test.json").unlink()
     (second / "predictions.parquet").unlink()
     assert refuse(first, second) == (
-        f"Error: {first}, {second}: not evaluated, or by an older fedgru, so there are no "
-        f"predictions to report. Evaluate first:\n  fedgru eval {first}\n  fedgru eval {second}\n"
+        f"Error: {first}, {second}: there are no predictions to report, because the run was not "
+        f"evaluated, or by an older fedgru. Evaluate first:\n"
+        f"  fedgru eval {first}\n  fedgru eval {second}\n"
     )
 
 
@@ -200,15 +201,13 @@ def test_runs_that_cannot_stand_beside_each_other(here):
     first = run_of("first")
     assert refuse(first, first) == f"Error: {first} is given twice.\n"
     copies = [shutil.copytree(first, f"log/copy-{i}") for i in range(7)]
-    assert refuse(*copies) == (
-        "Error: 7 runs are given, but a report shows at most 6 beside each other.\n"
-    )
+    assert refuse(*copies) == "Error: 7 runs are given, but a report shows at most 6 of them.\n"
     prints = [
         json.loads(Path(f"data/{n}/passport.json").read_text()) for n in ("hamlet", "hostile")
     ]
     hamlet, hostile = (found["fingerprint"][:12] for found in prints)
     assert refuse(first, run_of("hostile")) == (
-        f"Error: {first} and {run_of('hostile')} cannot stand in one report: the data sets differ "
+        f"Error: {first} and {run_of('hostile')} cannot be in one report: the data sets differ "
         f"(hamlet {hamlet}, hostile {hostile}). Make a report of each.\n"
     )
 
@@ -224,7 +223,7 @@ def test_runs_with_other_targets(here):
     kept = table.filter(pc.not_equal(pc.cast(table["client_id"], "string"), client))
     pq.write_table(kept, fewer / "predictions.parquet")
     assert refuse(first, fewer) == (
-        f"Error: {first} and {fewer} cannot stand in one report: the test targets differ "
+        f"Error: {first} and {fewer} cannot be in one report: the test targets differ "
         f"({len(table)} of 6 clients, {len(kept)} of 5). Make a report of each.\n"
     )
 
@@ -286,7 +285,7 @@ def test_tensorboard_without_a_run(tmp_path, monkeypatch):
     )
     assert invoke("tensorboard", "gone", code=1).stderr == (
         "Error: no run gone: neither gone nor log/gone is a folder with a run.json, and no run in "
-        "log/ was given that --name.\n"
+        "log/ has that --name.\n"
     )
 
 
