@@ -1,6 +1,10 @@
 """`fedgru agnostic ...`: networks that are right for the right reason. Imports only click first."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,32 +16,38 @@ from fedgru.console.agnostic import (
     describe_sweep,
 )
 
+if TYPE_CHECKING:
+    from click.decorators import FC
 
-def _example(line):
+    from fedgru.images.data import ImageData
+    from fedgru.images.settings import ImageSettings
+
+
+def _example(line: str) -> str:
     return f"\b\nExample:\n  {line}"
 
 
 class ImageCommand(click.Command):
     """Adds --preset and one option per image setting when the command is used."""
 
-    def get_params(self, ctx):
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         if not getattr(self, "_complete", False):
             self._complete = True
             self.params = [*self.params, *_settings_options()]
         return super().get_params(ctx)
 
 
-def _settings_options():
+def _settings_options() -> list[click.Parameter]:
     from fedgru.config import option
     from fedgru.images.settings import PRESETS, ImageSettings
 
-    options = [
+    options: list[click.Parameter] = [
         click.Option(
             ["--preset"],
             type=click.Choice(list(PRESETS)),
             default="small",
             show_default=True,
-            help="Settings known by name: trained in seconds on one core, or the paper's.",
+            help="A named set of settings: small (seconds on one core) or the paper's.",
         )
     ]
     for name, info in ImageSettings.model_fields.items():
@@ -57,11 +67,11 @@ def _settings_options():
     return options
 
 
-def _name_option(default, text="Of the folder in --log-dir."):
+def _name_option(default: str, text: str = "Of the folder in --log-dir.") -> Callable[[FC], FC]:
     return click.option("--name", default=default, show_default=True, help=text)
 
 
-def _seeds_option(text):
+def _seeds_option(text: str) -> Callable[[FC], FC]:
     return click.option("--seed", default=0, type=click.IntRange(0), show_default=True, help=text)
 
 
@@ -71,12 +81,12 @@ threads_option = click.option(
 
 
 @click.group(epilog=_example("fedgru agnostic sweep --alpha 0 --alpha 0.7 --repeats 1"))
-def agnostic():
+def agnostic() -> None:
     """Train image networks that must not know a context, and see whether they do.
 
-    Without folders, digits are drawn on two made-up textures that go with them in 95 of 100
-    training images; with --context FOLDER on your photographs; with --target and --context the
-    targets are your own too. A folder has one sub-folder per class.
+    Without folders, digits are drawn on two made-up textures, which match the digit's class in 95 %
+    of the training images. With --context FOLDER they are drawn on your photographs; with --target
+    and --context the targets are your own too. A folder has one sub-folder per class.
     """
 
 
@@ -89,11 +99,13 @@ def agnostic():
 @_seeds_option("First seed.")
 @_name_option("cross-domain")
 @log_dir_option
-def cross_domain(repeats, seed, name, log_dir, preset, **given):
+def cross_domain(
+    repeats: int, seed: int, name: str, log_dir: Path, preset: str, **given: Any
+) -> None:
     """Train one network on targets and one on contexts; test both on both (figure 2).
 
-    Each is tested on both hold-outs after every epoch. A network that never saw a context image
-    and names contexts well has learnt its targets by their contexts.
+    Each is tested on both hold-outs after every epoch. If a network that never saw a context image
+    recognizes contexts well, it has learnt its targets by their contexts.
     """
     from tqdm import tqdm
 
@@ -132,8 +144,8 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
     multiple=True,
     default=None,
     metavar="NAME",
-    help="What keeps the context out: reversal (the paper's), confusion, ensemble, bottleneck, "
-    "noise, hsic, decorrelate, leace, or several joined by +. May be given more than once.  "
+    help="How the context is removed: reversal (the paper's), confusion, ensemble, bottleneck, "
+    "noise, hsic, decorrelate, leace, or several joined by +. Can be given more than once.  "
     "[default: hsic+decorrelate, which wins the audit; with --target hsic]",
 )
 @click.option(
@@ -141,7 +153,7 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
     "alphas",
     multiple=True,
     type=float,
-    help="May be given more than once.  [default: 0, 0.1 ... 1]",
+    help="Can be given more than once.  [default: 0, 0.1 ... 1]",
 )
 @click.option(
     "--repeats",
@@ -152,13 +164,23 @@ def cross_domain(repeats, seed, name, log_dir, preset, **given):
 )
 @_seeds_option("First seed.")
 @threads_option
-@_name_option("sweep", "Of the folder in --log-dir; a sweep that is there is gone on with.")
+@_name_option("sweep", "Of the folder in --log-dir; a sweep in it is resumed.")
 @log_dir_option
-def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **given):
+def sweep(
+    methods: tuple[str, ...],
+    alphas: tuple[float, ...],
+    repeats: int,
+    seed: int,
+    threads: int | None,
+    name: str,
+    log_dir: Path,
+    preset: str,
+    **given: Any,
+) -> None:
     """Train with alpha from 0 to 1; test heads, fresh probes and counter-examples (figure 3).
 
-    Every training that is done is a line in results.jsonl. The same command, started again,
-    does what is missing.
+    Every finished training is a line in results.jsonl. Run the same command again to do the
+    missing ones.
     """
     from tqdm import tqdm
 
@@ -166,8 +188,8 @@ def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **give
     from fedgru.images import sweep as image_sweep
     from fedgru.images.settings import check_method, default_method
 
-    alphas = sorted(set(alphas)) or [i / 10 for i in range(11)]
-    image_sweep.check_alphas(alphas)
+    levels = sorted(set(alphas)) or [i / 10 for i in range(11)]
+    image_sweep.check_alphas(levels)
     settings = _load(given, preset)
     methods = tuple(dict.fromkeys(methods)) or (default_method(settings),)
     for method in methods:
@@ -177,12 +199,12 @@ def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **give
     seeds = range(seed, seed + repeats)
     with tqdm(unit="training", disable=not shows_progress(), leave=False) as progress:
 
-        def on_done(done, total):
+        def on_done(done: int, total: int) -> None:
             progress.total = total
             progress.n = done
             progress.refresh()
 
-        rows = image_sweep.run(settings, folder, methods, alphas, seeds, threads, on_done)
+        rows = image_sweep.run(settings, folder, methods, levels, seeds, threads, on_done)
     table = image_sweep.summarise(rows, methods)
     folder.write_csv("results.csv", [row for row in rows if row["method"] != "ceiling"])
     folder.write_csv("summary.csv", table)
@@ -197,7 +219,7 @@ def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **give
 
 
 @agnostic.command(cls=ImageCommand, epilog=_example("fedgru agnostic maps --alpha 0.8"))
-@click.option("--alpha", type=float, default=0.8, show_default=True, help="Held against alpha 0.")
+@click.option("--alpha", type=float, default=0.8, show_default=True, help="Compared with alpha 0.")
 @click.option(
     "--method",
     default=None,
@@ -215,7 +237,16 @@ def sweep(methods, alphas, repeats, seed, threads, name, log_dir, preset, **give
 @_seeds_option("Seed.")
 @_name_option("maps")
 @log_dir_option
-def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
+def maps(
+    alpha: float,
+    method: str | None,
+    per_class: int,
+    seed: int,
+    name: str,
+    log_dir: Path,
+    preset: str,
+    **given: Any,
+) -> None:
     """Show where the strongest response lies, at alpha 0 and at another (figure 4).
 
     Shown are the hold-out targets whose two maps correlate least.
@@ -237,7 +268,8 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
     for one in (0.0, alpha):
         network = image_training.train(settings, data, chosen_method, TradeOff("alpha", one), seed)
         responses.append(image_maps.activation_maps(network, held.images))
-    rows, correlations = image_maps.least_alike(held, *responses, per_class)
+    plain, agnostic_one = responses
+    rows, correlations = image_maps.least_alike(held, plain, agnostic_one, per_class)
     size = settings.crop_size or settings.image_size
     shown = [
         {
@@ -257,7 +289,7 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
         for row in range(len(held))
     ]
     folder.write_csv("maps.csv", table)
-    click.echo(describe_maps(correlations))
+    click.echo(describe_maps(correlations.tolist()))
     click.echo(f"Figure and numbers: {folder.path}/maps.png, maps.csv")
 
 
@@ -266,8 +298,8 @@ def maps(alpha, method, per_class, seed, name, log_dir, preset, **given):
 @click.option("--concept", required=True, help="What the runs were audited for.")
 @_name_option("pareto")
 @log_dir_option
-def pareto(runs, concept, name, log_dir):
-    """Plot the accuracy of federated runs against what the best probe reads, over alpha.
+def pareto(runs: tuple[str, ...], concept: str, name: str, log_dir: Path) -> None:
+    """Plot the accuracy of federated runs against that of the best probe, over alpha.
 
     RUNS are of `fedgru train`, ordinary ones and ones with --agnostic-to CONCEPT and different
     methods, alphas and seeds, each through `fedgru eval` and `fedgru audit`; by default all in the
@@ -287,15 +319,15 @@ def pareto(runs, concept, name, log_dir):
     click.echo(f"Figure and numbers: {folder}/pareto.png, pareto.csv")
 
 
-def _load(given, preset):
+def _load(given: dict[str, Any], preset: str) -> ImageSettings:
     from fedgru.images import settings as image_settings
 
     overrides = {name: value for name, value in given.items() if value is not None}
     return image_settings.load(overrides, preset)
 
 
-def _open(settings, seed):
-    """Open the data, and say what was passed over on the way."""
+def _open(settings: ImageSettings, seed: int) -> ImageData:
+    """Open the data, and print what was skipped."""
     from fedgru.images.folders import open_images
 
     data = open_images(settings, seed)

@@ -1,5 +1,8 @@
 """`fedgru baseline`: parse, call one function, print."""
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from fedgru.cli.logging import log_to_stderr
@@ -17,10 +20,10 @@ EXAMPLE = "Example: fedgru baseline markov"
 
 
 class BaselineOptions(LazyOptions):
-    """All settings but those that say what ordinary training must not know."""
+    """All settings except those of agnostic training."""
 
     @property
-    def left_out(self):
+    def left_out(self) -> tuple[str, ...]:
         from fedgru.config import AgnosticSettings
 
         return tuple(AgnosticSettings.model_fields)
@@ -35,13 +38,21 @@ class BaselineOptions(LazyOptions):
 @quiet_option
 @data_dir_option
 @log_dir_option
-def baseline(kind, config_file, preset, evaluates, data_dir, log_dir, **given):
-    """Make the run of a baseline, to be evaluated and compared as any other.
+def baseline(
+    kind: str,
+    config_file: Path | None,
+    preset: str | None,
+    evaluates: bool,
+    data_dir: Path,
+    log_dir: Path,
+    **given: Any,
+) -> None:
+    """Make the run of a baseline, which is evaluated and compared like any other run.
 
     KIND is one of: commonest, last, frequency, markov, global-markov (counts of train and
-    validation), running-markov, running-backoff, kernel (counts that go on through the test
-    split), central (the same model, all check-ins in one place), local (a model per client,
-    nothing exchanged).
+    validation), running-markov, running-backoff, kernel (counts that continue through the test
+    split), central (the same model, all check-ins in one place), local (one model per client,
+    nothing is exchanged).
     """
     from fedgru.api import training as api
     from fedgru.console import describe

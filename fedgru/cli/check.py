@@ -1,7 +1,10 @@
 """`fedgru check`: parse, call one function, print."""
 
+from pathlib import Path
+
 import click
 
+from fedgru.cli.option_names import with_options
 from fedgru.cli.options import (
     data_dir_option,
     json_option,
@@ -20,13 +23,13 @@ from fedgru.cli.options import (
 @quiet_option
 @data_dir_option
 @log_dir_option
-def check(run, as_json, data_dir, log_dir):
+def check(run: str | None, as_json: bool, data_dir: Path, log_dir: Path) -> None:
     """Check that a run is an honest experiment (default: the newest run).
 
-    Whether anything was fitted beyond train, splits overlap or are out of order, a target was
-    known before it was predicted, each test check-in is scored once, the best round was chosen on
-    validation, and the results are what the run's predictions and weights give. Takes any run,
-    baselines too. Exit code 1 if there is a problem.
+    It checks that nothing was fitted on val or test, that splits do not overlap and are in order,
+    that no target was known before it was predicted, that each test check-in is scored once, that
+    the best round was chosen on validation, and that the run's predictions and weights give its
+    results. It takes any run, baselines too. Exit code 1 if there is a problem.
     """
     from tqdm import tqdm
 
@@ -40,7 +43,7 @@ def check(run, as_json, data_dir, log_dir):
         total=len(checks.CHECKS), unit="check", disable=not shows_progress(), leave=False
     ) as progress:
 
-        def on_check(name):
+        def on_check(name: str) -> None:
             progress.set_description(name, refresh=False)
             progress.update()
 
@@ -49,6 +52,6 @@ def check(run, as_json, data_dir, log_dir):
     if as_json:
         print_json(found)
     else:
-        click.echo(describe_checks(found))
+        click.echo(with_options(describe_checks(found)))
     if found["counts"][checks.PROBLEM]:
         raise click.exceptions.Exit(1)

@@ -1,12 +1,15 @@
 """`fedgru config ...`: what settings come out, and where each comes from."""
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from fedgru.cli.options import LazyOptions, config_option, json_option, print_json
 
 
 @click.group(epilog="Example: fedgru config show --preset notebook --rounds 3")
-def config():
+def config() -> None:
     """Show settings."""
 
 
@@ -14,7 +17,9 @@ def config():
 @config_option
 @json_option
 @click.option("--toml", "as_toml", is_flag=True, help="Print the file that --config takes.")
-def show(config_file, as_json, as_toml, preset, **given):
+def show(
+    config_file: Path | None, as_json: bool, as_toml: bool, preset: str | None, **given: Any
+) -> None:
     """Show every setting that fedgru train would run with, and where it comes from.
 
     The later of these wins: default, --preset, --config, command line.

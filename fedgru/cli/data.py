@@ -1,5 +1,11 @@
 """`fedgru data ...`: import, describe, list and make data sets. Imports only click at first."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from fedgru.cli.options import (
@@ -13,13 +19,19 @@ from fedgru.cli.options import (
 from fedgru.console.data_sets import describe_data_set, describe_data_sets
 from fedgru.console.tables import count
 
+if TYPE_CHECKING:
+    from click.decorators import FC
 
-def _examples(*lines):
+    from fedgru.data.datasets import DataSet
+    from fedgru.data.reading.base import Option, Reader
+
+
+def _examples(*lines: str) -> str:
     return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
 
 
 name_option = click.option(
-    "--name", required=True, metavar="NAME", help="What to call the new data set."
+    "--name", required=True, metavar="NAME", help="Name of the new data set."
 )
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a data set of that name."
@@ -27,24 +39,26 @@ overwrite_option = click.option(
 
 
 class Formats(click.Group):
-    """One command per reader of check-in files, also of other packages', made when asked for."""
+    """One command per reader of check-in files, made when it is used; other packages add more."""
 
-    def list_commands(self, ctx):
+    def list_commands(self, ctx: click.Context) -> list[str]:
         from fedgru.data.reading.registry import reader_names
 
         return reader_names()
 
-    def get_command(self, ctx, name):
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         from fedgru.data.reading.registry import READERS, find_reader, reader_names
 
         known = name in READERS or name in reader_names()
         return _import_command(find_reader(name)) if known else None
 
 
-def _import_command(reader):
+def _import_command(reader: Reader) -> click.Command:
     """The command `fedgru data import FORMAT` of a reader."""
 
-    def run(file, name, data_dir, categories, overwrite, **options):
+    def run(
+        file: str, name: str, data_dir: Path, categories: str, overwrite: bool, **options: Any
+    ) -> None:
         from fedgru.data.datasets import import_file
 
         data_set = import_file(reader.name, file, name, data_dir, categories, overwrite, **options)
@@ -74,7 +88,7 @@ def _import_command(reader):
     )(run)
 
 
-def _reader_option(option):
+def _reader_option(option: Option) -> Callable[[FC], FC]:
     flag = option.flag or "--" + option.name.replace("_", "-")
     if option.type is dict:
         return columns_option(option.help, option.required, flag, option.name)
@@ -92,7 +106,7 @@ def _reader_option(option):
 
 
 @click.group(epilog=_examples("fedgru data describe"))
-def data():
+def data() -> None:
     """Import, describe, list and make data sets."""
 
 
@@ -101,10 +115,10 @@ def data():
     cls=Formats,
     epilog=_examples("fedgru data import tsmc2014 tests/data/checkins.txt --name tiny"),
 )
-def import_():
+def import_() -> None:
     """Make a data set from a file of check-ins.
 
-    The file may be plain, .gz or .zip, in UTF-8 or Latin-1. Nothing is written unless the whole
+    The file can be plain, .gz or .zip, in UTF-8 or Latin-1. Nothing is written unless the whole
     import succeeds.
     """
 
@@ -113,11 +127,11 @@ def import_():
 @click.argument("name", required=False, shell_complete=complete_data_sets)
 @json_option
 @data_dir_option
-def describe(name, as_json, data_dir):
+def describe(name: str | None, as_json: bool, data_dir: Path) -> None:
     """Show counts and what was dropped.
 
-    Also the time span, the local clock, check-ins per user, and why rows were dropped. NAME is a
-    data set; without it the embedded one is described.
+    It also shows the time span, the local clock, check-ins per user, and why rows were dropped.
+    NAME is a data set; without it the embedded one is described.
     """
     from fedgru.data.datasets import EMBEDDED, open_data_set
     from fedgru.data.passport import describe as get_facts
@@ -134,12 +148,12 @@ def describe(name, as_json, data_dir):
 @data.command(epilog=_examples("fedgru data check"))
 @click.argument("name", required=False, shell_complete=complete_data_sets)
 @data_dir_option
-def check(name, data_dir):
+def check(name: str | None, data_dir: Path) -> None:
     """Verify every byte of a data set, by default of each in the folder.
 
-    A data set of 10,000 check-ins or more is verified when its columns are laid out for reading
-    through memory maps; opened later, only sizes and the time of change are compared. This reads
-    all of it again, and all that is laid out.
+    A data set of 10,000 check-ins or more is verified once, when its columns are stored for memory
+    maps. Opening it later compares only sizes and times of change. This command reads all of it
+    again, with all stored copies.
     """
     from fedgru.data.datasets import list_data_sets
     from fedgru.workflows.data_check import check_data_set
@@ -149,10 +163,10 @@ def check(name, data_dir):
         data_set, folders = check_data_set(one, data_dir)
         click.echo(
             f"{data_dir}/{one}: {count(len(data_set.check_ins), 'check-in')}, fingerprint "
-            f"{data_set.passport['fingerprint'][:12]}, as they were saved."
+            f"{data_set.passport['fingerprint'][:12]}, intact."
         )
         for path in folders:
-            click.echo(f"{path}: as it was laid out.")
+            click.echo(f"{path}: intact.")
     if not names:
         click.echo(f"There is no data set in {data_dir}.")
 
@@ -160,7 +174,7 @@ def check(name, data_dir):
 @data.command("list", epilog=_examples("fedgru data list"))
 @json_option
 @data_dir_option
-def list_(as_json, data_dir):
+def list_(as_json: bool, data_dir: Path) -> None:
     """List the data sets."""
     from fedgru.data.datasets import list_data_sets, open_data_set
 
@@ -180,10 +194,17 @@ def list_(as_json, data_dir):
 @click.option("--seed", type=int, help="Another seed, another city.  [default: 0]")
 @overwrite_option
 @data_dir_option
-def synth(name, users, checkins_per_user, seed, overwrite, data_dir):
+def synth(
+    name: str,
+    users: int | None,
+    checkins_per_user: int | None,
+    seed: int | None,
+    overwrite: bool,
+    data_dir: Path,
+) -> None:
     """Make a city of people with habits.
 
-    The habits are drawn from the seed, so the best accuracy that is possible is known.
+    The habits are drawn from the seed, so the best possible accuracy is known.
     """
     from fedgru.data.datasets import save_city
     from fedgru.data.synthetic import CityConfig, make_city
@@ -193,20 +214,20 @@ def synth(name, users, checkins_per_user, seed, overwrite, data_dir):
     _show_saved(save_city(name, data_dir, make_city(config), overwrite), data_dir)
 
 
-def _show_saved(data_set, data_dir):
+def _show_saved(data_set: DataSet, data_dir: Path) -> None:
     from fedgru.data.passport import describe as get_facts
 
     facts = get_facts(data_set)
     click.echo(describe_data_set(facts))
     if _has_no_clock(facts):
         note(
-            "Note: no row says its offset from UTC, so local time is UTC. If it is not, give "
+            "Note: no row has an offset from UTC, so local time is UTC. If it is not, give "
             "--offset MINUTES or --column offset=NAME."
         )
     note(f"Saved as {data_dir}/{data_set.name}.")
 
 
-def _has_no_clock(facts):
+def _has_no_clock(facts: dict[str, Any]) -> bool:
     settings = facts["settings"]
     return (
         facts["source"]["kind"] == "csv"

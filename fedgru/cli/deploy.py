@@ -1,5 +1,8 @@
 """`fedgru deploy ...`: a real federation. Imports only click at first."""
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from fedgru.cli.logging import log_to_stderr
@@ -17,23 +20,25 @@ from fedgru.cli.options import (
 insecure_option = click.option(
     "--insecure",
     is_flag=True,
-    help="Plaintext, and nobody says who they are: for a trial on one machine.",
+    help="Plaintext without authentication: for a trial on one machine.",
 )
 
 
 @click.group(epilog="Example: fedgru deploy app places --features category,clock,weekday")
-def deploy():
+def deploy() -> None:
     """Train with people who keep their own check-ins, by Flower (docs/deployment.md)."""
 
 
 class AppOptions(LazyOptions):
-    """All settings but those that say what happens to simulated clients, or to runs."""
+    """All settings except those of simulated clients and of the machine."""
 
-    left_out = (
-        *("client_dropout", "attack", "attackers", "attack_scale", "agnostic_to"),
-        *("engine", "threads", "device", "local_loop", "eval_clients", "clients_per_call"),
-        *("ray_address", "ray_actors", "ray_cpus", "ray_gpus", "ray_item"),
-    )
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        return (
+            *("client_dropout", "attack", "attackers", "attack_scale", "agnostic_to"),
+            *("engine", "threads", "device", "local_loop", "eval_clients", "clients_per_call"),
+            *("ray_address", "ray_actors", "ray_cpus", "ray_gpus", "ray_item"),
+        )
 
 
 @deploy.command(
@@ -45,28 +50,37 @@ class AppOptions(LazyOptions):
 @click.option(
     "--secure",
     is_flag=True,
-    help="Secure aggregation (Flower's SecAgg+): the server learns sums of updates alone. Needs at "
-    "least 2 clients in each round, takes 4 messages more.",
+    help="Secure aggregation (Flower's SecAgg+): the server learns only sums of updates. It needs "
+    "at least 2 clients in each round and 4 more messages.",
 )
 @click.option(
     "--clip",
     type=click.FloatRange(0, min_open=True),
-    help="No client's update is longer than this (L2 norm).",
+    help="Clip each client's update to this L2 norm.",
 )
 @click.option(
     "--noise",
     type=click.FloatRange(0, min_open=True),
-    help="Noise in each round's sum of updates, in units of --clip: the clients add it, each its "
-    "share. All then count alike.",
+    help="Noise in each round's sum of updates, in units of --clip. Each client adds its share, "
+    "and all clients get the same weight.",
 )
 @quiet_option
 @data_dir_option
-def app(folder, config_file, preset, secure, clip, noise, data_dir, **given):
+def app(
+    folder: str,
+    config_file: Path | None,
+    preset: str | None,
+    secure: bool,
+    clip: float | None,
+    noise: float | None,
+    data_dir: Path,
+    **given: Any,
+) -> None:
     """Write the app that server and clients run: settings, and tables of values.
 
-    The tables come from a data set of yours (--data): which categories and venues have an id, how
-    numbers are scaled, the frequencies and the kernel that the prior begins with. Every client gets
-    all of it, so take a data set that is public.
+    The tables come from a data set of yours (--data): the ids of categories and venues, the scale
+    of numbers, the frequencies and the kernel of the prior. Every client receives all of it, so use
+    a public data set.
     """
     from fedgru import config
     from fedgru.deploy.app import check_deployable, write_app
@@ -84,13 +98,13 @@ def app(folder, config_file, preset, secure, clip, noise, data_dir, **given):
     sizes = ", ".join(f"{name} {size:,}" for name, size in task.inputs.sizes.items())
     note(f"ids in the tables: {sizes or 'none'}; {task.num_classes} classes")
     if "user" in task.inputs.sizes:
-        note("user is among the --features: the app tells everybody these users' ids.")
+        note("user is among the --features: everybody can read these users' ids in the app.")
     if noise is not None:
         rounds = settings.loop.rounds
         note(
             f"After {rounds} rounds the updates are ({epsilon(rounds, noise):.3g}, {DELTA:g})-"
-            "differentially private for each participant, as long as all add their noise. What "
-            "clients send of their scores is not covered."
+            "differentially private for each participant, as long as all add their noise. The "
+            "scores that clients send are not covered."
         )
     click.echo(f"{folder}: start the server with: fedgru deploy server {folder} --clients N")
 
@@ -102,14 +116,14 @@ def app(folder, config_file, preset, secure, clip, noise, data_dir, **given):
     "hosts",
     multiple=True,
     required=True,
-    help="Name or address under which clients reach the server; may be repeated.",
+    help="Name or address under which clients reach the server; can be repeated.",
 )
 @click.option("--days", default=365, show_default=True, type=click.IntRange(1))
-def certificate(folder, hosts, days):
+def certificate(folder: str, hosts: tuple[str, ...], days: int) -> None:
     """Make the server's certificate, or renew it.
 
-    The first time this also makes the authority that signs it: ca.crt is for every client, ca.key
-    for nobody. Renewing keeps the authority, so clients notice nothing.
+    The first time this also makes the authority that signs it. Give ca.crt to every client, and
+    ca.key to nobody. Renewing keeps the authority, so nothing changes for clients.
     """
     from fedgru.deploy import require_flower
     from fedgru.deploy.keys import CA_CERT, make_certificate
@@ -122,8 +136,8 @@ def certificate(folder, hosts, days):
 
 @deploy.command(epilog="Example: fedgru deploy key ann")
 @click.argument("name", type=click.Path())
-def key(name):
-    """Make a client's pair of keys: NAME, which stays with it, and NAME.pub for the server."""
+def key(name: str) -> None:
+    """Make a client's keys: NAME, which stays on its machine, and NAME.pub for the server."""
     from fedgru.deploy import require_flower
     from fedgru.deploy.keys import make_key
 
@@ -138,14 +152,14 @@ def key(name):
     "--clients",
     required=True,
     type=click.IntRange(1),
-    help="Begin when so many are there. Who comes later joins in the next round.",
+    help="Begin when this many clients are connected. Later ones join in the next round.",
 )
 @click.option(
     "--keys",
     default="keys",
     show_default=True,
     metavar="FOLDER",
-    help="Clients' public keys, NAME.pub each; who is not there is not let in.",
+    help="Clients' public keys, NAME.pub each; other clients are refused.",
 )
 @click.option("--certificates", default="certificates", show_default=True, metavar="FOLDER")
 @click.option(
@@ -162,30 +176,41 @@ def key(name):
     show_default=True,
     type=click.FloatRange(1.0),
     metavar="SECONDS",
-    help="Wait so long for a client's reply; then the round goes on without it.",
+    help="Wait this long for a client's reply; then the round continues without it.",
 )
 @click.option(
     "--folder",
     default="fedgru-server",
     show_default=True,
-    help="What the server needs to go on after a kill.",
+    help="Files that the server needs to resume after a kill.",
 )
 @insecure_option
 @quiet_option
 @log_dir_option
-def server(app, clients, keys, certificates, host, port, timeout_s, folder, insecure, log_dir):
-    """Train APP with the clients that come; one run, then it ends.
+def server(
+    app: str,
+    clients: int,
+    keys: str,
+    certificates: str,
+    host: str,
+    port: int,
+    timeout_s: float,
+    folder: str,
+    insecure: bool,
+    log_dir: Path,
+) -> None:
+    """Train APP with the clients that connect; it ends after one run.
 
-    Stopped or killed, it goes on from its last round when the same command is given again.
+    If it was stopped or killed, run the same command again to resume from its last round.
     """
     from fedgru.console.describe import describe_report
     from fedgru.deploy.serve import Server
 
     log_to_stderr()
     if insecure:
-        warn("plaintext: whoever can reach the port reads the updates, and can send some.")
-        certificates = keys = None
-    run = Server(folder, app, host, port, certificates, keys).run(log_dir, clients, timeout_s, note)
+        warn("plaintext: anybody who reaches the port can read the updates and send their own.")
+    where = (None, None) if insecure else (certificates, keys)
+    run = Server(folder, app, host, port, *where).run(log_dir, clients, timeout_s, note)
     click.echo(describe_report(run.test(), run.kind))
     click.echo(f"Run folder:  {run.path}")
 
@@ -205,8 +230,8 @@ def server(app, clients, keys, certificates, host, port, timeout_s, folder, inse
 )
 @click.option("--key", metavar="FILE", help="Your private key, from `fedgru deploy key`.")
 @columns_option(
-    "For a table with a header: which column holds what, as in `fedgru data import csv`. Without "
-    "it the file has the layout of TSMC2014."
+    "For a table with a header: the name of each field's column, as in `fedgru data import csv`. "
+    "Without it the file has the layout of TSMC2014."
 )
 @click.option(
     "--categories",
@@ -232,13 +257,23 @@ def server(app, clients, keys, certificates, host, port, timeout_s, folder, inse
     show_default=True,
     type=click.FloatRange(0.0),
     metavar="SECONDS",
-    help="Try again so long where the server turns you away.",
+    help="Try again for this long if the server refuses this client.",
 )
 @insecure_option
 @quiet_option
 def client(
-    file, address, ca, key, columns, categories, skip_bad_rows, folder, record, patience_s, insecure
-):
+    file: str,
+    address: str,
+    ca: str,
+    key: str | None,
+    columns: dict[str, str],
+    categories: str | None,
+    skip_bad_rows: bool,
+    folder: str,
+    record: bool,
+    patience_s: float,
+    insecure: bool,
+) -> None:
     """Take part with the check-ins in a file, which stay here. Stop it with Ctrl-C."""
     from fedgru.deploy import require_flower
     from fedgru.deploy.join import Client, import_own
@@ -247,15 +282,15 @@ def client(
     if not insecure and key is None:
         raise click.UsageError("--key is missing. Make one with: fedgru deploy key NAME")
     if insecure:
-        warn("plaintext: whoever sits in between reads your updates.")
-        ca = key = None
+        warn("plaintext: anybody between you and the server can read your updates.")
     data_set = import_own(file, folder, columns, categories, skip_bad_rows)
     note(f"{len(data_set.check_ins):,} check-ins imported; they stay in {folder}.")
     for line in data_set.passport["ledger"]:
         note(f"  {line['kind']}: {line['reason']}, {line['rows']:,} rows")
-    Client(folder, address, ca, key, record, patience_s).run(note)
+    ca_file, key_file = (None, None) if insecure else (ca, key)
+    Client(folder, address, ca_file, key_file, record, patience_s).run(note)
 
 
-def warn(text):
-    """Say what is unsafe, also to who asked for quiet."""
+def warn(text: str) -> None:
+    """Print what is unsafe, also with --quiet."""
     click.echo(f"Warning: --insecure: {text}", err=True)

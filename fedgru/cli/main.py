@@ -1,13 +1,17 @@
 """The command line: parse, call one function, print."""
 
+from __future__ import annotations
+
 import importlib
 import logging
 import shlex
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -29,6 +33,10 @@ from fedgru.cli.options import (
 from fedgru.core.errors import FedgruError, Interrupted, Terminated
 from fedgru.core.version import __version__
 from fedgru.engines.registry import ENGINES
+
+if TYPE_CHECKING:
+    from fedgru.runs.folder import RunFolder
+    from fedgru.runs.mlflow import MlflowTracker
 
 _WORDS = "fedgru.words"  # in a context's meta: the command line
 
@@ -52,24 +60,24 @@ class Program(click.Group):
         "tensorboard": "fedgru.cli.report",
     }
 
-    def list_commands(self, ctx):
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.elsewhere])
 
-    def get_command(self, ctx, name):
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in self.elsewhere:
             return getattr(importlib.import_module(self.elsewhere[name]), name)
         return super().get_command(ctx, name)
 
-    def parse_args(self, ctx, args):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_WORDS] = list(args)
         return super().parse_args(ctx, args)
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             with _sigterm_like_ctrl_c():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # Click's own business
+            raise  # Click handles these
         except KeyboardInterrupt as error:
             raise _Stopped(Interrupted(".", error)) from error
         except Interrupted as error:
@@ -79,8 +87,8 @@ class Program(click.Group):
                 raise
             raise click.ClickException(self._message(ctx, error)) from error
 
-    def _message(self, ctx, error):
-        """What the person at the terminal reads instead of a traceback."""
+    def _message(self, ctx: click.Context, error: Exception) -> str:
+        """The message that the user sees instead of a traceback."""
         if isinstance(error, FedgruError):
             return with_options(str(error), ctx.meta[_WORDS])
         if isinstance(error, OSError) and error.filename:
@@ -94,20 +102,20 @@ class Program(click.Group):
 class _Stopped(click.ClickException):
     """The message of an Interrupted, with the exit code that shells expect."""
 
-    def __init__(self, error):
+    def __init__(self, error: Interrupted) -> None:
         super().__init__(str(error))
-        self.exit_code = error.exit_code
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
 
 
 @contextmanager
-def _sigterm_like_ctrl_c():
-    """Let SIGTERM raise Terminated, unless who started us wants it ignored or handled otherwise."""
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM raise Terminated, unless the parent process set another handler."""
     own = threading.current_thread() is threading.main_thread()
     if not own or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 
-    def terminate(*_):
+    def terminate(*_: object) -> NoReturn:
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
@@ -120,13 +128,13 @@ def _sigterm_like_ctrl_c():
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit code: 0 done, 1 it cannot be done, 2 the command line is wrong, 130 stopped by "
+    epilog="Exit code: 0 done, 1 the command failed, 2 the command line is wrong, 130 stopped by "
     "Ctrl-C, 143 by SIGTERM.\n\nExample: fedgru train --features big",
 )
 @click.version_option(__version__, prog_name="fedgru")
 @quiet_option
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def main(debug):
+def main(debug: bool) -> None:
     """Train and evaluate federated models of where people go next."""
 
 
@@ -140,14 +148,24 @@ def main(debug):
 @click.option(
     "--resume",
     metavar="RUN",
-    help="Go on with a run that was stopped or killed; it keeps its settings.",
+    help="Resume a run that was stopped or killed; it keeps its settings.",
 )
 @mlflow_option
 @json_option
 @quiet_option
 @data_dir_option
 @log_dir_option
-def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log_dir, **given):
+def train(
+    config_file: Path | None,
+    preset: str | None,
+    evaluates: bool,
+    resume: str | None,
+    mlflow: str | None,
+    as_json: bool,
+    data_dir: Path,
+    log_dir: Path,
+    **given: Any,
+) -> None:
     """Train by federated averaging, and evaluate the best round."""
 
     from fedgru import config
@@ -157,9 +175,9 @@ def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log
 
     overrides = {name: value for name, value in given.items() if value is not None}
     log_to_stderr()
-    settings = None if resume else config.load(overrides, config_file, preset)
-    tracker = _open_tracker(mlflow, log_dir)
     if resume is None:
+        settings = config.load(overrides, config_file, preset)
+        tracker = _open_tracker(mlflow, log_dir)
         run = api.train(
             settings,
             evaluate=evaluates,
@@ -169,6 +187,7 @@ def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log
             on_task=lambda task, facts: note(describe.describe_task(task, facts)),
         )
     else:
+        tracker = _open_tracker(mlflow, log_dir)
         _refuse_beside_resume(resume, {"config": config_file, "preset": preset, **overrides})
         run = api_run.open_run(resume, log_dir=log_dir, data_dir=data_dir)
         evaluates = run.facts.get("evaluates", True)
@@ -176,7 +195,7 @@ def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log
             click.echo(f"{describe.describe_done(run.facts, run.path)} Nothing to do.")
             return
         run = api.resume(run, show_progress=shows_progress())
-    if run.result is not None and sys.stderr.isatty():  # elsewhere the log says it
+    if run.result is not None and sys.stderr.isatty():  # without a terminal the log has this line
         note(describe.describe_end(run.result, run.settings))
     _track(tracker, run.folder)
     if as_json:
@@ -191,17 +210,16 @@ def train(config_file, preset, evaluates, resume, mlflow, as_json, data_dir, log
     click.echo(f"TensorBoard: fedgru tensorboard{elsewhere}")
 
 
-def _refuse_beside_resume(run, given):
-    """Only the folders may be given beside --resume: the rest is the run's, as in its config."""
+def _refuse_beside_resume(run: str, given: dict[str, Any]) -> None:
+    """Refuse options that have no effect with --resume: all but the folders come from the run."""
     source = click.get_current_context().get_parameter_source("evaluates")
     names = [name for name, value in given.items() if value is not None]
     names += ["eval/--no-eval"] if source is not click.core.ParameterSource.DEFAULT else []
     if names:
         option = "--" + names[0].replace("_", "-")
         raise click.UsageError(
-            f"{option} has no effect beside --resume: {run} goes on with the settings it was begun "
-            "with, so that it ends as if it had never been stopped. For other settings train a "
-            "new run."
+            f"{option} has no effect with --resume: {run} keeps the settings it was begun with, so "
+            "that its result equals that of an unstopped run. For other settings train a new run."
         )
 
 
@@ -218,7 +236,7 @@ def _refuse_beside_resume(run, given):
     metavar="EPOCHS",
     type=click.IntRange(1),
     help="Also train each client's copy on its own train split for this many local epochs, and "
-    "score it: before and after.",
+    "score the copies too.",
 )
 @click.option(
     "--must-beat",
@@ -229,7 +247,16 @@ def _refuse_beside_resume(run, given):
 @quiet_option
 @data_dir_option
 @log_dir_option
-def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_dir):
+def evaluate(
+    run: str | None,
+    as_json: bool,
+    engine: str | None,
+    fine_tune: int | None,
+    must_beat: str | None,
+    mlflow: str | None,
+    data_dir: Path,
+    log_dir: Path,
+) -> None:
     """Score a run's best round on the test split (default: the newest run)."""
 
     from fedgru.api.run import open_run
@@ -264,21 +291,29 @@ def evaluate(run, as_json, engine, fine_tune, must_beat, mlflow, data_dir, log_d
     "concepts",
     multiple=True,
     help="zone, weekend, client, category-group[:NAME,...], or a column, also one that --keep kept "
-    "at import; may be repeated. Default: the run's own (--agnostic-to), client and zone.",
+    "at import; can be repeated. Default: the run's own (--agnostic-to), client and zone.",
 )
 @click.option(
     "--probe",
     "probes",
     multiple=True,
     type=click.Choice(["logistic", "mlp", "knn"]),
-    help="Only these probes; may be repeated.",
+    help="Only these probes; can be repeated.",
 )
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100))
 @json_option
 @quiet_option
 @data_dir_option
 @log_dir_option
-def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
+def audit(
+    run: str | None,
+    concepts: tuple[str, ...],
+    probes: tuple[str, ...],
+    seeds: int,
+    as_json: bool,
+    data_dir: Path,
+    log_dir: Path,
+) -> None:
     """Let fresh probes read what a run's representation should not tell (default: newest run)."""
 
     from fedgru.api.run import open_run
@@ -286,10 +321,13 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
 
     found = open_run(run, log_dir=log_dir, data_dir=data_dir)
     own = found.task.settings.agnostic.agnostic_to
-    concepts = concepts or dict.fromkeys([*([own] if own else []), "client", "zone"])
+    default = dict.fromkeys([*([own] if own else []), "client", "zone"])
     note(f"{found.path}, {describe.describe_data(found.settings.data.data)}")
     report = found.audit(
-        list(concepts), probes=probes or None, seeds=seeds, show_progress=shows_progress()
+        list(concepts or default),
+        probes=probes or None,
+        seeds=seeds,
+        show_progress=shows_progress(),
     )
     if as_json:
         print_json(report)
@@ -297,8 +335,8 @@ def audit(run, concepts, probes, seeds, as_json, data_dir, log_dir):
         click.echo(describe.describe_audit(report))
 
 
-def _open_tracker(uri, log_dir):
-    """The tracker of --mlflow, or None; before the work, which would be in vain without it."""
+def _open_tracker(uri: str | None, log_dir: Path) -> MlflowTracker | None:
+    """The tracker of --mlflow, or None; opened before the work, so that it fails early."""
     if uri is None:
         return None
     from fedgru.runs.mlflow import MlflowTracker
@@ -306,6 +344,6 @@ def _open_tracker(uri, log_dir):
     return MlflowTracker(uri, log_dir)
 
 
-def _track(tracker, run):
+def _track(tracker: MlflowTracker | None, run: RunFolder) -> None:
     if tracker is not None:
         note(f"MLflow run {tracker.log_run(run)} at {tracker.uri}")

@@ -1,32 +1,44 @@
 """Options and arguments that several commands share, and their completion by Tab."""
 
+from __future__ import annotations
+
 import json
 import sys
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from click.decorators import FC
 
 
 class LazyOptions(click.Command):
     """Adds the settings' options when the command is used, not when the program starts."""
 
-    left_out = ()
+    @property
+    def left_out(self) -> Collection[str]:
+        """Names of settings that are no options of the command."""
+        return ()
 
-    def get_params(self, ctx):
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         if not getattr(self, "_complete", False):
             self._complete = True
             self.params = [*self.params, *settings_options(self.setting_type, self.left_out)]
         return super().get_params(ctx)
 
-    def setting_type(self, name, plain):
+    def setting_type(self, name: str, plain: Any) -> Any:
         """Return the Click type of a setting's option; `plain` is the setting's own."""
         return plain
 
 
-def settings_options(setting_type=lambda name, plain: plain, left_out=()):
-    """Return --preset and one option per setting; None means that it is not given.
+def settings_options(
+    setting_type: Callable[[str, Any], Any] = lambda name, plain: plain,
+    left_out: Collection[str] = (),
+) -> list[click.Parameter]:
+    """Return --preset and one option per setting; the value is None if it is not given.
 
     Args:
         setting_type: called as setting_type(name, plain), returns the Click type of an option.
@@ -34,11 +46,11 @@ def settings_options(setting_type=lambda name, plain: plain, left_out=()):
     """
     from fedgru import config
 
-    options = [
+    options: list[click.Parameter] = [
         click.Option(
             ["--preset"],
             type=click.Choice(config.preset_names()),
-            help="Settings that fedgru knows by name. A config file wins over it.",
+            help="A named set of settings. A config file overrides it.",
         )
     ]
     for name, (_, info) in config.fields().items():
@@ -56,17 +68,17 @@ def settings_options(setting_type=lambda name, plain: plain, left_out=()):
     return options
 
 
-def click_type(annotation):
+def click_type(annotation: Any) -> Any:
     """Return the Click type of a setting's annotation."""
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
     if annotation in (str, int, float):
         return annotation
-    # `kind | None`, perhaps with bounds: the first plain type in it
+    # an annotation like `int | None`, with or without bounds: take its first plain type
     return next(kind for kind in map(click_type, get_args(annotation)) if kind in (str, int, float))
 
 
-def _folder_option(name, variable, text):
+def _folder_option(name: str, variable: str, text: str) -> Callable[[FC], FC]:
     return click.option(
         f"--{name}-dir",
         default=name,
@@ -89,7 +101,9 @@ class RunName(click.ParamType):
 
     name = "run"
 
-    def shell_complete(self, ctx, param, incomplete):
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
         log_dir = Path(ctx.params.get("log_dir") or "log")
         names = [str(path) if "/" in incomplete else path.name for path in _newest_first(log_dir)]
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
@@ -98,17 +112,17 @@ class RunName(click.ParamType):
 run_argument = click.argument("run", required=False, type=RunName())
 
 
-def complete_data_sets(ctx, param, incomplete):
-    """Names of data sets that begin with what was typed, and the embedded one's."""
+def complete_data_sets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of data sets that begin with the typed text, with the embedded one."""
     data_dir = Path(ctx.params.get("data_dir") or "data")
     names = sorted(path.parent.name for path in data_dir.glob("[!.]*/passport.json"))
     return [name for name in [*names, "embedded"] if name.startswith(incomplete)]
 
 
-def _newest_first(log_dir):
+def _newest_first(log_dir: Path) -> list[Path]:
     """Run folders by the time in run.json; a damaged one comes last."""
 
-    def started(folder):
+    def started(folder: Path) -> str:
         try:
             return json.loads((folder / "run.json").read_text("utf-8")).get("started") or ""
         except (OSError, ValueError, AttributeError):
@@ -118,8 +132,10 @@ def _newest_first(log_dir):
     return sorted(folders, key=lambda folder: (started(folder), folder.name), reverse=True)
 
 
-def columns_option(text, required=False, flag="--column", name="columns"):
-    """Return the option --column FIELD=NAME, a dict; it may be repeated."""
+def columns_option(
+    text: str, required: bool = False, flag: str = "--column", name: str = "columns"
+) -> Callable[[FC], FC]:
+    """Return the option --column FIELD=NAME, a dict; it can be repeated."""
     return click.option(
         flag,
         name,
@@ -131,7 +147,9 @@ def columns_option(text, required=False, flag="--column", name="columns"):
     )
 
 
-def _parse_columns(ctx, param, pairs):
+def _parse_columns(
+    ctx: click.Context, param: click.Parameter, pairs: Sequence[str]
+) -> dict[str, str]:
     columns = {}
     for pair in pairs:
         field, equals, column = pair.partition("=")
@@ -153,9 +171,9 @@ mlflow_option = click.option(
 )
 
 
-def _keep_quiet(ctx, param, value):
+def _keep_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
-        ctx.meta["fedgru.quiet"] = True  # one dict for a context and all below it
+        ctx.meta["fedgru.quiet"] = True  # a context shares this dict with its parents
 
 
 quiet_option = click.option(
@@ -164,22 +182,22 @@ quiet_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_keep_quiet,
-    help="Nothing on stderr but warnings and errors: no progress, no notes.",
+    help="Print only warnings and errors on stderr.",
 )
 
 
-def is_quiet():
+def is_quiet() -> bool:
     """Whether --quiet was given, to the program or to the command."""
-    return click.get_current_context().meta.get("fedgru.quiet", False)
+    return bool(click.get_current_context().meta.get("fedgru.quiet", False))
 
 
-def shows_progress():
-    """Whether to draw bars: stderr is a terminal, and nobody asked for quiet."""
+def shows_progress() -> bool:
+    """Whether to draw progress bars: stderr is a terminal, without --quiet."""
     return sys.stderr.isatty() and not is_quiet()
 
 
-def note(text):
-    """Say something beside the result, on stderr, unless nobody wants to hear it."""
+def note(text: str) -> None:
+    """Print a note on stderr, unless --quiet was given."""
     if not is_quiet():
         click.echo(text, err=True)
 
@@ -189,12 +207,12 @@ config_option = click.option(
     "config_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="TOML or YAML file of settings; options given here win over it.",
+    help="TOML or YAML file of settings; options on the command line override it.",
 )
 
 
-def print_json(value):
-    """Print one JSON value for machines; a number that JSON cannot hold, such as NaN, is null."""
+def print_json(value: Any) -> None:
+    """Print one JSON value for machines; numbers that JSON cannot hold, such as NaN, are null."""
     from fedgru.storage.tables import to_json
 
     click.echo(to_json(value, ensure_ascii=False))

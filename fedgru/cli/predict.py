@@ -1,4 +1,4 @@
-"""`fedgru predict` and `fedgru export`: what a trained model says, and the model itself."""
+"""`fedgru predict` and `fedgru export`: a trained model's prediction, and the model itself."""
 
 from pathlib import Path
 
@@ -30,11 +30,11 @@ from fedgru.cli.options import (
     "--until",
     type=click.IntRange(0),
     metavar="N",
-    help="Take the first N check-ins alone, and say what came next.  [default: all]",
+    help="Read only the first N check-ins, and show which came next.  [default: all]",
 )
 @click.option("--top", "k", default=5, show_default=True, type=click.IntRange(1), metavar="K")
 @columns_option(
-    "With --history: which column of the header holds what, as for fedgru data import csv.  "
+    "With --history: the name of each field's column, as for fedgru data import csv.  "
     "[default: the column called FIELD]",
 )
 @click.option(
@@ -60,20 +60,20 @@ from fedgru.cli.options import (
 @data_dir_option
 @log_dir_option
 def predict(
-    run,
-    client,
-    history,
-    until,
-    k,
-    columns,
-    categories,
-    offset_min,
-    skip_bad_rows,
-    as_json,
-    data_dir,
-    log_dir,
-):
-    """Say where one person goes next (default: by the newest run).
+    run: str | None,
+    client: str | None,
+    history: Path | None,
+    until: int | None,
+    k: int,
+    columns: dict[str, str],
+    categories: str | None,
+    offset_min: int | None,
+    skip_bad_rows: bool,
+    as_json: bool,
+    data_dir: Path,
+    log_dir: Path,
+) -> None:
+    """Predict where one person goes next (default: by the newest run).
 
     The model reads the person's check-ins up to the last one, or to --until, and names the K most
     probable categories or venues of the one after it.
@@ -85,9 +85,9 @@ def predict(
     from fedgru.runs import listing
     from fedgru.workflows import reopen as reopen_workflow
 
-    if client is None and history is None:
-        raise click.UsageError("Give --client ID, or --history FILE.")
     if history is None:
+        if client is None:
+            raise click.UsageError("Give --client ID, or --history FILE.")
         for option, value in (
             ("--column", columns),
             ("--categories", categories),
@@ -100,6 +100,7 @@ def predict(
     task = reopen_workflow.reopen_task(folder, data_dir)
     schema, weights, round_num = load_model(folder, task)
     if history is None:
+        assert client is not None, "refused above"
         past = pasts.client_past(task, client, until)
     else:
         passport = read_passport(task.settings.data.data, data_dir)
@@ -123,7 +124,7 @@ def predict(
             note(f"Note: {rows} of {history} {verb} dropped: {line.reason}.")
     if not past.has_clock:
         note(
-            f"Note: no row of {history} says its offset from UTC, so local time is UTC. If it is "
+            f"Note: no row of {history} has an offset from UTC, so local time is UTC. If it is "
             "not, give --offset MINUTES or --column offset=NAME."
         )
     if as_json:
@@ -146,18 +147,26 @@ def predict(
     required=True,
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="New folder for the model and model.json, which says how to feed it.",
+    help="New folder for the model and model.json, which describes its inputs.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export there.")
 @json_option
 @quiet_option
 @data_dir_option
 @log_dir_option
-def export(run, kind, output, overwrite, as_json, data_dir, log_dir):
+def export(
+    run: str | None,
+    kind: str,
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+    data_dir: Path,
+    log_dir: Path,
+) -> None:
     """Write a run's model for use elsewhere (default: the newest run).
 
-    The model keeps the state of one person's stream: it is called with one check-in at a time, and
-    gives the probabilities of the next. docs/predict.md shows how.
+    The model keeps the state of one person's stream: call it with one check-in at a time, and it
+    returns the probabilities of the next. docs/predict.md shows how.
     """
     from fedgru.api.run import open_run
     from fedgru.console import describe, predictions

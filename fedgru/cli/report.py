@@ -21,10 +21,10 @@ EXPECTED_PORT = 6006  # TensorBoard's own
 )
 @data_dir_option
 @log_dir_option
-def report(names, output, data_dir, log_dir):
+def report(names: tuple[str, ...], output: Path | None, data_dir: Path, log_dir: Path) -> None:
     """Write a report of evaluated runs, one HTML file (default: the newest run).
 
-    Up to six runs that were scored on the same targets stand beside each other.
+    It shows up to six runs side by side, if they were scored on the same targets.
     """
     from fedgru.report.build import write_report
     from fedgru.runs import listing
@@ -50,7 +50,7 @@ def report(names, output, data_dir, log_dir):
     help="Where it listens, on this machine alone; 0 takes any free one.",
 )
 @log_dir_option
-def tensorboard(run, port, log_dir):
+def tensorboard(run: str | None, port: int, log_dir: Path) -> None:
     """Show a run in TensorBoard until Ctrl-C (default: all runs)."""
     from fedgru.runs import listing, tensorboard_server
 

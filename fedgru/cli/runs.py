@@ -1,5 +1,7 @@
 """`fedgru compare` and `fedgru runs`: parse, call one function, print."""
 
+from pathlib import Path
+
 import click
 
 from fedgru.cli.option_names import with_options
@@ -12,12 +14,14 @@ from fedgru.cli.options import RunName, json_option, log_dir_option, note, print
     "--metric",
     "names",
     multiple=True,
-    help="acc@1, acc@5, acc@10, mrr, ndcg or loss; may be repeated.  [default: acc@1, acc@5, loss]",
+    help="acc@1, acc@5, acc@10, mrr, ndcg or loss; can be repeated.  [default: acc@1, acc@5, loss]",
 )
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @json_option
 @log_dir_option
-def compare(runs, names, markdown, as_json, log_dir):
+def compare(
+    runs: tuple[str, ...], names: tuple[str, ...], markdown: bool, as_json: bool, log_dir: Path
+) -> None:
     """Compare evaluated runs with the first one, paired by client.
 
     Seeds of the same settings become one row: means, smallest to largest in brackets. Copies
@@ -29,7 +33,7 @@ def compare(runs, names, markdown, as_json, log_dir):
     from fedgru.runs.listing import open_run
 
     if markdown and as_json:
-        raise click.UsageError("--markdown and --json: give one of the two.")
+        raise click.UsageError("--markdown and --json exclude each other: give one of them.")
     found = comparison.compare(
         [open_run(log_dir, name) for name in runs], names or comparison.DEFAULT_METRICS
     )
@@ -40,14 +44,14 @@ def compare(runs, names, markdown, as_json, log_dir):
 
 
 @click.group(epilog="Example: fedgru runs list")
-def runs():
+def runs() -> None:
     """List, show and remove runs."""
 
 
 @runs.command(name="list", epilog="Example: fedgru runs list --json")
 @json_option
 @log_dir_option
-def list_runs(as_json, log_dir):
+def list_runs(as_json: bool, log_dir: Path) -> None:
     """List the runs, the one started last first."""
     from fedgru.console import describe
     from fedgru.runs.listing import all_runs
@@ -65,8 +69,8 @@ def list_runs(as_json, log_dir):
 @run_argument
 @json_option
 @log_dir_option
-def show(run, as_json, log_dir):
-    """Show what a run was asked for, how it ended and what it scored (default: newest run)."""
+def show(run: str | None, as_json: bool, log_dir: Path) -> None:
+    """Show a run's settings, how it ended and its scores (default: newest run)."""
     from fedgru.console import describe
     from fedgru.runs.listing import open_run
 
@@ -86,7 +90,7 @@ def show(run, as_json, log_dir):
 @click.argument("names", nargs=-1, required=True, type=RunName(), metavar="RUN...")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @log_dir_option
-def remove(names, yes, log_dir):
+def remove(names: tuple[str, ...], yes: bool, log_dir: Path) -> None:
     """Delete runs, their weights and results."""
     from fedgru.runs.listing import open_run, remove_runs
 

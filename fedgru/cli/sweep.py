@@ -1,11 +1,16 @@
 """`fedgru sweep`: parse values and ranges of settings, search, print."""
 
+from __future__ import annotations
+
 import logging
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,23 +27,27 @@ from fedgru.cli.options import (
 from fedgru.core.cpus import usable_cpus
 from fedgru.core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from fedgru.config.settings import Settings
+    from fedgru.sweep.sweep import Sweep
+
 
 class Values(click.ParamType):
     """Several values of a setting, or a range of numbers; gives a tuple of values or a Range."""
 
-    def __init__(self, setting, plain):
+    def __init__(self, setting: str, plain: Any) -> None:
         self.setting = setting
         self.plain = click.types.convert_type(plain)
         self.name = f"{self.plain.name}s"
 
-    def get_metavar(self, param, ctx):
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         plain = self.plain
         if isinstance(plain, click.Choice):
             return f"[{'|'.join(plain.choices)}],..."
         takes_range = plain in (click.INT, click.FLOAT)
         return f"{plain.name.upper()},...{'|LOW..HIGH' if takes_range else ''}"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from fedgru.sweep.search_space import Range, parse_values
 
         if not isinstance(value, str):
@@ -54,11 +63,13 @@ class Values(click.ParamType):
 
 
 class SweepOptions(LazyOptions):
-    """The settings' options, each taking several values; --name is the sweep's own."""
+    """The settings' options, each with several values; --name belongs to the sweep."""
 
-    left_out = ("name",)
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        return ("name",)
 
-    def setting_type(self, name, plain):
+    def setting_type(self, name: str, plain: Any) -> Any:
         return Values(name, plain)
 
 
@@ -67,7 +78,7 @@ class SweepOptions(LazyOptions):
     epilog="Example: fedgru sweep --seq-len 4,8,16,32 --rounds 3",
 )
 @click.option("--name", help="Of the sweep's folder under log/sweeps/.  [default: what is swept]")
-@click.option("--resume", metavar="NAME", help="Go on with that sweep; it knows its settings.")
+@click.option("--resume", metavar="NAME", help="Resume that sweep; it keeps its settings.")
 @click.option(
     "--trials",
     type=click.IntRange(1),
@@ -77,12 +88,12 @@ class SweepOptions(LazyOptions):
 @click.option(
     "--seeds",
     type=click.IntRange(1),
-    help="Train each point with this many seeds; their mean counts.  [default: 1]",
+    help="Train each point with this many seeds and compare the means.  [default: 1]",
 )
 @click.option(
     "--prune/--no-prune",
     default=None,
-    help="Give up a point that is worse than the median so far.  [default: not in a grid]",
+    help="Stop a point early that is worse than the median so far.  [default: not in a grid]",
 )
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 256))
 @click.option("--worker", type=click.IntRange(1), hidden=True)  # one of so many, of --processes
@@ -91,14 +102,24 @@ class SweepOptions(LazyOptions):
 @data_dir_option
 @log_dir_option
 def sweep(
-    name, resume, trials, seeds, prune, processes, worker, as_json, config_file, preset, **others
-):
+    name: str | None,
+    resume: str | None,
+    trials: int | None,
+    seeds: int | None,
+    prune: bool | None,
+    processes: int,
+    worker: int | None,
+    as_json: bool,
+    config_file: Path | None,
+    preset: str | None,
+    **others: Any,
+) -> None:
     """Search over settings: train every point, choose on validation, score the best on test.
 
     Any setting takes several values (--seq-len 4,8,16), each number also a range (--client-lr
     1e-4..1e-1, searched by its logarithm if its high end is 10 times the low one or more). Values
-    alone make a grid; a range, or --trials, a Bayesian search. The same command goes on with a
-    sweep that was stopped, and may run several times at once.
+    alone make a grid; a range, or --trials, a Bayesian search. To resume a stopped sweep, run the
+    same command again; it can also run several times at once.
     """
     from fedgru.console import sweeps as shown
     from fedgru.sweep import plan as sweep_plan
@@ -133,7 +154,7 @@ def sweep(
         search = sweeps.Sweep.create(log_dir, data_dir, plan)
     log_to_stderr(logging.WARNING)
 
-    def on_trial(record):
+    def on_trial(record: dict[str, Any]) -> None:
         click.echo(with_options(shown.describe_trial(search.plan, record)), err=True)
 
     if worker is not None:
@@ -152,7 +173,7 @@ def sweep(
     _print_end(search, data_dir, as_json)
 
 
-def _print_end(search, data_dir, as_json):
+def _print_end(search: Sweep, data_dir: Path, as_json: bool) -> None:
     from fedgru.console import sweeps as shown
     from fedgru.sweep import results as sweep_results
 
@@ -171,7 +192,7 @@ def _print_end(search, data_dir, as_json):
         click.echo(f"All trials:  {search.path / 'sweep.csv'}")
 
 
-def _refuse_beside_resume(asked):
+def _refuse_beside_resume(asked: dict[str, Any]) -> None:
     from fedgru import config
 
     given = [config.option(name) for name, value in asked.items() if value is not None]
@@ -181,49 +202,51 @@ def _refuse_beside_resume(asked):
         )
 
 
-def _check_processes(settings, processes):
-    """Refuse several processes that would each take all that Ray has."""
+def _check_processes(settings: Settings, processes: int) -> None:
+    """Refuse several processes if each would take all CPUs of Ray."""
     from fedgru.engines import registry
 
     has_actors = "ray" in registry.engine_of(settings).knows
     if processes > 1 and has_actors and settings.ray.ray_actors is None:
         raise ConfigError(
-            f"--processes is {processes}: with --engine {settings.loop.engine} each has actors of "
-            "its own. Say how many with --ray-actors."
+            f"--processes is {processes}: with --engine {settings.loop.engine} each has its own "
+            "actors. Set their number with --ray-actors."
         )
 
 
-def _share(processes):
+def _share(processes: int) -> int:
     """Threads for each of several processes."""
     return max(1, usable_cpus() // processes)
 
 
 @contextmanager
-def _workers(search, number, data_dir, log_dir):
-    """Let more processes work on the sweep; they end with this one, however it ends."""
+def _workers(search: Sweep, number: int, data_dir: Path, log_dir: Path) -> Iterator[None]:
+    """Start more processes that work on the sweep; they end when this one ends."""
     words = [sys.executable, "-m", "fedgru", "sweep", "--resume", search.plan.name]
     words += ["--worker", str(number + 1), "--data-dir", str(data_dir), "--log-dir", str(log_dir)]
     started = [
         subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         for _ in range(number)
     ]
+    pipes = [process.stdin for process in started if process.stdin is not None]
     try:
         yield
     except BaseException:
-        for process in started:
-            process.stdin.close()
+        for pipe in pipes:
+            pipe.close()
         raise
     finally:
         for process in started:
             process.wait()
-            process.stdin.close()
+        for pipe in pipes:
+            pipe.close()
 
 
-def _end_with_parent():
-    """End this process when the other end of stdin is gone, as after a SIGKILL of the parent."""
+def _end_with_parent() -> None:
+    """End this process when stdin is closed, as after a SIGKILL of the parent."""
 
-    def watch():
-        os.read(0, 1)  # nothing is ever written: it returns when the pipe is closed
+    def watch() -> None:
+        os.read(0, 1)  # nothing is written: it returns when the pipe is closed
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

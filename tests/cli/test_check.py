@@ -38,7 +38,9 @@ def test_a_clean_run(folder):
     assert result.stderr == f"log/{run.name}\n"
     lines = result.stdout.splitlines()
     assert [line[16:34].strip() for line in lines[:-1]] == CHECKS
-    assert lines[7] == ("not applicable  stop metric       the run counts: no round is chosen")
+    assert lines[7] == (
+        "not applicable  stop metric       the run is a counting baseline: no round is chosen"
+    )
     assert lines[-1] == "12 checks: 9 ok, 3 not applicable."
 
 

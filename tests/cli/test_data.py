@@ -68,7 +68,7 @@ def test_import_csv(data_dir, tmp_path):
     assert lines[6] == "  categories   none"
     assert lines[-1] == "  dropped   1  50.0%  venue is empty  row 3"
     assert result.stderr == (
-        "Note: no row says its offset from UTC, so local time is UTC. If it is not, give "
+        "Note: no row has an offset from UTC, so local time is UTC. If it is not, give "
         f"--offset MINUTES or --column offset=NAME.\nSaved as {data_dir}/v.\n"
     )
     again = ["--overwrite", "--delimiter", "tab", "--offset", "-300", "--skip-bad-rows"]
@@ -193,10 +193,10 @@ def test_check(data_dir, monkeypatch):
     run("import", "tsmc2014", DATA / "checkins.txt", "--name", "tiny")
     line = f"{data_dir}/tiny: 6 check-ins, fingerprint "
     fingerprint = json.loads(run("describe", "tiny", "--json").stdout)["fingerprint"]
-    expected = f"{line}{fingerprint[:12]}, as they were saved.\n"
+    expected = f"{line}{fingerprint[:12]}, intact.\n"
     assert run("check", "tiny").stdout == run("check").stdout == expected
     monkeypatch.setattr("fedgru.data.datasets.MAPPED_FROM", 6)
     run("describe", "tiny")
     first, second = run("check", "tiny").stdout.splitlines()
     assert first.startswith(line)
-    assert second == f"{data_dir}/tiny/columns: as it was laid out."
+    assert second == f"{data_dir}/tiny/columns: intact."

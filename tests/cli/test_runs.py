@@ -92,9 +92,7 @@ def test_a_run_elsewhere_is_not_removed(log, tmp_path):
     log[0].path.rename(moved)
     result = invoke("runs", "rm", moved, "second", "--yes")
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1] == (
-        f"Error: {moved} does not lie in log/: delete it yourself."
-    )
+    assert result.stderr.splitlines()[-1] == (f"Error: {moved} is not in log/: delete it yourself.")
     assert moved.exists() and log[1].path.exists()
 
 
@@ -105,11 +103,11 @@ def test_a_name_that_several_runs_have(log):
     (log[1].path).rename(log[1].path.with_name("2026-11-25-120000-first"))
     result = invoke("runs", "show", "first")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: 2 runs are called first: ")
+    assert result.stderr.startswith("Error: 2 runs have the name first: ")
     result = invoke("runs", "show", "third")
     assert result.stderr == (
         "Error: no run third: neither third nor log/third is a folder with a run.json, and no run "
-        "in log/ was given that --name.\n"
+        "in log/ has that --name.\n"
     )
 
 
@@ -122,4 +120,4 @@ def test_compare_says_what_is_missing(log):
     )
     result = invoke("compare", "first", "second", "--json", "--markdown")
     assert result.exit_code == 2
-    assert "--markdown and --json: give one of the two." in result.stderr
+    assert "--markdown and --json exclude each other: give one of them." in result.stderr
