@@ -1,6 +1,6 @@
 """A real federation on Flower (flwr): each participant's check-ins stay on their own machine.
 
-Nothing here imports flwr before it is needed: it is an extra, fedgru[flower].
+flwr is an extra, fedgru[flower], so it is imported only where it is needed.
 """
 
 import importlib.util
@@ -8,8 +8,8 @@ import importlib.util
 from fedgru.core.errors import ConfigError
 
 
-def require_flower():
-    """Raise a ConfigError that says how to install Flower, unless it is here."""
+def require_flower() -> None:
+    """Raise a ConfigError that tells how to install Flower, if it is not installed."""
     if importlib.util.find_spec("flwr") is None:
         raise ConfigError(
             "fedgru deploy needs Flower, which is not in this environment. Install it with: "

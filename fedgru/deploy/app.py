@@ -1,16 +1,20 @@
-"""The app that the server hands to its clients: settings, tables of values, and two short programs.
+"""The app that the server sends to its clients: settings, tables of values, and two programs.
 
-Flower packs a folder of .py, .toml, .json and .md files and sends it to every node. What is in it
-is the same for everybody and public: which values have an id, how numbers are scaled, what all
-clients share of the prior. So no client ever asks for the id of a place of its own.
+Flower packs a folder of .py, .toml, .json and .md files and sends it to every node. Its content is
+the same for all clients, and public: the ids of values, the scale of numbers, the shared part of
+the prior. So no client has to ask for the id of one of its places.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedgru import config
+from fedgru.config.settings import Settings
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.core.version import __version__
 from fedgru.deploy.privacy import Privacy, check_privacy
@@ -18,6 +22,9 @@ from fedgru.engines import registry
 from fedgru.predict.schema import Schema
 from fedgru.storage.folders import writing_folder
 from fedgru.task.features import Fitted
+
+if TYPE_CHECKING:
+    from fedgru.task.task import Task
 
 PACKAGE = "fedgru_app"
 PLAIN = Privacy()
@@ -60,12 +67,12 @@ from fedgru.deploy.client import make_client_app
 
 app = make_client_app(Path(__file__).parent)
 '''
-# Settings that say what happens to simulated clients.
+# Settings of simulated clients, and why a deployment has no use for them.
 _SIMULATED = {
     "agnostic_to": "it needs states of all clients in one place",
     "client_dropout": "real clients drop out by themselves",
-    "attack": "it makes simulated clients lie",
-    "eval_clients": "whoever is there validates its own",
+    "attack": "it makes simulated clients malicious",
+    "eval_clients": "every connected client validates its own data",
     "clients_per_call": "every client trains by itself",
 }
 
@@ -77,7 +84,7 @@ class App:
     Attributes:
         settings: Settings of the run.
         schema: Schema: the model's shapes, and the tables of values.
-        num_target_codes: how many values the target has, also those that the model does not know.
+        num_target_codes: number of values of the target, with those unknown to the model.
         privacy: Privacy.
         sha256: of settings and tables, 64 hex digits.
     """
@@ -89,34 +96,33 @@ class App:
     sha256: str
 
     @property
-    def fitted(self):
+    def fitted(self) -> Fitted:
         """Fitted: what a client's task takes from the app."""
         schema = self.schema
         return Fitted(
             ids=schema.vocabularies,
             sizes=schema.sizes,
             scales=schema.scales,
-            classes=schema.classes,
+            classes=tuple(schema.classes),
             shared=schema.shared,
         )
 
 
-def check_deployable(settings):
+def check_deployable(settings: Settings) -> None:
     """Raise a ConfigError for a setting that a deployment cannot follow."""
     if not registry.engine_of(settings).trains_on_devices:
         raise ConfigError(
-            f"--engine {settings.loop.engine} is for simulations: clients train with jax. Leave "
+            f"`engine` {settings.loop.engine} is for simulations: clients train with jax. Leave "
             "it out."
         )
     for name, (section, info) in config.fields().items():
         if name in _SIMULATED and getattr(getattr(settings, section), name) != info.default:
             raise ConfigError(
-                f"{config.option(name)} has no place in a deployment: {_SIMULATED[name]}. Leave it "
-                "out."
+                f"`{name}` has no effect in a deployment: {_SIMULATED[name]}. Leave it out."
             )
 
 
-def write_app(folder, task, privacy=PLAIN):
+def write_app(folder: str | Path, task: Task, privacy: Privacy = PLAIN) -> None:
     """Write an app whose tables are those of a task.
 
     Args:
@@ -131,16 +137,16 @@ def write_app(folder, task, privacy=PLAIN):
     folder = Path(folder)
     check_deployable(task.settings)
     check_privacy(privacy, task.settings)
-    described = {
+    content = {
         "model": Schema.of(task, {}).to_dict(),
         "num_target_codes": task.num_target_codes,
         "privacy": asdict(privacy),
     }
-    described = json.dumps(described, ensure_ascii=False)
+    described = json.dumps(content, ensure_ascii=False)
     if len(described.encode()) > MAX_BYTES:
         raise DataError(
             f"the tables of values take {len(described.encode()):,} bytes, Flower sends at most "
-            f"{MAX_BYTES:,}. Leave venue or user out of --features."
+            f"{MAX_BYTES:,}. Leave venue or user out of `features`."
         )
     files = {
         "pyproject.toml": _PYPROJECT.format(package=PACKAGE, version=__version__),
@@ -151,7 +157,7 @@ def write_app(folder, task, privacy=PLAIN):
         f"{PACKAGE}/{_MODEL}": described + "\n",
     }
     if folder.exists():
-        raise DataError(f"{folder} is there already: choose another name, or delete it.")
+        raise DataError(f"{folder} exists already: choose another name, or delete it.")
     try:
         with writing_folder(folder) as new:
             (new / PACKAGE).mkdir()
@@ -161,7 +167,7 @@ def write_app(folder, task, privacy=PLAIN):
         raise DataError(f"{folder} cannot be written: {error.strerror}.") from None
 
 
-def read_app(folder):
+def read_app(folder: str | Path) -> App:
     """Return the App in a folder: one that `write_app` wrote, or the package inside of it.
 
     Raises:

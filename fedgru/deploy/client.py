@@ -1,14 +1,18 @@
 """The client's end: its own check-ins, its own task, the jax engine's local training.
 
-Flower starts a process for every message. So nothing heavy is imported that is not needed (JAX is,
-TensorFlow is not), and the check-ins lie ready as a data set beside the client's log.
+Flower starts a process for every message. So only needed packages are imported (JAX is, TensorFlow
+is not), and the check-ins are stored as a data set in the client's folder.
 """
+
+from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,41 +21,51 @@ from fedgru.config import EMBEDDED
 from fedgru.core import seeding
 from fedgru.core.errors import DataError, TrainingError
 from fedgru.core.jax_setup import compiled_in
+from fedgru.core.types import Weights
 from fedgru.core.version import __version__
 from fedgru.data import datasets
 from fedgru.deploy import private, records, secure
-from fedgru.deploy.app import PLAIN, read_app
+from fedgru.deploy.app import PLAIN, App, read_app
 from fedgru.deploy.limits import OutOfTime, limited
-from fedgru.deploy.privacy import protect
+from fedgru.deploy.privacy import Privacy, protect
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
-from fedgru.task.task import build_task
+from fedgru.task.task import Task, build_task
+
+if TYPE_CHECKING:
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+
+    from fedgru.algorithms.fed_avg import ClientUpdate
+    from fedgru.data.datasets import DataSet
+    from fedgru.deploy.records import Ask
+    from fedgru.evaluation.evaluate import Evaluation
 
 DATA_SET = "own"  # the name of the client's data set in its folder
-OWN_BASELINES = ("last", "frequency", "user_markov")  # those that need nobody else's check-ins
+OWN_BASELINES = ("last", "frequency", "user_markov")  # they need only the client's check-ins
 LOG = "client.log"
 
 logger = logging.getLogger(__name__)
 
 
 class DeviceEngine(JaxEngine):
-    """The fast engine of one client, which draws its dropout by its number among all.
+    """The fast engine of one client; its number in the federation seeds its dropout.
 
     Args:
         task: Task of the one client.
         number: int, the client's number in the federation.
     """
 
-    def __init__(self, task, number):
+    def __init__(self, task: Task, number: int) -> None:
         super().__init__(task)
         self._number = number
 
-    def dropout_key(self, round_num, client):
-        """See JaxEngine.dropout_key; there is only one client here, whatever its number."""
+    def dropout_key(self, round_num: int, client: int) -> Any:
+        """See JaxEngine.dropout_key; `client` is 0, the key depends on the federation's number."""
         return seeding.key_words(self.task.settings.loop.seed, "dropout", round_num, self._number)
 
 
-def check_one_person(data_set):
+def check_one_person(data_set: DataSet) -> None:
     """Raise a DataError unless a DataSet is of one person."""
     users = len(data_set.check_ins.user.values)
     if users != 1:
@@ -61,7 +75,7 @@ def check_one_person(data_set):
         )
 
 
-def own_task(app, data_set):
+def own_task(app: App, data_set: DataSet) -> Task:
     """Return the Task of one client: its own check-ins, the app's tables.
 
     Args:
@@ -77,11 +91,11 @@ def own_task(app, data_set):
     data = app.settings.data.model_copy(update={"data": EMBEDDED, "users": None})
     settings = app.settings.model_copy(update={"loop": loop, "faults": alone, "data": data})
     task = build_task(data_set, settings, app.schema.kernel, app.fitted)
-    codes = max(app.num_target_codes, task.num_target_codes)  # which rank for what nobody counted
+    codes = max(app.num_target_codes, task.num_target_codes)  # it sets the rank of unseen values
     return replace(task, num_target_codes=codes)
 
 
-def answer(task, ask, weights, privacy=PLAIN):
+def answer(task: Task, ask: Ask, weights: Weights, privacy: Privacy = PLAIN) -> dict[str, Any]:
     """Do what the server asks and return {name: record} of the reply.
 
     Args:
@@ -99,28 +113,28 @@ def answer(task, ask, weights, privacy=PLAIN):
             reply[ask.score] = records.pack_scores(evaluations)
     if ask.train:
         if privacy.secure:
-            raise TrainingError("asked for an update in the clear, where the app says --secure.")
+            raise TrainingError("the server asked for a plain update, but the app is `secure`.")
         reply |= records.pack_update(train(task, ask, weights, privacy))
     return reply
 
 
-def train(task, ask, weights, privacy):
-    """Return the ClientUpdate of a round as it may leave the device.
+def train(task: Task, ask: Ask, weights: Weights, privacy: Privacy) -> ClientUpdate:
+    """Return the ClientUpdate of a round, protected as the app demands.
 
     Raises:
-        TrainingError: with secure aggregation, for an update that the server would have to keep
-            out of the mean if it saw it.
+        TrainingError: with secure aggregation, for an update that the server would leave out of
+            the mean if it could see it.
     """
     engine = DeviceEngine(task, ask.client)
     (update,) = engine.local_updates(weights, task.training_clients, ask.round_num)
     if privacy.secure and (why := faults.problem(update, weights)) is not None:
         raise TrainingError(f"the update is kept here: {why}.")
-    rng = np.random.default_rng()  # of the system's entropy: noise that can be drawn again is none
+    rng = np.random.default_rng()  # seeded by the system: reproducible noise would protect nothing
     return protect(update, len(weights["rows"]), privacy, ask.cohort, rng)
 
 
-def _baselines(task):
-    """The counting that a client can do alone, on its test split."""
+def _baselines(task: Task) -> dict[str, Evaluation]:
+    """The counting baselines that a client can compute alone, on its test split."""
     found = {name: evaluate.evaluate_static(task, name) for name in OWN_BASELINES}
     for kind in evaluate.RUNNING_BASELINES:
         if kind != "kernel" or task.kernel is not None:
@@ -128,8 +142,8 @@ def _baselines(task):
     return found
 
 
-def hello(task):
-    """Return {name: record} of what the server is told of a client before training: counts."""
+def hello(task: Task) -> dict[str, Any]:
+    """Return {name: record} of a client's counts, which the server receives before training."""
     from flwr.app import MetricRecord
 
     local = [task.local_data(int(client)) for client in task.training_clients]
@@ -143,8 +157,8 @@ def hello(task):
     return {"hello": MetricRecord(counts)}
 
 
-def make_client_app(package):
-    """Return Flower's ClientApp for the app in a folder; `fedgru deploy app` writes who calls it.
+def make_client_app(package: str | Path) -> ClientApp:
+    """Return Flower's ClientApp for the app in a folder; the app's client_app.py calls this.
 
     Args:
         package: folder with the app's settings and tables.
@@ -154,11 +168,11 @@ def make_client_app(package):
     app = ClientApp()
 
     @app.query()
-    def say_hello(message, context):
+    def say_hello(message: Message, context: Context) -> Message:
         return _reply(message, context, package, lambda app: _join(app, context))
 
     @app.train()
-    def work(message, context):
+    def work(message: Message, context: Context) -> Message:
         if secure.is_part(message):
             return _reply(message, context, package, lambda app: _mask(message, context, app))
         return _reply(
@@ -173,19 +187,19 @@ def make_client_app(package):
     return app
 
 
-def _join(app, context):
+def _join(app: App, context: Context) -> dict[str, Any]:
     logger.info("a server asks for training; %s", app.privacy)
     return hello(_own_task(app, context))
 
 
-def _own_task(app, context):
+def _own_task(app: App, context: Context) -> Task:
     return own_task(app, datasets.open_data_set(DATA_SET, context.node_config["folder"]))
 
 
-def _mask(message, context, app):
+def _mask(message: Message, context: Context, app: App) -> dict[str, Any]:
     """A step of the secure aggregation; return {name: record} of the reply."""
 
-    def train_now():
+    def train_now() -> tuple[ClientUpdate, int]:
         ask, weights = records.unpack_ask(message.content)
         update = train(_own_task(app, context), ask, weights, app.privacy)
         return update, len(weights["rows"])
@@ -193,10 +207,12 @@ def _mask(message, context, app):
     return dict(secure.reply(message, context, train_now).content)
 
 
-def _reply(message, context, package, act):
-    """Answer a message; what goes wrong is told in full here, and to the server by its kind.
+def _reply(
+    message: Message, context: Context, package: str | Path, act: Callable[[App], dict[str, Any]]
+) -> Message:
+    """Answer a message; an error is logged in full here, and the server receives only its kind.
 
-    A message lives as long as the server waits for its reply.
+    A message expires when the server stops waiting for its reply.
     """
     from flwr.app import Message, RecordDict
 
@@ -209,10 +225,10 @@ def _reply(message, context, package, act):
             done = ", ".join(content) or "nothing"
             logger.info("sent %s after %.1f s", done, time.perf_counter() - started)
         except OutOfTime as error:
-            logger.error("%s: this process ends, the next message begins anew", error)
+            logger.error("%s: this process ends, the next message starts a new one", error)
             content = records.pack_error(error)
         except Exception as error:
-            logger.exception("failed; the server is told no more than %s", type(error).__name__)
+            logger.exception("failed; the server receives only %s", type(error).__name__)
             content = records.pack_error(error)
     reply = Message(RecordDict(content), reply_to=message)
     if context.node_config.get("record"):
@@ -221,7 +237,7 @@ def _reply(message, context, package, act):
 
 
 @contextmanager
-def _logging_to(file):
+def _logging_to(file: Path) -> Iterator[None]:
     """A context in which fedgru's log lines go to a file."""
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -235,8 +251,8 @@ def _logging_to(file):
         handler.close()
 
 
-def _record(reply, folder):
-    """Write down the bytes of a reply, as Flower puts them on the wire, in a new file."""
+def _record(reply: Message, folder: Path) -> None:
+    """Write the bytes of a reply, as Flower sends them, to a new file."""
     folder.mkdir(exist_ok=True)
     name = f"{len(list(folder.iterdir())):06d}.bin"
     (folder / name).write_bytes(private.wire_bytes(reply))

@@ -1,18 +1,24 @@
-"""Rounds over clients that are somewhere else.
+"""Rounds over clients on other machines.
 
-One message a round goes to each client: it scores its validation split with the new weights, and
-trains the next round from them, since both need the same weights and each message takes seconds
-in Flower. When training stops there, that last training was in vain.
+Each client receives one message a round: it scores its validation split with the new weights, and
+trains the next round from them. Both need the same weights, and a message takes seconds in Flower.
+If training stops then, the result of that last training is not used.
 """
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedgru.algorithms import faults
-from fedgru.algorithms.fed_avg import NoUpdate
+from fedgru.algorithms.fed_avg import ClientUpdate, NoUpdate, ServerState
+from fedgru.algorithms.protocol import Algorithm
 from fedgru.core.errors import TrainingError
+from fedgru.core.types import AnyInts, Doubles, Ints, Row, Weights
 from fedgru.deploy import records, secure
 from fedgru.deploy.federation import Federation
 from fedgru.deploy.scores import read_scores, summarise_clients
@@ -20,51 +26,61 @@ from fedgru.engines.base import Engine, Gathered
 from fedgru.training import loop as round_loop
 from fedgru.training.rounds import FederatedTraining
 
+if TYPE_CHECKING:
+    from fedgru.config.settings import Settings
+    from fedgru.deploy.privacy import Privacy
+    from fedgru.deploy.records import Scores
+    from fedgru.models.gru import ModelSpec
+    from fedgru.task.kernel_prior import Kernel
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RemoteClients:
-    """The clients of a RemoteTask: a name each, in the order in which they joined."""
+    """The clients of a RemoteTask: their names, in the order in which they joined."""
 
-    client_ids: list[str]
+    client_ids: Sequence[str]
 
 
 @dataclass(frozen=True)
 class RemoteTask:
-    """A `fedgru.task.round_task.RoundTask` whose check-ins are somewhere else.
+    """A `fedgru.task.round_task.RoundTask` whose check-ins are on other machines.
 
-    Its clients grow when somebody joins. `federation` says who they are, `privacy` what they send.
+    Its number of clients grows when one joins. `federation` has the clients, `privacy` how they
+    protect their updates.
     """
 
-    settings: object
-    spec: object
-    kernel: object
+    settings: Settings
+    spec: ModelSpec
+    kernel: Kernel | None
     federation: Federation
-    privacy: object
+    privacy: Privacy
     protection: None = None
-    attackers: frozenset = frozenset()
+    attackers: frozenset[int] = frozenset()
 
-    def release(self):
-        """See `RoundTask.release`: nothing of a data set is held here."""
+    def release(self) -> None:
+        """See `RoundTask.release`: there is no data set to release."""
 
-    def draw(self, generator, number):
+    def draw(self, generator: np.random.Generator, number: int) -> Ints:
         """See `RoundTask.draw`."""
         return np.sort(generator.choice(self.training_clients, number, replace=False))
 
     @property
-    def clients(self):
+    def clients(self) -> RemoteClients:
         return RemoteClients(self.federation.names)
 
     @property
-    def training_clients(self):
+    def training_clients(self) -> Ints:
         return np.arange(self.federation.admitted)
 
 
 class FederationTraining(FederatedTraining):
-    """Federated training that clients themselves validate."""
+    """Federated training in which the clients validate."""
 
-    def validate(self, state):
+    engine: FederationEngine
+
+    def validate(self, state: ServerState) -> Row:
         """See FederationEngine.validate."""
         return self.engine.validate(state)
 
@@ -74,19 +90,27 @@ class FederationEngine(Engine):
 
     name = "flower"
 
-    def __init__(self, task):
+    def __init__(self, task: RemoteTask) -> None:
         super().__init__(task)
         self._federation = task.federation
-        self._ahead = None  # (round, weights, replies) of training that was asked for already
+        # (round, weights, replies) of a training that was asked for with the validation before
+        self._ahead: tuple[int, Weights, dict[int, Any]] | None = None
 
-    def gather(self, algorithm, weights, cohort, round_num, constants=None):
-        """See Engine.gather; with secure aggregation the server learns the sums alone."""
+    def gather(
+        self,
+        algorithm: Algorithm,
+        weights: Weights,
+        cohort: AnyInts,
+        round_num: int,
+        constants: Any = None,
+    ) -> Gathered:
+        """See Engine.gather; with secure aggregation the server learns only the sums."""
         if not self.task.privacy.secure:
             return super().gather(algorithm, weights, cohort, round_num, constants)
         there = [n for n in self._wait(secure.MIN_CLIENTS) if n in cohort]
         mean, examples = self._mean_of_masked(weights, there, round_num)
         gathered = Gathered(algorithm.start(weights))
-        if len(examples) >= secure.MIN_CLIENTS:
+        if mean is not None and len(examples) >= secure.MIN_CLIENTS:
             gathered.total, gathered.loss_sum, gathered.num_correct = secure.from_mean(
                 mean, sum(examples.values()), len(examples), weights
             )
@@ -95,8 +119,10 @@ class FederationEngine(Engine):
                 gathered.unusable[client] = faults.DROPPED_OUT
         return gathered
 
-    def _mean_of_masked(self, weights, there, round_num):
-        """Return the mean of some clients' vectors, and {client: examples} of who is in it."""
+    def _mean_of_masked(
+        self, weights: Weights, there: Sequence[int], round_num: int
+    ) -> tuple[Doubles | None, dict[int, int]]:
+        """Return the mean of some clients' vectors, and {client: examples} of those in it."""
         if len(there) < secure.MIN_CLIENTS:
             return None, {}
         members = self._federation.members
@@ -118,8 +144,10 @@ class FederationEngine(Engine):
         mean, examples = result
         return mean, {nodes[node]: number for node, number in examples.items()}
 
-    def local_updates(self, weights, cohort, round_num, constants=None):
-        """See Engine.local_updates; a client of the cohort that is not there has dropped out."""
+    def local_updates(
+        self, weights: Weights, cohort: AnyInts, round_num: int, constants: Any = None
+    ) -> Iterator[ClientUpdate | NoUpdate]:
+        """See Engine.local_updates; a client of the cohort that is offline has dropped out."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == round_num and ahead[1] is weights:
             replies = ahead[2]
@@ -129,10 +157,10 @@ class FederationEngine(Engine):
         for client in cohort:
             yield self._read_update(int(client), replies.get(int(client), faults.DROPPED_OUT))
 
-    def validate(self, state):
-        """Return {"val/metric/average": value} of a ServerState, over the clients that are there.
+    def validate(self, state: ServerState) -> Row:
+        """Return {"val/metric/average": value} of a ServerState, over the connected clients.
 
-        Asks the next round's cohort to train on, in the same message.
+        The same message asks the next round's cohort to train.
         """
         weights, next_round = state.weights, state.round_num + 1
         self._federation.online()
@@ -153,8 +181,8 @@ class FederationEngine(Engine):
             logger.info("round %d is validated without %s", state.round_num, names)
         return summarise_clients(found, "val")
 
-    def test(self, weights, round_num):
-        """Return {client: Scores} of the test split, of all that are there."""
+    def test(self, weights: Weights, round_num: int) -> dict[int, Scores]:
+        """Return {client: Scores} of the test split, of all connected clients."""
         while True:
             there = self._federation.wait_for(1)
             asked = {
@@ -166,23 +194,25 @@ class FederationEngine(Engine):
                 return found
             self._ask_again(replies, "the test split")
 
-    def _ask_again(self, replies, what):
-        """Say that nobody has scored; there is no sense in it where all have tried, and failed."""
+    def _ask_again(self, replies: dict[int, Any], what: str) -> None:
+        """Log that no client sent scores; raise a TrainingError if all of them failed."""
         have_failed = [n for n, reply in replies.items() if reply is faults.FAILED]
         if have_failed and len(have_failed) == len(replies):
             names = ", ".join(self._federation.names[client] for client in replies)
             raise TrainingError(
-                f"all clients that are there failed ({names}): nobody scored {what}. Their own "
-                "client.log says why. Go on with the same command when that is mended."
+                f"all connected clients failed ({names}): nobody scored {what}. The reason is in "
+                "their own client.log. When that is fixed, resume with the same command."
             )
         logger.warning("nobody sent scores of %s: asking again", what)
 
-    def _wait(self, needed=1):
-        """Wait until there are clients enough for a round; return the numbers of all there are."""
+    def _wait(self, needed: int = 1) -> list[int]:
+        """Wait until enough clients for a round are connected; return the numbers of all."""
         return self._federation.wait_for(max(needed, self.task.settings.faults.min_clients))
 
-    def _ask(self, weights, cohort, round_num, scoring):
-        """Ask the cohort to train and others to score; return {client: RecordDict or why not}."""
+    def _ask(
+        self, weights: Weights, cohort: Iterable[int], round_num: int, scoring: Iterable[int]
+    ) -> dict[int, Any]:
+        """Ask some clients to train and some to score; return {client: RecordDict or reason}."""
         there = set(self._federation.online())
         training_now, asked = there & {*map(int, cohort)}, {}
         for client in sorted(training_now | there & {*scoring}):
@@ -192,12 +222,12 @@ class FederationEngine(Engine):
             asked[client] = records.pack_ask(ask, weights)
         return self._federation.ask(asked, f"round {round_num}")
 
-    def _read_update(self, client, reply):
+    def _read_update(self, client: int, reply: Any) -> ClientUpdate | NoUpdate:
         if isinstance(reply, str):
             return NoUpdate(client, reply)
         try:
             return records.unpack_update(reply, client)
         except ValueError as error:
             name = self._federation.names[client]
-            logger.info("client %s sent what is %s", name, error)
+            logger.info("the reply of client %s is %s", name, error)
             return NoUpdate(client, faults.WRONG_SHAPE)

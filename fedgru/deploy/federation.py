@@ -1,15 +1,23 @@
-"""Flower's nodes as numbered clients: who is there, asking them, and waiting for their replies."""
+"""Flower's nodes as numbered clients: who is connected, what they are asked, what they reply."""
+
+from __future__ import annotations
 
 import hashlib
 import logging
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from fedgru.algorithms import faults
 from fedgru.core.version import __version__
 
+if TYPE_CHECKING:
+    from flwr.app import Message, RecordDict
+    from flwr.serverapp import Grid
+
 POLL_S = 0.3
-TELL_S = 60.0  # how often a waiting server says what it is waiting for
+LOG_S = 60.0  # how often a waiting server logs what it waits for
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +27,11 @@ class Member:
     """A client that has joined.
 
     Attributes:
-        key: hex digits of the SHA-256 of its public key: who it is.
-        name: what the log and the tables call it.
+        key: hex digits of the SHA-256 of its public key, which identify it.
+        name: its name in the log and in tables.
         node_id: Flower's number for it.
-        checkins, examples: what it has, and trains on in a round counting each local epoch.
+        checkins: number of its check-ins.
+        examples: training examples in a round, counted once for each local epoch.
     """
 
     key: str
@@ -37,36 +46,43 @@ class Member:
 class Federation:
     """The clients of a run, numbered from 0 in the order in which they joined.
 
-    Those that are there when a run begins are numbered by their check-ins, most first, as in a
-    simulation. From then on numbers never change: a client draws by its number.
+    Those connected when a run begins are numbered by their check-ins, most first, as in a
+    simulation. After that numbers never change: a client's number seeds its random draws.
 
     Attributes:
         members: list of Member, in order of their numbers.
-        admitted: how many of them cohorts are drawn from; who joins in a round waits for the next.
+        admitted: how many of them are in the draw of cohorts; a new client waits for the next
+            round.
 
     Args:
         grid: Flower's Grid.
         members: list of Member of an earlier part of the run, in order of their numbers.
         timeout_s: how long to wait for a reply.
-        on_change: called without arguments when somebody has joined, or come back as a new node.
+        on_change: called without arguments when a client joins, or returns as a new node.
     """
 
-    def __init__(self, grid, members=(), timeout_s=600.0, on_change=lambda: None):
+    def __init__(
+        self,
+        grid: Grid,
+        members: Iterable[Member] = (),
+        timeout_s: float = 600.0,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._grid, self.members, self.timeout_s = grid, list(members), timeout_s
         self.on_change = on_change
         self.admitted = len(self.members)
-        self._turned_away = {}  # key -> when the node that was turned away had been activated
-        self._there = None  # keys of the members that were there when last looked
+        self._refused: dict[str, Any] = {}  # key -> activation time of the refused node
+        self._there: set[str] | None = None  # keys of the members that were online before
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.members)
 
     @property
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         return tuple(member.name for member in self.members)
 
-    def online(self):
-        """Return the numbers of the clients that are there now, ascending; lets new ones join."""
+    def online(self) -> list[int]:
+        """Return the numbers of the clients that are online, ascending; let new ones join."""
         nodes = {_key(node): node for node in self._grid.get_nodes()}
         numbers = {member.key: number for number, member in enumerate(self.members)}
         changed = False
@@ -76,33 +92,35 @@ class Federation:
         strangers = {
             key: node
             for key, node in nodes.items()
-            if key not in numbers and self._turned_away.get(key) != node.last_activated_at
+            if key not in numbers and self._refused.get(key) != node.last_activated_at
         }
         if strangers:
             changed |= self._greet(strangers)
         if changed:
             self.on_change()
-        self._tell_changes({member.key for member in self.members} & set(nodes))
+        self._log_changes({member.key for member in self.members} & set(nodes))
         return [n for n, member in enumerate(self.members) if member.key in nodes]
 
-    def _tell_changes(self, there):
+    def _log_changes(self, there: set[str]) -> None:
         before, self._there = self._there, there
-        for member in self.members if before is not None else ():
+        if before is None:
+            return
+        for member in self.members:
             if (member.key in before) != (member.key in there):
                 is_back = member.key in there
                 logger.info("%s %s", member.name, "is there" if is_back else "went away")
 
-    def begin(self):
-        """Number the clients that have joined so far anew, before round 1."""
+    def begin(self) -> None:
+        """Number the joined clients again, before round 1."""
         self.members.sort(key=lambda member: (-member.checkins, member.name))
         self.admit()
 
-    def admit(self):
-        """Let cohorts be drawn from all that have joined."""
+    def admit(self) -> None:
+        """Put all joined clients into the draw of cohorts."""
         self.admitted = len(self.members)
 
-    def _greet(self, strangers):
-        """Let nodes join that answer; return whether any has."""
+    def _greet(self, strangers: dict[str, Any]) -> bool:
+        """Let nodes that answer join; return whether any has joined."""
         from flwr.app import RecordDict
 
         by_id = {node.node_id: (key, node) for key, node in strangers.items()}
@@ -114,7 +132,7 @@ class Federation:
             why = reply if isinstance(reply, str) else _unfit(reply)
             if why is not None:
                 logger.warning("%s cannot take part: %s", name, why)
-                self._turned_away[key] = node.last_activated_at
+                self._refused[key] = node.last_activated_at
                 continue
             counts = {what: int(reply["hello"][what]) for what in ("checkins", "examples")}
             joined.append(Member(key, name, node_id, **counts))
@@ -125,20 +143,20 @@ class Federation:
         self.members += joined
         return bool(joined)
 
-    def wait_for(self, number):
-        """Wait until so many clients are there; return the numbers of all that are."""
-        told_at = None
+    def wait_for(self, number: int) -> list[int]:
+        """Wait until this many clients are online; return the numbers of all that are."""
+        logged_at = None
         while True:
             there = self.online()
             if len(there) >= number:
                 return there
             now = time.monotonic()
-            if told_at is None or now - told_at > TELL_S:
-                told_at = now
+            if logged_at is None or now - logged_at > LOG_S:
+                logged_at = now
                 logger.info("waiting for clients: %d of %d are there", len(there), number)
             time.sleep(POLL_S)
 
-    def ask(self, contents, group):
+    def ask(self, contents: dict[int, Any], group: str) -> dict[int, Any]:
         """Send each client its question and wait for the answers.
 
         Args:
@@ -146,8 +164,7 @@ class Federation:
             group: text that Flower's log shows, the round.
 
         Returns:
-            {client: RecordDict, or why there is none: one of the reasons of
-            `fedgru.algorithms.faults`}.
+            {client: RecordDict, or the reason why there is none, from `fedgru.algorithms.faults`}.
         """
         ids = {self.members[client].node_id: client for client in contents}
         sent = {self.members[client].node_id: content for client, content in contents.items()}
@@ -160,8 +177,8 @@ class Federation:
             found[client] = reply
         return found
 
-    def _exchange(self, contents, kind, group):
-        """Return {node id: RecordDict, or a text that says why there is none}."""
+    def _exchange(self, contents: dict[int, Any], kind: str, group: str) -> dict[int, Any]:
+        """Return {node id: RecordDict, or a text with the reason why there is none}."""
         from flwr.app import Message
 
         messages = [
@@ -176,25 +193,25 @@ class Federation:
             elif "error" in reply.content:
                 what = str(reply.content["error"].get("kind"))
                 what = what if what.isidentifier() else "an error"
-                found[node_id] = f"{faults.FAILED} with {what} (its own log says more)"
+                found[node_id] = f"{faults.FAILED} with {what} (details in its own log)"
             else:
                 found[node_id] = reply.content
         return found
 
-    def exchange(self, messages):
+    def exchange(self, messages: list[Message]) -> list[Message]:
         """Send a list of Message and return the replies without an error, a list of Message."""
         replies = [reply for _, reply in self._collect(messages) if reply is not None]
         return [one for one in replies if not one.has_error() and "error" not in one.content]
 
-    def _collect(self, messages):
-        """Yield (node id, its reply, or None if it is not there) as they come, until the timeout.
+    def _collect(self, messages: list[Message]) -> Iterator[tuple[int, Message | None]]:
+        """Yield (node id, reply, or None for an offline node) as they come, until the timeout.
 
-        Flower itself answers for a node that is no longer there; that takes it up to a minute.
+        If a node goes offline, Flower answers in its place, within a minute.
         """
         for message in messages:
             message.metadata.ttl = self.timeout_s
         nodes = [message.metadata.dst_node_id for message in messages]
-        waiting = {}  # message id -> the node it went to, whatever node a reply says it is from
+        waiting = {}  # message id -> the node it was sent to; the sender in a reply is not trusted
         for node_id, message_id in zip(nodes, self._grid.push_messages(messages), strict=True):
             if message_id:
                 waiting[message_id] = node_id
@@ -210,12 +227,12 @@ class Federation:
                 time.sleep(POLL_S)
 
 
-def _key(node):
+def _key(node: Any) -> str:
     return hashlib.sha256(node.public_key).hexdigest()
 
 
-def _unfit(reply):
-    """Why a client that said hello cannot take part, or None."""
+def _unfit(reply: RecordDict) -> str | None:
+    """The reason why a client that answered cannot take part, or None."""
     try:
         counts = reply["hello"]
         version = [int(part) for part in __version__.split(".")[:3]]
@@ -231,11 +248,11 @@ def _unfit(reply):
     return None
 
 
-def _what_flower_says(error):
-    """Why there is no reply of a client, where Flower itself answers for it; names Flower's reason.
+def _what_flower_says(error: Any) -> str:
+    """The reason why a client did not reply, with Flower's own reason in brackets.
 
-    A message is unavailable once it has expired, which it does when the server waits no longer, or
-    its node's key was withdrawn.
+    A message is unavailable after it has expired (the server has stopped waiting), or after the
+    key of its node was withdrawn.
     """
     from flwr.common.constant import ErrorCode
 
@@ -248,6 +265,6 @@ def _what_flower_says(error):
     return f"{faults.FAILED} {reason}"
 
 
-def unpack_members(dicts):
-    """Return the list of Member that `Member.to_dict` described."""
+def unpack_members(dicts: Iterable[dict[str, Any]]) -> list[Member]:
+    """Return the list of Member from the results of `Member.to_dict`."""
     return [Member(**one) for one in dicts]

@@ -1,12 +1,12 @@
-"""Run one of Flower's programs with what its command line leaves open closed.
+"""Run one of Flower's programs with the gaps of its command line closed.
 
 `python -m fedgru.deploy.flower flower-superlink ...` is that program, except that
 
-* it ends with the process that started it, however that ends;
-* a SuperLink answers calls from other machines on its Fleet API alone, the one for nodes. Flower
-  1.42 serves the Control API on the same port and asks nobody there who they are: whoever reached
-  the port could register a key of their own, or start code of their own on every node;
-* a SuperNode forgets a message whose run ended while it was received, as when a server is killed.
+* it ends when the process that started it ends;
+* a SuperLink answers other machines only on its Fleet API, the one for nodes. Flower 1.42 serves
+  the Control API on the same port without authentication: anybody who reaches the port could
+  register a key, or start code on every node;
+* a SuperNode forgets a message if its run ended while it was received, as when a server is killed.
 """
 
 import ipaddress
@@ -15,7 +15,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from importlib import metadata
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 from fedgru.deploy import private
 
@@ -24,12 +27,14 @@ _WATCH_S, _GRACE_S = 0.5, 5.0
 
 
 class OnlyFleetFromOutside:
-    """ASGI middleware: another machine is answered on the Fleet API alone, else with a 403."""
+    """ASGI middleware: other machines reach only the Fleet API, and get a 403 for the rest."""
 
-    def __init__(self, app):
+    def __init__(self, app: Callable[[Any, Any, Any], Awaitable[None]]) -> None:
         self.app = app
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(
+        self, scope: dict[str, Any], receive: Any, send: Callable[[dict[str, Any]], Awaitable[None]]
+    ) -> None:
         if scope["type"] == "lifespan" or is_allowed(scope):
             await self.app(scope, receive, send)
             return
@@ -42,8 +47,8 @@ class OnlyFleetFromOutside:
             await send({"type": "websocket.close"})
 
 
-def is_allowed(scope):
-    """Whether an ASGI request may pass: by its path, or since it comes from this machine.
+def is_allowed(scope: dict[str, Any]) -> bool:
+    """Whether an ASGI request may pass: it is for the Fleet API, or comes from this machine.
 
     >>> request = {"type": "http", "client": ("10.0.0.7", 50123), "server": ("10.0.0.1", 9092)}
     >>> is_allowed(request | {"path": "/v1/fleet/pull-messages"})
@@ -62,16 +67,16 @@ def is_allowed(scope):
     return peer.is_loopback or peer == own
 
 
-def _address(text):
+def _address(text: str) -> IPv4Address | IPv6Address:
     address = ipaddress.ip_address(text)
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def end_with_parent():
-    """End this process when the one that started it is gone; at the latest after some seconds."""
+def end_with_parent() -> None:
+    """End this process within seconds after the process that started it has ended."""
     parent = os.getppid()
 
-    def watch():
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_WATCH_S)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -81,7 +86,7 @@ def end_with_parent():
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main():
+def main() -> None:
     program, *arguments = sys.argv[1:]
     (entry,) = metadata.entry_points(group="console_scripts", name=program)
     end_with_parent()

@@ -1,8 +1,13 @@
-"""`fedgru deploy client`: import one's own file, and a SuperNode that answers with it."""
+"""`fedgru deploy client`: import a participant's file, and run a SuperNode on it."""
+
+from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import Popen
+from typing import TYPE_CHECKING
 
 from fedgru.core.errors import ConfigError, Interrupted, RunError
 from fedgru.data import datasets
@@ -10,20 +15,29 @@ from fedgru.deploy import processes, require_flower
 from fedgru.deploy.client import DATA_SET, LOG, check_one_person
 from fedgru.storage.locks import Lock
 
+if TYPE_CHECKING:
+    from fedgru.data.datasets import DataSet
+
 POLL_S = 0.3
 AGAIN_S = 5.0
-PATIENCE_S = 90.0  # Flower counts a node that was killed as online for up to a minute
+PATIENCE_S = 90.0  # Flower treats a killed node as online for up to a minute
 _READY = "SuperNode ID: "
-_TURNED_AWAY = (
-    "turned away: either the key is not registered (yet), or the server takes an earlier client "
-    "with this key for alive; trying again"
+_REFUSED = (
+    "refused: either the key is not registered yet, or the server still sees an earlier client "
+    "with this key online; trying again"
 )
 
 logger = logging.getLogger(__name__)
 
 
-def import_own(file, folder, columns=None, categories=None, skip_bad_rows=False):
-    """Import a participant's file into its folder, in place of an earlier one.
+def import_own(
+    file: str | Path,
+    folder: str | Path,
+    columns: dict[str, str] | None = None,
+    categories: str | None = None,
+    skip_bad_rows: bool = False,
+) -> DataSet:
+    """Import a participant's file into its folder; it replaces an earlier one.
 
     Args:
         file: the check-ins of one person.
@@ -62,22 +76,30 @@ class Client:
         ca: path of the authority's certificate; None for plaintext.
         key: path of the client's private key; None with plaintext.
         record: whether to keep a copy of every byte that is sent.
-        patience_s: how long to try again when the server turns this client away.
+        patience_s: how long to try again if the server refuses this client.
     """
 
-    def __init__(self, folder, address, ca, key, record=False, patience_s=PATIENCE_S):
+    def __init__(
+        self,
+        folder: str | Path,
+        address: str,
+        ca: str | Path | None,
+        key: str | Path | None,
+        record: bool = False,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.folder, self.address, self.patience_s = Path(folder), address, patience_s
         self.ca, self.key, self.record = ca, key, record
 
-    def run(self, tell):
-        """Answer the server until this is stopped from outside.
+    def run(self, tell: Callable[[str], None]) -> None:
+        """Answer the server until it is interrupted.
 
         Args:
-            tell: called with each line that a person should read.
+            tell: called with each line for the user.
 
         Raises:
-            ConfigError: if the server is not the one that `ca` vouches for, or the key is missing.
-            RunError: if the server turns this client away.
+            ConfigError: if `ca` has not signed the server's certificate, or the key is missing.
+            RunError: if the server refuses this client.
         """
         require_flower()
         self._check_key()
@@ -86,23 +108,23 @@ class Client:
         try:
             self._run(tell)
         except KeyboardInterrupt as error:
-            raise Interrupted(". The same command takes part again.", error) from error
+            raise Interrupted(". Take part again with the same command.", error) from error
         finally:
             lock.release()
 
-    def _check_key(self):
+    def _check_key(self) -> None:
         if self.ca is None:
             return
         for what, file, advice in (
-            ("--ca", self.ca, "It is the ca.crt that the server's operator gives you."),
-            ("--key", self.key, "Make one with: fedgru deploy key NAME"),
+            ("ca", self.ca, "It is the ca.crt that the server's operator gives you."),
+            ("key", self.key, "Make one with: fedgru deploy key NAME"),
         ):
-            if not Path(file).is_file():
-                raise ConfigError(f"{what} {file} is not there. {advice}")
+            if file is None or not Path(file).is_file():
+                raise ConfigError(f"`{what}` is {file}, but there is no such file. {advice}")
 
-    def _run(self, tell):
+    def _run(self, tell: Callable[[str], None]) -> None:
         work = processes.follow(self.folder / LOG)
-        turned_away_at = None
+        refused_at = None
         while True:
             self._wait_for_server(tell)
             log_file = self.folder / "supernode.log"
@@ -113,29 +135,35 @@ class Client:
                 was_there = self._relay(supernode, lines, work, tell)
             now = time.monotonic()
             if was_there:
-                turned_away_at = None
+                refused_at = None
                 tell("the connection was closed: trying again")
             else:
-                if turned_away_at is None:
-                    tell(_TURNED_AWAY)
-                turned_away_at = turned_away_at or now
-                if now - turned_away_at >= self.patience_s:
+                if refused_at is None:
+                    tell(_REFUSED)
+                refused_at = refused_at or now
+                if now - refused_at >= self.patience_s:
                     raise RunError(
-                        f"{self.address} turns this client away. Has its operator registered "
+                        f"{self.address} refuses this client. Has its operator registered "
                         f"{self.key}.pub? {log_file} ends with:\n{processes.tail(log_file)}"
                     )
             time.sleep(min(AGAIN_S, max(self.patience_s, 0.0)))
 
-    def _wait_for_server(self, tell):
-        told = False
+    def _wait_for_server(self, tell: Callable[[str], None]) -> None:
+        is_waiting = False
         while not processes.check_server(self.address, self.ca):
-            if not told:
-                tell(f"nobody listens at {self.address} yet: waiting")
-            told = True
+            if not is_waiting:
+                tell(f"no server listens at {self.address} yet: waiting")
+            is_waiting = True
             time.sleep(1.0)
 
-    def _relay(self, supernode, lines, work, tell):
-        """Pass on what the client does; return whether it ever was connected, once it has ended."""
+    def _relay(
+        self,
+        supernode: Popen[bytes],
+        lines: Iterator[list[str]],
+        work: Iterator[list[str]],
+        tell: Callable[[str], None],
+    ) -> bool:
+        """Relay the client's log lines until it ends; return whether it was ever connected."""
         was_there = False
         while True:
             ended = supernode.poll() is not None
@@ -149,22 +177,23 @@ class Client:
                 return was_there
             time.sleep(POLL_S)
 
-    def _environment(self):
+    def _environment(self) -> dict[str, str]:
         home = self.folder / "flower"
         home.mkdir(exist_ok=True)
         return processes.environment(home)
 
-    def _arguments(self):
+    def _arguments(self) -> list[str]:
         config = f"folder={_quoted(self.folder.resolve())} record={int(self.record)}"
         arguments = ["--superlink", self.address, "--node-config", config]
-        arguments += ["--port", processes.free_port()]
+        arguments += ["--port", str(processes.free_port())]
         if self.ca is None:
             return [*arguments, "--insecure"]
-        arguments += ["--root-certificates", Path(self.ca).resolve()]
-        return [*arguments, "--auth-supernode-private-key", Path(self.key).resolve()]
+        assert self.key is not None, "`_check_key` has refused this"
+        arguments += ["--root-certificates", str(Path(self.ca).resolve())]
+        return [*arguments, "--auth-supernode-private-key", str(Path(self.key).resolve())]
 
 
-def _quoted(path):
+def _quoted(path: Path) -> str:
     if '"' in str(path):
-        raise ConfigError(f"{path} has a quotation mark in its name, which Flower cannot take.")
+        raise ConfigError(f"{path} has a quotation mark in its name, which Flower does not allow.")
     return f'"{path}"'

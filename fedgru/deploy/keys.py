@@ -1,14 +1,17 @@
 """Who is who: a certificate for the server, and a pair of keys for every client.
 
-The server's certificate is signed by a certificate authority of the federation's own. Clients hold
-`ca.crt` and believe no other; they prove who they are with a private key that never leaves them,
-whose public half the server knows.
+The federation has its own certificate authority, which signs the server's certificate. Clients
+trust only its `ca.crt`. They prove their identity with a private key that never leaves their
+machine; the server knows the public key.
 """
 
 import datetime
 import ipaddress
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from fedgru.core.errors import ConfigError
 from fedgru.storage.files import write_whole
@@ -16,20 +19,22 @@ from fedgru.storage.files import write_whole
 CA_DAYS, SERVER_DAYS = 3650, 365
 CA_KEY, CA_CERT = "ca.key", "ca.crt"
 SERVER_KEY, SERVER_CERT = "server.key", "server.crt"
-SOON_DAYS = 30  # a certificate that ends sooner is worth a warning
+SOON_DAYS = 30  # a certificate that ends sooner gets a warning
 _OWN_MACHINE = ("localhost", "127.0.0.1", "::1")  # how the server's own programs reach it
-_SKEW = datetime.timedelta(hours=1)  # clients' clocks may be behind
+_SKEW = datetime.timedelta(hours=1)  # clients' clocks can be behind
 
 
-def make_certificate(folder, hosts, days=SERVER_DAYS):
-    """Make a certificate of the server, or renew it; also its authority, where there is none yet.
+def make_certificate(
+    folder: str | Path, hosts: Iterable[str], days: int = SERVER_DAYS
+) -> datetime.datetime:
+    """Make a certificate of the server, or renew it; also make its authority if there is none.
 
     Clients keep the `ca.crt` they have: a renewed certificate is signed by the same authority.
 
     Args:
         folder: where `ca.key`, `ca.crt`, `server.key` and `server.crt` are.
         hosts: names and addresses under which clients reach the server.
-        days: how long the certificate holds.
+        days: how long the certificate is valid.
 
     Returns:
         When it ends, datetime, UTC.
@@ -62,7 +67,7 @@ def make_certificate(folder, hosts, days=SERVER_DAYS):
     return ends
 
 
-def _authority(folder):
+def _authority(folder: Path) -> tuple[Any, Any]:
     """Read the authority in a folder, or make one."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
@@ -100,8 +105,8 @@ def _authority(folder):
     return key, certificate
 
 
-def make_key(file):
-    """Make a client's pair of keys.
+def make_key(file: str | Path) -> Path:
+    """Make a client's private and public key.
 
     Args:
         file: path of the private key, made with mode 0600; the public one is written beside it,
@@ -120,9 +125,7 @@ def make_key(file):
     public = file.with_name(f"{file.name}.pub")
     for one in (file, public):
         if one.exists():
-            raise ConfigError(
-                f"{one} is there already: a client keeps its key. Choose another name."
-            )
+            raise ConfigError(f"{one} exists already: a client keeps its key. Choose another name.")
     file.parent.mkdir(parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP384R1())
     openssh = serialization.PrivateFormat.OpenSSH
@@ -134,7 +137,7 @@ def make_key(file):
     return public
 
 
-def public_keys(folder):
+def public_keys(folder: str | Path) -> dict[str, Path]:
     """Return {name: path} of the public keys in a folder, NAME.pub each.
 
     Raises:
@@ -149,12 +152,14 @@ def public_keys(folder):
     return found
 
 
-def check_certificate(folder, now=None):
+def check_certificate(
+    folder: str | Path, now: datetime.datetime | None = None
+) -> datetime.datetime:
     """Return when the server's certificate ends, datetime, UTC.
 
     Args:
         folder: as for `make_certificate`.
-        now: datetime, UTC, at which it must not have ended; the present time if None.
+        now: datetime, UTC, at which it must be valid; None takes the present time.
 
     Raises:
         ConfigError: if there is none that can be read, or it has ended.
@@ -181,7 +186,7 @@ def check_certificate(folder, now=None):
     return ends
 
 
-def _begin(name, issuer, key, ends):
+def _begin(name: str, issuer: Any, key: Any, ends: datetime.datetime) -> Any:
     from cryptography import x509
 
     return (
@@ -195,42 +200,42 @@ def _begin(name, issuer, key, ends):
     )
 
 
-def _host(x509, host):
+def _host(x509: ModuleType, host: str) -> Any:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
 
 
-def _now():
+def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
 
-def _sha384():
+def _sha384() -> Any:
     from cryptography.hazmat.primitives import hashes
 
     return hashes.SHA384()
 
 
-def _pem():
+def _pem() -> Any:
     from cryptography.hazmat.primitives import serialization
 
     return serialization.Encoding.PEM
 
 
-def _private_pem(key):
+def _private_pem(key: Any) -> bytes:
     from cryptography.hazmat.primitives import serialization
 
     form = serialization.PrivateFormat.PKCS8
     return key.private_bytes(_pem(), form, serialization.NoEncryption())
 
 
-def _write(file, content):
+def _write(file: Path, content: bytes) -> None:
     write_whole(file, lambda stream: stream.write(content))
 
 
-def _write_private(file, content):
-    """Write a file that nobody but its owner could read at any time."""
+def _write_private(file: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, also while it is written."""
     before = os.umask(0o077)
     try:
         _write(file, content)

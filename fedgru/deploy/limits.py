@@ -1,10 +1,12 @@
-"""A client's program ends when the server waits for it no longer, whatever keeps it."""
+"""A client's program ends when the server stops waiting for it."""
 
 import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 GRACE_S = 5.0
 EXIT_CODE = 1
@@ -13,29 +15,29 @@ logger = logging.getLogger(__name__)
 
 
 class OutOfTime(BaseException):
-    """The server has gone on. No Exception, so that nothing on the way takes it for its own."""
+    """The server has stopped waiting. It is no Exception: no `except Exception` catches it."""
 
 
 @contextmanager
-def limited(seconds, grace_s=GRACE_S):
-    """A context that is left after some seconds, in the main thread of a process.
+def limited(seconds: float, grace_s: float = GRACE_S) -> Iterator[None]:
+    """A context with a time limit, in the main thread of a process.
 
-    What waits or computes in Python is interrupted by OutOfTime, so that a reply can still be made.
-    What is not, such as a call of a library that does not come back, ends with the process some
-    seconds later. A process that was stopped is late: it is told when it goes on.
+    Python code is interrupted by OutOfTime, so that a reply can still be sent. Other code, such as
+    a library call that never returns, is ended with the process, some seconds later. A suspended
+    process is interrupted when it continues.
 
     Args:
-        seconds: how long the context may last.
-        grace_s: how much later the process ends that has not heeded OutOfTime.
+        seconds: time limit of the context.
+        grace_s: time after that at which the process ends itself.
 
     Raises:
         OutOfTime: when the time is over.
     """
 
-    def interrupt(*_):
+    def interrupt(*_: object) -> NoReturn:
         raise OutOfTime(f"not done in the {seconds:g} s that the server waits for a reply")
 
-    def end():
+    def end() -> None:
         logger.error(
             "not done in %g s, nor %g s after it was interrupted: this process ends itself",
             seconds,

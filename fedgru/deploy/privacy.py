@@ -1,16 +1,25 @@
-"""What a client does to its update before it leaves: bound it, add noise, or both.
+"""How a client protects its update before it sends it: clip it, add noise, or both.
 
-With noise the sum of a round's updates is differentially private for each participant as a whole,
-also towards the server where it sees sums alone (`--secure`): every client of n adds noise of
-1 / sqrt(n) of the size that the sum needs.
+With noise, the sum of a round's updates is differentially private for each participant as a whole.
+With secure aggregation this holds towards the server too, which sees only sums. Each of n clients
+adds noise of 1 / sqrt(n) of the size that the sum needs.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.core.errors import ConfigError
+from fedgru.core.types import Floats
+
+if TYPE_CHECKING:
+    from fedgru.algorithms.fed_avg import ClientUpdate
+    from fedgru.config.settings import Settings
 
 DELTA = 1e-5
 
@@ -20,8 +29,8 @@ class Privacy:
     """How updates are protected.
 
     Attributes:
-        secure: whether the server sees sums of updates alone (Flower's SecAgg+).
-        clip: the L2 norm that no update exceeds; None leaves them as they are.
+        secure: whether the server sees only sums of updates (Flower's SecAgg+).
+        clip: the largest L2 norm of an update; None does not clip.
         noise: standard deviation of the noise in a round's sum, in units of `clip`; None adds none.
     """
 
@@ -29,25 +38,25 @@ class Privacy:
     clip: float | None = None
     noise: float | None = None
 
-    def __str__(self):
-        """What the logs of both ends say.
+    def __str__(self) -> str:
+        """The line in the logs of server and clients.
 
         >>> print(Privacy(clip=0.5, noise=1.1))
-        updates are cut to length 0.5, noise in their sum is 1.1 times that
+        updates are clipped to norm 0.5, noise in their sum is 1.1 times that
         >>> print(Privacy(secure=True), Privacy(), sep="; ")
-        updates are added up unseen; updates are sent as they are
+        updates are summed securely; updates are sent unprotected
         """
         parts = []
         if self.clip is not None:
-            parts.append(f"cut to length {self.clip:g}")
+            parts.append(f"clipped to norm {self.clip:g}")
         if self.secure:
-            parts.append("added up unseen")
+            parts.append("summed securely")
         noise = "" if self.noise is None else f", noise in their sum is {self.noise:g} times that"
-        return f"updates are {' and '.join(parts) or 'sent as they are'}{noise}"
+        return f"updates are {' and '.join(parts) or 'sent unprotected'}{noise}"
 
 
-def check_privacy(privacy, settings):
-    """Raise a ConfigError for what does not go together.
+def check_privacy(privacy: Privacy, settings: Settings) -> None:
+    """Raise a ConfigError for values that exclude each other.
 
     Args:
         privacy: Privacy.
@@ -55,20 +64,20 @@ def check_privacy(privacy, settings):
     """
     server = settings.server
     if privacy.noise is not None and privacy.clip is None:
-        raise ConfigError("--noise needs --clip: it is measured by how much one client can do.")
+        raise ConfigError("`noise` needs `clip`: its unit is the largest norm of an update.")
     if privacy.noise is not None and server.mean != "clients":
         raise ConfigError(
-            "--noise needs --mean clients: a mean over the owners of a row tells who owns it."
+            "`noise` needs `mean` clients: a mean over the owners of a row reveals who owns it."
         )
     if privacy.secure and server.robust != "none":
         raise ConfigError(
-            f"--robust {server.robust} looks at updates one by one, --secure hides them: leave one "
-            "out."
+            f"`robust` {server.robust} needs single updates, which `secure` hides: leave one of "
+            "them out."
         )
 
 
-def epsilon(rounds, noise, delta=DELTA):
-    """Return the epsilon of (epsilon, delta) that one participant of all rounds is promised.
+def epsilon(rounds: int, noise: float, delta: float = DELTA) -> float:
+    """Return the epsilon of the (epsilon, delta) guarantee for a participant of all rounds.
 
     Two rounds with noise 1 are rho = 1: 1 + 2 sqrt(ln 100000).
 
@@ -82,18 +91,24 @@ def epsilon(rounds, noise, delta=DELTA):
     return rho + 2 * math.sqrt(rho * math.log(1 / delta))
 
 
-def protect(update, num_rows, privacy, cohort_size, rng):
-    """Return a ClientUpdate as it may leave the device.
+def protect(
+    update: ClientUpdate,
+    num_rows: int,
+    privacy: Privacy,
+    cohort_size: int,
+    rng: np.random.Generator,
+) -> ClientUpdate:
+    """Return a ClientUpdate, protected for sending.
 
-    With noise it counts as one example, so that everybody weighs the same, and has all rows of the
-    table, so that it does not tell which are the client's own.
+    With noise it counts as one example, so that all clients have the same weight, and it has all
+    rows of the table, so that it does not reveal which are the client's own.
 
     Args:
         update: ClientUpdate.
         num_rows: rows of the whole table.
         privacy: Privacy.
         cohort_size: how many clients add their share of the noise.
-        rng: numpy Generator; from the system's entropy, for nobody may draw the noise again.
+        rng: numpy Generator, seeded by the system, so that nobody can reproduce the noise.
     """
     if privacy.clip is None:
         return update
@@ -109,7 +124,7 @@ def protect(update, num_rows, privacy, cohort_size, rng):
         return clipped
     size = privacy.noise * privacy.clip / math.sqrt(cohort_size)
 
-    def noisy(array):
+    def noisy(array: npt.NDArray[Any]) -> Floats:
         return (array + size * rng.standard_normal(array.shape)).astype(np.float32)
 
     rows = np.zeros((num_rows, update.row_update.shape[1]), np.float32)

@@ -1,7 +1,7 @@
 """Flower's programs as child processes that do not outlive fedgru.
 
-They run as `python -m fedgru.deploy.flower PROGRAM ...`, so that what Flower's own command line
-leaves open is closed: see that module.
+They run as `python -m fedgru.deploy.flower PROGRAM ...`, which closes gaps of Flower's own command
+line: see that module.
 """
 
 import os
@@ -13,20 +13,22 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from fedgru.core.errors import ConfigError
 
 STARTED_BY_FLOWER = ("flower-superexec", "flwr-serverapp", "flwr-clientapp")
-STOP_S = 8.0  # how long a program may take to end before it is killed
+STOP_S = 8.0  # a program that takes longer to end is killed
 
 
-def environment(home, **more):
+def environment(home: str | Path, **more: str) -> dict[str, str]:
     """Return the environment of Flower's programs: no telemetry, no downloads, own folder.
 
     Args:
-        home: folder for what Flower keeps, in place of ~/.flwr; it is there.
+        home: existing folder for Flower's files, in place of ~/.flwr.
         more: further variables.
     """
     return os.environ | {
@@ -41,10 +43,10 @@ def environment(home, **more):
     }
 
 
-def _write_programs(home):
-    """Return a folder with the programs that Flower starts by name, so that these end with it too.
+def _write_programs(home: str | Path) -> Path:
+    """Return a folder with the programs that Flower starts by name, so that these end with it.
 
-    Flower's own watch takes a parent that is dead and not yet waited for as alive.
+    Flower's own check treats a parent that is a zombie as alive.
     """
     folder = Path(home).resolve() / "bin"
     folder.mkdir(exist_ok=True)
@@ -57,7 +59,9 @@ def _write_programs(home):
 
 
 @contextmanager
-def running(program, arguments, env, log_file):
+def running(
+    program: str, arguments: Iterable[Any], env: dict[str, str], log_file: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run one of Flower's programs while the context lasts.
 
     Args:
@@ -77,7 +81,7 @@ def running(program, arguments, env, log_file):
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for fedgru, which then ends it
+            start_new_session=True,  # Ctrl-C goes to fedgru, which then ends it
         )
     try:
         yield process
@@ -85,34 +89,34 @@ def running(program, arguments, env, log_file):
         stop(process)
 
 
-def stop(process):
-    """End a program and all that it has started; it is given the time to say goodbye."""
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a program and all that it has started; it has STOP_S to end by itself."""
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_S)
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # its session: also what outlived it
+        os.killpg(process.pid, signal.SIGKILL)  # also children that outlived it
     process.wait()
 
 
-def tail(log_file, lines=5):
-    """Return the last lines of a log of Flower's that say what went wrong, as one text."""
+def tail(log_file: str | Path, lines: int = 5) -> str:
+    """Return the last lines of Flower's log that are no INFO, as one text."""
     text = re.sub(r"\x1b\[\d*m", "", Path(log_file).read_text("utf-8", errors="replace"))
-    told = [line.strip() for line in text.splitlines() if line.strip() and "INFO" not in line]
-    return "\n".join(f"  {line}" for line in told[-lines:])
+    found = [line.strip() for line in text.splitlines() if line.strip() and "INFO" not in line]
+    return "\n".join(f"  {line}" for line in found[-lines:])
 
 
-def follow(file):
-    """Return an iterator without end: the list of lines that were added to a file since the last.
+def follow(file: str | Path) -> Iterator[list[str]]:
+    """Return an endless iterator: each item is the list of lines added to a file since the last.
 
-    The first list begins with what is added after this call, so follow before what writes starts.
+    The first list begins with lines added after this call. So call it before the writer starts.
     """
     file = Path(file)
     return _added(file, file.stat().st_size if file.exists() else 0)
 
 
-def _added(file, place):
+def _added(file: Path, place: int) -> Iterator[list[str]]:
     rest = ""
     while True:
         added = ""
@@ -125,8 +129,8 @@ def _added(file, place):
         yield lines
 
 
-def wait_until(test, timeout_s, poll_s=0.2):
-    """Return whether test() has become true within some seconds."""
+def wait_until(test: Callable[[], bool], timeout_s: float, poll_s: float = 0.2) -> bool:
+    """Return whether test() becomes true within some seconds."""
     deadline = time.monotonic() + timeout_s
     while not test():
         if time.monotonic() > deadline:
@@ -135,8 +139,8 @@ def wait_until(test, timeout_s, poll_s=0.2):
     return True
 
 
-def is_free(host, port):
-    """Whether one could listen there now."""
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -147,14 +151,14 @@ def is_free(host, port):
     return True
 
 
-def free_port():
+def free_port() -> int:
     """Return a port of this machine that nobody listens to now."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
 
 
-def split_address(address):
+def split_address(address: str) -> tuple[str, int]:
     """Return (host, port) of a text like fed.example.org:9092 or [::1]:9092.
 
     Raises:
@@ -167,8 +171,8 @@ def split_address(address):
     return host, int(port)
 
 
-def check_server(address, ca, timeout_s=10.0):
-    """Look whether a server answers as a client needs it.
+def check_server(address: str, ca: str | Path | None, timeout_s: float = 10.0) -> bool:
+    """Return whether a server listens, and check its certificate.
 
     Args:
         address: text.
@@ -176,11 +180,11 @@ def check_server(address, ca, timeout_s=10.0):
         timeout_s: float.
 
     Returns:
-        Whether anybody listens there.
+        Whether a server listens there.
 
     Raises:
-        ConfigError: if who listens there has another certificate than `ca` vouches for, or no
-            TLS where it should, or TLS where it should not.
+        ConfigError: if `ca` has not signed its certificate, if it has no TLS but should, or has
+            TLS but should not.
     """
     host, port = split_address(address)
     try:
@@ -195,7 +199,7 @@ def check_server(address, ca, timeout_s=10.0):
     return True
 
 
-def _check_tls(plain, host, address, ca):
+def _check_tls(plain: socket.socket, host: str, address: str, ca: str | Path) -> None:
     try:
         context = ssl.create_default_context(cafile=str(ca))
     except OSError as error:
@@ -205,20 +209,20 @@ def _check_tls(plain, host, address, ca):
             return
     except ssl.SSLCertVerificationError as error:
         raise ConfigError(
-            f"{address} is not the server that {ca} vouches for: {error.verify_message}. Ask its "
+            f"the certificate of {address} is not valid for {ca}: {error.verify_message}. Ask the "
             "operator for the right ca.crt, and for a certificate with the name that you use."
         ) from None
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(
-            f"{address} does not speak TLS ({getattr(error, 'reason', None) or error}). Nothing "
+            f"{address} does not use TLS ({getattr(error, 'reason', None) or error}). Nothing "
             "was sent."
         ) from None
 
 
-def _check_plain(plain, host, address):
-    """A server with TLS closes the connection, or sends an alert, where plain HTTP is spoken."""
+def _check_plain(plain: socket.socket, host: str, address: str) -> None:
+    """Raise a ConfigError if a server wants TLS: it does not answer plain HTTP."""
     with suppress(OSError):
         plain.sendall(f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         if plain.recv(5).startswith(b"HTTP/"):
             return
-    raise ConfigError(f"{address} wants TLS: leave --insecure out and give --ca.")
+    raise ConfigError(f"{address} wants TLS: leave `insecure` out and give `ca`.")

@@ -1,20 +1,31 @@
-"""What travels between server and client, as Flower's records. This is all of it.
+"""All data that server and client exchange, as Flower's records.
 
-To the client: `weights`, every array of the model; and `ask`: which round it is, the client's
-number, whether to train and with how many others, which split to score.
+To the client: `weights`, every array of the model; and `ask`: the round, the client's number,
+whether to train and with how many others, which split to score.
 
 To the server, as asked: `dense` and `rows`, an update, and `sums` of the training (with secure
 aggregation all of it in one masked vector, see `fedgru/deploy/secure.py`); a `val` or `test` record
-with the sums of each metric, of the model and of counting; or `hello`, four counts. An error
-travels as its kind alone: its text may quote a check-in.
+with the sums of each metric, of the model and of counting; or `hello`, four counts. Of an error
+only the kind is sent: its text can quote a check-in.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.core import metrics
+from fedgru.core.types import Weights
+
+if TYPE_CHECKING:
+    from flwr.app import ArrayRecord, MetricRecord, RecordDict
+
+    from fedgru.evaluation.evaluate import Evaluation
 
 MODEL = "model"  # the predictor in a score record that is the model itself
 
@@ -25,7 +36,7 @@ class Ask:
 
     Attributes:
         round_num: the round that is trained; the weights are those of the round before.
-        client: the client's number, by which it draws its dropout.
+        client: the client's number, which seeds its dropout.
         train: whether to train.
         cohort: how many clients train in the round.
         score: the split to score with the weights, "val" or "test", or "" for none.
@@ -52,20 +63,20 @@ class Scores:
     sums: dict[str, dict[str, tuple[float, int]]]
 
 
-def pack_ask(ask, weights):
-    """Return the RecordDict of an Ask and the weights it is about."""
+def pack_ask(ask: Ask, weights: Weights) -> RecordDict:
+    """Return the RecordDict of an Ask and its weights."""
     from flwr.app import ConfigRecord, RecordDict
 
     return RecordDict({"weights": _pack(weights), "ask": ConfigRecord(vars(ask))})
 
 
-def unpack_ask(content):
+def unpack_ask(content: RecordDict) -> tuple[Ask, Weights]:
     """Return (Ask, weights) from a RecordDict."""
     return Ask(**content["ask"]), _unpack(content["weights"])
 
 
-def pack_update(update):
-    """Return {name: record} of a ClientUpdate; its number is left out, the server knows it."""
+def pack_update(update: ClientUpdate) -> dict[str, Any]:
+    """Return {name: record} of a ClientUpdate, without its number, which the server knows."""
     from flwr.app import MetricRecord
 
     sums = {
@@ -80,8 +91,8 @@ def pack_update(update):
     }
 
 
-def unpack_update(content, client):
-    """Return the ClientUpdate in a RecordDict; `fedgru.algorithms.faults` judges what it holds.
+def unpack_update(content: RecordDict, client: int) -> ClientUpdate:
+    """Return the ClientUpdate in a RecordDict; `fedgru.algorithms.faults` checks its numbers.
 
     Raises:
         ValueError: if it has not the form of one.
@@ -107,7 +118,7 @@ def unpack_update(content, client):
     return update
 
 
-def pack_scores(evaluations):
+def pack_scores(evaluations: dict[str, Evaluation]) -> MetricRecord:
     """Return the MetricRecord of a client's evaluations of one split.
 
     Args:
@@ -116,7 +127,7 @@ def pack_scores(evaluations):
     from flwr.app import MetricRecord
 
     scores = evaluations[MODEL].scores
-    packed = {"targets": len(scores), "unknown_targets": int((~scores.known).sum())}
+    packed: dict[str, Any] = {"targets": len(scores), "unknown_targets": int((~scores.known).sum())}
     for predictor, evaluation in evaluations.items():
         for name in evaluation.scores.values:
             sums, counts = evaluation.client_sums(name)
@@ -124,7 +135,7 @@ def pack_scores(evaluations):
     return MetricRecord(packed)
 
 
-def unpack_scores(record):
+def unpack_scores(record: MetricRecord) -> Scores:
     """Return the Scores in a MetricRecord.
 
     Raises:
@@ -133,7 +144,7 @@ def unpack_scores(record):
     try:
         found = dict(record)
         targets, unknown = int(found.pop("targets")), int(found.pop("unknown_targets"))
-        sums = {}
+        sums: dict[str, dict[str, tuple[float, int]]] = {}
         for key, (total, count) in found.items():
             predictor, _, name = key.partition("/")
             if name in metrics.METRICS and np.isfinite(total) and 0 <= count <= targets:
@@ -147,18 +158,18 @@ def unpack_scores(record):
     return Scores(targets, unknown, sums)
 
 
-def pack_error(error):
-    """Return {name: record} of an error: its kind alone, since its text may quote a check-in."""
+def pack_error(error: BaseException) -> dict[str, Any]:
+    """Return {name: record} of an error: only its kind, since its text can quote a check-in."""
     from flwr.app import ConfigRecord
 
     return {"error": ConfigRecord({"kind": type(error).__name__})}
 
 
-def _pack(arrays):
+def _pack(arrays: Mapping[str, npt.NDArray[Any]]) -> ArrayRecord:
     from flwr.app import Array, ArrayRecord
 
     return ArrayRecord({name: Array(np.asarray(a, order="C")) for name, a in arrays.items()})
 
 
-def _unpack(record):
+def _unpack(record: ArrayRecord) -> dict[str, npt.NDArray[Any]]:
     return {name: array.numpy() for name, array in record.items()}

@@ -1,17 +1,25 @@
-"""Clients' sums -> the numbers that stand in the run folder."""
+"""From the clients' sums to the numbers in the run folder."""
+
+from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedgru.core import metrics, seeding
+from fedgru.core.types import Doubles, Ints, Row
 from fedgru.deploy import records
 from fedgru.evaluation.evaluate import INTERVAL_METRICS
+
+if TYPE_CHECKING:
+    from fedgru.deploy.records import Scores
 
 logger = logging.getLogger(__name__)
 
 
-def read_scores(replies, split, names):
+def read_scores(replies: dict[int, Any], split: str, names: Sequence[str]) -> dict[int, Scores]:
     """Return {client: Scores} of those whose reply has readable scores of a split."""
     found = {}
     for client, reply in replies.items():
@@ -25,7 +33,7 @@ def read_scores(replies, split, names):
     return found
 
 
-def summarise_clients(found, split, predictor=records.MODEL):
+def summarise_clients(found: dict[int, Scores], split: str, predictor: str = records.MODEL) -> Row:
     """Return {"split/metric/average": value} of one predictor.
 
     Args:
@@ -41,23 +49,25 @@ def summarise_clients(found, split, predictor=records.MODEL):
     return {f"{split}/{name}": value for name, value in summary.items()}
 
 
-def make_report(found, names, seed):
-    """Put the clients' test scores beside those of counting, on the same targets.
+def make_report(
+    found: dict[int, Scores], names: Sequence[str], seed: int
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Compare the clients' test scores with those of counting, on the same targets.
 
     Args:
         found: client -> Scores of the test split.
-        names: what the clients are called.
+        names: names of the clients.
         seed: int, for the bootstrap over clients.
 
     Returns:
-        (report, table): as `evaluate.full_report`, as far as sums tell, with `test/clients`; and
-        {column: list}, a row per client, as `evaluate.client_table`.
+        (report, table): as `evaluate.full_report`, without the parts that need predictions, with
+        `test/clients`; and {column: list}, a row per client, as `evaluate.client_table`.
     """
     everywhere = set.intersection(*(set(one.sums) for one in found.values()))
     predictors = [name for name in next(iter(found.values())).sums if name in everywhere]
     ours = _columns(found, records.MODEL)
     baselines = {name: _columns(found, name) for name in predictors if name != records.MODEL}
-    report = {"test/clients": len(found), **summarise_clients(found, "test")}
+    report: dict[str, Any] = {"test/clients": len(found), **summarise_clients(found, "test")}
     report["intervals"] = {
         f"test/{name}/micro": list(
             metrics.bootstrap_interval(*ours[name], seeding.rng(seed, "bootstrap"))
@@ -66,7 +76,7 @@ def make_report(found, names, seed):
     }
     report["baselines"] = {name: summarise_clients(found, "test", name) for name in baselines}
     report["gains"] = {name: _gains(ours, theirs, seed) for name, theirs in baselines.items()}
-    table = {
+    table: dict[str, list[Any]] = {
         "client_id": [names[client] for client in sorted(found)],
         "targets": [found[client].targets for client in sorted(found)],
         "unknown_targets": [found[client].unknown_targets for client in sorted(found)],
@@ -76,13 +86,21 @@ def make_report(found, names, seed):
     return report, table
 
 
-def _columns(found, predictor):
-    """Return {metric: (sums, counts)}, float64 [num_clients] each, clients in order."""
+def _columns(found: dict[int, Scores], predictor: str) -> dict[str, tuple[Doubles, Ints]]:
+    """Return {metric: (sums, counts)}, float64 and int64 [num_clients], clients in order."""
     ordered = [found[client].sums[predictor] for client in sorted(found)]
-    return {name: tuple(np.array([one[name] for one in ordered], float).T) for name in ordered[0]}
+    return {
+        name: (
+            np.array([one[name][0] for one in ordered], np.float64),
+            np.array([one[name][1] for one in ordered], np.int64),
+        )
+        for name in ordered[0]
+    }
 
 
-def _gains(ours, theirs, seed):
+def _gains(
+    ours: dict[str, tuple[Doubles, Ints]], theirs: dict[str, tuple[Doubles, Ints]], seed: int
+) -> dict[str, Any]:
     gains = {}
     for name in INTERVAL_METRICS:
         if name in theirs:

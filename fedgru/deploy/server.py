@@ -1,15 +1,19 @@
-"""The server's end, as Flower runs it: fedgru's own round loop, and a run folder."""
+"""The server's end, run by Flower: fedgru's own round loop, and a run folder."""
+
+from __future__ import annotations
 
 import json
 import logging
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fedgru import algorithms
 from fedgru.core.errors import FedgruError
-from fedgru.deploy.app import check_deployable, read_app
+from fedgru.deploy.app import App, check_deployable, read_app
 from fedgru.deploy.engine import FederationEngine, FederationTraining, RemoteTask
 from fedgru.deploy.federation import Federation, unpack_members
 from fedgru.deploy.scores import make_report
@@ -20,14 +24,18 @@ from fedgru.task.clients import CoverageLine
 from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import train as train_workflow
 
+if TYPE_CHECKING:
+    from flwr.app import Context
+    from flwr.serverapp import Grid, ServerApp
+
 STATE = "FEDGRU_DEPLOY_STATE"  # names the server's folder to the process that Flower starts
 JOB, UNFINISHED, OUTCOME, LOG = "job.json", "unfinished", "outcome.json", "server.log"
 
 logger = logging.getLogger(__name__)
 
 
-def make_server_app(package):
-    """Return Flower's ServerApp for the app in a folder; `fedgru deploy app` writes who calls it.
+def make_server_app(package: str | Path) -> ServerApp:
+    """Return Flower's ServerApp for the app in a folder; the app's server_app.py calls this.
 
     Args:
         package: folder with the app's settings and tables.
@@ -37,10 +45,10 @@ def make_server_app(package):
     app = ServerApp()
 
     @app.main()
-    def main(grid, context):
+    def main(grid: Grid, context: Context) -> None:
         state = Path(os.environ[STATE])
         job = json.loads((state / JOB).read_text("utf-8"))
-        handler = logging.FileHandler(state / LOG, encoding="utf-8")  # read by who started Flower
+        handler = logging.FileHandler(state / LOG, encoding="utf-8")  # read by `serve.Server`
         handler.setFormatter(logging.Formatter("%(message)s"))
         logging.getLogger("fedgru").addHandler(handler)
         logging.getLogger("fedgru").setLevel(logging.INFO)
@@ -59,14 +67,14 @@ def make_server_app(package):
     return app
 
 
-def train(grid, app, job, state):
-    """Train over the nodes of a grid, in a new run folder or in one that was begun.
+def train(grid: Grid, app: App, job: dict[str, Any], state: Path) -> RunFolder:
+    """Train over the nodes of a grid, in a new run folder, or resume an unfinished run.
 
     Args:
         grid: Flower's Grid.
         app: App.
         job: dict: `log_dir`, `clients` to wait for, `timeout_s`.
-        state: the server's folder, which remembers the run until it is done.
+        state: the server's folder, which names the unfinished run.
 
     Returns:
         RunFolder.
@@ -81,7 +89,7 @@ def train(grid, app, job, state):
     resumes, is_done = unfinished.exists(), False
     if resumes:
         run = RunFolder(unfinished.read_text("utf-8").strip())
-        is_done = run.status() == "done"  # and was stopped before it had the test scores
+        is_done = run.status() == "done"  # but was stopped before it had the test scores
         reopen_workflow.check_resumable(run)
         federation.members = unpack_members(run.facts()["members"])
         federation.admit()
@@ -107,16 +115,16 @@ def train(grid, app, job, state):
 
 
 @contextmanager
-def _stopped_by_flower():
-    """Let the exit that Flower's signal handlers raise count as what it is: an interruption."""
+def _stopped_by_flower() -> Iterator[None]:
+    """Turn the SystemExit of Flower's signal handlers into a KeyboardInterrupt."""
     try:
         yield
     except SystemExit as error:
         raise KeyboardInterrupt from error
 
 
-def _facts(app, federation):
-    """What run.json says before round 1, beside the members."""
+def _facts(app: App, federation: Federation) -> dict[str, Any]:
+    """The facts for run.json before round 1, without the members."""
     members = federation.members
     joined = CoverageLine("joined", len(members), sum(one.checkins for one in members))
     kernel = app.schema.kernel
@@ -132,5 +140,5 @@ def _facts(app, federation):
     }
 
 
-def _members(federation):
+def _members(federation: Federation) -> list[dict[str, Any]]:
     return [member.to_dict() for member in federation.members]

@@ -250,7 +250,7 @@ def test_a_secure_app_gives_no_update_in_the_clear(deploy):
     ask = records.Ask(1, 0, True, 3, "")
     with pytest.raises(TrainingError) as error:
         client.answer(own, ask, protection.init_weights(task), app.privacy)
-    assert str(error.value) == "asked for an update in the clear, where the app says --secure."
+    assert str(error.value) == "the server asked for a plain update, but the app is `secure`."
 
 
 def test_numbers_stay_with_clients_and_newcomers_come_last(deploy, tmp_path):
@@ -305,8 +305,8 @@ def test_whoever_is_missing_or_wrong_is_told(deploy, tmp_path, caplog):
         f"3,{third},failed",
     ]
     said = [one.getMessage() for one in caplog.records]
-    assert f"round 3, {third}: failed with ValueError (its own log says more)" in said
-    assert f"client {second} sent what is not an update: 'rows'" in said
+    assert f"round 3, {third}: failed with ValueError (details in its own log)" in said
+    assert f"the reply of client {second} is not an update: 'rows'" in said
     assert f"round 2 is validated without {third}" in said
 
 
@@ -430,9 +430,9 @@ def test_a_client_that_hangs_replies_that_it_was_out_of_time(deploy, tmp_path, m
     assert dict(reply.content["error"]) == {"kind": "OutOfTime"}
     said = (tmp_path / "own" / client.LOG).read_text().splitlines()
     assert [line.split(" ", 2)[2] for line in said] == [
-        "INFO a server asks for training; updates are sent as they are",
+        "INFO a server asks for training; updates are sent unprotected",
         "ERROR not done in the 0.2 s that the server waits for a reply: this process ends, the "
-        "next message begins anew",
+        "next message starts a new one",
     ]
 
 
@@ -502,27 +502,27 @@ def test_the_noise_of_all_clients_has_the_size_that_was_asked_for():
         (
             Privacy(noise=1.0),
             {"mean": "clients"},
-            "--noise needs --clip: it is measured by how much one client can do.",
+            "`noise` needs `clip`: its unit is the largest norm of an update.",
         ),
         (
             Privacy(clip=1.0, noise=1.0),
             {},
-            "--noise needs --mean clients: a mean over the owners of a row tells who owns it.",
+            "`noise` needs `mean` clients: a mean over the owners of a row reveals who owns it.",
         ),
         (
             Privacy(secure=True),
             {"robust": "median"},
-            "--robust median looks at updates one by one, --secure hides them: leave one out.",
+            "`robust` median needs single updates, which `secure` hides: leave one of them out.",
         ),
         (
             Privacy(),
             {"engine": "reference", "threads": None},
-            "--engine reference is for simulations: clients train with jax. Leave it out.",
+            "`engine` reference is for simulations: clients train with jax. Leave it out.",
         ),
         (
             Privacy(),
             {"client_dropout": 0.1},
-            "--client-dropout has no place in a deployment: real clients drop out by themselves. "
+            "`client_dropout` has no effect in a deployment: real clients drop out by themselves. "
             "Leave it out.",
         ),
     ],
@@ -543,7 +543,7 @@ def test_an_app_is_read_as_it_was_written(deploy, tmp_path):
     with pytest.raises(DataError) as error:
         write_app(tmp_path / "app", task)
     assert str(error.value) == (
-        f"{tmp_path}/app is there already: choose another name, or delete it."
+        f"{tmp_path}/app exists already: choose another name, or delete it."
     )
     with pytest.raises(DataError) as error:
         read_app(tmp_path)
@@ -650,7 +650,7 @@ def test_a_key_is_made_once_and_is_its_owners_alone(tmp_path):
     with pytest.raises(ConfigError) as error:
         keys.make_key(tmp_path / "ann")
     assert str(error.value) == (
-        f"{tmp_path}/ann is there already: a client keeps its key. Choose another name."
+        f"{tmp_path}/ann exists already: a client keeps its key. Choose another name."
     )
 
 
@@ -694,8 +694,8 @@ def test_when_all_clients_fail_the_run_ends_and_can_go_on(deploy, tmp_path):
     with pytest.raises(TrainingError) as error:
         run_deployed(app, grid, tmp_path)
     assert str(error.value).startswith(
-        f"all clients that are there failed ({', '.join(names)}): nobody scored round 1. Their own "
-        "client.log says why. Go on with the same command when that is mended."
+        f"all connected clients failed ({', '.join(names)}): nobody scored round 1. The reason is "
+        "in their own client.log. When that is fixed, resume with the same command."
     )
     grid.spoil = {}
     assert run_deployed(app, grid, tmp_path).facts()["rounds"] == 3
@@ -707,19 +707,19 @@ def test_a_deployed_run_says_why_it_cannot_be_scored_again(deploy, tmp_path):
     with pytest.raises(RunError) as error:
         reopen_workflow.reopen_task(run, tmp_path)
     assert str(error.value) == (
-        f"{run.path} is of fedgru deploy: its check-ins are with the clients. The scores that they "
-        f"sent are shown by: fedgru runs show {run.path}"
+        f"{run.path} is of fedgru deploy: its check-ins are with the clients. Show the scores that "
+        f"they sent with: fedgru runs show {run.path}"
     )
     with pytest.raises(RunError) as error:
         run.predictions()
     assert str(error.value) == (
-        f"{run.path} has no predictions.parquet: its clients sent sums alone."
+        f"{run.path} has no predictions.parquet: its clients sent only sums."
     )
     with pytest.raises(RunError) as error:
         read_runs([run], tmp_path)
     assert str(error.value) == (
-        f"{run.path} is of fedgru deploy: its clients sent sums alone, so there are no predictions "
-        f"to report. The scores are shown by: fedgru runs show {run.path}"
+        f"{run.path} is of fedgru deploy: its clients sent only sums, so there are no predictions "
+        f"to report. Show the scores with: fedgru runs show {run.path}"
     )
 
 
@@ -729,7 +729,8 @@ def test_secure_aggregation_with_clipping_and_noise(deploy, tmp_path, caplog):
     caplog.set_level("INFO")
     run = run_deployed(app, grid, tmp_path)
     assert (
-        "updates are cut to length 0.5 and added up unseen, noise in their sum is 0.0001 times that"
+        "updates are clipped to norm 0.5 and summed securely, noise in their sum is 0.0001 times "
+        "that"
     ) in [one.getMessage() for one in caplog.records]
     algorithm, state = start(task)
     engine = train_workflow.make_engine(task)

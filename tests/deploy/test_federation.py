@@ -346,8 +346,7 @@ def test_the_test_report_stands_beside_counting(place, undisturbed):
 def test_a_stranger_is_refused(undisturbed):
     _, refused = undisturbed
     assert (
-        "turns this client away. Has its operator registered stranger.pub?"
-        in (refused["a stranger"])
+        "refuses this client. Has its operator registered stranger.pub?" in (refused["a stranger"])
     )
     code, said = refused["Flower: without a key"]
     assert code == 1
@@ -357,8 +356,8 @@ def test_a_stranger_is_refused(undisturbed):
 def test_a_server_with_another_certificate_is_refused(place, undisturbed):
     _, refused = undisturbed
     assert refused["another authority"].splitlines()[-1] == (
-        f"Error: localhost:{place.port} is not the server that others/ca.crt vouches for: unable "
-        "to get local issuer certificate. Ask its operator for the right ca.crt, and for a "
+        f"Error: the certificate of localhost:{place.port} is not valid for others/ca.crt: unable "
+        "to get local issuer certificate. Ask the operator for the right ca.crt, and for a "
         "certificate with the name that you use."
     )
     code, said = refused["Flower: another authority"]
@@ -467,7 +466,7 @@ def test_whoever_was_missing_is_named(disturbed):
 
 def test_what_the_server_receives_is_no_longer_than_the_clip(place, disturbed):
     _, said = disturbed
-    assert f"updates are cut to length {CLIP}\n" in said
+    assert f"updates are clipped to norm {CLIP}\n" in said
     lengths = np.loadtxt(place.folder / "state/seen-shaky.txt")[:, 3]
     assert len(lengths) >= 2 * DISTURBED  # of at least two clients in each round
     np.testing.assert_allclose(lengths, CLIP, rtol=1e-5)  # each was longer before
@@ -540,7 +539,9 @@ def test_the_programs_of_clients_that_hang_end_themselves(hanging):
 
 def test_each_client_adds_its_share_of_the_noise(place, hanging):
     _, said, by_client = hanging
-    options = f"updates are cut to length {NOISY_CLIP}, noise in their sum is {NOISE} times that\n"
+    options = (
+        f"updates are clipped to norm {NOISY_CLIP}, noise in their sum is {NOISE} times that\n"
+    )
     assert options in said
     assert all(options in told for told in by_client.values())
     seen = np.loadtxt(place.folder / "state/seen.txt")[:3]  # of round 1, where all three train
