@@ -1,4 +1,4 @@
-"""Files that lie: check-in files, tables, configs and data sets, each damaged in one known way.
+"""Malformed and hostile check-in files, tables, configs and data sets, each damaged in one way.
 
 Everything is drawn from a seed: `files(kind, number)` gives the same bytes everywhere. `run` reads
 them as fedgru's commands do and counts what came of it.

@@ -23,7 +23,7 @@ class Section(BaseModel):
 class DataSettings(Section):
     data: str = Field(EMBEDDED, description="Data set, a folder under data/.")
     users: Count | None = Field(
-        None, description="Use only the N most active users; all if not given."
+        None, description="Use only the N most active users.  [default: all]"
     )
     min_checkins: Annotated[int, Field(ge=3)] = Field(
         5, description="Leave out users with fewer check-ins."
@@ -35,8 +35,8 @@ class InputSettings(Section):
     target: Literal["category", "venue"] = Field("category", description="What is predicted.")
     prior: Literal["none", "markov", "backoff", "kernel"] = Field(
         "kernel",
-        description="Personal-history prior added to the network's scores: none, Markov counts, "
-        "counts with back-off over finer contexts, or past check-ins weighted by learned "
+        description="Prior from the client's own history, added to the network's scores: none, "
+        "Markov counts, back-off counts over contexts, or past check-ins weighted by a learnt "
         "similarity.",
     )
     clock: Literal["local", "utc"] = Field("local", description="Clock of the time features.")
@@ -84,7 +84,7 @@ class ServerSettings(Section):
         None, description="With --server-optimizer momentum; 0.9 if not given."
     )
     robust: Literal["none", "median", "trimmed-mean", "krum"] = Field(
-        "none", description="Robust aggregation rule (Byzantine clients)."
+        "none", description="Robust mean of updates, against malicious (Byzantine) clients."
     )
     liar_share: Annotated[float, Field(ge=0, lt=0.5)] | None = Field(
         None,
@@ -104,7 +104,7 @@ class ServerSettings(Section):
 class AgnosticSettings(Section):
     agnostic_to: str | None = Field(
         None,
-        description="Attribute the representation must not reveal: zone, weekend, client, "
+        description="Attribute that the representation must not reveal: zone, weekend, client, "
         "category-group, or a column, also one that --keep imported.",
     )
     alpha: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -167,7 +167,9 @@ class LoopSettings(Section):
     min_improvement: Annotated[float, Field(ge=0)] = Field(
         0.0, description="Smallest change that counts as improvement."
     )
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="Random seed.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        0, description="Seed of all random numbers."
+    )
     threads: Count | None = Field(
         None, description="Number of clients trained in parallel; one per core if not given."
     )
@@ -184,7 +186,7 @@ class LoopSettings(Section):
         description="With the jax engine: number of clients stacked in one compiled call; if not "
         "given, 1 on a CPU and all on a GPU.",
     )
-    name: str = Field("run", description="Label appended to the run folder's name.")
+    name: str = Field("run", description="Last part of the run folder's name.")
 
 
 class RaySettings(Section):

@@ -73,7 +73,7 @@ class TrainingEnd(Protocol):
     def last(self) -> ServerState: ...
 
     @property
-    def best_value(self) -> float: ...
+    def best_value(self) -> float | None: ...
 
     @property
     def why(self) -> str: ...
@@ -168,9 +168,10 @@ def _describe_protection(task: DescribedTask, protection: DescribedProtection) -
 
 def describe_end(result: TrainingEnd, settings: Settings) -> str:
     """Return a line with the reason why training ended, and the best round."""
+    value = "in no round that counts" if result.best_value is None else f"{result.best_value:.4f}"
     return (
         f"{result.why}; best is round {result.best.round_num} of {result.last.round_num}, "
-        f"{settings.loop.stop_metric} {result.best_value:.4f}{_describe_faults(result.faults)}"
+        f"{settings.loop.stop_metric} {value}{_describe_faults(result.faults)}"
     )
 
 
@@ -232,22 +233,28 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
 def describe_leakage(leakage: Mapping[str, Facts]) -> str:
     """Return the results of the quick audit of every run, a line per concept, with a heading."""
     lines = [
-        "How much a newly trained classifier (logistic regression) recovers from the model, fitted "
-        "on val weeks, tested on test weeks:"
+        "Accuracy of a newly trained classifier that recovers a concept (trained on val weeks, "
+        "tested on test weeks):"
     ]
     for name, found in leakage.items():
         if "not_audited" in found:
             lines.append(f"  {name}: not audited: {found['not_audited']}")
             continue
         views = ", ".join(f"{view} {value:.3f}" for view, value in found["worst"].items())
-        left_out = "".join(
-            f"; {number:,} {what} left out" for what, number in found["left_out"].items()
-        )
+        sampled = "".join(f"; {line}" for line in _describe_sampled(found))
         lines.append(
             f"  {name} ({found['num_values']} values): {views}; commonest {found['floor']:.3f}"
-            f"{left_out}"
+            f"{sampled}"
         )
     return "\n".join(lines)
+
+
+def _describe_sampled(found: Facts) -> list[str]:
+    """Lines such as "sampled 4,000 of 9,046 validation check-ins"."""
+    if "left_out" in found:  # by an earlier fedgru, which did not write the whole numbers
+        return [f"left out: {number:,} {what}" for what, number in found["left_out"].items()]
+    sampled = found["sampled"].items()
+    return [f"sampled {taken:,} of {whole:,} {what}" for what, (taken, whole) in sampled]
 
 
 def describe_audit(report: Facts) -> str:
@@ -283,8 +290,9 @@ def describe_audit(report: Facts) -> str:
                 f"  {r['view']:26}{r['probe']:>12}{r['accuracy']:>10.4f}{interval:>20}"
                 f"{spread:>20}{control:>10}{unfinished}"
             )
-        left_out = {"check-ins of unknown value": found["num_unknown"], **found["left_out"]}
-        lines += [f"  left out: {number:,} {what}" for what, number in left_out.items() if number]
+        if found["num_unknown"]:
+            lines.append(f"  left out: {found['num_unknown']:,} check-ins of unknown value")
+        lines += [f"  {line}" for line in _describe_sampled(found)]
     return "\n".join(lines)
 
 

@@ -22,11 +22,15 @@ def describe_forecast(found: Mapping[str, Any]) -> str:
     elif found["cold_start"]:
         lines.append("Cold start: fewer check-ins than any client of the run had.")
     unknown = dict(found["unknown"])
-    unknown.setdefault(found["target"], unknown.pop("target"))  # if it is not a feature too
-    named = [f"{name.replace('_', ' ')} in {number}" for name, number in unknown.items() if number]
+    unknown.setdefault(found["target"], unknown.pop("target"))  # where it is no feature too
+    whole = count(found["check_ins"], "check-in")
+    named = [
+        "this user" if name == "user" else f"the {name.replace('_', ' ')} of {number:,} of {whole}"
+        for name, number in unknown.items()
+        if number
+    ]
     if named:
-        whole = count(found["check_ins"], "check-in")
-        lines.append(f"Not seen in training: {', '.join(named)} of {whole}.")
+        lines.append(f"Not seen in training: {', '.join(named)}.")
     width = max(len(row["value"]) for row in found["top"])
     lines += [
         f"  {place:>3}  {row['value']:{width}}  {row['probability']:.4f}"

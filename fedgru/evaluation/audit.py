@@ -31,6 +31,7 @@ from fedgru.task.task import Task
 REPRESENTATION, CARRIED, LOGITS = "representation", "carried state", "logits"
 RAW, WINDOW = "raw input", "raw window"
 WINDOW_LEN = 16
+NAMES = {"val": "validation", "test": "test"}
 MAX_CLIENTS = 100  # of the concept `client`: a probe has one class for each
 MAX_EXAMPLES = 20_000  # to fit on, and to test on
 
@@ -79,7 +80,7 @@ def audit_task(
     name: str,
     plan: AuditPlan = WHOLE,
     on_fit: Callable[[], object] | None = None,
-) -> tuple[probes.Audit, dict[str, int]]:
+) -> tuple[probes.Audit, dict[str, list[int]]]:
     """Audit one concept of a task under some weights.
 
     Args:
@@ -90,7 +91,8 @@ def audit_task(
         on_fit: see `probes.audit`.
 
     Returns:
-        (Audit, left_out): left_out is {what: how many}, clients and examples above the limits.
+        (Audit, sampled): sampled is {what: [taken, of how many]}, for clients and examples above
+        the limits.
 
     Raises:
         ConfigError, DataError: if the concept or a view is unknown, or the concept has fewer than
@@ -103,9 +105,9 @@ def audit_task(
     else:
         seed = task.settings.loop.seed
         concept = make_concept(name, task.check_ins, task.clients, agnostic.zones, seed)
-    taken, left_out = _draw_clients(task, concept, plan.seeds[0])
+    taken, sampled = _draw_clients(task, concept, plan.seeds[0])
     fit, test = (
-        _examples(engine, weights, concept, split, taken, plan, left_out)
+        _examples(engine, weights, concept, split, taken, plan, sampled)
         for split in ("val", "test")
     )
     windows = [replace(e, views={WINDOW: e.views.pop(WINDOW, None)}) for e in (fit, test)]
@@ -118,7 +120,7 @@ def audit_task(
             name, fit_on, test_on, ("naive_bayes",), seeds, None, controls, on_fit
         )
         found = replace(found, readings=[*found.readings, *ceiling.readings])
-    return found, left_out
+    return found, sampled
 
 
 def quick_audit(engine: StateEngine, weights: Weights) -> dict[str, dict[str, Any]]:
@@ -133,22 +135,22 @@ def quick_audit(engine: StateEngine, weights: Weights) -> dict[str, dict[str, An
         names.append(task.protection.concept.name)
     for name in names:
         try:
-            audit, left_out = audit_task(engine, weights, name, QUICK)
+            audit, sampled = audit_task(engine, weights, name, QUICK)
         except (ConfigError, DataError) as error:
             found[name] = {"not_audited": str(error)}
             continue
-        found[name] = audit.to_dict() | {"left_out": left_out}
+        found[name] = audit.to_dict() | {"sampled": sampled}
     return found
 
 
-def _draw_clients(task: Task, concept: Concept, seed: int) -> tuple[Ints, dict[str, int]]:
-    """Return the clients that are audited, and {"clients": how many are not}."""
+def _draw_clients(task: Task, concept: Concept, seed: int) -> tuple[Ints, dict[str, list[int]]]:
+    """Return the clients that are audited, and {"clients": [taken, of how many]} if not all."""
     everybody = np.arange(len(task.clients))
     if not concept.is_client or len(everybody) <= MAX_CLIENTS:
         return everybody, {}
     draw = seeding.rng(seed, "audited clients")
     taken = np.sort(draw.choice(everybody, MAX_CLIENTS, replace=False))
-    return taken, {"clients": len(everybody) - MAX_CLIENTS}
+    return taken, {"clients": [MAX_CLIENTS, len(everybody)]}
 
 
 def _examples(
@@ -158,7 +160,7 @@ def _examples(
     split: str,
     taken: Ints,
     plan: AuditPlan,
-    left_out: dict[str, int],
+    sampled: dict[str, list[int]],
 ) -> Examples:
     """Return the Examples of one split: each of its check-ins that is followed by another one."""
     task, clients = engine.task, engine.task.clients
@@ -167,7 +169,7 @@ def _examples(
     ranges = [np.arange(first[client], end[client]) for client in taken]
     positions = np.concatenate(ranges)
     if len(positions) > plan.max_examples:
-        left_out[f"{split} check-ins"] = len(positions) - plan.max_examples
+        sampled[f"{NAMES[split]} check-ins"] = [plan.max_examples, len(positions)]
         draw = seeding.rng(plan.seeds[0], f"audited {split}")
         positions = np.sort(draw.choice(positions, plan.max_examples, replace=False))
     owners = clients.client_of[positions]

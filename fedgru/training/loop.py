@@ -271,7 +271,7 @@ def _report(
         "val acc": _short(number(row, "val/acc@1/micro")),
     }
     logger.info(
-        "round %d: %s, %.1f + %.1f s%s",
+        "round %d: %s, train %.1f s, validation %.1f s%s",
         round_num,
         ", ".join(f"{name} {value}" for name, value in shown.items()),
         seconds["train"],

@@ -41,8 +41,8 @@ def test_every_run_says_what_it_leaks(trained, here):
     _, printed = trained
     lines = printed[0].stdout.splitlines()
     at = lines.index(
-        "How much a newly trained classifier (logistic regression) recovers from the model, fitted "
-        "on val weeks, tested on test weeks:"
+        "Accuracy of a newly trained classifier that recovers a concept (trained on val weeks, "
+        "tested on test weeks):"
     )
     leakage = json.loads((_run(here, "ordinary") / "test.json").read_text())["leakage"]
     client = leakage["client"]

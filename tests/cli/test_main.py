@@ -88,8 +88,8 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
     )
     patterns = [
         re.escape(f"log/{run_dir.name}, engine jax on ") + r".+ \(\d+ threads?; local steps .+\)",
-        r"round 1: loss \d\.\d{3}, val loss \d\.\d{3}, val acc \d\.\d{3}, \d+\.\d \+ \d+\.\d s, "
-        "best so far",
+        r"round 1: loss \d\.\d{3}, val loss \d\.\d{3}, val acc \d\.\d{3}, train \d+\.\d s, "
+        r"validation \d+\.\d s, best so far",
         r"round 2: .*",
         r"all rounds done; best is round [12] of 2, val/loss/micro \d\.\d{4}",
     ]
@@ -175,7 +175,7 @@ def test_eval_of_a_run_whose_engine_is_elsewhere(here, run_dir):
     assert error_of(result) == (
         f"log/{run_dir.name}: --engine tff needs the environment that `make tff` creates (Python "
         "3.11, TensorFlow Federated 0.87): run .venv-tff/bin/fedgru in place of fedgru. Or score "
-        "with an engine that is here; all give the same numbers: "
+        "with an installed engine; all give the same numbers: "
         f"fedgru eval log/{run_dir.name} --engine jax\n"
     )
     result = invoke("eval", f"log/{run_dir.name}", "--engine", "jax")
@@ -322,7 +322,7 @@ BAD_COMMANDS = {
         ["eval", "gone"],
         1,
         "no run gone: neither gone nor log/gone is a folder with a run.json, and no run in log/ "
-        "was given that --name.",
+        "has that --name.",
     ),
     "no run at all": (
         ["eval", "--log-dir", "other"],
@@ -430,7 +430,7 @@ def test_another_version_of_the_data_set(here, run_dir):
     result = invoke("eval", code=1)
     assert result.stderr == (
         f"Error: log/{run_dir.name} was trained on another version of data set hamlet (fingerprint "
-        f"{was[:12]}, now {now[:12]}). Bring that version back, or train again.\n"
+        f"{was[:12]}, now {now[:12]}). Restore that version, or train again.\n"
     )
     shutil.rmtree("data/hamlet")
     result = invoke("eval", code=1)

@@ -89,7 +89,7 @@ def test_predict_prints_the_check_ins_and_the_places(here):
     result = invoke("predict", "--client", 3, "--until", 37, "--top", 2)
     assert re.fullmatch(
         r"3 after 37 check-ins, the last at v0036, Cafe \(2012-11-07 20:52 UTC\)\n"
-        r"Not seen in training: venue in 1 of 37 check-ins\.\n"
+        r"Not seen in training: the venue of 1 of 37 check-ins\.\n"
         r"    1  \w+ +0\.\d{4}\n"
         r"    2  \w+ +0\.\d{4}\n"
         r"What came: Home \(rank \d+, 0\.\d{4}\)\n",
@@ -144,11 +144,12 @@ def test_what_the_model_does_not_know_is_counted(here):
     )
     assert 0 < venue < raw < len(rows)
     assert result.stdout.splitlines()[1] == (
-        f"Not seen in training: user in {len(rows)}, category in {home}, venue in {venue}, raw "
-        f"category in {raw} of {len(rows)} check-ins."
+        f"Not seen in training: this user, the category of {home} of {len(rows)} check-ins, the "
+        f"venue of {venue} of {len(rows)} check-ins, the raw category of {raw} of {len(rows)} "
+        "check-ins."
     )
     assert result.stderr.splitlines()[1] == (
-        "Note: no row of x.csv says its offset from UTC, so local time is UTC. If it is not, give "
+        "Note: no row of x.csv has an offset from UTC, so local time is UTC. If it is not, give "
         "--offset MINUTES or --column offset=NAME."
     )
     assert "Note" not in invoke("predict", "--history", "x.csv", "--offset", -240).stderr

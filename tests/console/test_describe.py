@@ -2,8 +2,11 @@
 
 import pytest
 
+from fedgru.algorithms.fed_avg import ServerState
+from fedgru.config import Settings
 from fedgru.console import describe
 from fedgru.runs.kinds import FEDERATED, KINDS
+from fedgru.training.loop import TrainResult
 
 
 def test_the_embedded_data_set_is_named():
@@ -34,7 +37,7 @@ def test_what_cannot_be_told_is_a_dash():
                 "worst": {"representation": 0.875, "logits": 0.5},
                 "num_values": 150,
                 "floor": 0.25,
-                "left_out": {"clients": 1050},
+                "sampled": {"clients": [100, 1150]},
             },
             "zone": {"not_audited": "why not."},
         },
@@ -50,10 +53,10 @@ def test_what_cannot_be_told_is_a_dash():
         "95 % interval of acc@1 over clients: 0.2500 to 0.7500",
         "  against user markov: +0.0000 (-0.1250 to +0.1250, not significant)",
         "1,000 targets were never seen in train: they count as misses and have no loss.",
-        "How much a newly trained classifier (logistic regression) recovers from the model, fitted "
-        "on val weeks, tested on test weeks:",
-        "  client (150 values): representation 0.875, logits 0.500; commonest 0.250; 1,050 clients "
-        "left out",
+        "Accuracy of a newly trained classifier that recovers a concept (trained on val weeks, "
+        "tested on test weeks):",
+        "  client (150 values): representation 0.875, logits 0.500; commonest 0.250; sampled 100 "
+        "of 1,150 clients",
         "  zone: not audited: why not.",
     ]
 
@@ -105,7 +108,7 @@ def test_the_audit_names_its_worst_case_and_what_was_left_out():
                 "num_test": 2000,
                 "num_unknown": 7,
                 "floor": 0.3125,
-                "left_out": {},
+                "sampled": {"validation check-ins": [4000, 9046]},
                 "readings": [
                     reading("logistic", 0.5),
                     reading("mlp", 0.625, control=None, converged=False),
@@ -127,4 +130,22 @@ def test_the_audit_names_its_worst_case_and_what_was_left_out():
         "  representation                     mlp    0.6250    0.2500 to 0.7500    0.6250 to 0.6250"
         "         -  not converged: a lower bound",
         "  left out: 7 check-ins of unknown value",
+        "  sampled 4,000 of 9,046 validation check-ins",
     ]
+
+
+def test_samples_of_a_run_that_an_earlier_version_scored():
+    found = {"worst": {"logits": 0.5}, "num_values": 150, "floor": 0.25}
+    lines = describe.describe_leakage({"client": found | {"left_out": {"clients": 1050}}})
+    assert lines.splitlines()[1] == (
+        "  client (150 values): logits 0.500; commonest 0.250; left out: 1,050 clients"
+    )
+
+
+def test_the_end_of_a_run_in_which_no_round_counts():
+    # such as one that was stopped before the final alpha: there is no best value to show
+    state = ServerState({}, {}, 0)
+    end = TrainResult(state, ServerState({}, {}, 2), None, "stopped")
+    assert describe.describe_end(end, Settings()) == (
+        "stopped; best is round 0 of 2, val/loss/micro in no round that counts"
+    )

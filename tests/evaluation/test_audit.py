@@ -17,12 +17,12 @@ def engine(make_task):
 def _examples(engine, weights, name="client", split="test", views=None, limit=10**6):
     from fedgru.agnostic.concepts import make_concept
 
-    task, left_out = engine.task, {}
+    task, sampled = engine.task, {}
     concept = make_concept(name, task.check_ins, task.clients)
     everybody = np.arange(len(task.clients))
     plan = audit.AuditPlan(views=views, max_examples=limit)
-    found = audit._examples(engine, weights, concept, split, everybody, plan, left_out)
-    return found, left_out
+    found = audit._examples(engine, weights, concept, split, everybody, plan, sampled)
+    return found, sampled
 
 
 def test_the_raw_input_of_a_model_without_id_features_is_its_numbers(make_task):
@@ -99,10 +99,10 @@ def test_carried_state_stands_apart_where_it_differs(make_task):
 def test_what_is_above_the_limit_is_counted(engine):
     weights = protection.init_weights(engine.task)
     whole, none = _examples(engine, weights)
-    found, left_out = _examples(engine, weights, limit=20)
+    found, sampled = _examples(engine, weights, limit=20)
     assert none == {}
     assert len(found.labels) == 20
-    assert left_out == {"test check-ins": len(whole.labels) - 20}
+    assert sampled == {"test check-ins": [20, len(whole.labels)]}
 
 
 def test_an_untrained_state_that_reads_ids_tells_who_it_is(engine):
