@@ -72,10 +72,11 @@ test: $(READY)  ## some tests of every kind: within five minutes on two idle cor
 test-all: $(READY)  ## every test that needs no extra environment
 	$(PYTEST)
 
-lint: $(READY)  ## style, common errors, and which package may import which
+lint: $(READY)  ## style, common errors, types, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 
 tensorboard: $(READY)  ## show the runs in log/ at http://localhost:6006
 	$(FEDGRU) tensorboard
