@@ -291,5 +291,5 @@ def test_a_worker_that_is_lost_ends_training_with_a_message(tmp_path):
     assert program.returncode == 1
     assert (
         "\nError: TensorFlow Federated's worker ended by itself (exit code -9). If memory ran out, "
-        "try a smaller `threads` or `clients_per_round`. It printed: "
+        "try a smaller --threads or --clients-per-round. It printed: "
     ) in stderr
