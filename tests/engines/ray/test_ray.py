@@ -208,7 +208,8 @@ def kill_after_handing_out(monkeypatch, times, places=1):
         busy = [actor for _, actor in running.values()]
         if self.round_num == 2 and busy and len(killed) < times:
             pid = int(re.search(r"process (\d+)", self._places[busy[0]])[1])
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # killed before, and not yet noticed
+                os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
     work = Actors.work
