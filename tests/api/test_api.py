@@ -11,6 +11,7 @@ from click.testing import CliRunner
 import fedgru
 from fedgru.cli.main import main
 from fedgru.core.errors import ConfigError, DataError, FedgruError, RunError, TrainingError
+from tests.conftest import slow_but
 
 SMALL = {"users": 6, "rounds": 2, "hidden_dim": 8, "prior": "markov", "threads": 1}
 SAME = ("config.toml", "metrics.csv", "best.npz", "last.npz", "clients.csv", "predictions.parquet")
@@ -40,7 +41,7 @@ def test_the_same_bytes_as_the_command_line(run, tmp_path, monkeypatch):
     }
 
 
-@pytest.mark.parametrize("kind", ["running-markov", "central"])
+@pytest.mark.parametrize("kind", slow_but(["running-markov", "central"], "running-markov"))
 def test_baselines_too(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     given = {"users": 6} if kind != "central" else {k: v for k, v in SMALL.items()}

@@ -17,6 +17,7 @@ def load(name):
     return module
 
 
+@pytest.mark.slow
 def test_train_and_compare(tmp_path, capsys):
     table = load("train_and_compare").main(tmp_path)
     assert len(table) == 3 and (table["acc@1"]["mean"] > 0).all()
