@@ -9,12 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedgru.cli.options import RunName, click_type, log_dir_option, note, shows_progress
-from fedgru.console.agnostic import (
-    describe_cross_domain,
-    describe_maps,
-    describe_pareto,
-    describe_sweep,
-)
 
 if TYPE_CHECKING:
     from click.decorators import FC
@@ -109,6 +103,7 @@ def cross_domain(
     """
     from tqdm import tqdm
 
+    from fedgru.console.agnostic import describe_cross_domain
     from fedgru.images import cross_domain as image_cross_domain
     from fedgru.images import figures as image_figures
     from fedgru.images.folders import open_images
@@ -184,6 +179,7 @@ def sweep(
     """
     from tqdm import tqdm
 
+    from fedgru.console.agnostic import describe_sweep
     from fedgru.images import figures as image_figures
     from fedgru.images import sweep as image_sweep
     from fedgru.images.settings import check_method, default_method
@@ -252,6 +248,7 @@ def maps(
     Shown are the hold-out targets whose two maps correlate least.
     """
     from fedgru.agnostic.objective import TradeOff
+    from fedgru.console.agnostic import describe_maps
     from fedgru.images import figures as image_figures
     from fedgru.images import maps as image_maps
     from fedgru.images import sweep as image_sweep
@@ -305,6 +302,7 @@ def pareto(runs: tuple[str, ...], concept: str, name: str, log_dir: Path) -> Non
     methods, alphas and seeds, each through `fedgru eval` and `fedgru audit`; by default all in the
     log folder that were audited for the concept.
     """
+    from fedgru.console.agnostic import describe_pareto
     from fedgru.report import pareto
     from fedgru.runs import folder as run_folders
     from fedgru.runs import listing

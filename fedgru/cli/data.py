@@ -16,8 +16,6 @@ from fedgru.cli.options import (
     note,
     print_json,
 )
-from fedgru.console.data_sets import describe_data_set, describe_data_sets
-from fedgru.console.tables import count
 
 if TYPE_CHECKING:
     from click.decorators import FC
@@ -133,6 +131,7 @@ def describe(name: str | None, as_json: bool, data_dir: Path) -> None:
     It also shows the time span, the local clock, check-ins per user, and why rows were dropped.
     NAME is a data set; without it the embedded one is described.
     """
+    from fedgru.console.data_sets import describe_data_set
     from fedgru.data.datasets import EMBEDDED, open_data_set
     from fedgru.data.passport import describe as get_facts
 
@@ -155,6 +154,7 @@ def check(name: str | None, data_dir: Path) -> None:
     maps. Opening it later compares only sizes and times of change. This command reads all of it
     again, with all stored copies.
     """
+    from fedgru.console.tables import count
     from fedgru.data.datasets import list_data_sets
     from fedgru.workflows.data_check import check_data_set
 
@@ -176,6 +176,7 @@ def check(name: str | None, data_dir: Path) -> None:
 @data_dir_option
 def list_(as_json: bool, data_dir: Path) -> None:
     """List the data sets."""
+    from fedgru.console.data_sets import describe_data_sets
     from fedgru.data.datasets import list_data_sets, open_data_set
 
     passports = [open_data_set().passport, *list_data_sets(data_dir)]
@@ -215,6 +216,7 @@ def synth(
 
 
 def _show_saved(data_set: DataSet, data_dir: Path) -> None:
+    from fedgru.console.data_sets import describe_data_set
     from fedgru.data.passport import describe as get_facts
 
     facts = get_facts(data_set)
