@@ -40,7 +40,7 @@ START, REST = "process start, imports", "the rest, process end"
 PHASES = (
     START,
     "data set opened or made",
-    "task laid out",
+    "task built",
     "C code: compiled or loaded",
     "C code timed against XLA's",
     "kernel prior learnt",
@@ -141,7 +141,7 @@ def run_job(file, options):
     import_jax().monitoring.register_event_duration_secs_listener(clock.compiled)
     for owner, name, phase in (
         (datasets, "open_data_set", "data set opened or made"),
-        (open_workflow, "open_task", "task laid out"),
+        (open_workflow, "open_task", "task built"),
         (compiler, "load", "C code: compiled or loaded"),
         (JaxEngine, "choose_local_loop", "C code timed against XLA's"),
         (train_workflow, "learn_prior", "kernel prior learnt"),

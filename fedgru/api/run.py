@@ -198,7 +198,7 @@ class Run:
 
         Args:
             client: a user of the run's data set.
-            until: take the client's first so many check-ins; None takes all.
+            until: how many of the client's check-ins to use, from the first; None uses all.
             top: how many values.
 
         Returns:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fedgru.agnostic.protection import Protection, make_protection
 from fedgru.algorithms import faults
-from fedgru.config import Settings
+from fedgru.config import InputSettings, Settings
 from fedgru.config.feature_names import parse_features
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, DataError
@@ -464,12 +464,9 @@ def _with_validated(
     return lines
 
 
-def _prepare(
-    data_set: DataSet, settings: Settings, fitted: features.Fitted | None = None
-) -> stored.StoredParts:
-    """Make the StoredParts of a data set in a pass over every check-in. Errors as `build_task`."""
-    check_ins, inputs_settings = data_set.check_ins, settings.inputs
-    names = parse_features(inputs_settings.features)
+def _check_columns(data_set: DataSet, inputs_settings: InputSettings, names: Sequence[str]) -> None:
+    """Refuse features and a target whose columns the data set does not have."""
+    check_ins = data_set.check_ins
     needed = {"category", "raw_category"} & set(names)
     needed |= {"category"} if inputs_settings.target == "category" else set()
     for column in sorted(needed):
@@ -487,6 +484,15 @@ def _prepare(
                 f"{inputs_settings.features} asks for. Leave it out, or import the data again with "
                 f"--column {column}=NAME."
             )
+
+
+def _prepare(
+    data_set: DataSet, settings: Settings, fitted: features.Fitted | None = None
+) -> stored.StoredParts:
+    """Make the StoredParts of a data set in a pass over every check-in. Errors as `build_task`."""
+    check_ins, inputs_settings = data_set.check_ins, settings.inputs
+    names = parse_features(inputs_settings.features)
+    _check_columns(data_set, inputs_settings, names)
     clients, coverage = choose_clients(check_ins, settings.data.users, settings.data.min_checkins)
     column = getattr(check_ins, inputs_settings.target)
     if fitted is None:

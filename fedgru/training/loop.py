@@ -122,7 +122,7 @@ def train(
     """
     task = training.task
     loop = task.settings.loop
-    metric = parse_stop_metric(loop.stop_metric)
+    parse_stop_metric(loop.stop_metric)  # refuses an unknown one
     if start is None:
         start = _before_training(training)
         on_round(0, *start.rows[0])
@@ -158,18 +158,28 @@ def train(
         why = f"{loop.stop_metric} has not improved in {loop.patience} rounds"
     elif not why:
         why = "all rounds done"
-    if stopping.best_value is None:
+    _warn_of_best(training, best, stopping.best_value, untrained)
+    return TrainResult(best, state, stopping.best_value, why, faults)
+
+
+def _warn_of_best(
+    training: Training, best: ServerState, best_value: float | None, untrained: Row
+) -> None:
+    """Warn if the round that is kept is none, or no better than before training."""
+    task = training.task
+    stop_metric = task.settings.loop.stop_metric
+    if best_value is None:
         logger.warning("no round ran under the final alpha: what counts is the untrained model")
     elif best.round_num == 0:
         logger.warning(
             "no round was better than before training (%s %.4f): what counts is %s",
-            loop.stop_metric,
-            stopping.best_value,
+            stop_metric,
+            best_value,
             "the prior alone" if task.spec.has_prior else "the untrained model",
         )
     elif task.protection is not None:
-        _compare_with_untrained(loop.stop_metric, metric, stopping.best_value, untrained)
-    return TrainResult(best, state, stopping.best_value, why, faults)
+        metric = parse_stop_metric(stop_metric)
+        _compare_with_untrained(stop_metric, metric, best_value, untrained)
 
 
 def _faults_of(task: RoundTask, round_num: int, result: RoundResult) -> list[Fault]:

@@ -78,7 +78,7 @@ class Actors:
         )
 
     def _check_resources(self, actors: int | None) -> int:
-        """Return the number of actors: the wanted number if so many fit, or as many as fit."""
+        """Return the number of actors: those asked for, or if none are, as many as fit."""
         there = self._ray.cluster_resources()
         fit = int(there.get("CPU", 0)) // self._settings.ray_cpus
         if self._settings.ray_gpus:

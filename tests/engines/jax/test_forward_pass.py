@@ -1,4 +1,4 @@
-"""fedgru/engines/jax/forward_pass.py: how check-ins are laid out for a forward pass."""
+"""fedgru/engines/jax/forward_pass.py: how check-ins lie in the rows of a forward pass."""
 
 from types import SimpleNamespace
 
