@@ -6,15 +6,14 @@ differ only in strength and seed share one compiled program.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any
 
 from fedgru.agnostic import independence, objective
 from fedgru.config.methods import Method
 from fedgru.core.jax_setup import import_jax
 from fedgru.core.types import AnyArray, AnyWeights
 from fedgru.models import cnn, heads
-
-Optimizer: TypeAlias = tuple[str, float, float]  # kind, momentum, weight decay
+from fedgru.models.optimizers import Optimizer, descend
 
 
 @cache
@@ -235,41 +234,3 @@ def augment(images: AnyArray, crop: int, flips: bool, key: AnyArray) -> AnyArray
         mirrored = jax.random.bernoulli(flip_key, 0.5, (len(images), 1, 1, 1))
         images = jnp.where(mirrored, images[:, :, ::-1], images)
     return images
-
-
-def descend(
-    optimizer: Optimizer,
-    weights: AnyWeights,
-    gradients: AnyWeights,
-    slots: tuple[Any, Any],
-    lr: AnyArray,
-    count: AnyArray,
-) -> tuple[Any, tuple[Any, Any]]:
-    """Return (weights, slots) after one step, by optax.
-
-    Args:
-        optimizer: (kind, momentum, weight_decay). The kind is "sgd" or "adam"; for adam, momentum
-            is the decay of the mean.
-        weights, gradients: trees of float32 arrays of the same shapes.
-        slots: (first, second) moments, trees like the weights; sgd does not use the second.
-        lr: learning rate.
-        count: int [], the first step is 1; several steps of the heads can have the same count.
-
-    Source: Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1, with beta_2 = 0.999 and its epsilon.
-        Weight decay is added to the gradient, not to the step.
-    """
-    import jax
-    import optax
-
-    kind, momentum, weight_decay = optimizer
-    first, second = slots
-    decay = optax.add_decayed_weights(weight_decay)
-    step, _ = decay.update(gradients, decay.init(weights), weights)
-    if kind == "sgd":
-        step, state = optax.trace(momentum).update(step, optax.TraceState(first))
-        first = state.trace
-    else:
-        state = optax.ScaleByAdamState(jax.numpy.int32(count - 1), first, second)
-        step, state = optax.scale_by_adam(b1=momentum, b2=0.999, eps=1e-8).update(step, state)
-        first, second = state.mu, state.nu
-    return jax.tree.map(lambda w, s: w - lr * s, weights, step), (first, second)

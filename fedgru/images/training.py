@@ -19,6 +19,7 @@ from fedgru.images import steps as image_steps
 from fedgru.images.data import ImageData
 from fedgru.images.settings import ImageSettings
 from fedgru.models import cnn, heads
+from fedgru.models.optimizers import Optimizer
 
 CHUNK = 256  # images represented at once
 
@@ -336,7 +337,7 @@ def centre_crop(images: Images, crop: int) -> Images:
     return images[:, spare // 2 : spare // 2 + crop, spare // 2 : spare // 2 + crop]
 
 
-def _optimizer(settings: ImageSettings) -> image_steps.Optimizer:
+def _optimizer(settings: ImageSettings) -> Optimizer:
     return settings.optimizer, settings.momentum, settings.weight_decay
 
 

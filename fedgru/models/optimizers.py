@@ -1,6 +1,11 @@
-"""Local optimizers as pure functions over a tree of weights. JAX; the formulas are Keras'."""
+"""Local optimizers as pure functions over a tree of weights. JAX.
 
-from typing import Any
+`local_step` computes as Keras does, for check-ins; `descend` as Kingma and Ba do, for images.
+"""
+
+from typing import Any, TypeAlias
+
+Optimizer: TypeAlias = tuple[str, float, float]  # kind, momentum, weight decay
 
 ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON = 0.9, 0.999, 1e-7  # Keras' defaults
 
@@ -41,3 +46,50 @@ def local_step(
         lambda w, m, v: w - rate * m / (jnp.sqrt(v) + ADAM_EPSILON), weights, m, v
     )
     return weights, (m, v)
+
+
+def descend(
+    optimizer: Optimizer,
+    weights: Any,
+    gradients: Any,
+    slots: tuple[Any, Any],
+    lr: Any,
+    count: Any,
+) -> tuple[Any, tuple[Any, Any]]:
+    """Return (weights, slots) after one step with momentum and weight decay.
+
+    Optax has both formulas, but its Adam rounds differently: trainings would not repeat the
+    results of earlier versions.
+
+    Args:
+        optimizer: (kind, momentum, weight_decay). The kind is "sgd" or "adam"; for adam, momentum
+            is the decay of the mean.
+        weights, gradients: trees of float32 arrays of the same shapes.
+        slots: (first, second) moments, trees like the weights; sgd does not use the second.
+        lr: learning rate.
+        count: int [], the first step is 1; several steps of the heads can have the same count.
+
+    Source: Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1, with beta_2 = 0.999 and its epsilon.
+        Weight decay is added to the gradient, not to the step.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    kind, momentum, weight_decay = optimizer
+    if weight_decay:
+        gradients = jax.tree.map(lambda g, w: g + weight_decay * w, gradients, weights)
+    first, second = slots
+    if kind == "sgd":
+        first = jax.tree.map(lambda m, g: momentum * m + g, first, gradients)
+        return jax.tree.map(lambda w, m: w - lr * m, weights, first), (first, second)
+    first = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, first, gradients)
+    second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradients)
+    first_scale = 1 / (1 - momentum**count)
+    second_scale = 1 / (1 - 0.999 ** jnp.asarray(count, jnp.float32))
+    weights = jax.tree.map(
+        lambda w, m, v: w - lr * first_scale * m / (jnp.sqrt(second_scale * v) + 1e-8),
+        weights,
+        first,
+        second,
+    )
+    return weights, (first, second)

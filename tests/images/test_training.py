@@ -112,7 +112,7 @@ def test_one_reversed_step_against_plain_gradients():
 
 
 def test_sgd_with_momentum_and_decay_worked_by_hand():
-    from fedgru.images.steps import descend
+    from fedgru.models.optimizers import descend
 
     weights, zeros = {"w": np.float32(2.0)}, ({"w": np.float32(0)}, {"w": np.float32(0)})
     recipe = ("sgd", 0.5, 0.1)
@@ -125,7 +125,7 @@ def test_sgd_with_momentum_and_decay_worked_by_hand():
 
 
 def test_adam_worked_by_hand():
-    from fedgru.images.steps import descend
+    from fedgru.models.optimizers import descend
 
     weights, zeros = {"w": np.float32(2.0)}, ({"w": np.float32(0)}, {"w": np.float32(0)})
     # corrected moments are 4 and 16 after one step: w = 2 - 0.1 * 4 / 4
