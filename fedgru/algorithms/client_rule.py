@@ -26,6 +26,11 @@ class ClientRule:
             their shape. It must use only arithmetic, because it gets arrays of JAX or TensorFlow.
             None adds nothing. The C code does not support it: then XLA runs the local steps, which
             is logged.
+        at_received: whether every step uses the gradient at the received weights, without moving
+            away from them: with optimizer sgd and client_lr 1 the update is minus the sum of the
+            steps' gradients. XLA runs the local steps.
+        by_client: whether each client has a `fedgru.algorithms.client_start.ClientStart` of its
+            own. XLA runs the local steps, one client in a call.
 
     Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, ClientUpdate; Li et al. 2020
         (arXiv:1812.06127), equation (2), for the proximal term.
@@ -36,6 +41,8 @@ class ClientRule:
     local_epochs: int = _DEFAULTS.local_epochs
     prox_mu: float = 0.0
     correction: Callable[[AnyArray, AnyArray], AnyArray] | None = None
+    at_received: bool = False
+    by_client: bool = False
 
     @classmethod
     def of(cls, client: ClientSettings) -> "ClientRule":

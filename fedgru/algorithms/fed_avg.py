@@ -28,6 +28,11 @@ class ClientUpdate:
         num_correct: float, number of these targets that were ranked first.
         protected: float [3], of the protected head: its loss summed in nats, its number of
             correct answers, and the number of its examples; zeros without a head.
+        num_steps: local steps of all epochs; 0 where the engine does not say.
+        extra: what else the client sends, name -> float32 array like `dense`, with `rows` like
+            `row_update`; None for nothing. Only some algorithms ask for it.
+        measured: what the client found at the received weights before training, if the algorithm
+            asked; for some its mean train loss in nats.
     """
 
     client: int
@@ -38,6 +43,9 @@ class ClientUpdate:
     loss_sum: float
     num_correct: float
     protected: AnyFloats = field(default_factory=lambda: np.zeros(3))
+    num_steps: int = 0
+    extra: Weights | None = None
+    measured: Any = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from fedgru import algorithms
 from fedgru.algorithms import faults
 from fedgru.algorithms.client_rule import ClientRule
+from fedgru.algorithms.client_start import Starts
 from fedgru.algorithms.fed_avg import ClientUpdate, NoUpdate, ServerState
 from fedgru.algorithms.protocol import Algorithm, Total
 from fedgru.config.settings import Settings
@@ -139,11 +140,18 @@ class Engine(Generic[AnyTask]):
         """End the processes of the engine; if it is used again, it starts new ones."""
 
     def local_updates(
-        self, weights: Weights, cohort: AnyInts, round_num: int, constants: Constants | None = None
+        self,
+        weights: Weights,
+        cohort: AnyInts,
+        round_num: int,
+        constants: Constants | None = None,
+        starts: Starts | None = None,
     ) -> Iterator[ClientUpdate | NoUpdate]:
         """Yield the ClientUpdate, or NoUpdate, of each client of the cohort, in its order.
 
         `constants` is what `Protection.before_round` gives, where the task has a Protection.
+        `starts` is given if the client rule is `by_client`: it is called once for each client, as
+        a rule shortly before the client trains, also by several threads at the same time.
         """
         raise NotImplementedError(
             f"engine {self.name} gives no updates of single clients: it needs local_updates, or "

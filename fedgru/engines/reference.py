@@ -11,6 +11,7 @@ import numpy as np
 
 from fedgru.agnostic.protection import HEAD_DIMS, Protection
 from fedgru.algorithms.client_rule import ClientRule
+from fedgru.algorithms.client_start import ClientStart, Starts, whole_weights
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.config.methods import METHODS
 from fedgru.config.settings import Settings
@@ -58,10 +59,13 @@ class ReferenceEngine(Engine[Task]):
         self._forward_model = keras_gru.build(
             task.spec, task.inputs, 1, layout.seq_len, output="hidden"
         )
-        self._received: list[
-            Any
-        ] = []  # variables that hold what a client received, if the rule asks
-        self._optimizer = _client_optimizer(self.client_rule, self._received)
+        # variables beside the model's trainable ones, where the rule asks for them
+        self._received: list[Any] = []  # what a client received
+        self._offset: list[Any] = []  # what is added to each gradient
+        self._moved: list[Any] = []  # where the steps would have led, with `at_received`
+        self._optimizer = _client_optimizer(
+            self.client_rule, self._received, self._offset, self._moved
+        )
         if protection is not None and protection.server_head:
             for layer in keras_heads.head_layers(self._model).values():
                 layer.trainable = False
@@ -73,15 +77,26 @@ class ReferenceEngine(Engine[Task]):
             if protection
             else _measures("scores"),
         )
-        if self.client_rule.adds_to_gradient:
-            import tensorflow as tf
+        import tensorflow as tf
 
-            self._received += map(tf.Variable, self._model.trainable_variables)
+        rule = self.client_rule
+        for variables, asked in (
+            (self._received, rule.adds_to_gradient),
+            (self._offset, rule.by_client),
+            (self._moved, rule.at_received),
+        ):
+            if asked:
+                variables += map(tf.Variable, self._model.trainable_variables)
         self._optimizer.build(self._model.trainable_variables)
         self._fresh_optimizer = [v.numpy() for v in self._optimizer.variables]
 
     def local_updates(
-        self, weights: Weights, cohort: AnyInts, round_num: int, constants: Constants | None = None
+        self,
+        weights: Weights,
+        cohort: AnyInts,
+        round_num: int,
+        constants: Constants | None = None,
+        starts: Starts | None = None,
     ) -> Iterator[ClientUpdate]:
         """Yield the ClientUpdate of each client of the cohort, in the cohort's order."""
         protection = self.task.protection
@@ -94,21 +109,28 @@ class ReferenceEngine(Engine[Task]):
             if hasattr(layer, "seed_generator"):  # Keras 3
                 layer.seed_generator.state.assign(key)
         for client in cohort:
-            yield self._client_update(weights, int(client))
+            yield self._client_update(weights, int(client), starts)
 
-    def _client_update(self, weights: Weights, client: int) -> ClientUpdate:
+    def _client_update(
+        self, weights: Weights, client: int, starts: Starts | None = None
+    ) -> ClientUpdate:
         """Algorithm 1, ClientUpdate(k, w): E local epochs over the batches of client k."""
+        data = self.task.local_data(client, local_epochs=self.client_rule.local_epochs)
+        if starts is not None:
+            weights = self._begin(starts(client, _own_rows(data)), weights, _own_rows(data))
+        else:
+            self._set(self._received, weights)
+        self._set(self._moved, weights)
         keras_gru.set_weights(self._model, weights)
         for variable, value in zip(self._optimizer.variables, self._fresh_optimizer, strict=True):
             variable.assign(value)
-        for kept, variable in zip(self._received, self._model.trainable_variables, strict=False):
-            kept.assign(variable)
-        data = self.task.local_data(client, local_epochs=self.client_rule.local_epochs)
         sums = np.zeros(5)
         for _ in range(data.passes):
             keras_gru.reset_state(self._model)
             for step in range(len(data.mask)):
                 sums += self._local_step(data, step)
+        for moved, variable in zip(self._moved, self._model.trainable_variables, strict=False):
+            variable.assign(moved)
         after = keras_gru.get_weights(self._model, self.task.spec.num_rows)
         update = {name: after[name] - weights[name] for name in weights}
         row_update = update.pop("rows")
@@ -121,7 +143,25 @@ class ReferenceEngine(Engine[Task]):
             loss_sum=sums[0],
             num_correct=sums[1],
             protected=sums[2:],
+            num_steps=data.passes * len(data.mask),
         )
+
+    def _begin(self, start: ClientStart, weights: Weights, row_ids: Int32s) -> Weights:
+        """Set what goes with a ClientStart; return its weights with the whole table."""
+        anchor = start.weights if start.anchor is None else start.anchor
+        self._set(self._received, whole_weights(anchor, row_ids, weights["rows"]))
+        nothing = np.zeros_like(weights["rows"])
+        offset = start.offset or {n: np.zeros_like(w) for n, w in start.weights.items()}
+        self._set(self._offset, whole_weights(offset, row_ids, nothing))
+        return whole_weights(start.weights, row_ids, weights["rows"])
+
+    def _set(self, variables: list[Any], weights: Weights) -> None:
+        """Set variables that lie beside the model's trainable ones to weights; none if empty."""
+        if not variables:
+            return
+        keras_gru.set_weights(self._model, weights)
+        for kept, variable in zip(variables, self._model.trainable_variables, strict=True):
+            kept.assign(variable)
 
     def _local_step(self, data: LocalData, step: int) -> Doubles:
         """One call of train_on_batch; returns the sums of a ClientUpdate, float64 [5]."""
@@ -195,23 +235,35 @@ def _check_knows(protection: Protection, name: str) -> None:
         )
 
 
-def _client_optimizer(rule: ClientRule, received: list[Any]) -> Any:
-    """The Keras optimizer of a ClientRule; `received` is filled before the first step."""
+def _client_optimizer(
+    rule: ClientRule, received: list[Any], offset: list[Any], moved: list[Any]
+) -> Any:
+    """The Keras optimizer of a ClientRule; the lists are filled before the first step."""
     import keras
     import tensorflow as tf
 
     optimizer: Any = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}[rule.optimizer]
-    if not rule.adds_to_gradient:
+    if not (rule.adds_to_gradient or rule.by_client or rule.at_received):
         return optimizer(rule.client_lr)
+    if rule.at_received and (rule.optimizer, rule.adds_to_gradient) != ("sgd", False):
+        raise ValueError("gradients at the received weights need optimizer sgd and no added term")
 
     class WithAddedTerms(optimizer):
         def apply_gradients(
             self, grads_and_vars: Iterable[tuple[Any, Any]], *args: Any, **kwargs: Any
         ) -> Any:
             gradients, variables = zip(*grads_and_vars, strict=True)
-            now, start = map(tf.convert_to_tensor, variables), map(tf.convert_to_tensor, received)
-            added = map(rule.added, now, start)
-            sums = [g + more for g, more in zip(gradients, added, strict=True)]
+            sums = list(gradients)
+            if rule.adds_to_gradient:
+                now = map(tf.convert_to_tensor, variables)
+                added = map(rule.added, now, map(tf.convert_to_tensor, received))
+                sums = [g + more for g, more in zip(sums, added, strict=True)]
+            if rule.by_client:
+                sums = [g + more for g, more in zip(sums, offset, strict=True)]
+            if rule.at_received:
+                for variable, gradient in zip(moved, sums, strict=True):
+                    variable.assign_sub(rule.client_lr * gradient)
+                return self.iterations.assign_add(1)
             pairs = zip(sums, variables, strict=True)
             return super().apply_gradients(pairs, *args, **kwargs)
 

@@ -291,8 +291,8 @@ class RestartsAdamAtEachEpoch(JaxEngine):
 
 
 class NeverRestartsAdam(ReferenceEngine):
-    def _client_update(self, weights, client):
-        update = super()._client_update(weights, client)
+    def _client_update(self, weights, client, starts=None):
+        update = super()._client_update(weights, client, starts)
         self._fresh_optimizer = [v.numpy() for v in self._optimizer.variables]
         return update
 

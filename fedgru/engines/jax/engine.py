@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.algorithms.client_rule import ClientRule
+from fedgru.algorithms.client_start import ClientStart, Starts, own_weights
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.config.settings import Settings
 from fedgru.core import seeding
@@ -38,6 +39,7 @@ from fedgru.task.task import Task
 
 KEPT_BYTES = 1 << 29  # of prepared clients that are kept; the others are prepared in each round
 READ_AT_ONCE = 128  # clients
+STARTS_AT_ONCE = 4  # of each thread: clients whose own start weights are in memory
 FORWARD_ROWS = 16  # of each thread
 FORWARD_SEQ_LEN = 64
 
@@ -73,9 +75,8 @@ class JaxEngine(Engine[Task]):
         self.device = pick_device(loop.device)
         self.threads = num_threads(loop.threads)
         whole_cohort = len(task.clients)
-        self.clients_per_call = loop.clients_per_call or (
-            1 if self.device.platform == "cpu" else whole_cohort
-        )
+        one_by_one = self.device.platform == "cpu" or self.client_rule.by_client
+        self.clients_per_call = loop.clients_per_call or (1 if one_by_one else whole_cohort)
         self._prepared: dict[int, Prepared] = {}
         self._kept_bytes = 0
         self._speeds: loop_speed.LoopSpeeds | None = None  # once they are known
@@ -151,7 +152,11 @@ class JaxEngine(Engine[Task]):
         epochs = self.client_rule.local_epochs
         if loop_speed.run_seconds(self.task, epochs, self.threads, in_c) < loop_speed.WORTH_S:
             return None
-        train = partial(self._train_by_xla, weights, weights["rows"], None)
+
+        def train(data: Prepared, key: KeyWords) -> Any:
+            start = ClientStart(own_weights(weights, data.row_ids))
+            return self._train_by_xla(start, None, data, key)
+
         return loop_speed.LoopSpeeds(in_c, loop_speed.seconds_by_xla(train, clients, keys))
 
     def _take_faster(self, speeds: loop_speed.LoopSpeeds | None) -> None:
@@ -183,10 +188,18 @@ class JaxEngine(Engine[Task]):
             return None, f"the C code cannot be used, {error}"
 
     def local_updates(
-        self, weights: Weights, cohort: AnyInts, round_num: int, constants: Constants | None = None
+        self,
+        weights: Weights,
+        cohort: AnyInts,
+        round_num: int,
+        constants: Constants | None = None,
+        starts: Starts | None = None,
     ) -> Iterator[ClientUpdate]:
         """See Engine.local_updates."""
         clients = [int(client) for client in cohort]
+        if starts is not None:
+            yield from self._train_from(starts, clients, round_num, constants)
+            return
         if self._native is not None:
             yield from self._train_natively(self._native, weights, clients, round_num)
             return
@@ -212,6 +225,21 @@ class JaxEngine(Engine[Task]):
             found = [update for updates in trained for update in updates]
         places = np.argsort([index for group in groups for index in group])
         yield from (found[place] for place in places)
+
+    def _train_from(
+        self, starts: Starts, cohort: list[int], round_num: int, constants: Constants | None
+    ) -> Iterator[ClientUpdate]:
+        """Yield the ClientUpdate of each client from its own ClientStart, a few at a time."""
+
+        def train(client: int) -> ClientUpdate:
+            data, key = self._prepare(client), self.dropout_key(round_num, client)
+            update, sums = self._train_by_xla(starts(client, data.row_ids), constants, data, key)
+            return _as_update(client, data, update, sums)
+
+        at_once = STARTS_AT_ONCE * self.threads
+        with ThreadPoolExecutor(self.threads) as pool:
+            for first in range(0, len(cohort), at_once):
+                yield from pool.map(train, cohort[first : first + at_once])
 
     def _train_natively(
         self, native_code: native.NativeCode, weights: Weights, cohort: list[int], round_num: int
@@ -242,23 +270,33 @@ class JaxEngine(Engine[Task]):
         client: int,
     ) -> ClientUpdate:
         data, key = self._prepare(client), self.dropout_key(round_num, client)
-        update, sums = self._train_by_xla(dense, table, constants, data, key)
+        start = ClientStart(own_weights({**dense, "rows": table}, data.row_ids))
+        update, sums = self._train_by_xla(start, constants, data, key)
         return _as_update(client, data, update, sums)
 
     def _train_by_xla(
-        self,
-        dense: JaxWeights,
-        table: Floats,
-        constants: Constants | None,
-        data: Prepared,
-        key: KeyWords,
+        self, start: ClientStart, constants: Constants | None, data: Prepared, key: KeyWords
     ) -> tuple[Weights, Floats]:
         """Return the update of a client, name -> array, and its five sums."""
-        own = np.zeros((data.num_table, table.shape[1]), np.float32)
-        own[: len(data.row_ids)] = table[data.row_ids]
+
+        def padded(own: Weights | None) -> JaxWeights | None:
+            if own is None:
+                return None
+            rows = np.zeros((data.num_table, own["rows"].shape[1]), np.float32)
+            rows[: len(data.row_ids)] = own["rows"]
+            return {**own, "rows": rows}
+
         with on_device(self.device):
-            steps = Steps(data.arrays, key, data.steps, data.steps * data.passes, constants)
-            update, sums = self._local_loop({**dense, "rows": own}, steps)
+            steps = Steps(
+                data.arrays,
+                key,
+                data.steps,
+                data.steps * data.passes,
+                constants,
+                offset=padded(start.offset),
+                anchor=padded(start.anchor),
+            )
+            update, sums = self._local_loop(padded(start.weights), steps)
         return {name: np.asarray(u) for name, u in update.items()}, np.asarray(sums)
 
     def _train_stack(
@@ -432,6 +470,7 @@ def _as_update(
     return ClientUpdate(
         client=client,
         num_examples=data.num_examples,
+        num_steps=data.steps * data.passes,
         row_ids=data.row_ids,
         row_update=update.pop("rows")[: len(data.row_ids)],
         dense=update,

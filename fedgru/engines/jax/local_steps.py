@@ -28,6 +28,7 @@ class Steps(NamedTuple):
         first_step: int [], the optimizer's count of the first step.
         at_most: int [], for a stack of clients (`jax.vmap`): the largest num_steps of them. The
             loop runs this many steps, and a client that is done does not change any more.
+        offset, anchor: see ClientStart, with `rows` padded like those of the weights; or None.
     """
 
     arrays: Any
@@ -38,6 +39,8 @@ class Steps(NamedTuple):
     resets: Any = None
     first_step: Any = 1
     at_most: Any = None
+    offset: JaxWeights | None = None
+    anchor: JaxWeights | None = None
 
 
 def run_steps(
@@ -65,7 +68,8 @@ def run_steps(
     import jax
     import jax.numpy as jnp
 
-    arrays, received = steps.arrays, weights
+    arrays, start_weights = steps.arrays, weights
+    received = weights if steps.anchor is None else steps.anchor
     batch, num_table = arrays[0].shape[2], weights["rows"].shape[0]
     start_state = gru.zero_state(spec.cell, spec.hidden_dim, batch)
 
@@ -118,10 +122,17 @@ def run_steps(
             scale = kept.astype(jnp.float32) / (1.0 - spec.dropout)
         length = columns[at] if skips_padding else None
         gradient, (state, step_sums) = jax.grad(loss, has_aux=True)(
-            now, data, state, scale, jax.random.fold_in(step_key, 1), length
+            start_weights if rule.at_received else now,
+            data,
+            state,
+            scale,
+            jax.random.fold_in(step_key, 1),
+            length,
         )
         if rule.adds_to_gradient:
             gradient = jax.tree.map(lambda g, w, r: g + rule.added(w, r), gradient, now, received)
+        if steps.offset is not None:
+            gradient = jax.tree.map(jnp.add, gradient, steps.offset)
         count = steps.first_step + i
         now, slots = local_step(rule.optimizer, rule.client_lr, count, now, slots, gradient)
         return now, slots, state, sums + step_sums

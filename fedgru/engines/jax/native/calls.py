@@ -112,6 +112,10 @@ def load(task: Task, rule: ClientRule, device: Any, clients_per_call: int) -> "N
         raise Unavailable(f"it knows no {spec.cell}")
     if rule.correction is not None:
         raise Unavailable("it knows no correction of the gradient but FedProx's")
+    if rule.at_received:
+        raise Unavailable("it takes gradients only where the weights are")
+    if rule.by_client:
+        raise Unavailable("it starts all clients from the same weights")
     # JAX gives its config these attributes when it is imported
     partitionable = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     if spec.dropout > 0 and not partitionable:
