@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedgru.algorithms import faults
+from fedgru.algorithms.client_start import Starts
 from fedgru.algorithms.fed_avg import ClientUpdate, NoUpdate, ServerState
 from fedgru.algorithms.protocol import Algorithm
 from fedgru.core.errors import TrainingError
@@ -145,9 +146,16 @@ class FederationEngine(Engine):
         return mean, {nodes[node]: number for node, number in examples.items()}
 
     def local_updates(
-        self, weights: Weights, cohort: AnyInts, round_num: int, constants: Any = None
+        self,
+        weights: Weights,
+        cohort: AnyInts,
+        round_num: int,
+        constants: Any = None,
+        starts: Starts | None = None,
     ) -> Iterator[ClientUpdate | NoUpdate]:
         """See Engine.local_updates; a client of the cohort that is offline has dropped out."""
+        if starts is not None:
+            raise ValueError("the clients of a deployment all start from the received weights")
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == round_num and ahead[1] is weights:
             replies = ahead[2]
