@@ -1,4 +1,4 @@
-"""The numbers of a report: accuracy by client, time and place, confusion, calibration, traffic.
+"""The numbers of a report: accuracy by client, time and place, confusion, calibration.
 
 Pure functions of arrays. The targets are those of one run's test split, each once; `correct` is
 whether the class that was ranked first is the target's.
@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.core import metrics
-from fedgru.core.types import Bools, Doubles, Ints, Weights
-from fedgru.task.kernel_prior import FIT_ROUNDS, KM_PER_DEG, Kernel
+from fedgru.core.types import Bools, Doubles, Ints
+from fedgru.task.kernel_prior import KM_PER_DEG
 
-FLOAT_BYTES = 4  # weights, updates and row ids: float32 and int32
-SUM_BYTES = 8  # of each sum beside an update
 OTHERS = "all others"
 
 
@@ -263,53 +261,3 @@ def map_cells(
         side_km=float(side_km),
         outside=int((~inside).sum()),
     )
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """The bytes of one round between the server and each client in it.
-
-    Attributes:
-        down_bytes, up_bytes: int64 [num_clients].
-        model_bytes: the whole model, rows of all clients.
-        prior_bytes: in both directions, once before round 1, to learn the kernel prior; else 0.
-    """
-
-    down_bytes: Ints
-    up_bytes: Ints
-    model_bytes: int
-    prior_bytes: int
-
-
-def count_traffic(
-    weights: Weights,
-    own_rows: npt.ArrayLike,
-    has_head: bool = False,
-    has_kernel: bool = False,
-    whole_table: bool = False,
-) -> Traffic:
-    """Return the Traffic of a model.
-
-    Down: every weight except the table, and the client's own rows of the table. Up: the update of
-    the same numbers, the ids of these rows, and the sums of `ClientUpdate` (examples, loss, right
-    answers; three more with a protected concept). Not counted: message framing, compression, and
-    what is set up once or computed from sums, such as vocabularies, scaling, shared frequencies,
-    an eraser.
-
-    Args:
-        weights: name -> array, as in best.npz.
-        own_rows: int [num_clients], rows of the table that each client names.
-        has_head: whether a concept is protected.
-        has_kernel: whether the clients learnt a kernel prior before round 1. In each of its rounds
-            clients receive the numbers, and send their gradient and the loss.
-        whole_table: whether each client is sent all rows, as --engine tff does.
-    """
-    table = weights["rows"]
-    num_dense = sum(array.size for name, array in weights.items() if name != "rows")
-    own_rows = np.asarray(own_rows, np.int64)
-    rows, ids = (np.full_like(own_rows, len(table)), 0) if whole_table else (own_rows, own_rows)
-    down = FLOAT_BYTES * (num_dense + rows * table.shape[1])
-    up = down + FLOAT_BYTES * ids + SUM_BYTES * (6 if has_head else 3)
-    num_kernel = len(Kernel().to_dict())
-    prior_bytes = FIT_ROUNDS * FLOAT_BYTES * (2 * num_kernel + 1) if has_kernel else 0
-    return Traffic(down, up, FLOAT_BYTES * (num_dense + table.size), prior_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,11 @@ from fedgru.core.errors import DataError, RunError
 from fedgru.core.types import Bools, Doubles, Ints
 from fedgru.data import datasets
 from fedgru.engines import registry
-from fedgru.report import numbers
 from fedgru.runs.folder import RunFolder
 from fedgru.task.task import Task
 from fedgru.training import loop as round_loop
+from fedgru.training.traffic import Traffic, count_traffic, own_rows
 from fedgru.workflows import reopen as reopen_workflow
-
-if TYPE_CHECKING:
-    from fedgru.report.numbers import Traffic
 
 MAX_RUNS = 6  # colours that are distinct with any colour vision
 PREDICTIONS = "predictions.parquet"
@@ -92,7 +89,7 @@ class ReportedRun:
     passport: dict[str, Any]
     task: Task
     outcomes: Outcomes
-    traffic: numbers.Traffic | None
+    traffic: Traffic | None
     cohort_bytes: tuple[int, int]
 
     def client_sums(self) -> tuple[Doubles, Ints]:
@@ -223,20 +220,9 @@ def _read_outcomes(folder: RunFolder, task: Task) -> Outcomes:
     )
 
 
-def own_rows(task: Task) -> Ints:
-    """Return int64 [num_clients], how many rows of the table each client's training uses."""
-    found = np.zeros(len(task.clients), np.int64)
-    for client in task.training_clients:
-        pairs = np.unique(task.batches(client).pairs)
-        at = task.clients.starts[client] + pairs[pairs >= 0]
-        rows = np.unique(task.inputs.rows[at])
-        found[client] = (rows >= 0).sum()
-    return found
-
-
 def _count_traffic(task: Task) -> Traffic:
     weights = protection.init_weights(task)  # they have the shapes that are sent
-    return numbers.count_traffic(
+    return count_traffic(
         weights,
         own_rows(task),
         has_head=task.protection is not None,

@@ -145,34 +145,3 @@ def test_no_map_of_one_place_or_none():
     here = np.full(3, 40.0)
     assert numbers.map_cells(here, here, np.ones(3, bool)) is None
     assert numbers.map_cells(here * np.nan, here, np.ones(3, bool)) is None
-
-
-def weights():
-    return {
-        "rows": np.zeros((10, 6), np.float32),
-        "bias": np.zeros((2, 6), np.float32),
-        "head_kernel": np.zeros((2, 3), np.float32),
-        "prior_scale": np.float32(1),
-    }
-
-
-def test_bytes_of_each_client():
-    # dense: 12 + 6 + 1 = 19 numbers; a row has 6. Clients of 3 rows and of none:
-    # down 4 * (19 + 18) = 148 and 76; up also the ids, 4 * 3, and three sums of 8 bytes
-    found = numbers.count_traffic(weights(), [3, 0])
-    assert found.down_bytes.tolist() == [148, 76]
-    assert found.up_bytes.tolist() == [148 + 12 + 24, 76 + 24]
-    assert found.model_bytes == 4 * (19 + 60)
-    assert found.prior_bytes == 0
-
-
-def test_bytes_with_a_protected_concept_and_the_kernel_prior():
-    found = numbers.count_traffic(weights(), [3], has_head=True, has_kernel=True)
-    assert found.up_bytes.tolist() == [148 + 12 + 48]
-    assert found.prior_bytes == 80 * 4 * (11 + 11 + 1)
-
-
-def test_bytes_where_the_whole_table_moves():
-    found = numbers.count_traffic(weights(), [3, 0], whole_table=True)
-    assert found.down_bytes.tolist() == [316, 316]
-    assert found.up_bytes.tolist() == [340, 340]

@@ -1,0 +1,57 @@
+"""fedgru/training/traffic.py: bytes by hand, and against those that an engine moves."""
+
+import numpy as np
+import pytest
+
+from fedgru.engines.jax.engine import JaxEngine
+from fedgru.training.traffic import count_traffic, own_rows
+from tests.conftest import start
+
+
+@pytest.mark.parametrize("target", ["category", "venue"])
+def test_bytes_are_those_of_the_updates(make_task, target):
+    task = make_task(target=target, features="user,category,venue,clock")
+    _, state = start(task)
+    traffic = count_traffic(state.weights, own_rows(task))
+    cohort = task.training_clients
+    for update in JaxEngine(task).local_updates(state.weights, cohort, 1):
+        assert len(np.unique(update.row_ids)) == own_rows(task)[update.client] > 0
+        arrays = [*update.dense.values(), update.row_update, update.row_ids]
+        assert {array.dtype.itemsize for array in arrays} == {4}
+        sent = sum(array.nbytes for array in arrays) + 3 * 8
+        assert traffic.up_bytes[update.client] == sent
+        received = sum(w.nbytes for name, w in state.weights.items() if name != "rows")
+        received += state.weights["rows"][update.row_ids].nbytes
+        assert traffic.down_bytes[update.client] == received
+    assert traffic.model_bytes == sum(w.nbytes for w in state.weights.values())
+
+
+def weights():
+    return {
+        "rows": np.zeros((10, 6), np.float32),
+        "bias": np.zeros((2, 6), np.float32),
+        "head_kernel": np.zeros((2, 3), np.float32),
+        "prior_scale": np.float32(1),
+    }
+
+
+def test_bytes_of_each_client():
+    # dense: 12 + 6 + 1 = 19 numbers; a row has 6. Clients of 3 rows and of none:
+    # down 4 * (19 + 18) = 148 and 76; up also the ids, 4 * 3, and three sums of 8 bytes
+    found = count_traffic(weights(), [3, 0])
+    assert found.down_bytes.tolist() == [148, 76]
+    assert found.up_bytes.tolist() == [148 + 12 + 24, 76 + 24]
+    assert found.model_bytes == 4 * (19 + 60)
+    assert found.prior_bytes == 0
+
+
+def test_bytes_with_a_protected_concept_and_the_kernel_prior():
+    found = count_traffic(weights(), [3], has_head=True, has_kernel=True)
+    assert found.up_bytes.tolist() == [148 + 12 + 48]
+    assert found.prior_bytes == 80 * 4 * (11 + 11 + 1)
+
+
+def test_bytes_where_the_whole_table_moves():
+    found = count_traffic(weights(), [3, 0], whole_table=True)
+    assert found.down_bytes.tolist() == [316, 316]
+    assert found.up_bytes.tolist() == [340, 340]
