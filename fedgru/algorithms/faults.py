@@ -26,6 +26,7 @@ from fedgru.core import seeding
 from fedgru.core.types import AnyInts, Floats, Ints, Weights
 
 DROPPED_OUT, FAILED = "dropped out", "failed"
+TOO_LATE, WENT_OFF = "too late", "went off"  # in simulated time
 NOT_FINITE, WRONG_SHAPE, NO_EXAMPLES = "not finite", "wrong shape", "no examples"
 TOO_LARGE = "too large"
 REJECTED = (NOT_FINITE, WRONG_SHAPE, NO_EXAMPLES, TOO_LARGE)

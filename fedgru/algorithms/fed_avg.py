@@ -8,6 +8,7 @@ import numpy as np
 
 from fedgru.algorithms.client_rule import DEFAULT_RULE, ClientRule
 from fedgru.algorithms.server_optimizers import ServerOptimizer, Slots
+from fedgru.algorithms.simulated import Simulated
 from fedgru.core.errors import TrainingError
 from fedgru.core.types import AnyFloats, AnyInts, Floats, Weights
 
@@ -69,11 +70,13 @@ class ServerState:
         weights: name -> float32 array.
         optimizer: name of a slot -> {name of a weight -> array}; scalars under "step".
         round_num: rounds done; 0 before training.
+        simulated: Simulated, in a run with simulated time; else None.
     """
 
     weights: Weights
     optimizer: Slots
     round_num: int
+    simulated: Simulated | None = None
 
 
 class Total(Sized, Protocol):

@@ -20,6 +20,7 @@ from fedgru.config.files import (
 from fedgru.config.settings import (
     EMBEDDED,
     AgnosticSettings,
+    AvailabilitySettings,
     ClientSettings,
     Count,
     DataSettings,
@@ -40,6 +41,7 @@ from fedgru.config.settings import (
 
 __all__ = [
     "AgnosticSettings",
+    "AvailabilitySettings",
     "ClientSettings",
     "Count",
     "DataSettings",

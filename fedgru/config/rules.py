@@ -49,6 +49,7 @@ def check_together(settings: Settings) -> None:
         )
     _check_faults(settings)
     _check_agnostic(settings.agnostic)
+    _check_availability(settings)
     if loop.min_improvement > 0 and loop.patience == 0:
         raise ConfigError("`min_improvement` has no effect with `patience` 0 (never stop early).")
     if not loop.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
@@ -106,6 +107,17 @@ def _check_agnostic(agnostic: AgnosticSettings) -> None:
         raise ConfigError(
             f"`method` {agnostic.method} trains the heads ahead of the clients: use "
             "`protected_head` server, or leave it out."
+        )
+
+
+def _check_availability(settings: Settings) -> None:
+    simulated = settings.availability
+    if not simulated.availability.strip():
+        raise ConfigError("`availability` is empty, expected none, clock or a CSV file.")
+    if simulated.window_h is not None and simulated.availability != "clock":
+        raise ConfigError(
+            f"`window_h` has no effect with `availability` {simulated.availability}. Use "
+            "`availability` clock, or leave it out."
         )
 
 

@@ -149,6 +149,36 @@ class FaultSettings(Section):
     )
 
 
+class AvailabilitySettings(Section):
+    """Simulated time; it runs if any of these settings is given."""
+
+    availability: str = Field(
+        "none",
+        description="Who is on when, in simulated time: none (everybody, always), clock (each "
+        "client in the hours of its day in which it checks in least), or a CSV file with the "
+        "columns client, start, end (hours).",
+    )
+    window_h: Annotated[int, Field(ge=1, le=24)] | None = Field(
+        None, description="With --availability clock: hours of a client's day; 8 if not given."
+    )
+    step_s: Positive | None = Field(
+        None, description="Simulated seconds of a local step on the median device; 1 if not given."
+    )
+    bandwidth_mbps: Positive | None = Field(
+        None, description="Simulated megabits per second of the median device; 5 if not given."
+    )
+    device_spread: Annotated[float, Field(ge=0, le=3)] | None = Field(
+        None,
+        description="How much simulated devices differ: standard deviation of the logarithm of "
+        "speed and of bandwidth; 0.5 if not given.",
+    )
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the run has simulated time."""
+        return self != AvailabilitySettings()
+
+
 class LoopSettings(Section):
     engine: Literal["jax", "reference", "tff", "ray"] = Field(
         "jax", description="What runs the local training."
@@ -219,6 +249,7 @@ class Settings(Section):
     server: ServerSettings = ServerSettings()
     agnostic: AgnosticSettings = AgnosticSettings()
     faults: FaultSettings = FaultSettings()
+    availability: AvailabilitySettings = AvailabilitySettings()
     loop: LoopSettings = LoopSettings()
     ray: RaySettings = RaySettings()
 

@@ -169,8 +169,10 @@ def _describe_protection(task: DescribedTask, protection: DescribedProtection) -
 def describe_end(result: TrainingEnd, settings: Settings) -> str:
     """Return a line with the reason why training ended, and the best round."""
     value = "in no round that counts" if result.best_value is None else f"{result.best_value:.4f}"
+    simulated = result.last.simulated
+    after = "" if simulated is None else f" after {simulated.hours:.4g} simulated hours"
     return (
-        f"{result.why}; best is round {result.best.round_num} of {result.last.round_num}, "
+        f"{result.why}{after}; best is round {result.best.round_num} of {result.last.round_num}, "
         f"{settings.loop.stop_metric} {value}{_describe_faults(result.faults)}"
     )
 
@@ -314,7 +316,8 @@ def describe_comparison(found: Facts, markdown: bool = False) -> str:
     )
     if markdown:
         marked = [head, ["---"] * len(head), *rows]
-        return "\n".join([f"| {' | '.join(cells)} |" for cells in marked] + ["", caption + "."])
+        lines = [f"| {' | '.join(cells)} |" for cells in marked] + ["", caption + "."]
+        return "\n".join(lines + [f"\n{line}" for line in _describe_hours(found)])
     # on a screen the metrics are below each other: beside each other they would not fit
     width = max(len(row[0]) for row in rows)
     lines = [caption]
@@ -325,7 +328,16 @@ def describe_comparison(found: Facts, markdown: bool = False) -> str:
         for row, (value, difference) in zip(rows, values, strict=True):
             line = f"  {row[0]:{width}}  {row[1]:>5}  {value:{value_width}}  {difference}"
             lines.append(line.rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_describe_hours(found)]).rstrip()
+
+
+def _describe_hours(found: Facts) -> list[str]:
+    """A line with the rounds and simulated hours up to the best round; none without such hours."""
+    shown = [
+        f"{row['label']} {row['rounds']:.4g} rounds, {row['hours']:.4g} hours"
+        for row in found.get("simulated", ())
+    ]
+    return [f"Simulated time up to the best round: {'; '.join(shown)}."] if shown else []
 
 
 def _compared_cells(cell: Facts | None, is_reference: bool) -> list[str]:
@@ -406,7 +418,9 @@ def _which(report: Facts, kind: DescribedKind) -> str:
     if not kind.trains:
         return ""
     if kind.shares_model:
-        return f", round {report['round']}"
+        hours = report.get("simulated_hours")
+        after = "" if hours is None else f" after {hours:.4g} simulated hours"
+        return f", round {report['round']}{after}"
     return f", each client's best of up to {count(report['round'], 'round')}"
 
 

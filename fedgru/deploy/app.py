@@ -73,6 +73,9 @@ _SIMULATED = {
     "client_dropout": "real clients drop out by themselves",
     "attack": "it makes simulated clients malicious",
     "eval_clients": "every connected client validates its own data",
+    **dict.fromkeys(
+        config.AvailabilitySettings.model_fields, "real clients take the time that they take"
+    ),
     "clients_per_call": "every client trains by itself",
 }
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # Settings, and whole sections of them, that not every engine knows.
 _JAX = frozenset(("threads", "device", "local_loop", "clients_per_call"))
 _SHARED = frozenset(("robust", "faults", "agnostic_to", "prox_mu"))
-LIMITED = _JAX | _SHARED | {"ray", "tff_aggregator"}
+_SIMULATED = frozenset(("availability",))
+LIMITED = _JAX | _SHARED | _SIMULATED | {"ray", "tff_aggregator"}
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ ENGINES = {
         EngineInfo(
             "jax",
             "fedgru.engines.jax.engine:JaxEngine",
-            knows=_JAX | _SHARED,
+            knows=_JAX | _SHARED | _SIMULATED,
             trains_here=True,
             trains_on_devices=True,
         ),
         EngineInfo(
             "reference",
             "fedgru.engines.reference:ReferenceEngine",
-            knows=_SHARED,
+            knows=_SHARED | _SIMULATED,
             only={"method": ("reversal",)},
         ),
         EngineInfo(
@@ -81,7 +82,7 @@ ENGINES = {
         EngineInfo(
             "ray",
             "fedgru.engines.ray.engine:RayEngine",
-            knows=_SHARED | {"ray", "threads", "local_loop"},
+            knows=_SHARED | _SIMULATED | {"ray", "threads", "local_loop"},
         ),
     )
 }

@@ -61,12 +61,14 @@ class Row:
         seeds: their seeds.
         tables: per seed, {column: [num_clients]} as in clients.csv, clients in order of
             their ids.
+        times: per seed with simulated time, its best round and the hours up to it.
     """
 
     label: str
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
     tables: tuple[dict[str, npt.NDArray[Any]], ...]
+    times: tuple[tuple[int, float], ...] = ()
 
     def has(self, metric: str) -> bool:
         """Whether the runs measured it: counting baselines have no loss."""
@@ -98,7 +100,8 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         dict that JSON can hold: `targets`, `clients`, `reference` (label of the first row), and
         `rows`, each `label`, `runs`, `seeds`, and per metric {"mean", "lowest", "highest",
         "difference": None or {"difference", "interval", "significant"}}, None where a run gives
-        no probabilities and so no loss.
+        no probabilities and so no loss. If a run has simulated time, also `simulated`: `label`,
+        `rounds` and `hours` up to the best round, means over seeds, of each such row.
 
     Raises:
         ConfigError: for an unknown metric.
@@ -116,6 +119,12 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
             "Give a run of other settings, or a baseline (fedgru baseline)."
         )
     reference = rows[0]
+    timed = [row for row in rows if row.times]
+    simulated = [
+        {"label": row.label, "rounds": float(rounds), "hours": float(hours)}
+        for row in timed
+        for rounds, hours in [np.mean(row.times, axis=0)]
+    ]
     return {
         "targets": int(reference.tables[0]["targets"].sum()),
         "clients": len(reference.tables[0]["targets"]),
@@ -129,6 +138,7 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
             }
             for row in rows
         ],
+        **({"simulated": simulated} if simulated else {}),
     }
 
 
@@ -210,7 +220,9 @@ def _row(label: str, runs: Sequence[ComparedRun], file: str) -> Row:
         order = np.argsort(table["client_id"])
         tables.append({name: column[order] for name, column in table.items()})
     seeds = tuple(run.settings().loop.seed for run in runs)
-    return Row(label, tuple(str(run.path) for run in runs), seeds, tuple(tables))
+    tests = [run.test() for run in runs]
+    times = tuple((t["round"], t["simulated_hours"]) for t in tests if "simulated_hours" in t)
+    return Row(label, tuple(str(run.path) for run in runs), seeds, tuple(tables), times)
 
 
 def _settings_key(run: ComparedRun) -> str:

@@ -169,7 +169,11 @@ def _read(number: int, folder: RunFolder, label: str, data_dir: str | Path) -> R
     traffic, cohort_bytes = None, (0, 0)
     if rounds and folder.kind.has_engine:
         traffic = _count_traffic(task)
-        cohort_bytes = _sum_over_cohorts(task, traffic, len(rounds["round"]) - 1)
+        if "train/hours/simulated" in rounds:
+            down, up = (rounds[f"train/{way}_bytes/simulated"][-1] for way in ("down", "up"))
+            cohort_bytes = int(down), int(up)
+        else:
+            cohort_bytes = _sum_over_cohorts(task, traffic, len(rounds["round"]) - 1)
     return ReportedRun(
         number=number,
         label=label,

@@ -40,7 +40,8 @@ def learning(runs: Sequence[ReportedRun]) -> Section:
             else:
                 kept = float(val[rounds == best][0])
                 said.append(
-                    f"{start} {kept:.3f} in round {best} of {rounds[-1]:.0f}, which was kept (ring)"
+                    f"{start} {kept:.3f} in round {best} of {rounds[-1]:.0f}{_after(run, best)}, "
+                    "which was kept (ring)"
                 )
         if series:
             plot = figures.learning_curves(series, unit)
@@ -48,6 +49,20 @@ def learning(runs: Sequence[ReportedRun]) -> Section:
     if drawn:
         parts.append(grid(*drawn))
     return Section("learning", "Learning curves", stack(*parts))
+
+
+def _cohort(run: ReportedRun) -> str:
+    """How many clients a round has, in words."""
+    size = run.settings.loop.clients_per_round
+    if size is None and run.settings.availability.availability != "none":
+        return "all that are on"
+    return f"{size or len(run.task.training_clients):,}"
+
+
+def _after(run: ReportedRun, round_num: int) -> str:
+    """Words for the simulated hours that the rounds up to one took; empty without such hours."""
+    hours = run.rounds.get("train/hours/simulated")
+    return "" if hours is None else f", after {hours[round_num]:.4g} simulated hours"
 
 
 def cost(runs: Sequence[ReportedRun]) -> Section:
@@ -73,11 +88,11 @@ def cost(runs: Sequence[ReportedRun]) -> Section:
             f"{in_bytes(np.median(up))} in a round; the whole model is "
             f"{in_bytes(sent.model_bytes)}"
         )
-        cohort = run.settings.loop.clients_per_round or len(training)
+        cohort = _cohort(run)
         for way, values, total in zip(("down", "up"), (down, up), run.cohort_bytes, strict=True):
             rows.append(
                 [run.label, way, *map(in_bytes, (values.min(), np.median(values), values.max()))]
-                + [f"{cohort:,}", in_bytes(total), in_bytes(sent.model_bytes)]
+                + [cohort, in_bytes(total), in_bytes(sent.model_bytes)]
             )
     header = ["run", "way", "least", "median", "most", "clients a round", "all rounds", "model"]
     clock = figures.seconds(clocks)
@@ -99,6 +114,15 @@ def cost(runs: Sequence[ReportedRun]) -> Section:
         ),
     ]
     for run, sent in exchanged:
+        if "train/hours/simulated" in run.rounds:
+            parts.append(
+                paragraph(
+                    f"{run.label}: its {len(run.rounds['round']) - 1:,} rounds take "
+                    f"{run.rounds['train/hours/simulated'][-1]:.4g} hours of simulated time. Bytes "
+                    "of all rounds: down to every client that received weights, up from those "
+                    "that sent an update in time."
+                )
+            )
         if registry.engine_of(run.settings).sends_whole_table:
             parts.append(
                 paragraph(

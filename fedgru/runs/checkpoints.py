@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from fedgru.algorithms.fed_avg import ServerState
+from fedgru.algorithms.simulated import Simulated
 from fedgru.core.errors import RunError
 from fedgru.core.types import Weights
 from fedgru.storage.files import (
@@ -161,6 +162,8 @@ class Checkpoints:
             "rows": checkpoint.rows,
             "faults": checkpoint.faults,
         }
+        if state.simulated is not None:
+            content["simulated"] = asdict(state.simulated)
         text = {"format": FORMAT, "crc32": _checksum(content), "checkpoint": content}
         write_text(self.folder / _manifest(round_num), json.dumps(text) + "\n")
         self._show_best(checkpoint)
@@ -213,7 +216,8 @@ class Checkpoints:
         optimizer = content["scalars"] | _nested(slots)
         if content["scalars"].keys() != like.state.optimizer.keys() - _nested(own).keys():
             raise ValueError("it lacks slots of the server optimizer")
-        state = best = ServerState(weights, optimizer, round_num)
+        simulated = None if like.state.simulated is None else Simulated(**content["simulated"])
+        state = best = ServerState(weights, optimizer, round_num, simulated)
         if (best_round := content["best_round"]) != round_num:
             # the optimizer's slots of the best round are never read
             best = ServerState(self._read_weights(best_round, files, like), {}, best_round)

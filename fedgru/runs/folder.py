@@ -205,6 +205,7 @@ class RunFolder:
         self.checkpoints.wait()
         self.save_weights("best", result.best.weights, result.best.round_num)
         self.save_weights("last", result.last.weights, result.last.round_num)
+        simulated = result.last.simulated
         self.write_facts(
             {
                 "status": "done",
@@ -213,6 +214,7 @@ class RunFolder:
                 "best_round": result.best.round_num,
                 "best_value": result.best_value,
                 "faults": dict(Counter(why for _, _, why in result.faults)),
+                **({} if simulated is None else {"simulated_hours": simulated.hours}),
             }
         )
         self.checkpoints.remove()
@@ -297,6 +299,15 @@ class RunFolder:
     def round_texts(self) -> dict[str, list[str]]:
         """Return metrics.csv as `rounds` does, but the cells as texts."""
         return self._read_rounds("metrics.csv", tables.read_round_texts)
+
+    def simulated_hours(self, round_num: int) -> float | None:
+        """Return the simulated hours that the rounds up to one took; None without simulated time.
+
+        Raises:
+            RunError: as `rounds`.
+        """
+        hours = self.rounds().get("train/hours/simulated")
+        return None if hours is None else float(hours[round_num])
 
     def times(self) -> dict[str, Doubles]:
         """Return times.csv as `rounds` does: seconds, `train_s` and `val_s`."""

@@ -327,10 +327,15 @@ class Task:
         kind = kind or self.settings.inputs.prior
         return self.client_prior(client, kind, own).log_probs(self.shared, pairs)
 
-    def batches(self, client: int) -> streams.Batches:
-        """Return the Batches of a client's train pairs in the run's layout."""
+    def batches(self, client: int, local_epochs: int | None = None) -> streams.Batches:
+        """Return the Batches of a client's train pairs in the run's layout.
+
+        Args:
+            client: its index.
+            local_epochs: of its client rule; None takes the settings'.
+        """
         start, train_end, *_ = self.client_ends(client)
-        return self._batches(max(train_end - start - 1, 0))
+        return self._batches(max(train_end - start - 1, 0), local_epochs)
 
     def _batches(self, num_pairs: int, local_epochs: int | None = None) -> streams.Batches:
         layout, epochs = self.settings.layout, local_epochs or self.settings.client.local_epochs

@@ -141,7 +141,7 @@ def train(
         if found and on_faults is not None:
             on_faults(found)
         measured = {f"train/{name}/micro": value for name, value in result.metrics.items()}
-        row = _plain({**measured, **training.validate(state)})
+        row = _plain({**measured, **_simulated_row(state), **training.validate(state)})
         check_diverged(task.settings, number(row, "val/loss/micro"), round_num, "val")
         task.release()
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
@@ -153,7 +153,7 @@ def train(
         if improved:
             best = state
         on_checkpoint(Checkpoint(state, best, replace(stopping), rows, faults))
-        _report(round_num, row, seconds, improved, progress)
+        _report(round_num, row, seconds, improved, progress, state)
     if stopping.is_over:
         why = f"{loop.stop_metric} has not improved in {loop.patience} rounds"
     elif not why:
@@ -212,11 +212,16 @@ def _before_training(training: Training) -> Checkpoint:
     started = time.perf_counter()
     untrained = _plain(training.validate(state))
     measured = ("loss", "acc@1", *(task.protection.metric_names if task.protection else ()))
-    row = {f"train/{name}/micro": None for name in measured} | untrained
+    row: Row = {f"train/{name}/micro": None for name in measured}
+    row |= _simulated_row(state) | untrained
     if task.protection is None or task.protection.is_risen(0):
         stopping.report(0, number(untrained, task.settings.loop.stop_metric))
     seconds = {"train": 0.0, "val": time.perf_counter() - started}
     return Checkpoint(state, state, stopping, ((row, seconds),))
+
+
+def _simulated_row(state: ServerState) -> Row:
+    return {} if state.simulated is None else state.simulated.row()
 
 
 def _plain(row: Mapping[str, Any]) -> Row:
@@ -273,13 +278,20 @@ def draw_cohort(task: RoundTask, round_num: int) -> Ints:
 
 
 def _report(
-    round_num: int, row: Row, seconds: Seconds, improved: bool, progress: Progress | None
+    round_num: int,
+    row: Row,
+    seconds: Seconds,
+    improved: bool,
+    progress: Progress | None,
+    state: ServerState,
 ) -> None:
     shown = {
         "loss": _short(number(row, "train/loss/micro")),
         "val loss": _short(number(row, "val/loss/micro")),
         "val acc": _short(number(row, "val/acc@1/micro")),
     }
+    if state.simulated is not None:
+        shown["simulated"] = f"{state.simulated.hours:.4g} h"
     logger.info(
         "round %d: %s, train %.1f s, validation %.1f s%s",
         round_num,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _COUNTED = ("data", "users", "min_checkins", "target", "seed", "threads", "name")
 _SERVER, _FAULTS = config.ServerSettings.model_fields, config.FaultSettings.model_fields
+_SIMULATED = config.AvailabilitySettings.model_fields
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def without_effect(kind: RunKind) -> tuple[str, ...]:
         return tuple(name for name in config.fields() if name not in _COUNTED)
     if not kind.is_baseline:
         return ()
-    federation = (*_SERVER, *_FAULTS, "engine", "clients_per_round", "prox_mu")
+    federation = (*_SERVER, *_FAULTS, *_SIMULATED, "engine", "clients_per_round", "prox_mu")
     return federation if kind.shares_model else (*federation, "eval_clients")
 
 

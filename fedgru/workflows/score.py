@@ -142,7 +142,10 @@ def _evaluate_model(
             leave=False,
         ) as progress:
             fine_tuned = evaluate_fine_tuned(task, weights, fine_tune, round_num, progress.update)
-    more: dict[str, Any] = {"round": round_num, "engine": scorer.name, "leakage": leakage}
+    more: dict[str, Any] = {"round": round_num}
+    hours = run.simulated_hours(round_num)
+    more |= {} if hours is None else {"simulated_hours": hours}
+    more |= {"engine": scorer.name, "leakage": leakage}
     return warm, cold, more, fine_tuned
 
 

@@ -21,6 +21,7 @@ from fedgru.runs.folder import RunFolder
 from fedgru.runs.kinds import FEDERATED, RunKind
 from fedgru.training import loop as round_loop
 from fedgru.training.rounds import FederatedTraining
+from fedgru.training.simulated_time import SimulatedTraining, Simulation, open_simulation
 from fedgru.workflows.open import learn_prior, record_kernel
 from fedgru.workflows.reopen import check_resumable, rebuild_task, reopen_task, resume_command
 
@@ -87,13 +88,22 @@ def train(
         RunError: if the run folder cannot be written.
         TrainingError: if training diverges.
     """
+    simulation = None
     if kind.has_engine:
         registry.engine_of(task.settings).load().check_here(task.settings)
-    facts = facts | {"kind": kind.name}
+        simulation = open_simulation(task)
+    facts = facts | {"kind": kind.name} | (simulation.facts if simulation else {})
     if algorithm is not None:
         facts["algorithm"] = name_of(algorithm)
     with RunFolder.create(log_dir, task.settings, facts) as run:
-        return _train(run, task, show_progress, on_round=on_round, algorithm=algorithm)
+        return _train(
+            run,
+            task,
+            show_progress,
+            on_round=on_round,
+            algorithm=algorithm,
+            simulation=simulation,
+        )
 
 
 def resume(
@@ -127,10 +137,20 @@ def resume(
     check_resumable(run)
     _check_algorithm(run, algorithm)
     task = rebuild_task(run, data_dir)
+    simulation = None
     if run.kind.has_engine:
         registry.engine_of(task.settings).load().check_here(task.settings)
+        simulation = open_simulation(task)
+        _check_trace(run, task, simulation)
     with run:
-        return _train(run, task, show_progress, resumes=True, algorithm=algorithm)
+        return _train(
+            run,
+            task,
+            show_progress,
+            resumes=True,
+            algorithm=algorithm,
+            simulation=simulation,
+        )
 
 
 def _train(
@@ -140,13 +160,14 @@ def _train(
     resumes: bool = False,
     on_round: OnRound | None = None,
     algorithm: Algorithm | None = None,
+    simulation: Simulation | None = None,
 ) -> tuple[RunFolder, Task, TrainResult]:
     """As `train`, in a run folder that is open."""
     with _naming_how_to_resume(run):
         if task.kernel is None:
             task = learn_prior(task, show_progress)
             record_kernel(run, task)
-        training = _make_training(task, run.kind, algorithm)
+        training = _make_training(task, run.kind, algorithm, simulation)
         engine = training.engine
         with closing(engine), _keeping_compiled(engine):
             engine.choose_local_loop(run.facts().get("computes_with") if resumes else None)
@@ -194,7 +215,22 @@ def _check_algorithm(run: RunFolder, algorithm: Algorithm | None) -> None:
     )
 
 
-def _make_training(task: Task, kind: RunKind, algorithm: Algorithm | None = None) -> EngineTraining:
+def _check_trace(run: RunFolder, task: Task, simulation: Simulation | None) -> None:
+    """Raise a RunError unless the trace of who is on has not changed since the run was begun."""
+    name = "availability_sha256"
+    if simulation is not None and simulation.facts.get(name) != run.facts().get(name):
+        raise RunError(
+            f"{task.settings.availability.availability} has changed since {run.path} was begun. "
+            f"Restore it, or train a new run with: fedgru train --config {run.path / 'config.toml'}"
+        )
+
+
+def _make_training(
+    task: Task,
+    kind: RunKind,
+    algorithm: Algorithm | None = None,
+    simulation: Simulation | None = None,
+) -> EngineTraining:
     """Return the EngineTraining for a kind of run."""
     if kind.pools:
         from fedgru.training.central import CentralTraining
@@ -203,6 +239,8 @@ def _make_training(task: Task, kind: RunKind, algorithm: Algorithm | None = None
     if algorithm is None:
         algorithm = algorithms.from_settings(task.settings)
     engine = make_engine(task, client_rule=algorithm.client_rule)
+    if simulation is not None:
+        return SimulatedTraining(engine, algorithm, simulation)
     return FederatedTraining(engine, algorithm)
 
 
