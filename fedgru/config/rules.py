@@ -119,6 +119,8 @@ def _check_availability(settings: Settings) -> None:
             f"`window_h` has no effect with `availability` {simulated.availability}. Use "
             "`availability` clock, or leave it out."
         )
+    if simulated.oversample is not None and settings.loop.clients_per_round is None:
+        raise ConfigError("`oversample` has no effect without `clients_per_round`.")
 
 
 def _default(section: str, name: str) -> Any:

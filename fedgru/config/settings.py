@@ -172,6 +172,16 @@ class AvailabilitySettings(Section):
         description="How much simulated devices differ: standard deviation of the logarithm of "
         "speed and of bandwidth; 0.5 if not given.",
     )
+    deadline_min: Positive | None = Field(
+        None,
+        description="Simulated minutes after which a client that has not sent its update is too "
+        "late; if not given, the server waits.",
+    )
+    oversample: Annotated[float, Field(ge=1, le=100)] | None = Field(
+        None,
+        description="Draw this many times --clients-per-round; the round ends when that many have "
+        "sent an update, and the others are too late.",
+    )
 
     @property
     def is_simulated(self) -> bool:

@@ -99,12 +99,18 @@ def open_simulation(task: Task) -> Simulation | None:
 
 def num_drawn(task: Task) -> int:
     """Return how many clients must be on before a round begins."""
-    loop = task.settings.loop
-    return loop.clients_per_round or task.settings.faults.min_clients
+    size = task.settings.loop.clients_per_round
+    if size is None:
+        return task.settings.faults.min_clients
+    # 10 times 1.1 is 11, not a little more
+    return math.ceil(round(size * (task.settings.availability.oversample or 1), 6))
 
 
 def _needs(task: Task) -> str:
-    return "`clients_per_round`" if task.settings.loop.clients_per_round else "`min_clients`"
+    if task.settings.loop.clients_per_round is None:
+        return "`min_clients`"
+    or_less = " or `oversample`" if task.settings.availability.oversample else ""
+    return f"`clients_per_round`{or_less}"
 
 
 class Devices:
@@ -170,8 +176,11 @@ class Devices:
     def visits(self, cohort: Ints, time_ms: int, round_num: int) -> list[Visit]:
         """Return the Visit of each client that receives weights at a time.
 
-        A client that drops out (`client_dropout`) is missed when it would have been done.
+        A client that drops out (`client_dropout`) is missed when it would have been done. If a
+        client would fail for several reasons, it does for the first of them.
         """
+        deadline_min = self._task.settings.availability.deadline_min
+        limit = ALWAYS_MS if deadline_min is None else time_ms + max(1, round(6e4 * deadline_min))
         _, gone = faults.drop_out(self._task, cohort, round_num)
         off_ms = np.full(len(cohort), ALWAYS_MS)
         if self._windows is not None:
@@ -182,6 +191,8 @@ class Devices:
             why = faults.DROPPED_OUT if client in gone else None
             if off < end_ms:
                 end_ms, why = off, faults.WENT_OFF
+            if limit < end_ms:
+                end_ms, why = limit, faults.TOO_LATE
             found.append(Visit(client, end_ms, why))
         return found
 
@@ -196,8 +207,7 @@ class Devices:
 class SimulatedTraining(FederatedTraining):
     """Federated rounds in simulated time.
 
-    A round begins when enough clients are on. It ends when the last of its cohort has sent its
-    update, or is known not to.
+    A round begins when enough clients are on, and ends as `close_round` has it.
 
     Args:
         engine, algorithm: see FederatedTraining.
@@ -225,17 +235,18 @@ class SimulatedTraining(FederatedTraining):
         """
         before, round_num = state.simulated, state.round_num + 1
         assert before is not None, "made by init"
-        loop = self.engine.task.settings.loop
-        start_ms = self.devices.begin(num_drawn(self.engine.task), before.time_ms)
-        cohort = self.devices.draw(loop.clients_per_round, start_ms, round_num)
+        needed, size = num_drawn(self.engine.task), self.task.settings.loop.clients_per_round
+        start_ms = self.devices.begin(needed, before.time_ms)
+        cohort = self.devices.draw(None if size is None else needed, start_ms, round_num)
         visits = self.devices.visits(cohort, start_ms, round_num)
+        visits, end_ms = close_round(visits, size or len(visits))
         missed = by_fault(visits)
         # run_round finds out by itself who drops out
         late = [c for why, clients in missed.items() if why != faults.DROPPED_OUT for c in clients]
         result = super().run_round(state, cohort[~np.isin(cohort, late)])
         work = [self.devices.work(visit.client) for visit in visits]
         now = Simulated(
-            time_ms=max(visit.end_ms for visit in visits),
+            time_ms=end_ms,
             down_bytes=before.down_bytes + sum(one.down_bytes for one in work),
             up_bytes=before.up_bytes
             + sum(one.up_bytes for one, visit in zip(work, visits, strict=True) if not visit.why),
@@ -244,6 +255,27 @@ class SimulatedTraining(FederatedTraining):
         return replace(
             result, state=replace(result.state, simulated=now), faults=result.faults | found
         )
+
+
+def close_round(visits: Sequence[Visit], size: int) -> tuple[list[Visit], int]:
+    """Return the Visits of a round that ends with the update number `size`, and when that is.
+
+    Who sends later is too late. With fewer updates the round ends when nobody is left to wait for.
+
+    >>> visits = [Visit(0, 9, None), Visit(1, 7, None), Visit(2, 8, "dropped out")]
+    >>> close_round(visits, 1)[0][0], close_round(visits, 1)[1], close_round(visits, 3)[1]
+    (Visit(client=0, end_ms=7, why='too late'), 7, 9)
+
+    Source: Bonawitz et al. 2019 (arXiv:1902.01046), section 2.2: 130 % of the wanted clients are
+        drawn, and the round goes on with the first that report.
+    """
+    sent = sorted((visit.end_ms, visit.client) for visit in visits if visit.why is None)
+    if len(sent) < size:
+        return list(visits), max(visit.end_ms for visit in visits)
+    end_ms = sent[size - 1][0]
+    late = {client for _, client in sent[size:]}
+    closed = [Visit(v.client, end_ms, faults.TOO_LATE) if v.client in late else v for v in visits]
+    return closed, end_ms
 
 
 def by_fault(visits: Sequence[Visit]) -> dict[str, list[int]]:

@@ -211,3 +211,9 @@ def test_more_clients_than_are_ever_on(make_task, tmp_path):
             "a round needs 2 clients, but at most 1 of the 6 clients with training data are on at "
             f"once. Use a smaller `{name}`."
         )
+    with pytest.raises(ConfigError) as error:
+        open_simulation(make_task(clients_per_round=5, oversample=1.4))
+    assert str(error.value) == (
+        "a round needs 7 clients, but at most 6 of the 6 clients with training data are on at "
+        "once. Use a smaller `clients_per_round` or `oversample`."
+    )

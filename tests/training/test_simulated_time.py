@@ -17,7 +17,7 @@ from fedgru.engines.jax.engine import JaxEngine
 from fedgru.runs import folder as run_folder
 from fedgru.runs import listing
 from fedgru.training import loop as round_loop
-from fedgru.training.simulated_time import Devices, SimulatedTraining, open_simulation
+from fedgru.training.simulated_time import Devices, SimulatedTraining, num_drawn, open_simulation
 from fedgru.training.traffic import count_traffic, own_rows
 from fedgru.workflows import train as train_workflow
 from tests.conftest import start
@@ -148,12 +148,64 @@ def test_whoever_goes_off_is_a_fault(training, make_task, trace):
     assert result.state.simulated.up_bytes == one[1].up_bytes
 
 
+def test_whoever_is_too_late(training, tmp_path):
+    # 16, 12, 12, 12, 8 and 8 minutes; the deadline leaves out client 0 alone
+    fast = {"step_s": 60.0, "bandwidth_mbps": 1e9, "device_spread": 0.0}
+    simulated = training(deadline_min=12.0, **fast)
+    state = simulated.init()
+    result = simulated.run_round(state, None)
+    assert (result.num_clients, result.faults) == (5, {"too late": [0]})
+    assert result.state.simulated.hours == 0.2
+    expected = super(SimulatedTraining, simulated).run_round(state, np.arange(1, 6))
+    np.testing.assert_array_equal(result.state.weights["bias"], expected.state.weights["bias"])
+    # without anybody who is late the round is over before the deadline
+    early = training(deadline_min=20.0, **fast)
+    result = early.run_round(early.init(), None)
+    assert result.faults == {} and result.state.simulated.hours == 16 / 60
+    run, _, _ = train_workflow.train(simulated.task, {}, tmp_path)
+    client_id = simulated.task.clients.client_ids[0]
+    lines = (run.path / "faults.csv").read_text().splitlines()
+    assert lines[1] == f"1,{client_id},too late"
+    assert run.facts()["faults"] == {"too late": run.facts()["rounds"]}
+
+
+def test_a_deadline_that_nobody_meets(training):
+    simulated = training(deadline_min=7.9, step_s=60.0, bandwidth_mbps=1e9, device_spread=0.0)
+    result = simulated.run_round(simulated.init(), None)
+    assert (result.num_clients, result.faults) == (0, {"too late": [0, 1, 2, 3, 4, 5]})
+    assert result.state.simulated.time_ms == 7.9 * 60_000
+    assert result.state.simulated.up_bytes == 0 < result.state.simulated.down_bytes
+
+
+def test_the_first_to_report_make_the_round(training):
+    # twice 3 clients are drawn, that is all; 4 and 5 take 8 minutes, then 1 is first among equals
+    fast = {"step_s": 60.0, "bandwidth_mbps": 1e9, "device_spread": 0.0}
+    simulated = training(clients_per_round=3, oversample=2.0, **fast)
+    state = simulated.init()
+    result = simulated.run_round(state, None)
+    assert (result.num_clients, result.faults) == (3, {"too late": [0, 2, 3]})
+    assert result.state.simulated.hours == 0.2
+    expected = super(SimulatedTraining, simulated).run_round(state, np.array([1, 4, 5]))
+    np.testing.assert_array_equal(result.state.weights["bias"], expected.state.weights["bias"])
+    sent = [simulated.devices.work(c).up_bytes for c in (1, 4, 5)]
+    assert result.state.simulated.up_bytes == sum(sent)
+
+
+@pytest.mark.parametrize(("size", "factor", "drawn"), [(10, 1.1, 11), (10, 1.3, 13), (3, 1.1, 4)])
+def test_how_many_are_drawn(size, factor, drawn):
+    class Task:
+        settings = config.load({"clients_per_round": size, "oversample": factor})
+
+    assert num_drawn(Task) == drawn
+
+
 def test_a_fault_has_one_reason(training, make_task, trace):
-    # with a chance of 0.9 client 0 drops out; it goes off before that can be seen
-    file = trace(make_task(), (0, 0, 0.01), (4, 0, 5))
-    simulated = training(availability=file, step_s=60.0, client_dropout=0.9, seed=1)
+    # with a chance of 0.9 all drop out; 0 goes off before that can be seen, 1 is too late before
+    file = trace(make_task(), (0, 0, 0.01), (1, 0, 0.19), (4, 0, 5))
+    fast = {"step_s": 60.0, "bandwidth_mbps": 1e9, "device_spread": 0.0}
+    simulated = training(availability=file, client_dropout=0.9, seed=1, deadline_min=11.0, **fast)
     found = simulated.run_round(simulated.init(), None).faults
-    assert found == {"went off": [0], "dropped out": [4]}
+    assert found == {"went off": [0], "too late": [1], "dropped out": [4]}
 
 
 @pytest.fixture
@@ -215,6 +267,8 @@ def test_a_trace_that_has_changed(stopped, make_task, trace):
             "it out.",
         ),
         ({"availability": "clock", "window_h": 25}, "`window_h` is 25, expected at most 24."),
+        ({"oversample": 1.3}, "`oversample` has no effect without `clients_per_round`."),
+        ({"deadline_min": 0.0}, "`deadline_min` is 0.0, expected a number above 0."),
         ({"step_s": 0.0}, "`step_s` is 0.0, expected a number above 0."),
         (
             {"engine": "tff", "mean": "clients", "step_s": 1.0},
