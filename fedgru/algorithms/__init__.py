@@ -1,26 +1,63 @@
 """What clients do in a round, and what the server does with their updates. One file per paper."""
 
+from dataclasses import replace
+
+from fedgru.algorithms import registry
 from fedgru.algorithms.client_rule import ClientRule
+from fedgru.algorithms.client_start import ClientStart
 from fedgru.algorithms.fed_avg import FedAvg
 from fedgru.algorithms.fed_prox import FedProx
 from fedgru.algorithms.fed_sub_avg import FedSubAvg
+from fedgru.algorithms.per_client import PerClient, PersonalModel, Tools, Visit
 from fedgru.algorithms.protocol import Algorithm
+from fedgru.algorithms.registry import AlgorithmInfo
 from fedgru.algorithms.robust import DEFAULT_LIAR_SHARE, Krum, Median, TrimmedMean
 from fedgru.algorithms.server_optimizers import SGD, Adam, ServerOptimizer
-from fedgru.config.settings import ServerSettings, Settings
+from fedgru.config.settings import Settings
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Algorithm",
+    "AlgorithmInfo",
+    "ClientRule",
+    "ClientStart",
+    "FedAvg",
+    "FedProx",
+    "FedSubAvg",
+    "Krum",
+    "Median",
+    "PerClient",
+    "PersonalModel",
+    "ServerOptimizer",
+    "Tools",
+    "TrimmedMean",
+    "Visit",
+    "from_settings",
+    "server_half",
+]
 
 DEFAULT_MOMENTUM = 0.9
 YOGI_EPSILON = 1e-3  # Reddi et al. 2021, section 4
 
 
 def from_settings(settings: Settings) -> Algorithm:
-    """Return the algorithm of these Settings, with its client half and its server half."""
-    half = _server_half(settings.server, ClientRule.of(settings.client))
-    mu = settings.client.prox_mu
-    return FedProx(half, mu) if mu else half
+    """Return the algorithm of these Settings, with its client half and its server half.
+
+    Raises:
+        ConfigError: if `algorithm` names none, or it cannot be made.
+    """
+    name, mu = settings.algorithm.algorithm, settings.client.prox_mu
+    half = server_half(settings)
+    if name == registry.PLAIN:
+        return FedProx(half, mu) if mu else half
+    half.client_rule = replace(half.client_rule, prox_mu=mu)
+    return registry.make(registry.find(name), settings, half)
 
 
-def _server_half(server: ServerSettings, rule: ClientRule) -> FedAvg:
+def server_half(settings: Settings) -> FedAvg:
+    """Return the mean and the server optimizer of Settings, with the client rule of averaging."""
+    server, rule = settings.server, ClientRule.of(settings.client)
     lr = server.server_lr
     optimizer: ServerOptimizer
     match server.server_optimizer:

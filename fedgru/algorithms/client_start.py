@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fedgru.core.types import Floats, Int32s, Weights
+from fedgru.core.types import AnyInts, Floats, Int32s, Weights
 
 OwnWeights: TypeAlias = Weights  # name -> float32 array; `rows` has only the client's own rows
 
@@ -33,12 +33,12 @@ class ClientStart:
 Starts: TypeAlias = Callable[[int, Int32s], ClientStart]
 
 
-def own_weights(weights: Weights, row_ids: Int32s) -> OwnWeights:
+def own_weights(weights: Weights, row_ids: AnyInts) -> OwnWeights:
     """Return the weights as one client holds them: of `rows` only those of `row_ids`, copied."""
     return {**weights, "rows": weights["rows"][row_ids]}
 
 
-def whole_weights(own: OwnWeights, row_ids: Int32s, table: Floats) -> Weights:
+def whole_weights(own: OwnWeights, row_ids: AnyInts, table: Floats) -> Weights:
     """Return one client's weights with a whole table: a copy of `table` with the client's rows."""
     rows = table.copy()
     rows[row_ids] = own["rows"]

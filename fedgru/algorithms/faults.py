@@ -60,6 +60,12 @@ def problem(update: ClientUpdate, weights: Weights) -> str | None:
     if found != expected or not rows_fit or not ids_fit or len(np.unique(ids)) < len(ids):
         return WRONG_SHAPE
     arrays: list[Floats] = [update.row_update, *update.dense.values()]
+    if update.extra is not None:
+        expected_extra = expected | {"rows": update.row_update.shape}
+        if {name: np.shape(array) for name, array in update.extra.items()} != expected_extra:
+            return WRONG_SHAPE
+        if not all(np.isfinite(array).all() for array in update.extra.values()):
+            return NOT_FINITE
     dense = [w for name, w in weights.items() if name != "rows"]
     small = np.isfinite(update.loss_sum) and _is_clearly_small(arrays, dense)
     finite = small or (np.isfinite(update.loss_sum) and all(np.isfinite(a).all() for a in arrays))

@@ -10,7 +10,7 @@ from fedgru.algorithms.client_rule import DEFAULT_RULE, ClientRule
 from fedgru.algorithms.server_optimizers import ServerOptimizer, Slots
 from fedgru.algorithms.simulated import Simulated
 from fedgru.core.errors import TrainingError
-from fedgru.core.types import AnyFloats, AnyInts, Floats, Weights
+from fedgru.core.types import AnyFloats, AnyInts, Floats, Ints, Weights
 
 
 @dataclass(frozen=True)
@@ -114,21 +114,26 @@ class UpdateSum:
         self.row_examples = np.zeros(num_rows, np.int64)
         self.num_examples = 0
 
-    def add(self, update: ClientUpdate) -> None:
+    def add(self, update: ClientUpdate, factor: float = 1.0) -> None:
         """Add one ClientUpdate.
+
+        Args:
+            update: ClientUpdate.
+            factor: how much it counts beside its examples.
 
         Raises:
             TrainingError: if its shapes differ from the weights, or it has no examples.
         """
         check_fits(update, self.dense)
+        weight = np.float32(update.num_examples * factor)
         for name, total in self.dense.items():
-            total += np.float32(update.num_examples) * update.dense[name]
+            total += weight * update.dense[name]
         at = (
             update.row_ids
             if self.row_ids is None
             else np.searchsorted(self.row_ids, update.row_ids)
         )
-        self.rows[at] += np.float32(update.num_examples) * update.row_update
+        self.rows[at] += weight * update.row_update
         self.row_examples[at] += update.num_examples
         self.num_examples += update.num_examples
         self.num_clients += 1
@@ -141,6 +146,16 @@ class UpdateSum:
         self.row_examples[other.row_ids] += other.row_examples
         self.num_examples += other.num_examples
         self.num_clients += other.num_clients
+
+    @property
+    def divisor(self) -> float:
+        """What a mean divides the sums by."""
+        return self.num_examples
+
+    @property
+    def row_divisors(self) -> AnyFloats | Ints:
+        """What a mean over owners divides the rows' sums by, [num_rows]; 0 without owners."""
+        return self.row_examples
 
     def __len__(self) -> int:
         return self.num_clients
@@ -197,12 +212,12 @@ class FedAvg:
         Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, server step. There weights
             are averaged, here updates; equal when server_lr is 1.
         """
-        scale = np.float32(1.0 / total.num_examples)
+        scale = np.float32(1.0 / total.divisor)
         return {"rows": self.mean_rows(total), **{n: s * scale for n, s in total.dense.items()}}
 
     def mean_rows(self, total: UpdateSum) -> Floats:
         """Average the rows' updates over the whole cohort; clients count 0 in rows of others."""
-        return total.rows * np.float32(1.0 / total.num_examples)
+        return total.rows * np.float32(1.0 / total.divisor)
 
     def apply(self, state: ServerState, total: Any) -> ServerState:
         """Return the ServerState after one round; `total` is from `start`, with all updates."""

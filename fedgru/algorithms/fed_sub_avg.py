@@ -21,5 +21,5 @@ class FedSubAvg(FedAvg):
 
     def mean_rows(self, total: UpdateSum) -> Floats:
         """Average each row over its owners; a row without owners does not change."""
-        examples = np.maximum(total.row_examples, 1).astype(np.float32)
-        return total.rows / examples[:, None]
+        divisors = np.where(total.row_divisors, total.row_divisors, 1).astype(np.float32)
+        return total.rows / divisors[:, None]

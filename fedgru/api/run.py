@@ -207,20 +207,28 @@ class Run:
         from fedgru.predict.load import load_model
         from fedgru.predict.past import client_past, forecast
 
-        schema, weights, _ = load_model(self.folder, self.task)
+        schema, weights, _ = load_model(self.folder, self.task, client)
         return forecast(self.task, schema, weights, client_past(self.task, client, until), top)
 
-    def export(self, to: str, output: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+    def export(
+        self,
+        to: str,
+        output: str | Path,
+        *,
+        overwrite: bool = False,
+        client: str | None = None,
+    ) -> dict[str, Any]:
         """Write the model for use elsewhere, and return what its model.json says.
 
         Args:
             to: "keras", "savedmodel" or "weights".
             output: new folder.
             overwrite: replace an earlier export there.
+            client: whose model, where clients have models of their own.
         """
         from fedgru.predict.export import export_run
 
-        return export_run(self.folder, self.task, to, output, overwrite)
+        return export_run(self.folder, self.task, to, output, overwrite, client)
 
 
 def open_run(

@@ -98,7 +98,7 @@ def predict(
                 raise click.UsageError(f"{option} has no effect without --history FILE.")
     folder = listing.open_run(log_dir, run)
     task = reopen_workflow.reopen_task(folder, data_dir)
-    schema, weights, round_num = load_model(folder, task)
+    schema, weights, round_num = load_model(folder, task, client)
     if history is None:
         assert client is not None, "refused above"
         past = pasts.client_past(task, client, until)
@@ -149,6 +149,12 @@ def predict(
     metavar="FOLDER",
     help="New folder for the model and model.json, which describes its inputs.",
 )
+@click.option(
+    "--client",
+    metavar="ID",
+    help="Whose model, of a run whose clients have models of their own.  [default: the one that "
+    "a new client starts with]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export there.")
 @json_option
 @quiet_option
@@ -158,6 +164,7 @@ def export(
     run: str | None,
     kind: str,
     output: Path,
+    client: str | None,
     overwrite: bool,
     as_json: bool,
     data_dir: Path,
@@ -173,7 +180,7 @@ def export(
 
     found = open_run(run, log_dir=log_dir, data_dir=data_dir)
     note(f"{found.path}, {describe.describe_data(found.task.settings.data.data)}")
-    description = found.export(kind, output, overwrite=overwrite)
+    description = found.export(kind, output, overwrite=overwrite, client=client)
     if as_json:
         print_json({"folder": str(output)} | description)
     else:

@@ -101,6 +101,40 @@ class ServerSettings(Section):
     )
 
 
+class AlgorithmSettings(Section):
+    algorithm: str = Field(
+        "fed-avg",
+        description="What clients and server do in a round: a name that `fedgru algorithms` "
+        "lists, or MODULE:CLASS of your own.",
+    )
+    mime_momentum: Share | None = Field(
+        None, description="With --algorithm mime-lite: momentum; 0.9 if not given."
+    )
+    mixture_lr: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="With --algorithm agnostic-fl: step size of the mixture of clients; 0.01 if "
+        "not given.",
+    )
+    fairness_q: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="With --algorithm q-fed-avg: how much more a high loss counts; 0 is plain "
+        "averaging, 1 if not given.",
+    )
+    personal_weights: str | None = Field(
+        None,
+        description="With --algorithm fed-per: the weights that stay on the client, "
+        "comma-separated; head_kernel,head_bias if not given.",
+    )
+    ditto_weight: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="With --algorithm ditto: how strongly a client's model is held near the "
+        "shared one; 0.1 if not given.",
+    )
+    num_clusters: Count | None = Field(
+        None, description="With --algorithm ifca: number of models; 2 if not given."
+    )
+
+
 class AgnosticSettings(Section):
     agnostic_to: str | None = Field(
         None,
@@ -257,6 +291,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     client: ClientSettings = ClientSettings()
     server: ServerSettings = ServerSettings()
+    algorithm: AlgorithmSettings = AlgorithmSettings()
     agnostic: AgnosticSettings = AgnosticSettings()
     faults: FaultSettings = FaultSettings()
     availability: AvailabilitySettings = AvailabilitySettings()

@@ -77,6 +77,7 @@ _SIMULATED = {
         config.AvailabilitySettings.model_fields, "real clients take the time that they take"
     ),
     "clients_per_call": "every client trains by itself",
+    "algorithm": "its server averages updates, and its clients keep nothing",
 }
 
 

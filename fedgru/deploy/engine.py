@@ -23,7 +23,7 @@ from fedgru.core.types import AnyInts, Doubles, Ints, Row, Weights
 from fedgru.deploy import records, secure
 from fedgru.deploy.federation import Federation
 from fedgru.deploy.scores import read_scores, summarise_clients
-from fedgru.engines.base import Engine, Gathered
+from fedgru.engines.base import Engine, Gathered, OwnParts, refuse_own_parts
 from fedgru.training import loop as round_loop
 from fedgru.training.rounds import FederatedTraining
 
@@ -104,8 +104,10 @@ class FederationEngine(Engine):
         cohort: AnyInts,
         round_num: int,
         constants: Any = None,
+        own: OwnParts | None = None,
     ) -> Gathered:
         """See Engine.gather; with secure aggregation the server learns only the sums."""
+        refuse_own_parts("of a deployment", own)
         if not self.task.privacy.secure:
             return super().gather(algorithm, weights, cohort, round_num, constants)
         there = [n for n in self._wait(secure.MIN_CLIENTS) if n in cohort]
@@ -154,8 +156,7 @@ class FederationEngine(Engine):
         starts: Starts | None = None,
     ) -> Iterator[ClientUpdate | NoUpdate]:
         """See Engine.local_updates; a client of the cohort that is offline has dropped out."""
-        if starts is not None:
-            raise ValueError("the clients of a deployment all start from the received weights")
+        assert starts is None, "gather refuses what differs by client"
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == round_num and ahead[1] is weights:
             replies = ahead[2]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from fedgru import algorithms
 from fedgru.algorithms import faults
@@ -14,6 +14,20 @@ from fedgru.config.settings import Settings
 from fedgru.core.errors import TrainingError
 from fedgru.core.types import AnyFloats, AnyInts, Floats, Ints, Weights
 from fedgru.task.round_task import RoundTask
+
+
+class OwnParts(Protocol):
+    """What differs by client in a round, see `fedgru.training.per_client.OneRound`."""
+
+    @property
+    def starts(self) -> Starts | None: ...
+
+    def finish(self, update: ClientUpdate) -> ClientUpdate:
+        """Return what a client sends."""
+
+    def settle(self, client: int, is_used: bool) -> None:
+        """Take note whether its update is used."""
+
 
 Constants: TypeAlias = Mapping[str, Any]  # of a round, see `Protection.before_round`
 AnyTask = TypeVar("AnyTask", bound=RoundTask)
@@ -172,11 +186,22 @@ class Engine(Generic[AnyTask]):
         cohort: AnyInts,
         round_num: int,
         constants: Constants | None = None,
+        own: OwnParts | None = None,
     ) -> Gathered:
-        """Return the Gathered of the cohort: each client's update made, checked and added."""
+        """Return the Gathered of the cohort: each client's update made, checked and added.
+
+        `own` is given if the algorithm is a `fedgru.algorithms.per_client.PerClient`.
+        """
         gathered = Gathered(algorithm.start(weights))
-        for update in self.local_updates(weights, cohort, round_num, constants):
+        if own is None:
+            for update in self.local_updates(weights, cohort, round_num, constants):
+                gathered.add(self.task, update, weights, round_num)
+            return gathered
+        for update in self.local_updates(weights, cohort, round_num, constants, own.starts):
+            if isinstance(update, ClientUpdate):
+                update = own.finish(update)
             gathered.add(self.task, update, weights, round_num)
+            own.settle(update.client, update.client not in gathered.unusable)
         return gathered
 
     def hidden_states(
@@ -210,3 +235,11 @@ def advice(settings: Settings, round_num: int) -> str:
         f"{last}Try a smaller `client_lr` (now {settings.client.client_lr:g}) or `server_lr` "
         f"(now {settings.server.server_lr:g})."
     )
+
+
+def refuse_own_parts(engine: str, own: OwnParts | None) -> None:
+    """Raise a ValueError if an engine is given what differs by client, and cannot use it."""
+    if own is not None:
+        raise ValueError(
+            f"engine {engine} runs no algorithm whose clients differ: use engine jax or reference"
+        )

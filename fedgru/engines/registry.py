@@ -97,10 +97,13 @@ def check(settings: Settings) -> None:
     """Refuse settings that have no effect with the engine that they name.
 
     Raises:
-        ConfigError: names the setting, and the engines that know it.
+        ConfigError: names the setting, and the engines that know it; also for an algorithm that
+            is not known, or does not go with the settings.
     """
+    from fedgru.algorithms import registry as algorithm_registry
     from fedgru.config.settings import fields
 
+    algorithm_registry.check(settings)
     info = engine_of(settings)
     for name, (section, setting) in fields().items():
         value = getattr(getattr(settings, section), name)

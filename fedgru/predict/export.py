@@ -22,13 +22,19 @@ from fedgru.predict.schema import Schema
 from fedgru.runs.folder import RunFolder
 from fedgru.storage.folders import writing_folder
 from fedgru.task.task import Task
+from fedgru.workflows.personal import check_has_model
 
 KINDS = ("keras", "savedmodel", "weights")
 DESCRIPTION, WEIGHTS = "model.json", "weights.npz"
 
 
 def export_run(
-    run: RunFolder, task: Task, kind: str, output: str | Path, overwrite: bool = False
+    run: RunFolder,
+    task: Task,
+    kind: str,
+    output: str | Path,
+    overwrite: bool = False,
+    client: str | None = None,
 ) -> dict[str, Any]:
     """Write the weights of a run's best round as a folder, whole or not at all.
 
@@ -38,12 +44,14 @@ def export_run(
         kind: "keras", "savedmodel" or "weights".
         output: path of the new folder.
         overwrite: replace an earlier export there.
+        client: see `load_model`.
 
     Returns:
         dict that model.json holds.
 
     Raises:
-        ConfigError: if Keras does not run on TensorFlow, which Keras models need.
+        ConfigError: if all clients share one model and `client` is given, or there is no such
+            client; if Keras does not run on TensorFlow, which Keras models need.
         RunError: if the folder cannot be written, or is there already; if the run has no model
             that all clients share.
     """
@@ -51,11 +59,14 @@ def export_run(
     if output.exists() and not (overwrite and (output / DESCRIPTION).is_file()):
         advice = "or add `overwrite`" if (output / DESCRIPTION).is_file() else "it is no export"
         raise RunError(f"{output} is there already: choose another `output`, {advice}.")
-    schema, weights, round_num = load_model(run, task)
+    if client is not None:
+        check_has_model(run, task, client)
+    schema, weights, round_num = load_model(run, task, client)
     weights, _ = split_heads(weights)
     facts = run.facts()
     description = {
         "run": run.path.name,
+        **({} if client is None else {"client": client}),
         "round": round_num,
         "data": facts["data"],
         "fingerprint": facts["fingerprint"],

@@ -13,10 +13,11 @@ from fedgru.core.types import Ints, Row
 from fedgru.engines.base import RoundResult, check_diverged
 from fedgru.engines.jax.central import CentralEngine
 from fedgru.task.task import Task
+from fedgru.training.loop import KeepsNothing
 from fedgru.training.rounds import validate
 
 
-class CentralTraining:
+class CentralTraining(KeepsNothing):
     """What `loop.train` repeats, see the module's docstring.
 
     The ServerState's `optimizer` holds the one optimizer's slots, "m" and "v" for Adam, and

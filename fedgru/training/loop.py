@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -38,6 +38,19 @@ class Training(Protocol):
 
     def validate(self, state: ServerState) -> Row:
         """Return {"val/metric/average": value}."""
+
+
+class KeepsNothing:
+    """A Training whose clients keep nothing from round to round."""
+
+    def commit(self, needed: Iterable[int]) -> None:
+        """See FederatedTraining.commit."""
+
+    def go_back_to(self, round_num: int) -> None:
+        """See FederatedTraining.go_back_to."""
+
+    def close(self) -> None:
+        """See FederatedTraining.close."""
 
 
 class Progress(Protocol):

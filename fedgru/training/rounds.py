@@ -1,17 +1,21 @@
 """One round of federated averaging: who answers, what they send, what the server makes of it."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from fedgru.agnostic import protection
 from fedgru.algorithms import faults
 from fedgru.algorithms.fed_avg import ServerState
+from fedgru.algorithms.per_client import PerClient
 from fedgru.algorithms.protocol import Algorithm
 from fedgru.core.errors import TrainingError
 from fedgru.core.types import Ints, Row
 from fedgru.engines.base import Engine, RoundResult, advice, check_diverged
 from fedgru.evaluation.evaluate import Forward, evaluate
+from fedgru.storage.client_store import ClientStore
 from fedgru.task.round_task import RoundTask
+from fedgru.training.per_client import PerClientRounds, evaluate_personal
 
 
 class FederatedTraining:
@@ -20,10 +24,16 @@ class FederatedTraining:
     Args:
         engine: Engine.
         algorithm: Algorithm.
+        store: ClientStore, if the algorithm keeps something for clients; None for a temporary one.
     """
 
-    def __init__(self, engine: Engine[Any], algorithm: Algorithm) -> None:
+    def __init__(
+        self, engine: Engine[Any], algorithm: Algorithm, store: ClientStore | None = None
+    ) -> None:
         self.engine, self.algorithm = engine, algorithm
+        self.per_client: PerClientRounds | None = None
+        if isinstance(algorithm, PerClient):
+            self.per_client = PerClientRounds(engine, algorithm, store)
 
     @property
     def task(self) -> RoundTask:
@@ -35,11 +45,35 @@ class FederatedTraining:
 
     def run_round(self, state: ServerState, cohort: Ints) -> RoundResult:
         """Return the RoundResult of a round of this cohort, see `run_round`."""
-        return run_round(self.engine, self.algorithm, state, cohort)
+        return run_round(self.engine, self.algorithm, state, cohort, self.per_client)
 
     def validate(self, state: ServerState) -> Row:
         """Return {"val/metric/average": value}, see `validate`."""
+        if self.per_client is not None and self.per_client.algorithm.personal:
+            return evaluate_personal(
+                self.engine,
+                self.per_client.algorithm,
+                state.weights,
+                self.per_client.store,
+                "val",
+                clients=self.engine.task.validation_clients,
+            ).summary()
         return validate(self.engine, state)
+
+    def commit(self, needed: Iterable[int]) -> None:
+        """Bring what clients keep to the disk; see `ClientStore.commit`."""
+        if self.per_client is not None and self.per_client.algorithm.keeps:
+            self.per_client.store.commit(needed)
+
+    def go_back_to(self, round_num: int) -> None:
+        """Forget what clients kept after a round."""
+        if self.per_client is not None and self.per_client.algorithm.keeps:
+            self.per_client.store.go_back_to(round_num)
+
+    def close(self) -> None:
+        """Close what goes with the engine, but not the engine itself."""
+        if self.per_client is not None:
+            self.per_client.close()
 
 
 def validate(engine: Forward, state: ServerState) -> Row:
@@ -49,7 +83,11 @@ def validate(engine: Forward, state: ServerState) -> Row:
 
 
 def run_round(
-    engine: Engine[Any], algorithm: Algorithm, state: ServerState, cohort: Ints
+    engine: Engine[Any],
+    algorithm: Algorithm,
+    state: ServerState,
+    cohort: Ints,
+    per_client: PerClientRounds | None = None,
 ) -> RoundResult:
     """Let the cohort train on the state's weights, and the algorithm apply what it sends.
 
@@ -58,6 +96,7 @@ def run_round(
         algorithm: Algorithm.
         state: ServerState.
         cohort: int [cohort], indices of clients.
+        per_client: PerClientRounds, if the algorithm is a PerClient.
 
     Returns:
         RoundResult.
@@ -72,6 +111,8 @@ def run_round(
             f"the engine trains clients by {engine.client_rule}, but {algorithm.name} asks for "
             f"{algorithm.client_rule}: make the engine with client_rule=algorithm.client_rule"
         )
+    if isinstance(algorithm, PerClient) and per_client is None:
+        raise ValueError(f"{algorithm.name} needs what its clients keep: use FederatedTraining")
     if engine.runs_whole_rounds:
         return engine.run_round(algorithm, state, cohort)
     task, round_num = engine.task, state.round_num + 1
@@ -82,7 +123,12 @@ def run_round(
         return _skipped(task, state, found)
     if protected is not None:
         state, constants = protected.before_round(engine, state, cohort)
-    gathered = engine.gather(algorithm, state.weights, cohort, round_num, constants)
+    if per_client is None:
+        gathered = engine.gather(algorithm, state.weights, cohort, round_num, constants)
+    else:
+        state, own = per_client.begin(state, cohort)
+        received = per_client.algorithm.received(state.weights)
+        gathered = engine.gather(algorithm, received, cohort, round_num, constants, own)
     total = gathered.total
     found |= gathered.by_reason(cohort)
     _check_usable(task, found, len(cohort), round_num)

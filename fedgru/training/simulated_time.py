@@ -25,6 +25,7 @@ from fedgru.core import seeding
 from fedgru.core.errors import ConfigError
 from fedgru.core.types import Ints
 from fedgru.engines.base import Engine, RoundResult
+from fedgru.storage.client_store import ClientStore
 from fedgru.task.task import Task
 from fedgru.training import availability
 from fedgru.training.availability import ALWAYS_MS, Windows
@@ -210,12 +211,18 @@ class SimulatedTraining(FederatedTraining):
     A round begins when enough clients are on, and ends as `close_round` has it.
 
     Args:
-        engine, algorithm: see FederatedTraining.
+        engine, algorithm, store: see FederatedTraining.
         simulation: Simulation.
     """
 
-    def __init__(self, engine: Engine[Task], algorithm: Algorithm, simulation: Simulation) -> None:
-        super().__init__(engine, algorithm)
+    def __init__(
+        self,
+        engine: Engine[Task],
+        algorithm: Algorithm,
+        simulation: Simulation,
+        store: ClientStore | None = None,
+    ) -> None:
+        super().__init__(engine, algorithm, store)
         self.simulation = simulation
         self.devices = Devices(engine.task, engine.client_rule.local_epochs, simulation.windows)
 

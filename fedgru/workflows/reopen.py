@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedgru import algorithms
 from fedgru.agnostic import protection
 from fedgru.core.errors import RunError
 from fedgru.core.types import Weights
@@ -66,7 +67,10 @@ def best_weights(run: RunFolder, task: RoundTask) -> tuple[Weights, int]:
     Raises:
         RunError: if there are none, or they have other shapes; see `RunFolder.load_weights`.
     """
-    return run.load_weights("best", like=protection.init_weights(task))
+    like = protection.init_weights(task)
+    if run.kind.has_engine:
+        like = algorithms.from_settings(task.settings).init(like).weights
+    return run.load_weights("best", like=like)
 
 
 def reopen_task(run: RunFolder, data_dir: str | Path) -> Task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -11,9 +12,11 @@ from fedgru.core.errors import ConfigError, Interrupted, MissingEngineError, Run
 from fedgru.evaluation import audit, baselines, evaluate
 from fedgru.training import local_models
 from fedgru.training.fine_tuning import evaluate_fine_tuned
+from fedgru.training.per_client import evaluate_personal
 from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import train as train_workflow
 from fedgru.workflows.baseline import evaluate_counting
+from fedgru.workflows.personal import open_store, personal_of, shared_weights
 
 if TYPE_CHECKING:
     from fedgru.config.settings import Settings
@@ -101,6 +104,10 @@ def _check_choices(run: RunFolder, task: Task, engine: str | None, fine_tune: in
         return
     if not kind.shares_model:
         raise ConfigError(f"{run.path} is {kind.words}: it has no shared model to fine-tune.")
+    if personal_of(run, task) is not None:
+        raise ConfigError(
+            f"the clients of {run.path} have models of their own: leave `fine_tune` out."
+        )
     concept = task.settings.agnostic.agnostic_to
     if concept is not None:
         raise ConfigError(
@@ -130,7 +137,18 @@ def _evaluate_model(
             f"{run.path}: {error} Or score with an installed engine; all give the same "
             f"numbers: fedgru eval {run.path} --engine jax"
         ) from error
-    warm, cold = (evaluate.evaluate(scorer, weights, "test", w) for w in (True, False))
+    personal = personal_of(run, task)
+    if personal is None:
+        warm, cold = (evaluate.evaluate(scorer, weights, "test", w) for w in (True, False))
+    else:
+        with closing(open_store(run)) as store:
+            warm, cold = (
+                evaluate_personal(
+                    scorer, personal, weights, store, "test", is_warm, round_num=round_num
+                )
+                for is_warm in (True, False)
+            )
+        weights = personal.received(weights)
     leakage = audit.quick_audit(_auditing_engine(scorer), weights)
     fine_tuned = None
     if fine_tune is not None:
@@ -146,6 +164,8 @@ def _evaluate_model(
     hours = run.simulated_hours(round_num)
     more |= {} if hours is None else {"simulated_hours": hours}
     more |= {"engine": scorer.name, "leakage": leakage}
+    if personal is not None:
+        more["audited"] = "the model that a new client starts with, not the clients' own"
     return warm, cold, more, fine_tuned
 
 
@@ -186,6 +206,7 @@ def audit_run(
         )
     with run:
         weights, round_num = reopen_workflow.best_weights(run, task)
+        weights = shared_weights(run, task, weights)
         found = {}
         with tqdm(desc="probes", unit="fit", disable=not show_progress, leave=False) as progress:
             for name in concepts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from fedgru.training import loop as round_loop
 from fedgru.training.rounds import FederatedTraining
 from fedgru.training.simulated_time import SimulatedTraining, Simulation, open_simulation
 from fedgru.workflows.open import learn_prior, record_kernel
+from fedgru.workflows.personal import make_store
 from fedgru.workflows.reopen import check_resumable, rebuild_task, reopen_task, resume_command
 
 if TYPE_CHECKING:
@@ -43,6 +44,15 @@ class EngineTraining(round_loop.Training, Protocol):
 
     @property
     def engine(self) -> Engine: ...
+
+    def commit(self, needed: Iterable[int]) -> None:
+        """Bring what clients keep beside the weights to the disk, as after these rounds."""
+
+    def go_back_to(self, round_num: int) -> None:
+        """Forget what clients kept after a round."""
+
+    def close(self) -> None:
+        """Close what is kept; the engine is closed by itself."""
 
 
 def make_engine(
@@ -167,9 +177,9 @@ def _train(
         if task.kernel is None:
             task = learn_prior(task, show_progress)
             record_kernel(run, task)
-        training = _make_training(task, run.kind, algorithm, simulation)
+        training = _make_training(task, run, algorithm, simulation)
         engine = training.engine
-        with closing(engine), _keeping_compiled(engine):
+        with closing(engine), closing(training), _keeping_compiled(engine):
             engine.choose_local_loop(run.facts().get("computes_with") if resumes else None)
             logger.info("run folder %s, engine %s", run.path, engine)
             result = _run_rounds(run, training, show_progress, resumes, on_round)
@@ -227,21 +237,22 @@ def _check_trace(run: RunFolder, task: Task, simulation: Simulation | None) -> N
 
 def _make_training(
     task: Task,
-    kind: RunKind,
+    run: RunFolder,
     algorithm: Algorithm | None = None,
     simulation: Simulation | None = None,
 ) -> EngineTraining:
-    """Return the EngineTraining for a kind of run."""
-    if kind.pools:
+    """Return the EngineTraining for a run's kind."""
+    if run.kind.pools:
         from fedgru.training.central import CentralTraining
 
         return CentralTraining(task)
     if algorithm is None:
         algorithm = algorithms.from_settings(task.settings)
     engine = make_engine(task, client_rule=algorithm.client_rule)
+    store = make_store(run, algorithm)
     if simulation is not None:
-        return SimulatedTraining(engine, algorithm, simulation)
-    return FederatedTraining(engine, algorithm)
+        return SimulatedTraining(engine, algorithm, simulation, store)
+    return FederatedTraining(engine, algorithm, store)
 
 
 def _keeping_compiled(engine: Engine) -> AbstractContextManager[None]:
@@ -262,6 +273,13 @@ def _run_rounds(
         run.record_round(round_num, row, seconds)
         return on_round(round_num, row) if on_round is not None else None
 
+    def checkpoint(reached: Checkpoint) -> None:
+        # what clients keep is on the disk before the checkpoint that needs it; the checkpoint
+        # before stays until this one is written
+        last = reached.state.round_num
+        training.commit([reached.best.round_num, last - 1, last])
+        run.checkpoints.save(reached)
+
     start = _restore(run, training) if resumes else None
     began_with = run.facts().get("computes_with", engine.computes_with)
     if began_with != engine.computes_with:
@@ -277,12 +295,13 @@ def _run_rounds(
         result = round_loop.train(
             training,
             on_round=record,
-            on_checkpoint=run.checkpoints.save,
+            on_checkpoint=checkpoint,
             progress=progress,
             start=start,
             on_faults=run.record_faults,
         )
     logger.info("%s", describe.describe_end(result, settings))
+    training.commit([result.best.round_num, result.last.round_num])
     run.finish(result)
     return result
 
@@ -312,6 +331,7 @@ def _restore(run: RunFolder, training: EngineTraining) -> Checkpoint | None:
     like = round_loop.Checkpoint(start_state, start_state, stopping, ())
     start = run.checkpoints.load(like)
     run.begin_again(start)
+    training.go_back_to(-1 if start is None else start.state.round_num)
     if start is None:
         logger.info("resumed: no round was done yet")
     else:

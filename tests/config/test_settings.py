@@ -118,7 +118,7 @@ def test_bad_settings(overrides, message):
         (
             "[lop]\nrounds = 2",
             "unknown section [lop] in the config file. Accepted: data, inputs, layout, model, "
-            "client, server, agnostic, faults, availability, loop, ray.",
+            "client, server, algorithm, agnostic, faults, availability, loop, ray.",
         ),
         (
             "[client]\nlr = 2",

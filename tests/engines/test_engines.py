@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedgru import config
+from fedgru import algorithms, config
 from fedgru.agnostic import objective
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, TrainingError
@@ -18,10 +18,9 @@ from fedgru.engines.jax.forward_pass import Form
 from fedgru.engines.ray.engine import RayEngine
 from fedgru.engines.reference import ReferenceEngine
 from fedgru.engines.tff.engine import TffEngine
-from fedgru.evaluation import evaluate
 from fedgru.models import gru
 from fedgru.task.task import build_task
-from fedgru.training.rounds import run_round
+from fedgru.training.rounds import FederatedTraining, run_round
 from tests.conftest import largest_gap, needs_ray, needs_tff, start
 
 COHORT = [0, 2, 5]  # clients of different size
@@ -39,6 +38,7 @@ SMALL = {
     "prior": "backoff",
 }
 AGNOSTIC = {"method": "reversal", "alpha": 0.6, "alpha_schedule": "constant"}
+BY_SGD = {"client_optimizer": "sgd", "client_lr": 0.1}
 CASES = {
     "client adam, server sgd": {},
     "client sgd": {"client_optimizer": "sgd", "client_lr": 0.1},
@@ -52,6 +52,16 @@ CASES = {
     "owners, server adam": {"mean": "owners", "server_optimizer": "adam", "server_lr": 0.001},
     "proximal": {"prox_mu": 3.0},
     "proximal, client sgd": {"client_optimizer": "sgd", "client_lr": 0.1, "prox_mu": 3.0},
+    "scaffold": {**BY_SGD, "algorithm": "scaffold"},
+    "scaffold, owners": {**BY_SGD, "algorithm": "scaffold", "mean": "owners"},
+    "mime-lite": {**BY_SGD, "algorithm": "mime-lite", "mime_momentum": 0.6},
+    "fed-nova": {"algorithm": "fed-nova"},
+    "agnostic-fl": {"algorithm": "agnostic-fl", "mixture_lr": 0.2},
+    "q-fed-avg": {"algorithm": "q-fed-avg", "fairness_q": 2.0},
+    "q-fed-avg, owners": {"algorithm": "q-fed-avg", "mean": "owners"},
+    "fed-per": {"algorithm": "fed-per", "personal_weights": "head_bias,rows"},
+    "ditto": {"algorithm": "ditto", "ditto_weight": 3.0},
+    "ifca": {"algorithm": "ifca"},
     "reversal": {**AGNOSTIC, "agnostic_to": "weekend"},
     "reversal, client": {**AGNOSTIC, "agnostic_to": "client"},
     "reversal, lambda": {
@@ -77,20 +87,21 @@ def with_loop(task, **settings):
 class XlaEngine(JaxEngine):
     """As the jax engine is where the C code cannot be."""
 
-    def __init__(self, task):
-        super().__init__(with_loop(task, local_loop="xla"))
+    def __init__(self, task, client_rule=None):
+        super().__init__(with_loop(task, local_loop="xla"), client_rule)
 
 
 class StackedEngine(JaxEngine):
     """As the jax engine is on a GPU; here two stacks, of two clients and of one."""
 
-    def __init__(self, task):
-        super().__init__(with_loop(task, clients_per_call=2))
+    def __init__(self, task, client_rule=None):
+        super().__init__(with_loop(task, clients_per_call=2), client_rule)
 
 
 def native_runs(case):
     """Whether the C code knows what a case asks for."""
-    return CASES[case].get("cell", "gru") == "gru" and "reversal" not in case
+    algorithm = algorithms.registry.find(CASES[case].get("algorithm", "fed-avg"))
+    return CASES[case].get("cell", "gru") == "gru" and "reversal" not in case and algorithm.in_c
 
 
 def tff_knows(case):
@@ -130,7 +141,10 @@ PAIRS += [
     if tff_knows(case)
 ]
 # The rest of it is the jax engine: what is added up, how, and what goes to the actors.
-RAY_CASES = ("client adam, server sgd", "owners, server adam", "lstm", "proximal", "reversal")
+RAY_CASES = (
+    *("client adam, server sgd", "owners, server adam", "lstm", "proximal", "reversal"),
+    "fed-nova",
+)
 PAIRS += [
     pytest.param(RayEngine, case, id=f"ray-{case}", marks=[needs_ray, pytest.mark.dist])
     for case in RAY_CASES
@@ -167,12 +181,14 @@ def run_two_rounds(case_task):
             task = case_task(case)
             engine = engine_of(engine_class, task)
             algorithm, state = start(task)
+            training = FederatedTraining(engine, algorithm)
             rows = []
             for _ in range(2):
-                result = run_round(engine, algorithm, state, COHORT)
+                result = training.run_round(state, COHORT)
                 state = result.state
                 rows.append(result.metrics)
-            val = evaluate.evaluate(engine, state.weights, "val").summary()
+            val = training.validate(state)
+            training.close()
             engine.close()
             done[key] = state, rows, val
         return done[key]
@@ -195,6 +211,8 @@ def test_equals_the_reference(run_two_rounds, engine, case, request):
     for name, slot in expected.optimizer.items():
         if name == "step":
             assert state.optimizer["step"] == slot == 2
+        elif name == "num_clients":
+            assert state.optimizer[name] == slot > 3
         else:
             assert largest_gap(state.optimizer[name], slot) < 1
 

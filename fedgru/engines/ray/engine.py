@@ -19,7 +19,7 @@ from fedgru.algorithms.protocol import Algorithm
 from fedgru.config.settings import Settings
 from fedgru.core.errors import MissingEngineError
 from fedgru.core.types import AnyInts, Weights
-from fedgru.engines.base import Constants, Gathered
+from fedgru.engines.base import Constants, Gathered, OwnParts, refuse_own_parts
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.task.task import Task
 
@@ -60,8 +60,10 @@ class RayEngine(JaxEngine):
         cohort: AnyInts,
         round_num: int,
         constants: Constants | None = None,
+        own: OwnParts | None = None,
     ) -> Gathered:
         """See Engine.gather."""
+        refuse_own_parts(self.name, own)
         from fedgru.engines.ray.actors import Actors
 
         if self._actors is None:
