@@ -2,12 +2,14 @@
 
     python benchmarks/kill_resume.py                       # 50 kills, some minutes
     python benchmarks/kill_resume.py --kills 3 --rounds 10
+    python benchmarks/kill_resume.py --kills 20 -- --algorithm scaffold --client-optimizer sgd
 
 A training of a made-up city runs as a process of its own and is ended by SIGKILL at random moments,
 from its first instruction on. In the end metrics.csv, best.npz, last.npz, clients.csv,
 predictions.parquet and test.json must be those of an undisturbed run, byte by byte, and TensorBoard
 must show each round once. Exits with 1 if they are not. Compiled programs are kept between starts
-(JAX's own cache), or most of the time would go into compiling.
+(JAX's own cache), or most of the time would go into compiling. What follows `--` goes to fedgru
+train; of what clients keep, the arrays after the best and the last round are compared.
 """
 
 import argparse
@@ -36,6 +38,7 @@ def main():
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("train", nargs="*", help="more options of fedgru train")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -45,7 +48,7 @@ def main():
             "PYTHONPATH": str(Path(__file__).parents[1]),
         }
         fedgru("data", "synth", "--name", "city", *CITY).wait()
-        return compare(args, ["train", *SETTINGS])
+        return compare(args, ["train", *SETTINGS, *args.train])
 
 
 def compare(args, train):
@@ -76,7 +79,7 @@ def compare(args, train):
             hits[where(log_dir)] += 1
         unlike += [
             f"{name} of training {num_trainings}"
-            for name in (*FILES, "train", "val", "eval")
+            for name in (*FILES, "train", "val", "eval", "clients.sqlite")
             if content(run_in(log_dir) / name) != content(expected / name)
         ]
     print(
@@ -129,6 +132,8 @@ def where(log_dir):
 
 def content(path):
     """A file's bytes, the run's name left out; of a folder, the scalars of its event files."""
+    if path.name == "clients.sqlite":
+        return kept(path)
     if path.is_dir():
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -139,6 +144,21 @@ def content(path):
             for tag in events.Tags()["scalars"]
         }
     return path.read_bytes().replace(str(path.parent).encode(), b"RUN")
+
+
+def kept(path):
+    """What clients keep after the best and the last round: {(round, client, name): bytes}."""
+    if not path.exists():
+        return None
+    from fedgru.storage.client_store import ClientStore, dump
+
+    facts, store = json.loads((path.parent / "run.json").read_text()), ClientStore(path)
+    return {
+        (round_num, client, name): array.tobytes()
+        for round_num in (facts["best_round"], facts["rounds"])
+        for client, arrays in dump(store, round_num)
+        for name, array in arrays.items()
+    }
 
 
 if __name__ == "__main__":

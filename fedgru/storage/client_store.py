@@ -27,14 +27,18 @@ _TABLE = """
 CREATE TABLE IF NOT EXISTS kept (client INTEGER, round_num INTEGER, arrays BLOB);
 CREATE UNIQUE INDEX IF NOT EXISTS place ON kept (client, round_num);
 """
-# the rows that no round of `needed` takes a client's arrays from
+_TEMPORARY = """
+CREATE TEMP TABLE needed (round_num INTEGER);
+CREATE TEMP TABLE looked_at (client INTEGER PRIMARY KEY);
+"""
+# of the clients that are looked at, the rows that no round of `needed` takes the arrays from
 _NOT_NEEDED = """
-DELETE FROM kept WHERE rowid NOT IN (
-    SELECT kept.rowid FROM kept JOIN (
-        SELECT kept.client AS client, MAX(kept.round_num) AS round_num
-        FROM kept JOIN needed ON kept.round_num <= needed.round_num
-        GROUP BY kept.client, needed.round_num
-    ) AS newest ON kept.client = newest.client AND kept.round_num = newest.round_num
+DELETE FROM kept WHERE client IN (SELECT client FROM looked_at) AND rowid NOT IN (
+    SELECT kept.rowid FROM looked_at, needed, kept
+    WHERE kept.client = looked_at.client AND kept.round_num = (
+        SELECT MAX(older.round_num) FROM kept AS older
+        WHERE older.client = looked_at.client AND older.round_num <= needed.round_num
+    )
 )
 """
 
@@ -52,7 +56,8 @@ class ClientStore:
         self._lock = Lock()
         with self._naming():
             self._file = sqlite3.connect("" if path is None else path, check_same_thread=False)
-            self._file.executescript("PRAGMA synchronous = FULL;" + _TABLE)
+            self._file.executescript("PRAGMA synchronous = FULL;" + _TABLE + _TEMPORARY)
+        self._changed: set[int] = set()  # clients with a new row since the last commit
 
     def get(self, client: int, round_num: int | None = None) -> Arrays | None:
         """Return what a client has kept, name -> array; None if nothing.
@@ -74,24 +79,32 @@ class ClientStore:
         """Keep a client's arrays as they are after a round."""
         packed = _pack(arrays)
         with self._lock, self._naming():
+            self._changed.add(client)
             self._file.execute(
                 "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (client, round_num, packed)
             )
 
-    def commit(self, needed: Iterable[int] | None = None) -> None:
+    def commit(self, needed: Iterable[int] | None = None, everywhere: bool = False) -> None:
         """Bring what was kept to the disk.
 
         Args:
             needed: rounds whose state must be found again; rows that none of them needs are
                 removed. None removes nothing.
+            everywhere: whether to remove such rows of all clients, not only of those that have
+                kept something since the last commit. That takes time in proportion to all clients.
         """
         with self._lock, self._naming():
             if needed is not None:
-                self._file.execute("CREATE TEMP TABLE IF NOT EXISTS needed (round_num INTEGER)")
-                self._file.execute("DELETE FROM needed")
+                self._file.executescript("DELETE FROM needed; DELETE FROM looked_at;")
                 self._file.executemany("INSERT INTO needed VALUES (?)", [(n,) for n in needed])
+                if everywhere:
+                    self._file.execute("INSERT INTO looked_at SELECT DISTINCT client FROM kept")
+                else:
+                    changed = [(client,) for client in self._changed]
+                    self._file.executemany("INSERT INTO looked_at VALUES (?)", changed)
                 self._file.execute(_NOT_NEEDED)
             self._file.commit()
+            self._changed.clear()
 
     def go_back_to(self, round_num: int) -> None:
         """Remove what was kept after a round."""

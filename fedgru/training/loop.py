@@ -43,7 +43,7 @@ class Training(Protocol):
 class KeepsNothing:
     """A Training whose clients keep nothing from round to round."""
 
-    def commit(self, needed: Iterable[int]) -> None:
+    def commit(self, needed: Iterable[int], everywhere: bool = False) -> None:
         """See FederatedTraining.commit."""
 
     def go_back_to(self, round_num: int) -> None:

@@ -60,10 +60,10 @@ class FederatedTraining:
             ).summary()
         return validate(self.engine, state)
 
-    def commit(self, needed: Iterable[int]) -> None:
+    def commit(self, needed: Iterable[int], everywhere: bool = False) -> None:
         """Bring what clients keep to the disk; see `ClientStore.commit`."""
         if self.per_client is not None and self.per_client.algorithm.keeps:
-            self.per_client.store.commit(needed)
+            self.per_client.store.commit(needed, everywhere)
 
     def go_back_to(self, round_num: int) -> None:
         """Forget what clients kept after a round."""

@@ -45,7 +45,7 @@ class EngineTraining(round_loop.Training, Protocol):
     @property
     def engine(self) -> Engine: ...
 
-    def commit(self, needed: Iterable[int]) -> None:
+    def commit(self, needed: Iterable[int], everywhere: bool = False) -> None:
         """Bring what clients keep beside the weights to the disk, as after these rounds."""
 
     def go_back_to(self, round_num: int) -> None:
@@ -301,7 +301,7 @@ def _run_rounds(
             on_faults=run.record_faults,
         )
     logger.info("%s", describe.describe_end(result, settings))
-    training.commit([result.best.round_num, result.last.round_num])
+    training.commit([result.best.round_num, result.last.round_num], everywhere=True)
     run.finish(result)
     return result
 

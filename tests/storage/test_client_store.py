@@ -17,6 +17,10 @@ def first(kept):
     return None if kept is None else float(kept["scale"])
 
 
+def rows_of(store):
+    return store._file.execute("SELECT client, round_num FROM kept ORDER BY 1, 2").fetchall()
+
+
 def test_what_is_kept_comes_back(tmp_path):
     store = ClientStore(tmp_path / "clients.sqlite")
     sent = {
@@ -53,9 +57,15 @@ def test_rows_that_no_round_needs_are_removed():
         if round_num % 3 == 0:
             store.put(1, arrays(10 + round_num), round_num)
     store.commit([2, 6, 7])
-    rows = store._file.execute("SELECT client, round_num FROM kept ORDER BY 1, 2").fetchall()
     # client 0 at round 2, 6, 7; client 1 had nothing at round 2, and its row 6 at rounds 6 and 7
-    assert rows == [(0, 2), (0, 6), (0, 7), (1, 6)]
+    assert rows_of(store) == [(0, 2), (0, 6), (0, 7), (1, 6)]
+    store.put(1, arrays(18), 8)
+    store.commit([7, 8])  # client 0 kept nothing new: it is not looked at
+    assert rows_of(store) == [(0, 2), (0, 6), (0, 7), (1, 6), (1, 8)]
+    store.commit([8], everywhere=True)
+    assert rows_of(store) == [(0, 7), (1, 8)]
+    store.commit(None)
+    assert rows_of(store) == [(0, 7), (1, 8)]
 
 
 def test_a_killed_run_goes_back_to_its_checkpoint(tmp_path):
