@@ -119,8 +119,36 @@ def _check_availability(settings: Settings) -> None:
             f"`window_h` has no effect with `availability` {simulated.availability}. Use "
             "`availability` clock, or leave it out."
         )
+    if simulated.buffer_size is not None:
+        _check_buffered(settings)
+    elif simulated.concurrency is not None:
+        raise ConfigError("`concurrency` has no effect without `buffer_size`.")
     if simulated.oversample is not None and settings.loop.clients_per_round is None:
         raise ConfigError("`oversample` has no effect without `clients_per_round`.")
+
+
+def _check_buffered(settings: Settings) -> None:
+    """Refuse what belongs to rounds with a cohort: with `buffer_size` rounds overlap."""
+    if settings.loop.clients_per_round is not None:
+        raise ConfigError(
+            "`clients_per_round` has no effect with `buffer_size`: `concurrency` is how many "
+            "clients train at once. Leave it out."
+        )
+    if settings.faults.min_clients != _default("faults", "min_clients"):
+        raise ConfigError(
+            "`min_clients` has no effect with `buffer_size`: the server waits for that many "
+            "updates. Leave it out."
+        )
+    if settings.algorithm.algorithm != _default("algorithm", "algorithm"):
+        raise ConfigError(
+            f"`algorithm` {settings.algorithm.algorithm} needs rounds with a cohort, which "
+            "`buffer_size` has not: leave one of them out."
+        )
+    if settings.agnostic.agnostic_to is not None:
+        raise ConfigError(
+            "`agnostic_to` needs rounds with a cohort, which `buffer_size` has not: leave one of "
+            "them out."
+        )
 
 
 def _default(section: str, name: str) -> Any:

@@ -211,6 +211,14 @@ class AvailabilitySettings(Section):
         description="Simulated minutes after which a client that has not sent its update is too "
         "late; if not given, the server waits.",
     )
+    buffer_size: Count | None = Field(
+        None,
+        description="FedBuff: clients do not wait for each other; the server updates its weights "
+        "with every N updates, old ones weighted less.",
+    )
+    concurrency: Count | None = Field(
+        None, description="With --buffer-size: clients that train at once; all if not given."
+    )
     oversample: Annotated[float, Field(ge=1, le=100)] | None = Field(
         None,
         description="Draw this many times --clients-per-round; the round ends when that many have "

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _JAX = frozenset(("threads", "device", "local_loop", "clients_per_call"))
 _SHARED = frozenset(("robust", "faults", "agnostic_to", "prox_mu"))
 _SIMULATED = frozenset(("availability",))
-LIMITED = _JAX | _SHARED | _SIMULATED | {"ray", "tff_aggregator"}
+_BUFFERED = frozenset(("buffer_size", "concurrency"))
+LIMITED = _JAX | _SHARED | _SIMULATED | _BUFFERED | {"ray", "tff_aggregator"}
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ ENGINES = {
         EngineInfo(
             "jax",
             "fedgru.engines.jax.engine:JaxEngine",
-            knows=_JAX | _SHARED | _SIMULATED,
+            knows=_JAX | _SHARED | _SIMULATED | _BUFFERED,
             trains_here=True,
             trains_on_devices=True,
         ),
         EngineInfo(
             "reference",
             "fedgru.engines.reference:ReferenceEngine",
-            knows=_SHARED | _SIMULATED,
+            knows=_SHARED | _SIMULATED | _BUFFERED,
             only={"method": ("reversal",)},
         ),
         EngineInfo(

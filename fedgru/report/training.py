@@ -53,7 +53,7 @@ def learning(runs: Sequence[ReportedRun]) -> Section:
 
 def _cohort(run: ReportedRun) -> str:
     """How many clients a round has, in words."""
-    size = run.settings.loop.clients_per_round
+    size = run.settings.loop.clients_per_round or run.settings.availability.buffer_size
     if size is None and run.settings.availability.availability != "none":
         return "all that are on"
     return f"{size or len(run.task.training_clients):,}"

@@ -9,6 +9,7 @@ round-7.npz         the weights, in the form of best.npz
 round-7.slots.npz   the slots of the server optimizer, if it has any
 round-6...          the checkpoint before, kept until this one is on the disk
 round-4.npz         the best round's weights; best.npz is another name (a hard link) of this file
+round-3.npz         where rounds overlap, the weights that clients are training from
 """
 
 import json
@@ -151,8 +152,10 @@ class Checkpoints:
         for name, members in arrays.items():
             write_arrays(self.folder / name, members)
             files[name] = checksums(self.folder / name)
-        best = _weights(checkpoint.best.round_num)
-        files[best] = files.get(best) or checksums(self.folder / best)
+        versions = () if state.simulated is None else state.simulated.versions
+        for earlier in (checkpoint.best.round_num, *versions):
+            name = _weights(earlier)
+            files[name] = files.get(name) or checksums(self.folder / name)
         content: dict[str, Any] = {
             "round_num": round_num,
             "best_round": checkpoint.best.round_num,
@@ -163,7 +166,7 @@ class Checkpoints:
             "faults": checkpoint.faults,
         }
         if state.simulated is not None:
-            content["simulated"] = asdict(state.simulated)
+            content["simulated"] = state.simulated.to_dict()
         text = {"format": FORMAT, "crc32": _checksum(content), "checkpoint": content}
         write_text(self.folder / _manifest(round_num), json.dumps(text) + "\n")
         self._show_best(checkpoint)
@@ -216,7 +219,12 @@ class Checkpoints:
         optimizer = content["scalars"] | _nested(slots)
         if content["scalars"].keys() != like.state.optimizer.keys() - _nested(own).keys():
             raise ValueError("it lacks slots of the server optimizer")
-        simulated = None if like.state.simulated is None else Simulated(**content["simulated"])
+        simulated = None
+        if like.state.simulated is not None:
+            simulated = Simulated.from_dict(content["simulated"])
+            used = sorted({flight.version for flight in simulated.in_flight or ()})
+            versions = {version: self._read_weights(version, files, like) for version in used}
+            simulated = replace(simulated, versions=versions)
         state = best = ServerState(weights, optimizer, round_num, simulated)
         if (best_round := content["best_round"]) != round_num:
             # the optimizer's slots of the best round are never read

@@ -131,7 +131,7 @@ def run_round(
         gathered = engine.gather(algorithm, received, cohort, round_num, constants, own)
     total = gathered.total
     found |= gathered.by_reason(cohort)
-    _check_usable(task, found, len(cohort), round_num)
+    check_usable(task, found, len(cohort), round_num)
     if len(total) < task.settings.faults.min_clients:
         return _skipped(task, state, found)
     metrics = {
@@ -154,7 +154,7 @@ def _skipped(task: RoundTask, state: ServerState, found: dict[str, list[int]]) -
     return RoundResult(replace(state, round_num=state.round_num + 1), metrics, 0, 0, found)
 
 
-def _check_usable(
+def check_usable(
     task: RoundTask, found: dict[str, list[int]], num_answers: int, round_num: int
 ) -> None:
     """Raise if most updates cannot be used: then training has failed, not single clients."""

@@ -95,7 +95,17 @@ def open_simulation(task: Task) -> Simulation | None:
             f"a round needs {needed} clients, but at most {most} of the {num_training} clients "
             f"with training data are on at once. Use a smaller {_needs(task)}."
         )
+    if num_in_flight(task) > num_training:
+        raise ConfigError(
+            f"`concurrency` is {num_in_flight(task)}, but the split has {num_training} clients "
+            "with training data."
+        )
     return Simulation(windows)
+
+
+def num_in_flight(task: Task) -> int:
+    """Return how many clients train at once, with `buffer_size`."""
+    return task.settings.availability.concurrency or len(task.training_clients)
 
 
 def num_drawn(task: Task) -> int:
@@ -156,23 +166,31 @@ class Devices:
         """Return the first time, not before `time_ms`, at which this many clients are on."""
         return time_ms if self._windows is None else self._windows.first_with(number, time_ms)
 
-    def draw(self, number: int | None, time_ms: int, *key: int) -> Ints:
+    def next_start(self, time_ms: int) -> list[int]:
+        """Return [first time after `time_ms` at which a client comes on]; empty if all are on."""
+        return [] if self._windows is None else [self._windows.next_start(time_ms)]
+
+    def draw(self, number: int | None, time_ms: int, *key: int, busy: Sequence[int] = ()) -> Ints:
         """Return int64 [num_drawn], ascending: training clients that are on, drawn at random.
 
         With all clients on the draw is that of `loop.draw_cohort`.
 
         Args:
-            number: how many; None takes all.
+            number: how many, or all if there are fewer; None takes all.
             time_ms: the time.
             key: of `seeding.rng` after seed and purpose; the first is the number of the round.
+            busy: indices of clients that are not drawn.
         """
         there = np.asarray(self._task.training_clients)
         if self._windows is not None:
             there = there[self._windows.on_until(there, time_ms) >= 0]
-        if number is None:
+        if busy:
+            there = there[~np.isin(there, busy)]
+        if number is None or not len(there):
             return there
         draw = seeding.rng(self._task.settings.loop.seed, "cohort", *key)
-        return there[np.sort(draw.choice(len(there), number, replace=False))]
+        places = draw.choice(len(there), min(number, len(there)), replace=False)
+        return there[np.sort(places)]
 
     def visits(self, cohort: Ints, time_ms: int, round_num: int) -> list[Visit]:
         """Return the Visit of each client that receives weights at a time.

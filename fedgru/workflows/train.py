@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tqdm import tqdm
 
 from fedgru import algorithms
+from fedgru.algorithms.fed_buff import FedBuff
 from fedgru.console import describe
 from fedgru.core.errors import Interrupted, RunError, TrainingError
 from fedgru.core.jax_setup import kept_between_runs
@@ -20,6 +21,7 @@ from fedgru.engines import registry
 from fedgru.runs.folder import RunFolder
 from fedgru.runs.kinds import FEDERATED, RunKind
 from fedgru.training import loop as round_loop
+from fedgru.training.asynchronous import AsynchronousTraining
 from fedgru.training.rounds import FederatedTraining
 from fedgru.training.simulated_time import SimulatedTraining, Simulation, open_simulation
 from fedgru.workflows.open import learn_prior, record_kernel
@@ -249,6 +251,8 @@ def _make_training(
     if algorithm is None:
         algorithm = algorithms.from_settings(task.settings)
     engine = make_engine(task, client_rule=algorithm.client_rule)
+    if simulation is not None and task.settings.availability.buffer_size is not None:
+        return AsynchronousTraining(engine, FedBuff(algorithm), simulation)
     store = make_store(run, algorithm)
     if simulation is not None:
         return SimulatedTraining(engine, algorithm, simulation, store)

@@ -11,22 +11,15 @@ from fedgru import algorithms, config
 from fedgru.cli.main import main
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, DataError, RunError
-from fedgru.data import datasets
 from fedgru.engines import registry
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.runs import folder as run_folder
-from fedgru.runs import listing
 from fedgru.training import loop as round_loop
 from fedgru.training.simulated_time import Devices, SimulatedTraining, num_drawn, open_simulation
 from fedgru.training.traffic import count_traffic, own_rows
 from fedgru.workflows import train as train_workflow
 from tests.conftest import start
-
-RESULTS = ("metrics.csv", "best.npz", "last.npz", "faults.csv")
-
-
-def results(run):
-    return {n: (run.path / n).read_bytes() for n in RESULTS if (run.path / n).exists()}
+from tests.training.conftest import results
 
 
 @pytest.fixture
@@ -37,19 +30,6 @@ def training(make_task):
         return SimulatedTraining(JaxEngine(task), algorithm, open_simulation(task))
 
     return make
-
-
-@pytest.fixture
-def trace(tmp_path):
-    """Write a trace of (client's place, start, end); return its path."""
-
-    def write(task, *rows):
-        lines = [f"{task.clients.client_ids[c]},{begin},{end}" for c, begin, end in rows]
-        file = tmp_path / "trace.csv"
-        file.write_text("\n".join(["client,start,end", *lines]) + "\n")
-        return str(file)
-
-    return write
 
 
 def test_how_long_a_client_takes(make_task):
@@ -206,31 +186,6 @@ def test_a_fault_has_one_reason(training, make_task, trace):
     simulated = training(availability=file, client_dropout=0.9, seed=1, deadline_min=11.0, **fast)
     found = simulated.run_round(simulated.init(), None).faults
     assert found == {"went off": [0], "too late": [1], "dropped out": [4]}
-
-
-@pytest.fixture
-def stopped(make_task, tiny_data_set, tmp_path, monkeypatch):
-    """Train to the end, and the same stopped after a round; return (run, stopped run)."""
-    monkeypatch.setattr(datasets, "open_data_set", lambda *_: tiny_data_set)
-
-    def make(after=1, **overrides):
-        task = make_task(**{"rounds": 4, "patience": 0} | overrides)
-        facts = {"fingerprint": "tiny"}
-        whole, _, _ = train_workflow.train(task, facts, tmp_path / "whole")
-        real = run_folder.RunFolder.record_round
-
-        def record(self, round_num, row, seconds):
-            real(self, round_num, row, seconds)
-            if round_num == after + 1:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(run_folder.RunFolder, "record_round", record)
-            with pytest.raises(train_workflow.Interrupted):
-                train_workflow.train(task, facts, tmp_path / "log")
-        return whole, listing.open_run(tmp_path / "log")
-
-    return make
 
 
 @pytest.mark.parametrize("after", [0, 2])

@@ -572,3 +572,21 @@ def test_a_rounds_dropout_does_not_depend_on_the_rounds_before(make_task, monkey
     assert at_once.metrics == later.metrics
     for weight, array in at_once.state.weights.items():
         assert np.array_equal(array, later.state.weights[weight]), weight
+
+
+@pytest.mark.slow
+def test_killed_with_clients_in_flight_it_ends_in_the_same_bytes(here):
+    words = ["--rounds", "300", "--patience", "0", "--buffer-size", "2", "--concurrency", "5"]
+    words += ["--device-spread", "1.5", "--availability", "clock", "--step-s", "600"]
+    invoke("train", *SMALL, *words, "--name", "whole", "--no-eval")
+    found, _ = stop_in_training(signal.SIGKILL, [*words, "--name", "cut", "--no-eval"])
+    assert found == -signal.SIGKILL
+    (whole,), (cut,) = here.glob("log/*-whole"), here.glob("log/*-cut")
+    kept = json.loads(max(cut.glob("checkpoints/*.json"), key=os.path.getmtime).read_text())
+    in_flight = kept["checkpoint"]["simulated"]["in_flight"]
+    assert len({version for _, version, *_ in in_flight}) > 1
+    result = invoke("train", "--resume", cut.name)
+    assert re.search(r"resumed after round \d+ of 300", result.stderr)
+    for file in (*RESULTS, "faults.csv"):
+        assert (whole / file).read_bytes() == (cut / file).read_bytes(), file
+    assert not (cut / "checkpoints").exists()
