@@ -7,6 +7,7 @@ import pytest
 
 from fedgru import algorithms, config
 from fedgru.agnostic import objective
+from fedgru.algorithms.client_start import own_weights
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, TrainingError
 from fedgru.core.jax_setup import import_jax
@@ -57,11 +58,11 @@ CASES = {
     "mime-lite": {**BY_SGD, "algorithm": "mime-lite", "mime_momentum": 0.6},
     "fed-nova": {"algorithm": "fed-nova"},
     "agnostic-fl": {"algorithm": "agnostic-fl", "mixture_lr": 0.2},
-    "q-fed-avg": {"algorithm": "q-fed-avg", "fairness_q": 2.0},
+    "q-fed-avg": {**BY_SGD, "algorithm": "q-fed-avg", "fairness_q": 2.0, "prior": "none"},
     "q-fed-avg, owners": {"algorithm": "q-fed-avg", "mean": "owners"},
     "fed-per": {"algorithm": "fed-per", "personal_weights": "head_bias,rows"},
     "ditto": {"algorithm": "ditto", "ditto_weight": 3.0},
-    "ifca": {"algorithm": "ifca"},
+    "ifca": {"algorithm": "ifca", "num_clusters": 8, "prior": "none"},
     "reversal": {**AGNOSTIC, "agnostic_to": "weekend"},
     "reversal, client": {**AGNOSTIC, "agnostic_to": "client"},
     "reversal, lambda": {
@@ -329,6 +330,78 @@ class RestartsTheServersAdam(JaxEngine):
     def run_round(self, algorithm, state, cohort):
         fresh = replace(algorithm.init(state.weights), round_num=state.round_num)
         return run_round(JaxEngine(self.task), algorithm, fresh, cohort)
+
+
+class ChangesStarts(JaxEngine):
+    """Changes what a client starts from, by `changed`."""
+
+    def local_updates(self, weights, cohort, round_num, constants=None, starts=None):
+        def start(client, row_ids):
+            return self.changed(starts(client, row_ids), own_weights(weights, row_ids))
+
+        other = None if starts is None else start
+        return super().local_updates(weights, cohort, round_num, constants, other)
+
+
+class ForgetsTheOffset(ChangesStarts):
+    @staticmethod
+    def changed(start, received):
+        return replace(start, offset=None)
+
+
+class ForgetsTheAnchor(ChangesStarts):
+    @staticmethod
+    def changed(start, received):
+        return replace(start, anchor=None)
+
+
+class StartsFromTheReceived(ChangesStarts):
+    @staticmethod
+    def changed(start, received):
+        return replace(start, weights=received)
+
+
+class MovesAwayFromTheReceived(JaxEngine):
+    def __init__(self, task, client_rule=None):
+        super().__init__(task, client_rule and replace(client_rule, at_received=False))
+
+
+class CountsEpochs(JaxEngine):
+    def local_updates(self, *args, **given):
+        for update in super().local_updates(*args, **given):
+            yield replace(update, num_steps=2)
+
+
+class SeesNoStates(JaxEngine):
+    def hidden_states(self, *args, **given):
+        return 0 * super().hidden_states(*args, **given)
+
+
+@pytest.mark.parametrize(
+    ("fault", "case"),
+    [
+        (ForgetsTheOffset, "scaffold"),
+        (ForgetsTheOffset, "mime-lite"),
+        (MovesAwayFromTheReceived, "mime-lite"),
+        (CountsEpochs, "fed-nova"),
+        (SeesNoStates, "q-fed-avg"),
+        (SeesNoStates, "agnostic-fl"),
+        (StartsFromTheReceived, "fed-per"),
+        (StartsFromTheReceived, "ifca"),
+    ],
+)
+def test_a_fault_that_an_algorithm_shows_is_seen(run_two_rounds, fault, case):
+    expected, _, _ = run_two_rounds(ReferenceEngine, case)
+    state, _, _ = run_two_rounds(fault, case)
+    assert largest_gap(state.weights, expected.weights) > 100
+
+
+def test_a_fault_in_the_clients_own_models_is_seen(run_two_rounds):
+    """Ditto's shared model does not depend on them: their scores do."""
+    expected, _, expected_val = run_two_rounds(ReferenceEngine, "ditto")
+    state, _, val = run_two_rounds(ForgetsTheAnchor, "ditto")
+    assert largest_gap(state.weights, expected.weights) < 1
+    assert abs(val["val/loss/micro"] - expected_val["val/loss/micro"]) > 1e-4
 
 
 @pytest.mark.parametrize(
