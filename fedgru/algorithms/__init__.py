@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from fedgru.algorithms import registry
+from fedgru.algorithms.catalogue import DEFAULT_MOMENTUM
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.client_start import ClientStart
 from fedgru.algorithms.fed_avg import FedAvg
@@ -37,7 +38,6 @@ __all__ = [
     "server_half",
 ]
 
-DEFAULT_MOMENTUM = 0.9
 YOGI_EPSILON = 1e-3  # Reddi et al. 2021, section 4
 
 

@@ -14,6 +14,7 @@ from fedgru.algorithms.fed_nova import FedNova
 from fedgru.algorithms.fed_per import FedPer
 from fedgru.algorithms.ifca import Ifca
 from fedgru.algorithms.mime_lite import MimeLite
+from fedgru.algorithms.per_client import PerClient
 from fedgru.algorithms.protocol import Algorithm
 from fedgru.algorithms.q_fed_avg import QFedAvg
 from fedgru.algorithms.scaffold import Scaffold
@@ -191,7 +192,9 @@ def _own(name: str) -> AlgorithmInfo:
             f"`algorithm` {name} is a {type(found).__name__}, expected a class or function that "
             "takes (settings, server_half), or an AlgorithmInfo."
         )
-    engines = getattr(found, "engines", (*LOCAL_ENGINES, "ray"))
+    differ = isinstance(found, type) and issubclass(found, PerClient)
+    able = LOCAL_ENGINES if differ else (*LOCAL_ENGINES, "ray")
+    engines = getattr(found, "engines", able)
     return AlgorithmInfo(name, "your own", "", found, engines=tuple(engines))
 
 

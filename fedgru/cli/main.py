@@ -46,6 +46,7 @@ class Program(click.Group):
 
     elsewhere = {
         "agnostic": "fedgru.cli.agnostic",
+        "algorithms": "fedgru.cli.algorithms",
         "baseline": "fedgru.cli.baseline",
         "check": "fedgru.cli.check",
         "compare": "fedgru.cli.runs",
