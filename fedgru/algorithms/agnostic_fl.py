@@ -13,6 +13,7 @@ import numpy as np
 from fedgru.algorithms.client_start import ClientStart
 from fedgru.algorithms.fed_avg import ClientUpdate, FedAvg, ServerState, UpdateSum
 from fedgru.algorithms.per_client import PerClient, Tools, Visit
+from fedgru.algorithms.sent import Sent
 from fedgru.core.types import AnyFloats, AnyInts, Doubles, Weights
 
 SERVER = -1  # the number under which the mixture is kept
@@ -41,6 +42,7 @@ class AgnosticFL(PerClient):
     """
 
     name: ClassVar[str] = "agnostic_fl"
+    sent: ClassVar[Sent] = Sent(sums=1)
     keeps: ClassVar[bool] = True
 
     def __init__(self, server_half: FedAvg, mixture_lr: float) -> None:

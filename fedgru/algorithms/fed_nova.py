@@ -6,6 +6,7 @@ import numpy as np
 
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.fed_avg import ClientUpdate, FedAvg, ServerState, UpdateSum
+from fedgru.algorithms.sent import Sent
 from fedgru.core.types import AnyFloats, AnyInts, Weights
 
 
@@ -30,6 +31,7 @@ class FedNova:
     """
 
     name: ClassVar[str] = "fed_nova"
+    sent: ClassVar[Sent] = Sent(sums=1)
 
     def __init__(self, server_half: FedAvg, client_rule: ClientRule | None = None) -> None:
         self.server_half = server_half

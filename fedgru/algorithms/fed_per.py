@@ -16,6 +16,7 @@ from fedgru.algorithms.per_client import (
     as_own,
     with_arrays,
 )
+from fedgru.algorithms.sent import Sent
 from fedgru.core.errors import ConfigError
 from fedgru.core.types import Weights
 
@@ -44,6 +45,7 @@ class FedPer(PerClient):
     def __init__(self, server_half: FedAvg, personal_weights: Sequence[str]) -> None:
         super().__init__(server_half, replace(server_half.client_rule, by_client=True))
         self.personal_weights = tuple(personal_weights)
+        self.sent = Sent(stays=self.personal_weights)
 
     def init(self, weights: Weights) -> ServerState:
         unknown = [name for name in self.personal_weights if name not in weights]

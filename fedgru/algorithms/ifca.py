@@ -9,6 +9,7 @@ import numpy as np
 from fedgru.algorithms.client_start import ClientStart, own_weights
 from fedgru.algorithms.fed_avg import ClientUpdate, FedAvg, ServerState, Total
 from fedgru.algorithms.per_client import Arrays, PerClient, PersonalModel, Tools, Visit
+from fedgru.algorithms.sent import Sent
 from fedgru.core import seeding
 from fedgru.core.types import AnyInts, Weights
 
@@ -41,6 +42,7 @@ class Ifca(PerClient):
             raise ValueError(f"num_clusters is {num_clusters}, expected at least 1")
         super().__init__(server_half, replace(server_half.client_rule, by_client=True))
         self.num_clusters, self._seed = num_clusters, seed
+        self.sent = Sent(down=num_clusters, sums=1)
 
     def init(self, weights: Weights) -> ServerState:
         first = self.server_half.init(weights)

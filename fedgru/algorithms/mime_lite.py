@@ -17,6 +17,7 @@ from fedgru.algorithms.per_client import (
     as_own,
     with_arrays,
 )
+from fedgru.algorithms.sent import Sent
 from fedgru.core.types import AnyInts, Weights
 
 
@@ -41,6 +42,7 @@ class MimeLite(PerClient):
     """
 
     name: ClassVar[str] = "mime_lite"
+    sent: ClassVar[Sent] = Sent(down=2, up=2)
     _slots = ("momentum", "gradient")
 
     def __init__(self, server_half: FedAvg, momentum: float) -> None:

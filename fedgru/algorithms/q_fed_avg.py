@@ -9,6 +9,7 @@ import numpy as np
 from fedgru.algorithms.client_start import ClientStart
 from fedgru.algorithms.fed_avg import ClientUpdate, FedAvg, ServerState, UpdateSum
 from fedgru.algorithms.per_client import PerClient, Tools, Visit
+from fedgru.algorithms.sent import Sent
 from fedgru.core.types import AnyFloats, AnyInts, Doubles, Weights
 
 SMALLEST_LOSS = 1e-10  # nats: F^(q-1) has no value at 0
@@ -35,6 +36,7 @@ class QFedAvg(PerClient):
     """
 
     name: ClassVar[str] = "q_fed_avg"
+    sent: ClassVar[Sent] = Sent(sums=1)
 
     def __init__(self, server_half: FedAvg, q: float) -> None:
         if not q >= 0:

@@ -18,6 +18,7 @@ from fedgru.algorithms.per_client import (
     as_own,
     with_arrays,
 )
+from fedgru.algorithms.sent import Sent
 from fedgru.core.types import AnyInts, Weights
 
 
@@ -46,6 +47,7 @@ class Scaffold(PerClient):
 
     name: ClassVar[str] = "scaffold"
     keeps: ClassVar[bool] = True
+    sent: ClassVar[Sent] = Sent(down=2, up=2)
     _slots = ("control", "owners", "num_clients")
 
     def __init__(self, server_half: FedAvg) -> None:

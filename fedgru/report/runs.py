@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedgru import algorithms
 from fedgru.agnostic import protection
+from fedgru.algorithms.sent import sent_by
 from fedgru.config import Settings
 from fedgru.core.errors import DataError, RunError
 from fedgru.core.types import Bools, Doubles, Ints
@@ -232,6 +234,7 @@ def _count_traffic(task: Task) -> Traffic:
         has_head=task.protection is not None,
         has_kernel=task.kernel is not None,
         whole_table=registry.engine_of(task.settings).sends_whole_table,
+        sent=sent_by(algorithms.from_settings(task.settings)),
     )
 
 

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedgru import algorithms
 from fedgru.agnostic import protection
 from fedgru.algorithms import faults
 from fedgru.algorithms.fed_avg import ServerState
 from fedgru.algorithms.protocol import Algorithm
+from fedgru.algorithms.sent import sent_by
 from fedgru.algorithms.simulated import Simulated
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError
@@ -136,6 +138,7 @@ class Devices:
     def __init__(self, task: Task, local_epochs: int, windows: Windows | None) -> None:
         self._task, self._local_epochs, self._windows = task, local_epochs, windows
         self._weights = protection.init_weights(task)  # they have the shapes that are sent
+        self._sent = sent_by(algorithms.from_settings(task.settings))
         self._known: dict[int, Work] = {}
 
     def work(self, client: int) -> Work:
@@ -151,6 +154,7 @@ class Devices:
             self._weights,
             [num_own_rows(task, client)],
             has_head=task.protection is not None,
+            sent=self._sent,
         )
         down, up = int(traffic.down_bytes[0]), int(traffic.up_bytes[0])
         spread = DEVICE_SPREAD if given.device_spread is None else given.device_spread

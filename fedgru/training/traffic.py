@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fedgru.algorithms.sent import Sent
 from fedgru.core.types import Ints, Weights
 from fedgru.task.kernel_prior import FIT_ROUNDS, Kernel
 from fedgru.task.task import Task
@@ -35,6 +36,7 @@ def count_traffic(
     has_head: bool = False,
     has_kernel: bool = False,
     whole_table: bool = False,
+    sent: Sent = Sent(),  # noqa: B008  # frozen
 ) -> Traffic:
     """Return the Traffic of a model.
 
@@ -51,16 +53,22 @@ def count_traffic(
         has_kernel: whether the clients learnt a kernel prior before round 1. In each of its rounds
             clients receive the numbers, and send their gradient and the loss.
         whole_table: whether each client is sent all rows, as --engine tff does.
+        sent: Sent of the algorithm.
     """
     table = weights["rows"]
+    model_bytes = FLOAT_BYTES * sum(array.size for array in weights.values())
+    weights = {name: array for name, array in weights.items() if name not in sent.stays}
     num_dense = sum(array.size for name, array in weights.items() if name != "rows")
     own_rows = np.asarray(own_rows, np.int64)
     rows, ids = (np.full_like(own_rows, len(table)), 0) if whole_table else (own_rows, own_rows)
-    down = FLOAT_BYTES * (num_dense + rows * table.shape[1])
-    up = down + FLOAT_BYTES * ids + SUM_BYTES * (6 if has_head else 3)
+    if "rows" in sent.stays:
+        rows, ids = np.zeros_like(own_rows), 0
+    model = FLOAT_BYTES * (num_dense + rows * table.shape[1])
+    down = sent.down * model
+    up = sent.up * model + FLOAT_BYTES * ids + SUM_BYTES * ((6 if has_head else 3) + sent.sums)
     num_kernel = len(Kernel().to_dict())
     prior_bytes = FIT_ROUNDS * FLOAT_BYTES * (2 * num_kernel + 1) if has_kernel else 0
-    return Traffic(down, up, FLOAT_BYTES * (num_dense + table.size), prior_bytes)
+    return Traffic(down, up, model_bytes, prior_bytes)
 
 
 def own_rows(task: Task) -> Ints:

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from fedgru import algorithms, config
+from fedgru.algorithms.sent import sent_by
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.training.traffic import count_traffic, own_rows
 from tests.conftest import start
@@ -55,3 +57,27 @@ def test_bytes_where_the_whole_table_moves():
     found = count_traffic(weights(), [3, 0], whole_table=True)
     assert found.down_bytes.tolist() == [316, 316]
     assert found.up_bytes.tolist() == [340, 340]
+
+
+@pytest.mark.parametrize(
+    ("given", "down", "up"),
+    [
+        # the model of a client of 3 rows has 148 bytes; the ids 12, three sums 24
+        ({"algorithm": "scaffold", "client_optimizer": "sgd"}, 296, 296 + 36),
+        ({"algorithm": "mime-lite", "client_optimizer": "sgd"}, 296, 296 + 36),
+        ({"algorithm": "fed-nova"}, 148, 148 + 36 + 8),
+        ({"algorithm": "q-fed-avg"}, 148, 148 + 36 + 8),
+        ({"algorithm": "agnostic-fl"}, 148, 148 + 36 + 8),
+        ({"algorithm": "ditto"}, 148, 148 + 36),
+        ({"algorithm": "ifca", "num_clusters": 3}, 444, 148 + 36 + 8),
+        # without head_kernel, 6 numbers; without the table too
+        ({"algorithm": "fed-per", "personal_weights": "head_kernel"}, 124, 124 + 36),
+        ({"algorithm": "fed-per", "personal_weights": "head_kernel,rows"}, 52, 52 + 24),
+        ({"prox_mu": 0.1}, 148, 148 + 36),
+    ],
+)
+def test_bytes_of_each_algorithm(given, down, up):
+    sent = sent_by(algorithms.from_settings(config.load(given)))
+    found = count_traffic(weights(), [3], sent=sent)
+    assert (found.down_bytes.tolist(), found.up_bytes.tolist()) == ([down], [up])
+    assert found.model_bytes == 4 * (19 + 60)
