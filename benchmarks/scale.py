@@ -1,6 +1,8 @@
 """How the cost of a round grows with the number of clients, and with the number of rounds.
 
     python benchmarks/scale.py [--sizes 1000 10000 100000 1000000] [--folder FOLDER]
+    python benchmarks/scale.py --sizes 100000 --long 300 -- \
+      --algorithm scaffold --client-optimizer sgd --clients-per-round 1000
 
 For each size a made-up city is written to disk by `fedgru data synth` and trained on by `fedgru
 train`, with 100 clients a round and validation on 100: nothing but the program as it is used. The
@@ -9,13 +11,15 @@ outside: when the run folder appears, what `times.csv` says of the rounds, and, 
 them, the processor time of each round and the most resident memory in it, memory maps included,
 looked at every 5 ms. `open, s` is the time of `open_task` alone, in a process of its own. Then one
 size is trained for many rounds, and a line is fitted to the resident memory after the warm-up.
-Prints a table in Markdown.
+Prints a table in Markdown. What follows `--` goes to fedgru train; of what clients keep, the size
+on the disk is printed.
 """
 
 import argparse
 import csv
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -84,11 +88,11 @@ def processor_s(pid):
         return 0.0
 
 
-def train(folder, size, rounds, name):
+def train(folder, size, rounds, name, more):
     """Train on the city of a size; return what was measured from outside."""
     log_dir = folder / "log"
     words = ["train", "--data", f"city-{size}", "--data-dir", folder / "data", "--log-dir", log_dir]
-    words += [*TRAINING, "--rounds", rounds, "--name", name]
+    words += [*TRAINING, *more, "--rounds", rounds, "--name", name]
     started, begun, seen, resident, most = time.perf_counter(), None, 0, [], 0.0
     errors = folder / "stderr.txt"
     with open(errors, "w") as stream:
@@ -121,8 +125,18 @@ def train(folder, size, rounds, name):
         "train_s": np.array([float(row["train_s"]) for row in rows]),
         "val_s": np.array([float(row["val_s"]) for row in rows]),
         "resident": resident,
+        "kept": kept(times.with_name("clients.sqlite")),
         "processor_s": np.diff(resident[:, 2]) / np.diff(resident[:, 0]),
     }
+
+
+def kept(path):
+    """What clients keep: (number of clients, MiB on the disk), or None."""
+    if not path.exists():
+        return None
+    with sqlite3.connect(path) as store:
+        (number,) = store.execute("SELECT COUNT(DISTINCT client) FROM kept").fetchone()
+    return number, path.stat().st_size / 2**20
 
 
 def opening_s(folder, size):
@@ -130,7 +144,7 @@ def opening_s(folder, size):
     return min(float(subprocess.check_output(words, text=True)) for _ in range(3))
 
 
-def lay_out(folder, size, checkins):
+def lay_out(folder, size, checkins, more):
     """Make the city, and train on it for the first time; return (seconds, peak in MiB)."""
     if not (folder / f"data/city-{size}/passport.json").exists():
         fedgru(
@@ -138,7 +152,7 @@ def lay_out(folder, size, checkins):
             *("--users", size, "--checkins-per-user", checkins),
         )
     words = ["train", "--data", f"city-{size}", "--data-dir", folder / "data"]
-    words += ["--log-dir", folder / "log", *TRAINING, "--rounds", 1, "--name", "first"]
+    words += ["--log-dir", folder / "log", *TRAINING, *more, "--rounds", 1, "--name", "first"]
     return fedgru(*words)
 
 
@@ -171,14 +185,15 @@ def main():
     parser.add_argument("--repeats", type=int, default=3, help="trainings of each size, in turns")
     parser.add_argument("--long", type=int, default=500, help="rounds on the last size")
     parser.add_argument("--folder", type=Path, default=Path("scale-data"))
+    parser.add_argument("train", nargs="*", help="more options of fedgru train")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    firsts = [lay_out(given.folder, size, given.checkins) for size in given.sizes]
+    firsts = [lay_out(given.folder, size, given.checkins, given.train) for size in given.sizes]
     runs = {size: [] for size in given.sizes}
     for _ in range(given.repeats):
         for size in given.sizes:
             name = f"size-{size}-{time.time_ns()}"
-            runs[size].append(train(given.folder, size, given.rounds, name))
+            runs[size].append(train(given.folder, size, given.rounds, name, given.train))
     rows = [
         summarise(given.folder, size, first, runs[size])
         for size, first in zip(given.sizes, firsts, strict=True)
@@ -207,7 +222,8 @@ def main():
         last = (values[-1] / values[0] - 1) * 100
         print(f"\n{what}: last against first size {last:+.1f} %, most against least {ratio:+.1f} %")
     if given.long:
-        found = train(given.folder, given.sizes[-1], given.long, f"long-{time.time_ns()}")
+        name = f"long-{time.time_ns()}"
+        found = train(given.folder, given.sizes[-1], given.long, name, given.train)
         rounds, resident = found["resident"][found["resident"][:, 0] > WARM_UP].T[:2]
         slope = np.polyfit(rounds, resident, 1)[0]
         print(
@@ -215,6 +231,9 @@ def main():
             f"{slope * 1.048576:+.4f} MB a round (least squares after round {WARM_UP}, "
             f"{len(rounds)} points), from {resident[0]:.0f} to {resident[-1]:.0f} MiB"
         )
+        if found["kept"] is not None:
+            number, mib = found["kept"]
+            print(f"\n{number:,} clients keep something: {mib:,.0f} MiB on the disk")
 
 
 if __name__ == "__main__":
