@@ -30,7 +30,7 @@ class ClientRule:
             away from them: with optimizer sgd and client_lr 1 the update is minus the sum of the
             steps' gradients. XLA runs the local steps.
         by_client: whether each client has a `fedgru.algorithms.client_start.ClientStart` of its
-            own. XLA runs the local steps, one client in a call.
+            own. Clients are trained one in a call.
 
     Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, ClientUpdate; Li et al. 2020
         (arXiv:1812.06127), equation (2), for the proximal term.

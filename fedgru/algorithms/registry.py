@@ -42,7 +42,8 @@ class AlgorithmInfo:
         keeps: what a client keeps from round to round, in words; "" for nothing.
         sends: what is sent beside weights and updates, in words; "" for nothing.
         engines: names of the engines that run it.
-        in_c: whether the C code runs its local steps.
+        in_c: whether the C code can run its local steps.
+        by_client: whether clients start from something of their own: then one is trained in a call.
     """
 
     name: str
@@ -55,6 +56,7 @@ class AlgorithmInfo:
     sends: str = ""
     engines: tuple[str, ...] = LOCAL_ENGINES
     in_c: bool = True
+    by_client: bool = False
 
 
 BUILT_IN = {
@@ -75,7 +77,7 @@ BUILT_IN = {
             needs_sgd=True,
             keeps="its control, the size of its weights",
             sends="a control each way: twice the bytes",
-            in_c=False,
+            by_client=True,
         ),
         AlgorithmInfo(
             "mime-lite",
@@ -85,7 +87,7 @@ BUILT_IN = {
             settings=("mime_momentum",),
             needs_sgd=True,
             sends="the momentum down, a gradient up: twice the bytes",
-            in_c=False,
+            by_client=True,
         ),
         AlgorithmInfo(
             "fed-nova",
@@ -118,7 +120,7 @@ BUILT_IN = {
             lambda settings, half: FedPer(half, _given(settings, "personal_weights").split(",")),
             settings=("personal_weights",),
             keeps="the personal weights",
-            in_c=False,
+            by_client=True,
         ),
         AlgorithmInfo(
             "ditto",
@@ -136,7 +138,7 @@ BUILT_IN = {
             settings=("num_clusters",),
             keeps="the number of its cluster",
             sends="all models down",
-            in_c=False,
+            by_client=True,
         ),
     )
 }
@@ -258,11 +260,8 @@ def check(settings: Settings) -> None:
             f"`agnostic_to` does not go with `algorithm` {info.name}: its heads are averaged by "
             f"`algorithm` {PLAIN} alone."
         )
-    if not info.in_c:
-        for name in ("local_loop", "clients_per_call"):
-            value = getattr(settings.loop, name)
-            if value not in ("auto", "xla", None):
-                raise ConfigError(
-                    f"`{name}` {value} does not go with `algorithm` {info.name}: XLA runs its "
-                    "local steps, one client in a call."
-                )
+    if info.by_client and settings.loop.clients_per_call is not None:
+        raise ConfigError(
+            f"`clients_per_call` has no effect with `algorithm` {info.name}: each client starts "
+            "from something of its own, so one is trained in a call. Leave it out."
+        )

@@ -110,7 +110,7 @@ def explain_algorithm(name: str) -> Listed:
     if name in others:
         return replace(listed, package=plugins.package_of(others[name]))
     rule = algorithm.client_rule
-    in_c = rule.correction is None and not rule.at_received and not rule.by_client
+    in_c = rule.correction is None and not rule.at_received
     keeps = isinstance(algorithm, PerClient) and algorithm.keeps
     return replace(
         listed,

@@ -14,7 +14,16 @@ from fedgru.engines.reference import ReferenceEngine
 from tests.conftest import largest_gap
 
 SGD = {"client_optimizer": "sgd", "client_lr": 0.1, "local_epochs": 2, "threads": 1}
-ENGINES = [JaxEngine, ReferenceEngine]
+
+
+class Xla(JaxEngine):
+    def __init__(self, task, client_rule=None):
+        loop = task.settings.loop.model_copy(update={"local_loop": "xla"})
+        settings = task.settings.model_copy(update={"loop": loop})
+        super().__init__(replace(task, settings=settings), client_rule)
+
+
+ENGINES = [JaxEngine, Xla, ReferenceEngine]
 
 
 def noise_like(weights, purpose):
@@ -33,7 +42,7 @@ def test_own_rows_and_back():
 
 @pytest.mark.parametrize("make", ENGINES)
 def test_a_start_that_is_the_received_weights_changes_nothing(make_task, make):
-    task = make_task(**SGD, local_loop="xla") if make is JaxEngine else make_task(**SGD)
+    task = make_task(**SGD)
     weights, rule = protection.init_weights(task), ClientRule.of(task.settings.client)
     plain = list(make(task, rule).local_updates(weights, [2, 5], 1))
     engine = make(task, replace(rule, by_client=True))
@@ -98,10 +107,36 @@ def test_gradients_at_the_received_weights_by_a_second_route(make_task, make):
     assert largest_gap(moved.dense, twice.dense) > 100
 
 
-def test_the_c_code_leaves_both_to_xla_and_says_so(make_task):
+def test_the_c_code_leaves_held_gradients_to_xla_and_says_so(make_task):
     task, rule = make_task(threads=1, device="cpu"), ClientRule()
-    assert str(JaxEngine(task, replace(rule, by_client=True))) == (
-        "jax on cpu (1 thread; local steps by XLA: the C code cannot be used, it starts all "
-        "clients from the same weights)"
+    assert str(JaxEngine(task, replace(rule, at_received=True))) == (
+        "jax on cpu (1 thread; local steps by XLA: the C code cannot be used, it takes gradients "
+        "only where the weights are)"
     )
-    assert "it takes gradients only where" in str(JaxEngine(task, replace(rule, at_received=True)))
+    assert str(JaxEngine(task, replace(rule, by_client=True))) == (
+        "jax on cpu (1 thread; local steps in C)"
+    )
+
+
+@pytest.mark.parametrize("given", [SGD, {"client_lr": 0.003}], ids=["sgd", "adam"])
+@pytest.mark.parametrize("mu", [0.0, 0.7])
+@pytest.mark.parametrize("hidden_dim", [8, 21])
+def test_c_and_xla_agree_on_starts_offsets_and_anchors(make_task, given, mu, hidden_dim):
+    """Also rows that no input of a step names move: by their offset, and to their anchor."""
+    task = make_task(**(given | {"hidden_dim": hidden_dim, "local_epochs": 2, "dropout": 0.3}))
+    shared = protection.init_weights(task)
+    rule = replace(ClientRule.of(task.settings.client), by_client=True, prox_mu=mu)
+
+    def start(client, row_ids):
+        own = own_weights(shared, row_ids)
+        moved = {n: own[n] + u for n, u in noise_like(own, f"start {client}").items()}
+        return ClientStart(moved, noise_like(own, f"offset {client}"), own if client else None)
+
+    found, expected = (
+        list(engine.local_updates(shared, [0, 2, 5], 1, starts=start))
+        for engine in (JaxEngine(task, rule), Xla(task, rule))
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        assert largest_gap(ours.dense, theirs.dense) < 1
+        assert largest_gap({"rows": ours.row_update}, {"rows": theirs.row_update}) < 1
+        assert ours.loss_sum == pytest.approx(theirs.loss_sum, rel=1e-5)

@@ -44,7 +44,7 @@ def test_the_list_as_it_is_printed():
         "algorithm     engines                local steps  options, with their defaults",
         "fed-avg       jax reference tff ray  C or XLA     --algorithm fed-avg",
         "              mean of the updates, by examples: McMahan et al. 2017, arXiv:1602.05629",
-        "scaffold      jax reference          XLA          --algorithm scaffold --client-optimizer "
+        "scaffold      jax reference          C or XLA     --algorithm scaffold --client-optimizer "
         "sgd",
         "              control variates against client drift: Karimireddy et al. 2020, "
         "arXiv:1910.06378",
@@ -88,7 +88,7 @@ def test_what_is_listed_holds(name):
     assert one.explained.startswith((type(explained).__doc__ or "").split("\n")[0])
     assert one.explained
     rule = made.client_rule
-    by_xla = rule.correction is not None or rule.at_received or rule.by_client
+    by_xla = rule.correction is not None or rule.at_received
     assert one.local_steps == ("XLA" if by_xla else "C or XLA")
     assert bool(one.keeps) == (getattr(made, "keeps", False) and name != "agnostic-fl")
     for engine in engine_registry.ENGINES:
@@ -139,7 +139,7 @@ def test_json():
         "keeps": "its control, the size of its weights",
         "sends": "a control each way: twice the bytes",
         "engines": ["jax", "reference"],
-        "local_steps": "XLA",
+        "local_steps": "C or XLA",
         "package": "",
         "explained": "",
     }
@@ -199,7 +199,7 @@ def test_ones_own(tmp_path, monkeypatch):
         "  a client keeps: something of its own\n"
         "  sent besides:   nothing\n"
         "  engines:        jax, reference\n"
-        "  local steps:    XLA\n"
+        "  local steps:    C or XLA\n"
         "\n"
         "Keeps what it likes.\n"
     )

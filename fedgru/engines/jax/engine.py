@@ -197,11 +197,11 @@ class JaxEngine(Engine[Task]):
     ) -> Iterator[ClientUpdate]:
         """See Engine.local_updates."""
         clients = [int(client) for client in cohort]
+        if self._native is not None:
+            yield from self._train_natively(self._native, weights, clients, round_num, starts)
+            return
         if starts is not None:
             yield from self._train_from(starts, clients, round_num, constants)
-            return
-        if self._native is not None:
-            yield from self._train_natively(self._native, weights, clients, round_num)
             return
         dense = {name: w for name, w in weights.items() if name != "rows"}
         one_by_one = self.clients_per_call == 1
@@ -242,7 +242,12 @@ class JaxEngine(Engine[Task]):
                 yield from pool.map(train, cohort[first : first + at_once])
 
     def _train_natively(
-        self, native_code: native.NativeCode, weights: Weights, cohort: list[int], round_num: int
+        self,
+        native_code: native.NativeCode,
+        weights: Weights,
+        cohort: list[int],
+        round_num: int,
+        starts: Starts | None = None,
     ) -> Iterator[ClientUpdate]:
         pointed = native_code.weights(weights)
         waiting: deque[tuple[int, Prepared, native.Training]] = deque()
@@ -255,7 +260,8 @@ class JaxEngine(Engine[Task]):
             for client, data in self._prepare_all(cohort):
                 while waiting and training.wait_for(waiting[0][-1], or_room=True):
                     yield next_update()
-                trained = training.train(data, self.dropout_key(round_num, client))
+                start = None if starts is None else starts(client, data.row_ids)
+                trained = training.train(data, self.dropout_key(round_num, client), start)
                 waiting.append((client, data, trained))
             while waiting:
                 training.wait_for(waiting[0][-1])

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.algorithms.client_rule import ClientRule
+from fedgru.algorithms.client_start import ClientStart
 from fedgru.core.types import Bools, Doubles, Floats, Int32s, Ints, KeyWords, Weights
 from fedgru.engines.jax.forward_pass import Form
 from fedgru.engines.jax.native import compiler
@@ -59,6 +60,8 @@ class _Job(ctypes.Structure):
         *((name, c_void_p) for name in DATA),
         ("weights", _Weights),
         ("update", _Weights),
+        ("offset", _Weights),
+        ("anchor", _Weights),
         ("stop", c_void_p),
         *((name, c_double) for name in ("loss_sum", "num_correct")),
         ("done", c_int32),
@@ -114,8 +117,6 @@ def load(task: Task, rule: ClientRule, device: Any, clients_per_call: int) -> "N
         raise Unavailable("it knows no correction of the gradient but FedProx's")
     if rule.at_received:
         raise Unavailable("it takes gradients only where the weights are")
-    if rule.by_client:
-        raise Unavailable("it starts all clients from the same weights")
     # JAX gives its config these attributes when it is imported
     partitionable = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     if spec.dropout > 0 and not partitionable:
@@ -177,21 +178,39 @@ class NativeCode:
         self._clients[data] = pointed
         return pointed
 
-    def job(self, weights: Pointed, data: Prepared, key: KeyWords, stop: Int32s) -> "Training":
+    def job(
+        self,
+        weights: Pointed,
+        data: Prepared,
+        key: KeyWords,
+        stop: Int32s,
+        start: ClientStart | None = None,
+    ) -> "Training":
         """Return the Training of a client, before it begins.
 
         Args:
-            weights: Pointed, from `weights`.
-            data, key: as for `Cohort.train`.
+            weights: Pointed, from `weights`; not used with a `start`.
+            data, key, start: as for `Cohort.train`.
             stop: int32 [1]; another thread sets it to 1 to end the work, whose result is then not
                 to be used.
         """
         pointed = self._client(data)
         job = _Job.from_buffer_copy(pointed.struct)
+        kept: list[Any] = [pointed]
+        if start is not None:  # its table has the client's rows alone
+            parts = {"offset": start.offset, "anchor": start.anchor}
+            for name, arrays in parts.items():
+                if arrays is not None:
+                    kept.append(self.weights(arrays))
+                    setattr(job, name, kept[-1].struct)
+            own_ids = np.arange(job.num_own, dtype=np.int32)
+            weights = self.weights(start.weights)
+            kept += [weights, own_ids]
+            job.row_ids = own_ids.ctypes.data
         job.weights, job.stop = weights.struct, stop.ctypes.data
         job.key[:] = key.tolist()
         update, job.update = _new_update(weights.arrays, job.num_own)
-        return Training(job, update, pointed)
+        return Training(job, update, kept)
 
     def forward(
         self,
@@ -269,12 +288,12 @@ class Training(NamedTuple):
     Attributes:
         job: _Job.
         update: name -> float32 array; `rows` has only the client's own.
-        pointed: Pointed of its data.
+        kept: what it points to, which must live as long.
     """
 
     job: _Job
     update: Weights
-    pointed: Pointed
+    kept: list[Any]
 
     @property
     def sums(self) -> Doubles:
@@ -348,14 +367,15 @@ class Cohort:
         finally:
             ended.set()
 
-    def train(self, data: Prepared, key: KeyWords) -> Training:
+    def train(self, data: Prepared, key: KeyWords, start: ClientStart | None = None) -> Training:
         """Queue a client; return its Training, whose results are there after `wait_for`.
 
         Args:
             data: the jax engine's form of a client; the same object has the same contents.
             key: uint32 [2], words of the random key of its dropout.
+            start: ClientStart, or None for the cohort's weights.
         """
-        training = self._native.job(self._weights, data, key, self._stop)
+        training = self._native.job(self._weights, data, key, self._stop, start)
         self._library.fedgru_add_job(self._queue, training.job)
         self._native.clients_trained += 1
         return training

@@ -169,12 +169,13 @@ static void adjust_block(const Space *s, int64_t u) {
     }
     for (int64_t row = 0; row < own; row++) {
         const Use *use = s->uses + s->first_use[row], *end = s->uses + s->first_use[row + 1];
-        if (use == end && !s->touched[row]) continue;
+        if (use == end && !s->touched[row] && !s->all_rows) continue;
+        const int fresh = s->all_rows ? s->fresh : !s->touched[row];
         vec d[GATES] = {{0}};
         for (; use < end; use++)
             for (int g = 0; g < GATES; g++) d[g] += use->scale * load(by_inputs + use->position * KEPT + g * LANES);
         for (int g = 0; g < GATES; g++)
-            adjust(s, s->rows, (u * own + row) * PULLED + g * LANES, d[g], !s->touched[row]);
+            adjust(s, s->rows, (u * own + row) * PULLED + g * LANES, d[g], fresh);
     }
     vec d[4] = {{0}};
     for (int64_t p = 0; p < positions; p++)

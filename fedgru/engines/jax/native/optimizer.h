@@ -9,6 +9,7 @@
 INLINE void adjust(const Space *s, Slots slots, int64_t at, vec gradient, int fresh) {
     vec w = load(slots.w + at);
     if (slots.received) gradient += s->job->prox_mu * (w - load(slots.received + at));
+    if (slots.offset) gradient += load(slots.offset + at);
     if (!s->job->adam) {
         store(slots.w + at, w - s->job->client_lr * gradient);
         return;

@@ -35,6 +35,8 @@ typedef struct {
     const float *mask;                         /* [steps, seq_len, batch] */
     const float *log_prior;                    /* [steps, seq_len, batch, num_classes], or null */
     Weights weights, update;                   /* update.rows: [num_own, 3 * hidden_dim] */
+    Weights offset;                            /* added to each gradient, rows as those of weights; or nulls */
+    Weights anchor;                            /* what the proximal term pulls to, likewise; nulls: the start */
     const volatile int32_t *stop;              /* read before each local step: if it is not 0, the work ends */
     double loss_sum, num_correct;
     int32_t done;                              /* for the queue of queue.h */
@@ -42,7 +44,8 @@ typedef struct {
 
 typedef struct {
     float *w, *m, *v;
-    float *received; /* w before the first step; null without a proximal term */
+    float *received; /* w before the first step, or the anchor; null without a proximal term */
+    float *offset;   /* null for none */
     int64_t size;
 } Slots;
 
@@ -60,6 +63,7 @@ typedef struct {
     float rate, d_prior_scale;
     int fresh;                 /* in the first local step: slots hold nothing yet */
     int last;                  /* in the last one: slots and transposed kernels are not read again */
+    int all_rows;              /* rows move even where no input names them */
     Slots recurrent;           /* [U, H, PULLED] */
     Slots rows;                /* [U, num_own, PULLED], gates in order */
     Slots numbers;             /* [U, num_numbers, PULLED] */
@@ -94,9 +98,10 @@ static void *carve(intptr_t *at, int64_t size_bytes) {
 static float *floats(intptr_t *at, int64_t size) { return carve(at, size * (int64_t)sizeof(float)); }
 
 static Slots slots(intptr_t *at, const Job *job, int64_t size) {
-    Slots s = {floats(at, size), NULL, NULL, NULL, size};
+    Slots s = {floats(at, size), NULL, NULL, NULL, NULL, size};
     if (job->adam) s.m = floats(at, size), s.v = floats(at, size);
     if (job->prox_mu > 0.0f) s.received = floats(at, size);
+    if (job->offset.recurrent) s.offset = floats(at, size);
     return s;
 }
 
@@ -164,36 +169,53 @@ static void keep_received(Slots s) {
     if (s.received) memcpy(s.received, s.w, (size_t)s.size * sizeof(float));
 }
 
-/* Copy the received weights into blocks. */
-static void start(Space *s) {
+enum { AS_WEIGHTS, AS_RECEIVED, AS_OFFSET };
+
+static float *part_of(Slots s, int as) { return as == AS_WEIGHTS ? s.w : as == AS_RECEIVED ? s.received : s.offset; }
+
+/* Copy arrays of the weights' shapes into blocks. */
+static void gather(Space *s, const Weights *w, int as) {
     const Job *job = s->job;
     const int64_t width = GATES * job->hidden_dim, hidden = job->hidden_dim, classes = job->num_classes;
-    const Weights *w = &job->weights;
-    memset(s->recurrent.w, 0, (size_t)(s->U * s->H * PULLED) * sizeof(float));
+    float *recurrent = part_of(s->recurrent, as), *rows = part_of(s->rows, as), *numbers = part_of(s->numbers, as);
+    float *bias = part_of(s->bias, as), *head = part_of(s->head_kernel, as), *head_bias = part_of(s->head_bias, as);
+    memset(recurrent, 0, (size_t)(s->U * s->H * PULLED) * sizeof(float));
     for (int64_t row = 0; row < job->num_own; row++)
         for (int64_t u = 0; u < s->U; u++)
             gather_block(job, w->rows + job->row_ids[row] * width, AS_GATES, u,
-                         s->rows.w + (u * job->num_own + row) * PULLED);
+                         rows + (u * job->num_own + row) * PULLED);
     for (int64_t k = 0; k < hidden; k++)
         for (int64_t u = 0; u < s->U; u++)
-            gather_block(job, w->recurrent + k * width, AS_PULLED, u, s->recurrent.w + (u * s->H + k) * PULLED);
+            gather_block(job, w->recurrent + k * width, AS_PULLED, u, recurrent + (u * s->H + k) * PULLED);
     for (int64_t u = 0; u < s->U; u++) {
         for (int64_t n = 0; n < job->num_numbers; n++)
-            gather_block(job, w->numbers + n * width, AS_GATES, u,
-                         s->numbers.w + (u * job->num_numbers + n) * PULLED);
-        gather_block(job, w->bias, AS_GATES, u, s->bias.w + u * 2 * PULLED);
-        gather_block(job, w->bias + width, AS_PULLED, u, s->bias.w + (u * 2 + 1) * PULLED);
+            gather_block(job, w->numbers + n * width, AS_GATES, u, numbers + (u * job->num_numbers + n) * PULLED);
+        gather_block(job, w->bias, AS_GATES, u, bias + u * 2 * PULLED);
+        gather_block(job, w->bias + width, AS_PULLED, u, bias + (u * 2 + 1) * PULLED);
     }
-    memset(s->head_kernel.w, 0, (size_t)(s->C * s->H) * sizeof(float));
+    memset(head, 0, (size_t)(s->C * s->H) * sizeof(float));
     for (int64_t c = 0; c < classes; c += HEAD)
         for (int64_t k = 0; k < hidden; k++) {
             int64_t count = classes - c < HEAD ? classes - c : HEAD;
-            memcpy(s->head_kernel.w + c * s->H + k * HEAD, w->head_kernel + k * classes + c,
-                   (size_t)count * sizeof(float));
+            memcpy(head + c * s->H + k * HEAD, w->head_kernel + k * classes + c, (size_t)count * sizeof(float));
         }
-    for (int64_t c = 0; c < s->C; c++) s->head_bias.w[c] = c < classes ? w->head_bias[c] : NO_CLASS;
-    s->prior_scale.w[0] = job->log_prior ? *w->prior_scale : 0.0f;
+    for (int64_t c = 0; c < s->C; c++)
+        head_bias[c] = c < classes ? w->head_bias[c] : as == AS_OFFSET ? 0.0f : NO_CLASS;
+    part_of(s->prior_scale, as)[0] = job->log_prior ? *w->prior_scale : 0.0f;
+}
+
+/* Copy the start weights into blocks, and what is added to the gradients. */
+static void start(Space *s) {
+    const Job *job = s->job;
+    const int anchored = job->prox_mu > 0.0f && job->anchor.recurrent;
+    gather(s, &job->weights, AS_WEIGHTS);
+    if (job->offset.recurrent) gather(s, &job->offset, AS_OFFSET);
+    s->all_rows = anchored || job->offset.recurrent;
     memset(s->touched, 0, (size_t)job->num_own);
+    if (anchored) {
+        gather(s, &job->anchor, AS_RECEIVED);
+        return;
+    }
     keep_received(s->recurrent), keep_received(s->rows), keep_received(s->numbers), keep_received(s->bias);
     keep_received(s->head_kernel), keep_received(s->head_bias), keep_received(s->prior_scale);
 }
