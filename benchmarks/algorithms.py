@@ -5,7 +5,8 @@
     python benchmarks/algorithms.py --data nyc --users 100 --prior kernel --work algorithms-nyc
 
 Each algorithm has a short list of settings. Each of them is trained with seed 0, and the one with
-the lowest validation loss in its best round is taken; test is not looked at for that. Then it is
+the lowest validation loss in its best round is taken; test is not looked at for that. Algorithms
+whose clients use Adam have the step size that was chosen so for federated averaging. Then it is
 trained with every seed, and the round that is best on validation is scored on test: acc@1, loss,
 the worst tenth of clients, and the paired 95 % interval over clients of the difference to federated
 averaging with the same seed (the outer ends of the seeds' intervals). Trainings that are done are
@@ -34,13 +35,14 @@ from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
 
 SGD = {"client_optimizer": "sgd"}
+SGD_RATES = (0.1, 0.3, 1.0)
 BASE = "fed-avg"
 ALGORITHMS = {
-    BASE: [{}],
-    "fed-avg, client sgd": [SGD | {"client_lr": lr} for lr in (0.03, 0.1, 0.3)],
+    BASE: [{"client_lr": lr} for lr in (0.0005, 0.001, 0.002, 0.004)],
+    "fed-avg, client sgd": [SGD | {"client_lr": lr} for lr in SGD_RATES],
     "fed-prox": [{"prox_mu": mu} for mu in (0.01, 0.1, 1.0)],
-    "scaffold": [SGD | {"algorithm": "scaffold", "client_lr": lr} for lr in (0.03, 0.1, 0.3)],
-    "mime-lite": [SGD | {"algorithm": "mime-lite", "client_lr": lr} for lr in (0.03, 0.1, 0.3)],
+    "scaffold": [SGD | {"algorithm": "scaffold", "client_lr": lr} for lr in SGD_RATES],
+    "mime-lite": [SGD | {"algorithm": "mime-lite", "client_lr": lr} for lr in SGD_RATES],
     "fed-nova": [{"algorithm": "fed-nova"}],
     "fed-adagrad": [{"server_optimizer": "adagrad", "server_lr": lr} for lr in (0.003, 0.01, 0.03)],
     "fed-adam": [{"server_optimizer": "adam", "server_lr": lr} for lr in (0.001, 0.003, 0.01)],
@@ -63,7 +65,6 @@ def main():
     parser.add_argument("--users", type=int)
     parser.add_argument("--prior", default="none", choices=["none", "backoff", "kernel"])
     parser.add_argument("--hidden-dim", type=int, default=64)
-    parser.add_argument("--client-lr", type=float, default=0.001, help="of the algorithms by Adam")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(ALGORITHMS), metavar="ALGORITHM")
@@ -83,8 +84,10 @@ def main():
         "best round | local steps by |"
     )
     print("| --- " * 9 + "|", flush=True)
-    base = [trained(args, BASE, {}, seed) for seed in range(args.seeds)]
+    of_base = choose(args, BASE, ALGORITHMS[BASE])
+    base = [trained(args, BASE, of_base, seed) for seed in range(args.seeds)]
     for name, candidates in chosen.items():
+        candidates = [of_base | candidate for candidate in candidates]
         best = choose(args, name, candidates)
         if best is None:
             print(f"| {name} | none of {len(candidates)} trained without diverging |", flush=True)
@@ -105,7 +108,6 @@ def settings_of(args, overrides, seed):
         "data": args.data,
         "prior": args.prior,
         "hidden_dim": args.hidden_dim,
-        "client_lr": args.client_lr,
         "rounds": args.rounds,
         "seed": seed,
     }
@@ -168,7 +170,8 @@ def scored(training, best):
 
 
 def print_row(name, candidates, best, found, base):
-    cells = [name, ", ".join(f"{k} {v}" for k, v in best.items() if k != "algorithm") or "-"]
+    hidden = ("algorithm", "client_optimizer")
+    cells = [name, ", ".join(f"{k} {v}" for k, v in best.items() if k not in hidden)]
     cells[1] += f" (of {len(candidates)})" if len(candidates) > 1 else ""
     if any("diverged" in one for one in found):
         print(f"| {name} | {cells[1]} | diverged with another seed |", flush=True)
@@ -212,7 +215,7 @@ def worst_tenth(one):
 
 def print_times(args, chosen):
     """Print the seconds of a round and of a validation: the least of three, in turns."""
-    trainings = {n: training_of(args, settings_of(args, c[0], 0)) for n, c in chosen.items()}
+    trainings = {n: training_of(args, settings_of(args, c[-1], 0)) for n, c in chosen.items()}
     states = {name: training.init() for name, training in trainings.items()}
     seconds = {name: [] for name in trainings}
     for turn in range(4):
