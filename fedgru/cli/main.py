@@ -201,7 +201,8 @@ def train(
     _track(tracker, run.folder)
     if as_json:
         ended = {name: run.facts[name] for name in ("why", "rounds", "best_round", "best_value")}
-        found = {"run": str(run.path), **ended, "test": run.test if evaluates else None}
+        found = {"run": str(run.path), **ended, "kept": run.facts.get("kept")}
+        found["test"] = run.test if evaluates else None
         print_json(found)
         return
     if evaluates:
@@ -209,6 +210,8 @@ def train(
     click.echo(f"Run folder:  {run.path}")
     elsewhere = "" if log_dir == Path("log") else f" --log-dir {shlex.quote(str(log_dir))}"
     click.echo(f"TensorBoard: fedgru tensorboard{elsewhere}")
+    if "kept" in run.facts:
+        click.echo(describe.describe_kept(run.facts["kept"]))
 
 
 def _refuse_beside_resume(run: str, given: dict[str, Any]) -> None:

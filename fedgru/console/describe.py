@@ -9,6 +9,7 @@ from fedgru import config
 from fedgru.algorithms.fed_avg import ServerState
 from fedgru.config import EMBEDDED, Settings
 from fedgru.console.tables import align, count
+from fedgru.core.metrics import METRICS
 
 _PARTS = ("revisits", "first_visits")  # missing in a report that was made from sums
 
@@ -175,6 +176,35 @@ def describe_end(result: TrainingEnd, settings: Settings) -> str:
         f"{result.why}{after}; best is round {result.best.round_num} of {result.last.round_num}, "
         f"{settings.loop.stop_metric} {value}{_describe_faults(result.faults)}"
     )
+
+
+def describe_kept(kept: Facts) -> str:
+    """Return what the kept round adds to the prior on validation, in one or two sentences.
+
+    Args:
+        kept: `kept` of run.json.
+    """
+    key, prior, number = kept["stop_metric"], kept["prior"], kept["round"]
+    model, alone = kept["model"], kept["alone"]
+    name = key.split("/")[1]
+    gain = model[key] - alone[key]
+    gain = gain if METRICS[name].higher_is_better else -gain
+    if gain <= 0:
+        return (
+            f"On validation no round is better than the {prior} prior alone: {key} is "
+            f"{model[key]:.4f} in round {number}, {alone[key]:.4f} without the network. The "
+            "network adds nothing."
+        )
+    line = (
+        f"On validation round {number}, which is kept, is better than the {prior} prior alone: "
+        f"{key} is {model[key]:.4f}, {alone[key]:.4f} without the network."
+    )
+    acc, loss = "val/acc@1/micro", "val/loss/micro"
+    if name != "acc@1" and model[acc] < alone[acc]:
+        line += f" Its acc@1 is lower, {model[acc]:.4f} against {alone[acc]:.4f}."
+    if name != "loss" and model[loss] > alone[loss]:
+        line += f" Its loss is higher, {model[loss]:.4f} against {alone[loss]:.4f}."
+    return line
 
 
 def _describe_faults(faults: Iterable[tuple[int, str, str]]) -> str:

@@ -153,23 +153,28 @@ def join(parts: Sequence[Evaluation], positions: Sequence[Ints] | None = None) -
     )
 
 
-def evaluate_running(task: Task, kind: str, split: str) -> Evaluation:
+def evaluate_running(
+    task: Task, kind: str, split: str, clients: AnyInts | None = None
+) -> Evaluation:
     """Score a split's targets with the client's running counts alone.
 
     Args:
         task: Task.
         kind: "markov", "backoff", or "kernel" if the task has one.
         split: "train", "val" or "test".
+        clients: as for `evaluate`.
 
     Returns:
         Evaluation.
     """
-    starts, positions = task.clients.starts, task.clients.target_positions(split)
+    starts = task.clients.starts
+    positions = task.ends(slice(None) if clients is None else clients).target_positions(split)
     return _score_each_client(
         task,
         split,
         positions,
         lambda client, own: task.log_prior(client, positions[own] - 1 - starts[client], kind),
+        clients,
     )
 
 

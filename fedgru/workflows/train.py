@@ -18,6 +18,7 @@ from fedgru.core.jax_setup import kept_between_runs
 from fedgru.core.types import OnRound, Row
 from fedgru.core.versions import installed_versions
 from fedgru.engines import registry
+from fedgru.evaluation import evaluate
 from fedgru.runs.folder import RunFolder
 from fedgru.runs.kinds import FEDERATED, RunKind
 from fedgru.training import loop as round_loop
@@ -185,7 +186,34 @@ def _train(
             engine.choose_local_loop(run.facts().get("computes_with") if resumes else None)
             logger.info("run folder %s, engine %s", run.path, engine)
             result = _run_rounds(run, training, show_progress, resumes, on_round)
+        kept = beside_prior(run, task, result)
+        if kept is not None:
+            run.write_facts({"kept": kept})
+            logger.info("%s", describe.describe_kept(kept))
     return run, task, result
+
+
+def beside_prior(run: RunFolder, task: Task, result: TrainResult) -> dict[str, Any] | None:
+    """Return the validation scores of the kept round beside those of the prior without network.
+
+    Returns:
+        dict for run.json: `round`, `stop_metric`, `prior` (its name), and `model` and `alone`,
+        {"val/metric/average": value} of the kept round and of the prior; None without a prior or
+        without a round that counts.
+    """
+    prior, key = task.settings.inputs.prior, task.settings.loop.stop_metric
+    if prior == "none" or result.best_value is None:
+        return None
+    alone = evaluate.evaluate_running(task, prior, "val", task.validation_clients).summary()
+    rounds, kept = run.rounds(), result.best.round_num
+    keys = dict.fromkeys([key, "val/loss/micro", "val/acc@1/micro"])
+    return {
+        "round": kept,
+        "stop_metric": key,
+        "prior": prior,
+        "model": {name: float(rounds[name][kept]) for name in keys},
+        "alone": {name: alone[name] for name in keys},
+    }
 
 
 def train_in(run: RunFolder, training: EngineTraining, resumes: bool = False) -> TrainResult:

@@ -92,6 +92,7 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
         r"validation \d+\.\d s, best so far",
         r"round 2: .*",
         r"all rounds done; best is round [12] of 2, val/loss/micro \d\.\d{4}",
+        r"On validation .+ the backoff prior alone: val/loss/micro is .+",
     ]
     for pattern, line in zip(patterns, log.splitlines(), strict=True):
         assert re.fullmatch(pattern, line), line
@@ -99,6 +100,8 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
         invoke("eval").stdout
         + f"Run folder:  log/{run_dir.name}\n"
         + "TensorBoard: fedgru tensorboard\n"
+        + log.splitlines()[-1]
+        + "\n"
     )
 
 
@@ -443,7 +446,7 @@ def test_another_version_of_the_data_set(here, run_dir):
 def test_one_client(here):
     result = train("--users", 1, "--name", "one")
     assert "  the 1 most active                   1          53\n" in result.stderr
-    title, *_, intervals, _, _, client, _, folder, _ = result.stdout.splitlines()
+    title, *_, intervals, _, _, client, _, folder, _, _ = result.stdout.splitlines()
     assert title.endswith(": 11 targets of 1 client, each scored once")
     assert intervals == "No interval of acc@1 over clients: there is one client."
     assert client == (
@@ -622,7 +625,7 @@ def test_train_json_is_one_object(here):
     assert found["test"] == json.loads((folder / "test.json").read_text())
     facts = json.loads((folder / "run.json").read_text())
     assert {key: found[key] for key in found if key not in ("run", "test")} == {
-        key: facts[key] for key in ("why", "rounds", "best_round", "best_value")
+        key: facts[key] for key in ("why", "rounds", "best_round", "best_value", "kept")
     }
 
 
