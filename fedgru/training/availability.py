@@ -182,6 +182,11 @@ def read_trace(file: str | Path, task: Task) -> Windows:
     try:
         content = Path(file).read_bytes()
         text = content.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(
+            f"`availability` is {str(file)!r}, expected none, clock or a CSV file; there is no "
+            "such file."
+        ) from None
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}.") from None
     except ValueError:

@@ -137,7 +137,11 @@ class Devices:
 
     def __init__(self, task: Task, local_epochs: int, windows: Windows | None) -> None:
         self._task, self._local_epochs, self._windows = task, local_epochs, windows
-        self._weights = protection.init_weights(task)  # they have the shapes that are sent
+        # of the weights only their shapes are used
+        self._weights = {
+            name: np.broadcast_to(np.float32(0), weight.shape)
+            for name, weight in protection.init_weights(task).items()
+        }
         self._sent = sent_by(algorithms.from_settings(task.settings))
         self._known: dict[int, Work] = {}
 

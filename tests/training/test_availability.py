@@ -194,7 +194,13 @@ def test_a_trace_that_cannot_be_read(make_task, tmp_path):
     task = make_task()
     with pytest.raises(DataError) as error:
         availability.read_trace(tmp_path / "gone.csv", task)
-    assert str(error.value) == f"cannot read {tmp_path}/gone.csv: No such file or directory."
+    assert str(error.value) == (
+        f"`availability` is '{tmp_path}/gone.csv', expected none, clock or a CSV file; there is no "
+        "such file."
+    )
+    with pytest.raises(DataError) as error:
+        availability.read_trace(tmp_path, task)
+    assert str(error.value) == f"cannot read {tmp_path}: Is a directory."
     (tmp_path / "bad.csv").write_bytes(b"\xff\xff")
     with pytest.raises(DataError, match="bad.csv is not text in UTF-8.$"):
         availability.read_trace(tmp_path / "bad.csv", task)
