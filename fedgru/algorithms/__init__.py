@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fedgru.algorithms import registry
+from fedgru.algorithms import registry, robust
 from fedgru.algorithms.catalogue import DEFAULT_MOMENTUM
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.client_start import ClientStart
@@ -12,7 +12,15 @@ from fedgru.algorithms.fed_sub_avg import FedSubAvg
 from fedgru.algorithms.per_client import PerClient, PersonalModel, Tools, Visit
 from fedgru.algorithms.protocol import Algorithm
 from fedgru.algorithms.registry import AlgorithmInfo
-from fedgru.algorithms.robust import DEFAULT_LIAR_SHARE, Krum, Median, TrimmedMean
+from fedgru.algorithms.robust import (
+    Bulyan,
+    CentredClipping,
+    GeometricMedian,
+    Krum,
+    Median,
+    NormBounding,
+    TrimmedMean,
+)
 from fedgru.algorithms.server_optimizers import SGD, Adam, ServerOptimizer
 from fedgru.config.settings import Settings
 
@@ -21,13 +29,17 @@ __all__ = [
     "Adam",
     "Algorithm",
     "AlgorithmInfo",
+    "Bulyan",
+    "CentredClipping",
     "ClientRule",
     "ClientStart",
     "FedAvg",
     "FedProx",
     "FedSubAvg",
+    "GeometricMedian",
     "Krum",
     "Median",
+    "NormBounding",
     "PerClient",
     "PersonalModel",
     "ServerOptimizer",
@@ -70,12 +82,6 @@ def server_half(settings: Settings) -> FedAvg:
             optimizer = Adam(lr)
         case "yogi":
             optimizer = Adam(lr, yogi=True, epsilon=YOGI_EPSILON)
-    share = DEFAULT_LIAR_SHARE if server.liar_share is None else server.liar_share
-    match server.robust:
-        case "median":
-            return Median(optimizer, rule)
-        case "trimmed-mean":
-            return TrimmedMean(optimizer, share, rule)
-        case "krum":
-            return Krum(optimizer, share, rule, owners=server.mean == "owners")
+    if server.robust != "none":
+        return robust.make(server, optimizer, rule)
     return (FedSubAvg if server.mean == "owners" else FedAvg)(optimizer, rule)

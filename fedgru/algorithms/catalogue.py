@@ -3,10 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedgru.algorithms import centred_clipping, geometric_median
 from fedgru.algorithms.fed_buff import FedBuff
 from fedgru.algorithms.fed_prox import FedProx
 from fedgru.algorithms.fed_sub_avg import FedSubAvg
-from fedgru.algorithms.robust import DEFAULT_LIAR_SHARE, Krum, Median, TrimmedMean
+from fedgru.algorithms.robust import (
+    DEFAULT_LIAR_SHARE,
+    Bulyan,
+    CentredClipping,
+    GeometricMedian,
+    Krum,
+    Median,
+    NormBounding,
+    TrimmedMean,
+)
 from fedgru.algorithms.server_optimizers import SGD, Adam
 
 DEFAULT_MOMENTUM = 0.9
@@ -85,6 +95,34 @@ BY_SETTING = {
             "the mean of the updates that lie closest together",
             *("robust", "krum", Krum),
             settings=LIAR_SHARE,
+        ),
+        BySetting(
+            "bulyan",
+            "El Mhamdi et al. 2018, arXiv:1802.07927",
+            "the values around the median, of the updates that Krum chooses",
+            *("robust", "bulyan", Bulyan),
+            settings=LIAR_SHARE,
+        ),
+        BySetting(
+            "geometric-median",
+            "Pillutla et al. 2022, arXiv:1912.13445",
+            "the point with the smallest sum of distances to the updates (RFA)",
+            *("robust", "geometric-median", GeometricMedian),
+            settings={"robust_iterations": geometric_median.ITERATIONS},
+        ),
+        BySetting(
+            "centred-clipping",
+            "Karimireddy et al. 2021, arXiv:2012.10333",
+            "updates are clipped around the mean of the round before",
+            *("robust", "centred-clipping", CentredClipping),
+            settings={"clip_norm": None, "robust_iterations": centred_clipping.ITERATIONS},
+        ),
+        BySetting(
+            "norm-bounding",
+            "Sun et al. 2019, arXiv:1911.07963",
+            "updates are scaled down to a norm",
+            *("robust", "norm-bounding", NormBounding),
+            settings={"clip_norm": None},
         ),
     )
 }

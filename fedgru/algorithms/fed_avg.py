@@ -82,7 +82,7 @@ class ServerState:
 class Total(Sized, Protocol):
     """The sum of the updates of a cohort, or of a part of it; its length is the number of clients.
 
-    UpdateSum is one, `fedgru.algorithms.robust.UpdateList` another.
+    UpdateSum is one, `fedgru.algorithms.update_list.UpdateList` another.
     """
 
     @property
@@ -179,9 +179,13 @@ class FedAvg:
     Args:
         server_optimizer: SGD or Adam of `server_optimizers`.
         client_rule: ClientRule, what clients do in a round.
+
+    Attributes:
+        over_owners: whether a row is averaged over its owners, not over all clients.
     """
 
     name = "fed_avg"
+    over_owners = False
 
     def __init__(
         self, server_optimizer: ServerOptimizer, client_rule: ClientRule = DEFAULT_RULE

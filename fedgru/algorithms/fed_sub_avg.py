@@ -18,6 +18,7 @@ class FedSubAvg(FedAvg):
     """
 
     name = "fed_sub_avg"
+    over_owners = True
 
     def mean_rows(self, total: UpdateSum) -> Floats:
         """Average each row over its owners; a row without owners does not change."""

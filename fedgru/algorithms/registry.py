@@ -26,6 +26,7 @@ GROUP = "fedgru.algorithms"
 PLAIN = "fed-avg"
 LOCAL_ENGINES = ("jax", "reference")
 ALL_ENGINES = ("jax", "reference", "ray", "tff")
+WEIGHS_ITSELF = ("none",)  # its mean of the updates is its own
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class AlgorithmInfo:
         engines: names of the engines that run it.
         in_c: whether the C code can run its local steps.
         by_client: whether clients start from something of their own: then one is trained in a call.
+        robust: values of the setting `robust` that go with it; None for all.
     """
 
     name: str
@@ -57,6 +59,7 @@ class AlgorithmInfo:
     engines: tuple[str, ...] = LOCAL_ENGINES
     in_c: bool = True
     by_client: bool = False
+    robust: tuple[str, ...] | None = None
 
 
 BUILT_IN = {
@@ -88,6 +91,8 @@ BUILT_IN = {
             needs_sgd=True,
             sends="the momentum down, a gradient up: twice the bytes",
             by_client=True,
+            # a bound on updates is none on gradients
+            robust=("none", "median", "trimmed-mean", "krum", "bulyan", "geometric-median"),
         ),
         AlgorithmInfo(
             "fed-nova",
@@ -95,6 +100,7 @@ BUILT_IN = {
             "updates divided by their number of local steps",
             lambda settings, half: FedNova(half),
             sends="the number of local steps",
+            robust=WEIGHS_ITSELF,
             engines=(*LOCAL_ENGINES, "ray"),
         ),
         AlgorithmInfo(
@@ -104,6 +110,7 @@ BUILT_IN = {
             lambda settings, half: AgnosticFL(half, _given(settings, "mixture_lr")),
             settings=("mixture_lr",),
             sends="the loss before training",
+            robust=WEIGHS_ITSELF,
         ),
         AlgorithmInfo(
             "q-fed-avg",
@@ -112,6 +119,7 @@ BUILT_IN = {
             lambda settings, half: QFedAvg(half, _given(settings, "fairness_q")),
             settings=("fairness_q",),
             sends="the loss before training",
+            robust=WEIGHS_ITSELF,
         ),
         AlgorithmInfo(
             "fed-per",
@@ -247,6 +255,11 @@ def check(settings: Settings) -> None:
         raise ConfigError(
             f"`algorithm` {info.name} needs `client_optimizer` sgd: its paper has no rule for "
             f"{settings.client.client_optimizer}."
+        )
+    robust = settings.server.robust
+    if info.robust is not None and robust not in info.robust:
+        raise ConfigError(
+            f"`robust` {robust} does not go with `algorithm` {info.name}. Leave one of the two out."
         )
     engine = settings.loop.engine
     if engine not in info.engines:

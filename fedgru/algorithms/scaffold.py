@@ -8,7 +8,6 @@ import numpy as np
 
 from fedgru.algorithms.client_start import ClientStart, own_weights
 from fedgru.algorithms.fed_avg import ClientUpdate, FedAvg, ServerState, Total, UpdateSum
-from fedgru.algorithms.fed_sub_avg import FedSubAvg
 from fedgru.algorithms.per_client import (
     Arrays,
     PerClient,
@@ -55,7 +54,7 @@ class Scaffold(PerClient):
         if rule.optimizer != "sgd":
             raise ValueError(f"SCAFFOLD needs clients with optimizer sgd, not {rule.optimizer}")
         super().__init__(server_half, replace(rule, by_client=True))
-        self._over_owners = isinstance(server_half, FedSubAvg)
+        self._over_owners = server_half.over_owners
 
     def init(self, weights: Weights) -> ServerState:
         state = self.server_half.init(weights)

@@ -16,6 +16,13 @@ from fedgru.config.methods import parse_method
 from fedgru.config.settings import AgnosticSettings, Settings, short
 from fedgru.core.errors import ConfigError
 
+# setting -> the values of `robust` with which it has an effect
+ROBUST_SETTINGS = {
+    "liar_share": ("trimmed-mean", "krum", "bulyan"),
+    "clip_norm": ("norm-bounding", "centred-clipping"),
+    "robust_iterations": ("geometric-median", "centred-clipping"),
+}
+
 
 def check_together(settings: Settings) -> None:
     """Raise a ConfigError if a setting is not its default and has no effect with the others."""
@@ -60,12 +67,16 @@ def check_together(settings: Settings) -> None:
 
 def _check_faults(settings: Settings) -> None:
     server, faults = settings.server, settings.faults
-    if server.liar_share is not None and server.robust not in ("trimmed-mean", "krum"):
-        raise ConfigError(
-            f"`liar_share` has no effect with `robust` {server.robust}. Use `robust` trimmed-mean "
-            "or krum, or leave it out."
-        )
-    if server.mean == "clients" and server.robust in ("median", "trimmed-mean"):
+    for name, rules in ROBUST_SETTINGS.items():
+        if getattr(server, name) is not None and server.robust not in rules:
+            able = f"{', '.join(rules[:-1])} or {rules[-1]}"
+            raise ConfigError(
+                f"`{name}` has no effect with `robust` {server.robust}. Use `robust` {able}, or "
+                "leave it out."
+            )
+    if server.robust in ROBUST_SETTINGS["clip_norm"] and server.clip_norm is None:
+        raise ConfigError(f"`robust` {server.robust} needs `clip_norm`, such as `clip_norm` 1.")
+    if server.mean == "clients" and server.robust in ("median", "trimmed-mean", "bulyan"):
         raise ConfigError(
             f"`mean` clients has no effect with `robust` {server.robust}, which averages each id's "
             "row over the clients that own it. Leave it out."

@@ -12,6 +12,16 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 AlphaSchedule = Literal["constant", "linear", "ganin", "warm-up"]
+RobustMean = Literal[
+    "none",
+    "median",
+    "trimmed-mean",
+    "krum",
+    "bulyan",
+    "geometric-median",
+    "centred-clipping",
+    "norm-bounding",
+]
 
 
 class Section(BaseModel):
@@ -83,13 +93,23 @@ class ServerSettings(Section):
     server_momentum: Share | None = Field(
         None, description="With --server-optimizer momentum; 0.9 if not given."
     )
-    robust: Literal["none", "median", "trimmed-mean", "krum"] = Field(
+    robust: RobustMean = Field(
         "none", description="Robust mean of updates, against malicious (Byzantine) clients."
     )
     liar_share: Annotated[float, Field(ge=0, lt=0.5)] | None = Field(
         None,
-        description="Share of malicious clients that trimmed-mean cuts at each end and krum "
-        "assumes; 0.2 if not given.",
+        description="Share of malicious clients that trimmed-mean cuts at each end, and krum and "
+        "bulyan assume; 0.2 if not given.",
+    )
+    clip_norm: Positive | None = Field(
+        None,
+        description="With --robust norm-bounding: largest norm of an update. With "
+        "centred-clipping: largest distance of an update from the last mean update.",
+    )
+    robust_iterations: Count | None = Field(
+        None,
+        description="With --robust geometric-median (3 if not given) or centred-clipping (1): "
+        "number of iterations.",
     )
     tff_aggregator: Literal["none", "robust", "dp", "compression"] = Field(
         "none",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.agnostic.protection import Protection, make_protection
-from fedgru.algorithms import faults
+from fedgru.algorithms import faults, robust
 from fedgru.config import InputSettings, Settings
 from fedgru.config.feature_names import parse_features
 from fedgru.core import seeding
@@ -578,6 +578,7 @@ def _check_cohort(settings: Settings, cohort: int, num_training: int) -> None:
         raise ConfigError(
             f"`min_clients` is {settings.faults.min_clients}, but a round has {cohort} clients."
         )
+    robust.check_cohort(settings.server, settings.availability.buffer_size or cohort)
     if (settings.faults.attackers or 0) > num_training:
         raise ConfigError(
             f"`attackers` is {settings.faults.attackers}, but the split has {num_training} clients "

@@ -184,11 +184,6 @@ def test_label_flip_is_in_the_liars_training_data_alone(make_task):
     ("given", "message"),
     [
         (
-            {"robust": "median", "liar_share": 0.1},
-            "`liar_share` has no effect with `robust` median. Use `robust` trimmed-mean or krum, "
-            "or leave it out.",
-        ),
-        (
             {"robust": "median", "mean": "clients"},
             "`mean` clients has no effect with `robust` median, which averages each id's row over "
             "the clients that own it. Leave it out.",

@@ -8,9 +8,12 @@ import pytest
 from fedgru import algorithms, config
 from fedgru.agnostic import objective
 from fedgru.algorithms.client_start import own_weights
+from fedgru.algorithms.fed_avg import FedAvg
+from fedgru.algorithms.fed_sub_avg import FedSubAvg
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, TrainingError
 from fedgru.core.jax_setup import import_jax
+from fedgru.data import datasets, synthetic
 from fedgru.engines import registry
 from fedgru.engines.jax import engine as jax_engine
 from fedgru.engines.jax import stacked
@@ -40,6 +43,20 @@ SMALL = {
 }
 AGNOSTIC = {"method": "reversal", "alpha": 0.6, "alpha_schedule": "constant"}
 BY_SGD = {"client_optimizer": "sgd", "client_lr": 0.1}
+ROBUST = {  # of eight clients, so that each rule has somebody to leave out
+    "median": {"mean": "owners", "robust": "median"},
+    "trimmed mean": {"mean": "owners", "robust": "trimmed-mean", "liar_share": 0.1},
+    "krum": {"robust": "krum", "liar_share": 0.2},
+    "bulyan": {"mean": "owners", "robust": "bulyan", "liar_share": 0.1},
+    "geometric median": {"robust": "geometric-median"},
+    "geometric median, owners": {"mean": "owners", "robust": "geometric-median"},
+    "centred clipping": {"robust": "centred-clipping", "clip_norm": 0.05},
+    "centred clipping, owners": {
+        **{"mean": "owners", "robust": "centred-clipping", "clip_norm": 0.05},
+        **{"robust_iterations": 2, "server_optimizer": "momentum", "server_lr": 0.5},
+    },
+    "norm bounding": {"robust": "norm-bounding", "clip_norm": 0.05},
+}
 CASES = {
     "client adam, server sgd": {},
     "client sgd": {"client_optimizer": "sgd", "client_lr": 0.1},
@@ -63,6 +80,7 @@ CASES = {
     "fed-per": {"algorithm": "fed-per", "personal_weights": "head_bias,rows"},
     "ditto": {"algorithm": "ditto", "ditto_weight": 3.0},
     "ifca": {"algorithm": "ifca", "num_clusters": 8, "prior": "none"},
+    **ROBUST,
     "reversal": {**AGNOSTIC, "agnostic_to": "weekend"},
     "reversal, client": {**AGNOSTIC, "agnostic_to": "client"},
     "reversal, lambda": {
@@ -77,6 +95,11 @@ CASES = {
         **{"agnostic_to": "zone", "zones": 3},
     },
 }
+
+
+def cohort_of(case):
+    """The clients of each round of a case."""
+    return list(range(8)) if case in ROBUST else COHORT
 
 
 def with_loop(task, **settings):
@@ -134,7 +157,12 @@ STACKED = (  # what goes another way in a stack
     "reversal, client",
 )
 PAIRS = [pair(JaxEngine, "jax", case, *QUICK) for case in CASES]
-PAIRS += [pair(XlaEngine, "xla", case, FIRST) for case in CASES if native_runs(case)]
+# the robust means differ at the server alone
+PAIRS += [
+    pair(XlaEngine, "xla", case, FIRST)
+    for case in CASES
+    if native_runs(case) and case not in ROBUST
+]
 PAIRS += [pair(StackedEngine, "stacked", case, FIRST) for case in STACKED]
 PAIRS += [
     pytest.param(TffEngine, case, id=f"tff-{case}", marks=[needs_tff, pytest.mark.tff])
@@ -144,7 +172,7 @@ PAIRS += [
 # The rest of it is the jax engine: what is added up, how, and what goes to the actors.
 RAY_CASES = (
     *("client adam, server sgd", "owners, server adam", "lstm", "proximal", "reversal"),
-    "fed-nova",
+    *("fed-nova", "krum", "centred clipping, owners", "norm bounding"),
 )
 PAIRS += [
     pytest.param(RayEngine, case, id=f"ray-{case}", marks=[needs_ray, pytest.mark.dist])
@@ -155,9 +183,12 @@ PAIRS += [
 @pytest.fixture(scope="module")
 def case_task(tiny_data_set):
     """Build the task of a case."""
+    city = synthetic.make_city(synthetic.CityConfig(num_users=8, checkins_per_user=40, seed=1))
+    eight = datasets.DataSet("eight", city.check_ins, {"fingerprint": "eight"}, city.best_prob)
 
     def make(case, **overrides):
-        return build_task(tiny_data_set, config.load(SMALL | CASES[case] | overrides))
+        data_set = eight if case in ROBUST else tiny_data_set
+        return build_task(data_set, config.load(SMALL | CASES[case] | overrides))
 
     return make
 
@@ -171,7 +202,7 @@ def run_two_rounds(case_task):
         """An engine of the task; one reference for all cases that differ at the server alone."""
         if engine_class is not ReferenceEngine:
             return engine_class(task)
-        key = task.settings.model_dump_json(exclude={"server"})
+        key = task.data_name, task.settings.model_dump_json(exclude={"server"})
         if key not in references:  # Keras takes seconds to build and trace its models
             references[key] = ReferenceEngine(task)
         return references[key]
@@ -185,7 +216,7 @@ def run_two_rounds(case_task):
             training = FederatedTraining(engine, algorithm)
             rows = []
             for _ in range(2):
-                result = training.run_round(state, COHORT)
+                result = training.run_round(state, cohort_of(case))
                 state = result.state
                 rows.append(result.metrics)
             val = training.validate(state)
@@ -221,8 +252,8 @@ def test_equals_the_reference(run_two_rounds, engine, case, request):
 @pytest.mark.parametrize("case", CASES)
 def test_the_case_has_what_a_fault_would_show_in(case_task, case):
     task = case_task(case)
-    data = [task.local_data(client) for client in COHORT]
-    assert len({d.num_examples for d in data}) == 3  # equal weights would give another mean
+    data = [task.local_data(client) for client in cohort_of(case)]
+    assert len({d.num_examples for d in data}) >= 3  # equal weights would give another mean
     assert all(len(d.mask) > 1 for d in data)  # the state is carried, Adam goes on
     if case != "chunks":  # which are one pass over all local epochs, without tails
         assert all(d.passes == 2 for d in data)  # the state starts anew, Adam does not
@@ -421,6 +452,39 @@ def test_a_fault_in_the_clients_own_models_is_seen(run_two_rounds):
 def test_a_planted_fault_is_seen(run_two_rounds, fault):
     seen_in = {RestartsTheServersAdam: "server adam", ForgetsTheProximalTerm: "proximal"}
     case = seen_in.get(fault, "client adam, server sgd")
+    expected, _, _ = run_two_rounds(ReferenceEngine, case)
+    state, _, _ = run_two_rounds(fault, case)
+    assert largest_gap(state.weights, expected.weights) > 100
+
+
+class TakesThePlainMean(JaxEngine):
+    runs_whole_rounds = True
+
+    def run_round(self, algorithm, state, cohort):
+        kind = FedSubAvg if algorithm.over_owners else FedAvg
+        plain = kind(algorithm.server_optimizer, algorithm.client_rule)
+        return run_round(JaxEngine(self.task), plain, state, cohort)
+
+
+class ForgetsTheCentre(JaxEngine):
+    runs_whole_rounds = True
+
+    def run_round(self, algorithm, state, cohort):
+        fresh = algorithm.init(state.weights).optimizer["centre"]
+        state = replace(state, optimizer={**state.optimizer, "centre": fresh})
+        return run_round(JaxEngine(self.task), algorithm, state, cohort)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "case"),
+    [
+        *((TakesThePlainMean, case) for case in ROBUST),
+        (ForgetsTheCentre, "centred clipping"),
+        (ForgetsTheCentre, "centred clipping, owners"),
+    ],
+)
+def test_a_fault_in_a_robust_mean_is_seen(run_two_rounds, fault, case):
     expected, _, _ = run_two_rounds(ReferenceEngine, case)
     state, _, _ = run_two_rounds(fault, case)
     assert largest_gap(state.weights, expected.weights) > 100
