@@ -21,11 +21,12 @@ from fedgru.algorithms.robust import (
     NormBounding,
     TrimmedMean,
 )
-from fedgru.algorithms.server_optimizers import SGD, Adam, ServerOptimizer
+from fedgru.algorithms.server_optimizers import SGD, Adagrad, Adam, ServerOptimizer
 from fedgru.config.settings import Settings
 
 __all__ = [
     "SGD",
+    "Adagrad",
     "Adam",
     "Algorithm",
     "AlgorithmInfo",
@@ -50,7 +51,7 @@ __all__ = [
     "server_half",
 ]
 
-YOGI_EPSILON = 1e-3  # Reddi et al. 2021, section 4
+TAU = 1e-3  # the epsilon of Reddi et al. 2021, section 4
 
 
 def from_settings(settings: Settings) -> Algorithm:
@@ -81,7 +82,9 @@ def server_half(settings: Settings) -> FedAvg:
         case "adam":
             optimizer = Adam(lr)
         case "yogi":
-            optimizer = Adam(lr, yogi=True, epsilon=YOGI_EPSILON)
+            optimizer = Adam(lr, yogi=True, epsilon=TAU)
+        case "adagrad":
+            optimizer = Adagrad(lr, epsilon=TAU)
     if server.robust != "none":
         return robust.make(server, optimizer, rule)
     return (FedSubAvg if server.mean == "owners" else FedAvg)(optimizer, rule)

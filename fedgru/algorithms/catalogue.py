@@ -17,7 +17,7 @@ from fedgru.algorithms.robust import (
     NormBounding,
     TrimmedMean,
 )
-from fedgru.algorithms.server_optimizers import SGD, Adam
+from fedgru.algorithms.server_optimizers import SGD, Adagrad, Adam
 
 DEFAULT_MOMENTUM = 0.9
 
@@ -73,6 +73,9 @@ BY_SETTING = {
             settings={"server_momentum": DEFAULT_MOMENTUM},
         ),
         BySetting("fed-adam", REDDI, "the server uses Adam", *("server_optimizer", "adam", Adam)),
+        BySetting(
+            "fed-adagrad", REDDI, "the server uses Adagrad", "server_optimizer", "adagrad", Adagrad
+        ),
         BySetting("fed-yogi", REDDI, "the server uses Yogi", *("server_optimizer", "yogi", Adam)),
         BySetting(
             "fed-buff",

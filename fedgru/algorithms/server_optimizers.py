@@ -3,7 +3,7 @@
 Each takes the mean update (minus the pseudo-gradient) and returns new weights. Weights are
 dicts of float32 arrays; slots are dicts of such dicts. Source: Reddi et al. 2021
 (arXiv:2003.00295), Algorithm 2, with the bias correction of Keras' Adam. Epsilon is Keras' for
-Adam, the paper's for Yogi.
+Adam, the paper's for Yogi and Adagrad.
 """
 
 from collections.abc import Callable
@@ -81,7 +81,35 @@ class Adam:
         return new, {"m": m, "v": v, "step": step}
 
 
-ServerOptimizer: TypeAlias = SGD | Adam
+@dataclass(frozen=True)
+class Adagrad:
+    """FedAdagrad: v + g^2 only grows; weights + lr * update / (sqrt(v) + epsilon).
+
+    There is no momentum, and v is epsilon^2 at first, as in the paper's experiments.
+    """
+
+    lr: float
+    epsilon: float = 1e-3
+
+    def init(self, weights: Weights) -> Slots:
+        start = np.float32(self.epsilon**2)
+        return {"v": {name: np.full_like(w, start) for name, w in weights.items()}}
+
+    def apply(self, weights: Weights, update: Weights, slots: Slots) -> tuple[Weights, Slots]:
+        """Return new weights and slots."""
+        rate, epsilon = np.float32(self.lr), np.float32(self.epsilon)
+
+        def move(weight: Floats, v: Floats, u: Floats) -> tuple[AnyFloats, Floats]:
+            v = v + u * u
+            return weight + rate * u / (np.sqrt(v) + epsilon), v
+
+        new, v = {}, {}
+        for name, u in update.items():
+            new[name], v[name] = _in_blocks(move, weights[name], slots["v"][name], u)
+        return new, {"v": v}
+
+
+ServerOptimizer: TypeAlias = SGD | Adam | Adagrad
 
 
 def _in_blocks(move: Callable[..., tuple[AnyFloats, ...]], *arrays: Floats) -> list[Floats]:

@@ -86,7 +86,7 @@ class ServerSettings(Section):
         "owners",
         description="Average each id's row over all clients, or over the clients that own it.",
     )
-    server_optimizer: Literal["sgd", "momentum", "adam", "yogi"] = Field(
+    server_optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = Field(
         "sgd", description="Optimizer of the pseudo-gradient."
     )
     server_lr: Positive = Field(1.0, description="Learning rate of the server optimizer.")

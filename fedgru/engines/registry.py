@@ -77,7 +77,11 @@ ENGINES = {
             "tff",
             "fedgru.engines.tff.engine:TffEngine",
             knows=frozenset(("tff_aggregator", "threads")),
-            only={"mean": ("clients",)},
+            # TFF's Adagrad has its epsilon inside of the root
+            only={
+                "mean": ("clients",),
+                "server_optimizer": ("sgd", "momentum", "adam", "yogi"),
+            },
             sends_whole_table=True,
         ),
         EngineInfo(

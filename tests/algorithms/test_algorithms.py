@@ -7,7 +7,7 @@ from fedgru import algorithms
 from fedgru.algorithms import server_optimizers
 from fedgru.algorithms.fed_avg import ClientUpdate, FedAvg, UpdateSum
 from fedgru.algorithms.fed_sub_avg import FedSubAvg
-from fedgru.algorithms.server_optimizers import SGD, Adam
+from fedgru.algorithms.server_optimizers import SGD, Adagrad, Adam
 from fedgru.config import ServerSettings, Settings
 from fedgru.core.errors import TrainingError
 
@@ -112,6 +112,22 @@ def test_yogi_moves_its_second_moment_by_its_own_step():
     assert found == pytest.approx(1 + 0.1 * first + 0.1 * second, rel=1e-5)
 
 
+def test_adagrad_adds_up_squares(monkeypatch):
+    # v starts at 0.1^2: 0.01 + 0.25 = 0.26, then 0.26 + 0.0625 = 0.3225
+    expected = 1 + 0.1 * 0.5 / (np.sqrt(0.26) + 0.1) + 0.1 * 0.25 / (np.sqrt(0.3225) + 0.1)
+    assert two_steps(Adagrad(0.1, epsilon=0.1), 0.5, 0.25) == pytest.approx(expected, rel=1e-6)
+    # in blocks as in one piece
+    weights = {"w": np.zeros((7, 3), np.float32)}
+    update = {"w": np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)}
+    whole, slots = Adagrad(0.1).apply(weights, update, Adagrad(0.1).init(weights))
+    monkeypatch.setattr(server_optimizers, "BLOCK", 8)
+    found, parts = Adagrad(0.1).apply(weights, update, Adagrad(0.1).init(weights))
+    assert found["w"].tobytes() == whole["w"].tobytes()
+    assert parts["v"]["w"].tobytes() == slots["v"]["w"].tobytes()
+    # of the first step only the sign matters, while epsilon is small
+    np.testing.assert_allclose(whole["w"], 0.1 * np.sign(update["w"]), rtol=0.05)
+
+
 @pytest.mark.parametrize(
     "settings, algorithm, optimizer",
     [
@@ -120,6 +136,7 @@ def test_yogi_moves_its_second_moment_by_its_own_step():
         ({"server_optimizer": "momentum"}, FedSubAvg, SGD(1.0, 0.9)),
         ({"server_optimizer": "momentum", "server_momentum": 0.0}, FedSubAvg, SGD(1.0, 0.0)),
         ({"server_optimizer": "adam"}, FedSubAvg, Adam(1.0)),
+        ({"server_optimizer": "adagrad"}, FedSubAvg, Adagrad(1.0, epsilon=1e-3)),
         ({"server_optimizer": "yogi"}, FedSubAvg, Adam(1.0, yogi=True, epsilon=1e-3)),
     ],
 )

@@ -63,6 +63,7 @@ CASES = {
     "server momentum": {"server_optimizer": "momentum", "server_lr": 0.5},
     "server adam": {"server_optimizer": "adam", "server_lr": 0.001},
     "server yogi": {"server_optimizer": "yogi", "server_lr": 0.001},
+    "server adagrad": {"server_optimizer": "adagrad", "server_lr": 0.001},
     "lstm": {"cell": "lstm"},
     "no prior": {"prior": "none"},
     "chunks": {"layout": "chunks"},
@@ -363,6 +364,10 @@ class RestartsTheServersAdam(JaxEngine):
         return run_round(JaxEngine(self.task), algorithm, fresh, cohort)
 
 
+class RestartsTheServersAdagrad(RestartsTheServersAdam):
+    pass
+
+
 class ChangesStarts(JaxEngine):
     """Changes what a client starts from, by `changed`."""
 
@@ -446,11 +451,16 @@ def test_a_fault_in_the_clients_own_models_is_seen(run_two_rounds):
         NeverRestartsAdam,
         ForgetsTheProximalTerm,
         RestartsTheServersAdam,
+        RestartsTheServersAdagrad,
         RunsAllStepsOfTheLongest,
     ],
 )
 def test_a_planted_fault_is_seen(run_two_rounds, fault):
-    seen_in = {RestartsTheServersAdam: "server adam", ForgetsTheProximalTerm: "proximal"}
+    seen_in = {
+        RestartsTheServersAdam: "server adam",
+        RestartsTheServersAdagrad: "server adagrad",
+        ForgetsTheProximalTerm: "proximal",
+    }
     case = seen_in.get(fault, "client adam, server sgd")
     expected, _, _ = run_two_rounds(ReferenceEngine, case)
     state, _, _ = run_two_rounds(fault, case)

@@ -46,6 +46,11 @@ from fedgru.engines.base import Engine
             "leave `agnostic_to` out.",
         ),
         (
+            {"engine": "tff", "mean": "clients", "server_optimizer": "adagrad"},
+            "`engine` tff does not know `server_optimizer` adagrad. Use `engine` jax, reference or "
+            "ray, or `server_optimizer` sgd.",
+        ),
+        (
             {"engine": "tff"},
             "`engine` tff does not know `mean` owners. Use `engine` jax, reference or ray, or "
             "`mean` clients.",

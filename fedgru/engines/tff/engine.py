@@ -23,7 +23,7 @@ import numpy as np
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.fed_avg import FedAvg, ServerState
 from fedgru.algorithms.protocol import Algorithm
-from fedgru.algorithms.server_optimizers import SGD, Adam
+from fedgru.algorithms.server_optimizers import SGD, Adagrad, Adam
 from fedgru.config.settings import Settings
 from fedgru.core.errors import ConfigError, MissingEngineError, TrainingError
 from fedgru.core.jax_setup import num_threads
@@ -77,7 +77,10 @@ class TffEngine(Engine[Task]):
 
         if type(algorithm) is not FedAvg:
             raise ConfigError(f"`engine` tff knows only fed_avg, not {algorithm.name}.")
-        process, start = self._learning_process(algorithm.server_optimizer)
+        optimizer = algorithm.server_optimizer
+        if isinstance(optimizer, Adagrad):
+            raise ConfigError("`engine` tff has no Adagrad of the paper's formula.")
+        process, start = self._learning_process(optimizer)
         if "aggregator" in state.optimizer:
             parts = list(state.optimizer["aggregator"].values())
             start = start._replace(aggregator=tf.nest.pack_sequence_as(start.aggregator, parts))
