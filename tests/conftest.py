@@ -168,20 +168,6 @@ def start(task):
     return algorithm, algorithm.init(protection.init_weights(task))
 
 
-def largest_gap(found, expected):
-    """How far named arrays are apart, in units of the allowed difference.
-
-    That is 1e-4 of the expected value, and 2e-6 for what lies near zero. NaN if any of them is,
-    which Python's own max would lose.
-    """
-    return np.max(
-        [
-            np.max(np.abs(array - expected[name]) / (1e-4 * np.abs(expected[name]) + 2e-6))
-            for name, array in found.items()
-        ]
-    )
-
-
 def coded(values):
     """Return a Coded column of a list of texts; None is missing."""
     distinct = list(dict.fromkeys(value for value in values if value is not None))

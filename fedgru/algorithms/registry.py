@@ -195,8 +195,18 @@ def every() -> list[AlgorithmInfo]:
 def _own(name: str) -> AlgorithmInfo:
     """The AlgorithmInfo of MODULE:OBJECT: one, or a function or class of (settings, half)."""
     found = plugins.import_object(name, "algorithm")
-    if isinstance(found, AlgorithmInfo):
-        return found
+    return found if isinstance(found, AlgorithmInfo) else as_info(found, name)
+
+
+def as_info(found: Any, name: str) -> AlgorithmInfo:
+    """Return the AlgorithmInfo of your own class or function of (settings, half).
+
+    Its attribute `engines` says which engines run it. Without one they are jax and reference, and
+    also ray unless it is a PerClient class.
+
+    Raises:
+        ConfigError: if it is neither.
+    """
     if not callable(found):
         raise ConfigError(
             f"`algorithm` {name} is a {type(found).__name__}, expected a class or function that "

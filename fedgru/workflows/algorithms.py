@@ -104,7 +104,9 @@ def explain_algorithm(name: str) -> Listed:
         raise ConfigError(f"there is no algorithm {name!r}.{hint} All: {', '.join(known)}.")
     info = registry.find(name)
     algorithm = _made(info)
-    listed = replace(_by_name(info), explained=_docstring(type(algorithm)))
+    listed = replace(
+        _by_name(info), asked_by={"algorithm": name}, explained=_docstring(type(algorithm))
+    )
     if name in registry.BUILT_IN:
         return listed
     if name in others:

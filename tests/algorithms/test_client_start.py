@@ -11,7 +11,7 @@ from fedgru.algorithms.client_start import ClientStart, own_weights, whole_weigh
 from fedgru.core import seeding
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.engines.reference import ReferenceEngine
-from tests.conftest import largest_gap
+from fedgru.testing import largest_gap
 
 SGD = {"client_optimizer": "sgd", "client_lr": 0.1, "local_epochs": 2, "threads": 1}
 

@@ -11,8 +11,8 @@ from fedgru.algorithms import ClientRule, FedAvg, FedProx
 from fedgru.algorithms.server_optimizers import SGD
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.engines.reference import ReferenceEngine
+from fedgru.testing import largest_gap
 from fedgru.training.rounds import run_round
-from tests.conftest import largest_gap
 
 COHORT = [0, 2, 5]
 

@@ -24,8 +24,9 @@ from fedgru.engines.reference import ReferenceEngine
 from fedgru.engines.tff.engine import TffEngine
 from fedgru.models import gru
 from fedgru.task.task import build_task
+from fedgru.testing import largest_gap
 from fedgru.training.rounds import FederatedTraining, run_round
-from tests.conftest import largest_gap, needs_ray, needs_tff, start
+from tests.conftest import needs_ray, needs_tff, start
 
 COHORT = [0, 2, 5]  # clients of different size
 # A gradient that passes near zero makes Adam's step a matter of rounding, the more so the larger

@@ -15,6 +15,7 @@ from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
 from fedgru.runs.kinds import BASELINES, CENTRAL
 from fedgru.task.clients import Clients
+from fedgru.testing import largest_gap
 from fedgru.training import fine_tuning, local_models
 from fedgru.training.central import CentralTraining
 from fedgru.training.rounds import run_round
@@ -22,7 +23,7 @@ from fedgru.workflows import baseline as baseline_workflow
 from fedgru.workflows import open as open_workflow
 from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import score as score_workflow
-from tests.conftest import largest_gap, slow_but, start
+from tests.conftest import slow_but, start
 
 
 def test_streams_are_pooled_as_the_docstring_says():

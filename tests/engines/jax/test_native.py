@@ -23,9 +23,10 @@ from fedgru.engines.jax.native import compiler
 from fedgru.engines.jax.native.calls import NativeCode
 from fedgru.models import gru
 from fedgru.task.task import Task
+from fedgru.testing import largest_gap
 from fedgru.training.rounds import run_round
 from tests import emulated
-from tests.conftest import largest_gap, slow_but, start, training_for_long
+from tests.conftest import slow_but, start, training_for_long
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler (cc)")
 

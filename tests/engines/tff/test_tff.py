@@ -16,8 +16,9 @@ from fedgru.engines.jax.engine import JaxEngine
 from fedgru.engines.tff.engine import TffEngine
 from fedgru.evaluation import evaluate
 from fedgru.task.task import build_task
+from fedgru.testing import largest_gap
 from fedgru.training.rounds import run_round
-from tests.conftest import largest_gap, needs_no_tff, needs_tff, start, training_for_long
+from tests.conftest import needs_no_tff, needs_tff, start, training_for_long
 
 pytestmark = pytest.mark.tff
 
