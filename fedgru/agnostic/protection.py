@@ -318,14 +318,14 @@ def has_server_head(agnostic: AgnosticSettings, one_per_client: bool) -> bool:
 def init_weights(task: ProtectedTask) -> Weights:
     """Return all start weights of a run: the model's, and the protection's if there is one."""
     settings = task.settings
-    weights = gru.init_weights(task.spec, seeding.rng(settings.loop.seed, "weights"))
+    weights = task.spec.init_weights(seeding.rng(settings.loop.seed, "weights"))
     if task.protection is not None:
         weights |= task.protection.init_weights(task.spec.hidden_dim)
     return weights
 
 
 def represent(task: ProtectedTask, weights: Weights, hidden: Floats, split: str) -> Floats:
-    """Return the representation of a split's hidden states, float32 [n, hidden_dim].
+    """Return a split's hidden states as the heads see them, float32, of the same shape.
 
     If the method adds noise, it is drawn with the run's seed: two evaluations give the same.
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedgru.core.errors import FedgruError
 from fedgru.core.types import Columns, Doubles, Weights
 from fedgru.data import datasets
-from fedgru.engines.jax.engine import JaxEngine
+from fedgru.engines.fastest import fastest
 from fedgru.evaluation import evaluate
 from fedgru.task.task import LocalData, Task, build_task
 from fedgru.training import local_models
@@ -20,6 +20,8 @@ from fedgru.workflows.baseline import evaluate_counting
 if TYPE_CHECKING:
     from fedgru.data.checkins import CheckIns
     from fedgru.data.datasets import DataSet
+    from fedgru.engines.jax.engine import JaxEngine
+    from fedgru.engines.reference import ReferenceEngine
     from fedgru.evaluation.evaluate import Evaluation
     from fedgru.runs.folder import RunFolder
     from fedgru.task.kernel_prior import Kernel
@@ -141,8 +143,8 @@ class CheckedRun:
         return local_models.from_arrays(self.weights, len(self.task.clients))
 
     @cached_property
-    def _engine(self) -> JaxEngine:
-        return JaxEngine(self.task)
+    def _engine(self) -> JaxEngine | ReferenceEngine:
+        return fastest(self.task)(self.task)
 
     @cached_property
     def report(self) -> dict[str, Any]:

@@ -54,6 +54,13 @@ def check_together(settings: Settings) -> None:
             f"`ray_address` is {short(address)}, expected HOST:PORT, such as 10.0.0.1:6379, or "
             "auto."
         )
+    if settings.model.model is not None:
+        for name in ("cell", "hidden_dim", "dropout"):
+            if getattr(settings.model, name) != _default("model", name):
+                raise ConfigError(
+                    f"`{name}` has no effect with `model` {short(settings.model.model)}, whose "
+                    "function decides it. Leave one of them out."
+                )
     _check_faults(settings)
     _check_agnostic(settings.agnostic)
     _check_availability(settings)

@@ -67,6 +67,11 @@ class LayoutSettings(Section):
 
 
 class ModelSettings(Section):
+    model: str | None = Field(
+        None,
+        description="Keras model of your own: MODULE:FUNCTION, or the name of an entry point "
+        "fedgru.models; if not given, the recurrent network of fedgru.",
+    )
     cell: Literal["gru", "lstm"] = Field("gru", description="Recurrent cell.")
     hidden_dim: Count = Field(256, description="Units of the cell.")
     dropout: Share = Field(0.3, description="Share of inputs dropped in training.")

@@ -10,6 +10,7 @@ from fedgru.algorithms.fed_avg import ServerState
 from fedgru.config import EMBEDDED, Settings
 from fedgru.console.tables import align, count
 from fedgru.core.metrics import METRICS
+from fedgru.models.gru import ModelSpec
 
 _PARTS = ("revisits", "first_visits")  # missing in a report that was made from sums
 
@@ -59,6 +60,9 @@ class DescribedTask(Protocol):
 
     @property
     def num_classes(self) -> int: ...
+
+    @property
+    def spec(self) -> ModelSpec: ...
 
     @property
     def protection(self) -> DescribedProtection | None: ...
@@ -142,9 +146,8 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
         return "\n".join(lines)
     if rates:
         lines.append(f"  unknown in val / test: {', '.join(rates)}")
-    model = task.settings.model
     lines.append(
-        f"Model: {model.cell} of {model.hidden_dim} units, {task.num_classes} classes of "
+        f"Model: {task.spec.cell} of {task.spec.hidden_dim} units, {task.num_classes} classes of "
         f"{task.settings.inputs.target}, prior {task.settings.inputs.prior}"
     )
     if task.protection is not None:

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -146,13 +147,19 @@ def _broken(text: str, name: str, setting: str, error: Exception) -> ConfigError
 
 
 def where_raised(error: Exception) -> str:
-    """Return an exception as one line: its kind and text, and the line of code that raised it."""
-    words = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
+    """Return an exception as one line: its kind and text, and the line of code that raised it.
+
+    That is the last line outside of fedgru and of installed packages, if there is one.
+    """
+    text = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split()).rstrip(".")
+    words = f"{type(error).__name__}: {text if len(text) <= 300 else f'{text[:297]}...'}"
+    home = str(Path(__file__).parents[1])
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "importlib" not in frame.filename and frame.filename != __file__
+        if "importlib" not in frame.filename and not frame.filename.startswith(home)
     ]
+    frames = [f for f in frames if "site-packages" not in f.filename] or frames
     if not frames:
         return words
     return f"{words} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
@@ -180,6 +187,16 @@ def _modules_here() -> list[str]:
 def _advice(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), 1)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def kind_of(value: object) -> str:
+    """Return the name of a value's class with its article.
+
+    >>> kind_of(3), kind_of({})
+    ('an int', 'a dict')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def package_of(entry: metadata.EntryPoint) -> str:

@@ -150,6 +150,9 @@ class Engine(Generic[AnyTask]):
             began_with: `computes_with` of the run that is resumed; None for a new one.
         """
 
+    def report_speed(self) -> None:
+        """Log how long a round will take, where that is measured before round 1."""
+
     def close(self) -> None:
         """End the processes of the engine; if it is used again, it starts new ones."""
 

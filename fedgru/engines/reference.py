@@ -4,25 +4,32 @@ Slow, and meant to be read beside McMahan et al. 2017 (arXiv:1602.05629), Algori
 engine must give the same numbers.
 """
 
+import logging
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from fedgru.agnostic.protection import HEAD_DIMS, Protection
+from fedgru.agnostic.protection import HEAD_DIMS, Protection, init_weights
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.client_start import ClientStart, Starts, whole_weights
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.config.methods import METHODS
 from fedgru.config.settings import Settings
 from fedgru.core import seeding
-from fedgru.core.errors import ConfigError
+from fedgru.core.errors import ConfigError, TrainingError
 from fedgru.core.types import AnyInts, Doubles, Floats, Int32s, Ints, Weights
 from fedgru.engines.base import Constants, Engine
 from fedgru.models import keras_gru, keras_heads
+from fedgru.models.own import OwnSpec
+from fedgru.models.own_keras import OwnModel
 from fedgru.task.task import LocalData, Task
 
+MEASURED_STEPS, MEASURED_CLIENTS = 5, 200  # for the time of a round
 _MEASURED = ("nll_of_scores", "accuracy_of_scores", "nll_of_protected", "accuracy_of_protected")
+
+logger = logging.getLogger(__name__)
 
 
 class ReferenceEngine(Engine[Task]):
@@ -55,8 +62,10 @@ class ReferenceEngine(Engine[Task]):
         if protection is not None:
             _check_knows(protection, task.settings.agnostic.method)
             protected = (HEAD_DIMS, protection.num_values)
-        self._model = keras_gru.build(task.spec, task.inputs, *shape, "scores", protected)
-        self._forward_model = keras_gru.build(
+        # a model of one's own has the functions of keras_gru
+        self._keras: Any = task.spec.own if isinstance(task.spec, OwnSpec) else keras_gru
+        self._model = self._keras.build(task.spec, task.inputs, *shape, "scores", protected)
+        self._forward_model = self._keras.build(
             task.spec, task.inputs, 1, layout.seq_len, output="hidden"
         )
         # variables beside the model's trainable ones, where the rule asks for them
@@ -90,6 +99,10 @@ class ReferenceEngine(Engine[Task]):
         self._optimizer.build(self._model.trainable_variables)
         self._fresh_optimizer = [v.numpy() for v in self._optimizer.variables]
 
+    def beside(self, task: Task) -> "ReferenceEngine":
+        """Return an engine of another task, see JaxEngine.beside; it shares nothing."""
+        return type(self)(task, self.client_rule)
+
     def local_updates(
         self,
         weights: Weights,
@@ -105,11 +118,42 @@ class ReferenceEngine(Engine[Task]):
             self._model.get_layer("share").factor.assign(target_weight)
             self._model.get_layer("reversal").factor.assign(-reversal)
         key = seeding.key_words(self.task.settings.loop.seed, "dropout", round_num)
-        for layer in self._model.layers:  # a resumed run draws as one that was never stopped
-            if hasattr(layer, "seed_generator"):  # Keras 3
-                layer.seed_generator.state.assign(key)
+        # a resumed run draws as one that was never stopped
+        for number, seed_state in enumerate(_seed_states(self._model)):
+            seed_state.assign([key[0], (int(key[1]) + number) % 2**32])
         for client in cohort:
             yield self._client_update(weights, int(client), starts)
+
+    def report_speed(self) -> None:
+        """Log the measured time of a local step of a model of one's own, times a round's steps."""
+        spec, task = self.task.spec, self.task
+        if not isinstance(spec, OwnSpec):
+            return
+        if not spec.own.carries_state:
+            logger.warning(
+                "`model` %s carries nothing from one check-in to the next: it predicts from the "
+                "last check-in alone",
+                spec.cell,
+            )
+        epochs, clients = self.client_rule.local_epochs, task.training_clients
+        some = clients[:: -(-len(clients) // MEASURED_CLIENTS)].tolist()
+        data = [task.local_data(client, local_epochs=epochs) for client in some]
+        steps = np.mean([one.passes * len(one.mask) for one in data])
+        steps *= task.settings.loop.clients_per_round or len(clients)
+        self._keras.set_weights(self._model, init_weights(task))
+        self._local_step(data[0], 0)  # compiles
+        started = time.perf_counter()
+        for number in range(MEASURED_STEPS):
+            self._local_step(data[0], number % len(data[0].mask))
+        step_s = (time.perf_counter() - started) / MEASURED_STEPS
+        logger.info(
+            "`model` %s: %.3g ms for a local step, so %.1f s for the about %.0f local steps of a "
+            "round; validation comes on top",
+            spec.cell,
+            1000 * step_s,
+            steps * step_s,
+            steps,
+        )
 
     def _client_update(
         self, weights: Weights, client: int, starts: Starts | None = None
@@ -117,29 +161,37 @@ class ReferenceEngine(Engine[Task]):
         """Algorithm 1, ClientUpdate(k, w): E local epochs over the batches of client k."""
         data = self.task.local_data(client, local_epochs=self.client_rule.local_epochs)
         if starts is not None:
-            weights = self._begin(starts(client, _own_rows(data)), weights, _own_rows(data))
+            own_rows = self._own_rows(data)
+            weights = self._begin(starts(client, own_rows), weights, own_rows)
         else:
             self._set(self._received, weights)
         self._set(self._moved, weights)
-        keras_gru.set_weights(self._model, weights)
+        self._keras.set_weights(self._model, weights)
         for variable, value in zip(self._optimizer.variables, self._fresh_optimizer, strict=True):
             variable.assign(value)
         sums = np.zeros(5)
         for _ in range(data.passes):
-            keras_gru.reset_state(self._model)
+            self._keras.reset_state(self._model)
             for step in range(len(data.mask)):
                 sums += self._local_step(data, step)
         for moved, variable in zip(self._moved, self._model.trainable_variables, strict=False):
             variable.assign(moved)
-        after = keras_gru.get_weights(self._model, self.task.spec.num_rows)
+        after = self._keras.get_weights(self._model, self.task.spec.num_rows)
         update = {name: after[name] - weights[name] for name in weights}
-        row_update = update.pop("rows")
+        row_update, own_rows = update.pop("rows"), self._own_rows(data)
+        moves_others = row_update.any(1).sum() > row_update[own_rows].any(1).sum()
+        if moves_others and isinstance(self.task.spec, OwnSpec):
+            raise TrainingError(
+                f"client {self.task.clients.client_ids[client]} moved rows of ids that it does not "
+                "have. Let only look-ups read the table (the layer rows): no penalty for its "
+                "weights, no noise."
+            )
         return ClientUpdate(
             client=client,
             num_examples=data.num_examples,
             dense=update,
-            row_ids=_own_rows(data),
-            row_update=row_update[_own_rows(data)],
+            row_ids=own_rows,
+            row_update=row_update[own_rows],
             loss_sum=sums[0],
             num_correct=sums[1],
             protected=sums[2:],
@@ -159,9 +211,14 @@ class ReferenceEngine(Engine[Task]):
         """Set variables that lie beside the model's trainable ones to weights; none if empty."""
         if not variables:
             return
-        keras_gru.set_weights(self._model, weights)
+        self._keras.set_weights(self._model, weights)
         for kept, variable in zip(variables, self._model.trainable_variables, strict=True):
             kept.assign(variable)
+
+    def _own_rows(self, data: LocalData) -> Int32s:
+        """int32 [num_own], the table rows that a client's train inputs name."""
+        rows = np.unique(data.rows)  # a model of one's own can have no table
+        return rows[(rows >= 0) & (rows < self.task.spec.num_rows)].astype(np.int32)
 
     def _local_step(self, data: LocalData, step: int) -> Doubles:
         """One call of train_on_batch; returns the sums of a ClientUpdate, float64 [5]."""
@@ -177,7 +234,7 @@ class ReferenceEngine(Engine[Task]):
             weights = {"scores": weights, "protected": known / max(num_protected, 1.0)}
         self._model.reset_metrics()
         result = self._model.train_on_batch(
-            keras_gru.feed(self.task.inputs, data.rows[step], data.numbers[step], log_prior),
+            self._keras.feed(self.task.inputs, data.rows[step], data.numbers[step], log_prior),
             labels,
             sample_weight=weights,
             return_dict=True,
@@ -192,24 +249,54 @@ class ReferenceEngine(Engine[Task]):
         return np.array(measured + [1.0]) * [num, num, *(3 * [num_protected])]
 
     def hidden_states(
-        self, weights: Weights, first_positions: Ints, end_positions: Ints, wanted: Ints
+        self,
+        weights: Weights,
+        first_positions: Ints,
+        end_positions: Ints,
+        wanted: Ints,
+        carried: bool = False,
     ) -> Floats:
-        """See Engine.hidden_states. The stateful model runs over one client at a time."""
-        keras_gru.set_weights(self._forward_model, weights)
+        """See Engine.hidden_states. The stateful model runs over one client at a time.
+
+        With `carried` what the layers carry to the next check-in follows, column after column: only
+        for a model of one's own, whose check-ins are then read one by one.
+        """
+        spec = self.task.spec
+        if carried:
+            if not isinstance(spec, OwnSpec):
+                raise NotImplementedError("engine jax gives what the built-in model carries")
+            return self._carried_states(spec.own, weights, first_positions, end_positions, wanted)
+        self._keras.set_weights(self._forward_model, weights)
         inputs, seq_len = self.task.inputs, self.task.settings.layout.seq_len
         place = np.full(len(self.task.classes), -1)
         place[wanted] = np.arange(len(wanted))
-        hidden = np.empty((len(wanted), self.task.spec.hidden_dim), np.float32)
+        hidden = np.empty((len(wanted), spec.states_dim), np.float32)
         for first, end in zip(first_positions, end_positions, strict=True):
-            keras_gru.reset_state(self._forward_model)
+            self._keras.reset_state(self._forward_model)
             for begin in range(first, end, seq_len):
                 positions = np.arange(begin, begin + seq_len)
                 read = np.minimum(positions, end - 1)[None]  # past the end: a copy that is not used
-                fed = keras_gru.feed(inputs, inputs.rows[read], inputs.numbers[read])
+                fed = self._keras.feed(inputs, inputs.rows[read], inputs.numbers[read])
                 states = self._forward_model.predict_on_batch(fed)[0]
                 asked = np.where(positions < end, place[np.minimum(positions, end - 1)], -1)
                 hidden[asked[asked >= 0]] = states[asked >= 0]
         return hidden
+
+    def _carried_states(
+        self, own: OwnModel, weights: Weights, firsts: Ints, ends: Ints, wanted: Ints
+    ) -> Floats:
+        """As `hidden_states`, with all that is carried."""
+        inputs, found = self.task.inputs, {}
+        is_wanted = np.zeros(len(self.task.classes), bool)
+        is_wanted[wanted] = True
+        for first, end in zip(firsts, ends, strict=True):
+            state = own.start()
+            for at in range(first, end):
+                one = slice(at, at + 1)
+                state = own.advance(weights, inputs.rows[one], inputs.numbers[one], state)
+                if is_wanted[at]:
+                    found[at] = np.concatenate([array.ravel() for array in state])
+        return np.stack([found[at] for at in wanted.tolist()])
 
 
 def _summed_loss() -> Any:
@@ -270,7 +357,8 @@ def _client_optimizer(
     return WithAddedTerms(rule.client_lr)
 
 
-def _own_rows(data: LocalData) -> Int32s:
-    """int32 [num_own], the table rows that a client's train inputs name."""
-    rows = np.unique(data.rows)
-    return rows[rows >= 0].astype(np.int32)
+def _seed_states(model: Any) -> list[Any]:
+    """The states of the random generators in a model's layers; Keras 2 has none."""
+    if not hasattr(model, "variables") or not hasattr(model.weights[0], "path"):
+        return []
+    return [v for v in model.variables if v.path.endswith("seed_generator_state")]

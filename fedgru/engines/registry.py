@@ -18,7 +18,8 @@ _JAX = frozenset(("threads", "device", "local_loop", "clients_per_call"))
 _SHARED = frozenset(("robust", "faults", "agnostic_to", "prox_mu"))
 _SIMULATED = frozenset(("availability",))
 _BUFFERED = frozenset(("buffer_size", "concurrency"))
-LIMITED = _JAX | _SHARED | _SIMULATED | _BUFFERED | {"ray", "tff_aggregator"}
+LIMITED = _JAX | _SHARED | _SIMULATED | _BUFFERED | {"ray", "tff_aggregator", "model"}
+_SECTIONS = frozenset(("faults", "availability", "ray"))  # the sections in LIMITED
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class EngineInfo:
             return False
         if name == "method":  # of protecting a concept
             name = "agnostic_to"
-        return all(what in self.knows for what in (section, name) if what in LIMITED)
+        return _limiting(section, name) <= self.knows
 
 
 ENGINES = {
@@ -70,7 +71,7 @@ ENGINES = {
         EngineInfo(
             "reference",
             "fedgru.engines.reference:ReferenceEngine",
-            knows=_SHARED | _SIMULATED | _BUFFERED,
+            knows=_SHARED | _SIMULATED | _BUFFERED | {"model"},
             only={"method": ("reversal",)},
         ),
         EngineInfo(
@@ -98,6 +99,16 @@ def engine_of(settings: Settings) -> EngineInfo:
     return ENGINES[settings.loop.engine]
 
 
+def check_model(settings: Settings, engine: str) -> None:
+    """Raise a ConfigError unless an engine, by name, knows the model of some settings."""
+    model = settings.model.model
+    if model is not None and not ENGINES[engine].can("model", "model", model):
+        raise ConfigError(
+            f"`engine` {engine} does not know `model` {model}, which the run was trained with. "
+            "Leave `engine` out."
+        )
+
+
 def check(settings: Settings) -> None:
     """Refuse settings that have no effect with the engine that they name.
 
@@ -122,7 +133,12 @@ def _matters(settings: Settings, section: str, name: str, setting: Any, value: A
         return settings.agnostic.agnostic_to is not None
     if name == "threads" and settings.inputs.prior == "kernel":
         return False  # the prior is learnt in threads, whatever the engine
-    return value != setting.default or not {section, name} & LIMITED
+    return value != setting.default or not _limiting(section, name)
+
+
+def _limiting(section: str, name: str) -> frozenset[str]:
+    """Return what stands in LIMITED for a setting: its own name, or its section."""
+    return LIMITED & (_SECTIONS & {section} | {name})
 
 
 def _refusal(info: EngineInfo, section: str, name: str, value: Any) -> str:

@@ -24,7 +24,6 @@ from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.core.types import AnyInts, Floats, Ints, Weights
 from fedgru.evaluation.evaluate import Forward
-from fedgru.models import gru
 from fedgru.task.features import Inputs
 from fedgru.task.task import Task
 
@@ -84,7 +83,7 @@ def audit_task(
     """Audit one concept of a task under some weights.
 
     Args:
-        engine: an engine that gives carried states (JaxEngine).
+        engine: an engine that gives carried states, see `fedgru.engines.fastest`.
         weights: name -> float32 array.
         name: the concept, see `make_concept`.
         plan: AuditPlan.
@@ -177,18 +176,20 @@ def _examples(
     np.maximum.at(run_to, owners, positions + 1)
     starts = clients.starts[:-1]
     run_to = np.maximum(run_to, starts)
-    carried = engine.hidden_states(weights, starts, run_to, positions, carried=True)
-    hidden = carried[:, : task.spec.hidden_dim]
+    asked = plan.views is None or CARRIED in plan.views
+    carried = engine.hidden_states(weights, starts, run_to, positions, carried=asked)
+    hidden = carried[:, : task.spec.states_dim]
     seen = protection.represent(task, weights, hidden, split)
+    represented, kept = task.spec.representation(seen), task.spec.carried(carried)
     made = {
-        REPRESENTATION: lambda: seen,
+        REPRESENTATION: lambda: represented,
         LOGITS: lambda: _log_probs(task, weights, seen, positions, owners),
         RAW: lambda: _raw(task.inputs, positions),
     }
     if concept.is_client:
         made[WINDOW] = lambda: _windows(task, positions)
-    if carried.shape != seen.shape or not np.array_equal(carried, seen):
-        made[CARRIED] = lambda: carried
+    if asked and kept.shape[1] and not np.array_equal(kept, represented):
+        made[CARRIED] = lambda: kept
     wanted = set(made if plan.views is None else plan.views)
     if unknown := wanted - {*made, CARRIED}:
         raise ConfigError(f"unknown view {min(unknown)!r}. Accepted: {', '.join(made)}.")
@@ -208,7 +209,7 @@ def _log_probs(
         prior = None
         if task.spec.has_prior:
             prior = task.log_prior(client, positions[at] - task.clients.starts[client])
-        scores = gru.logits(weights, seen[at], prior, np.matmul)
+        scores = task.spec.logits(weights, seen[at], prior)
         scores = scores - scores.max(-1, keepdims=True)
         log_probs[at] = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     return log_probs

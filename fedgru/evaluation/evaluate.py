@@ -11,14 +11,14 @@ from fedgru.agnostic import protection
 from fedgru.core import metrics, seeding
 from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints, Row, Weights
 from fedgru.evaluation import baselines
-from fedgru.models import gru
 from fedgru.task import priors
 from fedgru.task.task import Task
 
 RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
 INTERVAL_METRICS = ("acc@1", "acc@5", "loss")
 CELLS_AT_ONCE = 1 << 18  # scores (targets by classes) after which they are ranked
-CLIENTS_AT_ONCE = 10_000  # whose hidden states are in memory at the same time
+CLIENTS_AT_ONCE = 10_000  # whose hidden states are in memory at the same time,
+STATES_DIM = 1024  # fewer where these have more columns
 _NOTHING = np.zeros((0, 1)), np.zeros(0, np.int32)  # log-probabilities and targets
 
 LogProbs: TypeAlias = Callable[[int, slice], Floats]  # (client, its targets) -> log p(class)
@@ -93,8 +93,9 @@ def evaluate(
         Evaluation.
     """
     task = engine.task
-    if clients is None and len(task.clients) > CLIENTS_AT_ONCE and "noise_scale" not in weights:
-        firsts = range(0, len(task.clients), CLIENTS_AT_ONCE)
+    at_once = max(1, CLIENTS_AT_ONCE * STATES_DIM // max(STATES_DIM, task.spec.states_dim))
+    if clients is None and len(task.clients) > at_once and "noise_scale" not in weights:
+        firsts = range(0, len(task.clients), at_once)
         blocks = np.split(np.arange(len(task.clients)), firsts[1:])
         return join([evaluate(engine, weights, split, warm, block) for block in blocks])
     clients = None if clients is None else np.asarray(clients)
@@ -128,7 +129,7 @@ def model_log_probs(
         log_prior = None
         if task.spec.has_prior:
             log_prior = task.log_prior(client, positions[own] - 1 - task.client_ends(client).start)
-        return log_softmax(gru.logits(weights, seen[own], log_prior, np.matmul))
+        return log_softmax(task.spec.logits(weights, seen[own], log_prior))
 
     return positions, log_probs
 

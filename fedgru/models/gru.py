@@ -43,6 +43,35 @@ class ModelSpec:
     def gates_dim(self) -> int:
         return CELLS[self.cell].num_gates * self.hidden_dim
 
+    @property
+    def states_dim(self) -> int:
+        """Columns of what an engine's `hidden_states` gives."""
+        return self.hidden_dim
+
+    def init_weights(self, rng: np.random.Generator) -> Weights:
+        """Return start weights, name -> float32 array; see the function `init_weights`."""
+        return init_weights(self, rng)
+
+    def representation(self, states: Floats) -> Floats:
+        """Return the representation in what `hidden_states` gives, float32 [..., hidden_dim]."""
+        return states
+
+    def carried(self, states: Floats) -> Floats:
+        """Return what is kept between check-ins, of what `hidden_states` gives with `carried`."""
+        return states
+
+    def logits(
+        self, weights: AnyWeights, states: Floats, log_prior: Floats | None = None
+    ) -> AnyArray:
+        """Return float32 [..., num_classes], the scores; see the function `logits`.
+
+        Args:
+            weights: name -> float32 array.
+            states: float32 [..., states_dim], erased and with noise where the method does so.
+            log_prior: float32 [..., num_classes], or None without a prior.
+        """
+        return logits(weights, states, log_prior, np.matmul)
+
 
 def init_weights(spec: ModelSpec, rng: np.random.Generator) -> Weights:
     """Draw start weights from Keras' default distributions, except for the recurrent kernel.

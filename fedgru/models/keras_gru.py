@@ -95,10 +95,7 @@ def build(
         )
     scores = keras.layers.Dense(spec.num_classes, name="head")(hidden)
     if spec.has_prior:
-        arguments["log_prior"] = keras.Input((seq_len, spec.num_classes), name="log_prior", **shape)
-        scores = keras.layers.Add(name="scores")(
-            [scores, _scaled(arguments["log_prior"], "prior_scale")]
-        )
+        scores = add_prior(spec, scores, arguments, batch_size, seq_len)
     if protected is not None:
         scores = keras_heads.scale_gradient("share")(scores)
         outputs = {"scores": scores, "protected": keras_heads.add_head(hidden, *protected)}
@@ -106,6 +103,18 @@ def build(
     if output == "scores":
         return keras.Model(arguments, scores)
     return keras.Model(arguments, keras.layers.Softmax(name="probabilities")(scores))
+
+
+def add_prior(
+    spec: ModelSpec, scores: Any, arguments: dict[str, Any], batch_size: int, seq_len: int | None
+) -> Any:
+    """Return scores plus the scaled log prior, which becomes one more input in `arguments`."""
+    import keras
+
+    shape = (seq_len, spec.num_classes)
+    arguments["log_prior"] = keras.Input(shape, name="log_prior", batch_size=batch_size)
+    scaled = _scaled(arguments["log_prior"], "prior_scale")
+    return keras.layers.Add(name="scores")([scores, scaled])
 
 
 def _scaled(tensor: Any, name: str) -> Any:

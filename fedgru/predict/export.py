@@ -3,7 +3,8 @@
 model.json      what the model reads and answers (`Schema`), and where it comes from
 model.keras     --to keras: the stateful Keras model, one stream, one check-in a call
 saved_model/    --to savedmodel: the same for TensorFlow, with functions `serve` and `reset_state`
-weights.npz     --to weights: the arrays of fedgru/models/gru.py, without those only training needs
+weights.npz     --to weights: the arrays of fedgru/models/gru.py, without those only training
+                needs; of a model of one's own those of fedgru/models/own.py
 """
 
 import json
@@ -17,6 +18,7 @@ from fedgru.core.errors import ConfigError, RunError
 from fedgru.core.types import Weights
 from fedgru.core.version import __version__
 from fedgru.models.heads import split_heads
+from fedgru.models.own import OwnSpec
 from fedgru.predict.load import load_model
 from fedgru.predict.schema import Schema
 from fedgru.runs.folder import RunFolder
@@ -79,7 +81,7 @@ def export_run(
         with writing_folder(output, overwrite) as new:
             text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
             (new / DESCRIPTION).write_text(text + "\n", "utf-8")
-            _WRITERS[kind](new, model, weights)
+            _WRITERS[kind](new, model, weights, schema)
     except OSError as error:
         raise RunError(f"{output} cannot be written: {error.strerror or error}.") from None
     return description
@@ -128,28 +130,33 @@ def build_model(schema: Schema, weights: Weights) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or TensorFlow prints a greeting to stderr
     import keras
 
-    from fedgru.models import keras_gru
-
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(
             f"`kind` keras and `kind` savedmodel need Keras on TensorFlow, but KERAS_BACKEND is "
             f"{keras.backend.backend()}. Unset KERAS_BACKEND, or use `kind` weights."
         )
-    model = keras_gru.build(schema.spec, schema, represents=schema.representation)
-    keras_gru.set_weights(model, weights)
+    network = keras_of(schema)
+    model = network.build(schema.spec, schema, represents=schema.representation)
+    network.set_weights(model, weights)
     return model
 
 
-def _write_keras(folder: Path, model: Any, weights: Weights) -> None:
+def keras_of(schema: Schema) -> Any:
+    """Return what builds a schema's Keras model: `keras_gru`, or an OwnModel of the same form."""
+    from fedgru.models import keras_gru
+
+    return schema.spec.own if isinstance(schema.spec, OwnSpec) else keras_gru
+
+
+def _write_keras(folder: Path, model: Any, weights: Weights, schema: Schema) -> None:
     model.save(folder / "model.keras")
 
 
-def _write_saved_model(folder: Path, model: Any, weights: Weights) -> None:
+def _write_saved_model(folder: Path, model: Any, weights: Weights, schema: Schema) -> None:
     import tensorflow as tf
     from keras.export import ExportArchive
 
-    from fedgru.models import keras_gru
-
+    network = keras_of(schema)
     signature = {
         name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
         for name, tensor in model.input.items()
@@ -157,18 +164,18 @@ def _write_saved_model(folder: Path, model: Any, weights: Weights) -> None:
     archive = ExportArchive()
     archive.track(model)
     archive.add_endpoint("serve", model.__call__, input_signature=[signature])
-    archive.add_endpoint("reset_state", lambda: _reset(keras_gru, model), input_signature=[])
+    archive.add_endpoint("reset_state", lambda: _reset(network, model), input_signature=[])
     archive.write_out(folder / "saved_model", verbose=False)
 
 
-def _reset(keras_gru: Any, model: Any) -> Any:
+def _reset(network: Any, model: Any) -> Any:
     import tensorflow as tf
 
-    keras_gru.reset_state(model)
+    network.reset_state(model)
     return tf.constant(True)
 
 
-def _write_weights(folder: Path, model: Any, weights: Weights) -> None:
+def _write_weights(folder: Path, model: Any, weights: Weights, schema: Schema) -> None:
     np.savez(folder / WEIGHTS, **weights)  # type: ignore[arg-type]  # none is `allow_pickle`
 
 

@@ -20,6 +20,7 @@ from fedgru.core.types import Floats, Int32s, Ints, Weights
 from fedgru.data.checkins import CheckIns, Coded
 from fedgru.evaluation.evaluate import log_softmax
 from fedgru.models import gru
+from fedgru.models.own import OwnSpec
 from fedgru.predict.schema import CheckIn, Schema
 from fedgru.task import priors
 from fedgru.task.clients import SPLITS
@@ -192,7 +193,8 @@ class Predictor:
     Attributes:
         stream: Stream.
         weights: name -> float32 array.
-        state: float32 [1, hidden_dim] each: the hidden state, and for an LSTM its memory.
+        state: float32 [1, hidden_dim] each: the hidden state, and for an LSTM its memory; of a
+            model of one's own what `OwnModel.start` gives.
     """
 
     stream: Stream
@@ -208,6 +210,8 @@ class Predictor:
             schema: Schema.
             weights: name -> float32 array.
         """
+        if isinstance(schema.spec, OwnSpec):
+            return cls(Stream.start(schema), weights, schema.spec.own.start(), {})
         jax = import_jax()
         state = gru.zero_state(schema.spec.cell, schema.spec.hidden_dim, 1)
         recurrent = ("rows", "numbers", "recurrent", "bias")
@@ -226,13 +230,17 @@ class Predictor:
         if not check_ins:
             return self
         stream, ids, numbers = self.stream.extend(check_ins)
-        rows = stream.schema.rows(ids)[:, None]
+        rows, spec = stream.schema.rows(ids), stream.schema.spec
+        if isinstance(spec, OwnSpec):
+            state = spec.own.advance(self.weights, rows, numbers, self.state)
+            return replace(self, stream=stream, state=state)
+        rows = rows[:, None]
         state, begin = self.state, 0
         while begin < len(rows):
             # whole stretches, then one by one: two shapes are compiled, whatever the length
             size = FORWARD_SEQ_LEN if len(rows) - begin >= FORWARD_SEQ_LEN else 1
             part = slice(begin, begin + size)
-            step = _forward_step(stream.schema.spec.cell)
+            step = _forward_step(spec.cell)
             state = step(self._recurrent, rows[part], numbers[part, None], state)
             begin += size
         return replace(self, stream=stream, state=state)
@@ -251,7 +259,7 @@ class Predictor:
         if "noise" in schema.representation and noise is None:
             noise = self.stream.draw_noise()
         seen = gru.represent(self.weights, np.asarray(self.state[0])[0], noise)
-        return log_softmax(gru.logits(self.weights, seen, self.stream.log_prior(), np.matmul))
+        return log_softmax(schema.spec.logits(self.weights, seen, self.stream.log_prior()))
 
     def top(self, k: int = 5, noise: Floats | None = None) -> list[tuple[str, float]]:
         """Return the k most probable values and their probabilities, [(value, probability)]."""

@@ -11,6 +11,7 @@ from fedgru.core.errors import DataError
 from fedgru.core.types import Doubles, Floats, Int32s, Ints
 from fedgru.data.checkins import Coded
 from fedgru.models.gru import ModelSpec
+from fedgru.models.own import spec_from_dict, spec_to_dict
 from fedgru.task import features, vocabulary
 from fedgru.task.features import Scale
 from fedgru.task.kernel_prior import Kernel
@@ -162,7 +163,7 @@ class Schema:
         """Return a dict that JSON can hold; `from_dict` is the inverse."""
         return {
             "format": FORMAT,
-            "model": asdict(self.spec),
+            "model": spec_to_dict(self.spec),
             "inputs": self._describe_inputs(),
             "features": list(self.features),
             "clock": self.clock,
@@ -198,7 +199,7 @@ class Schema:
         prior, vocabularies = described["prior"], described["vocabularies"]
         kernel = prior["kernel"]
         return cls(
-            spec=ModelSpec(**described["model"]),
+            spec=spec_from_dict(described["model"]),
             features=tuple(described["features"]),
             clock=described["clock"],
             vocabularies={name: known["ids"] for name, known in vocabularies.items()},

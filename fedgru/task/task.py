@@ -18,6 +18,8 @@ from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
 from fedgru.data.checkins import CheckIns
 from fedgru.data.datasets import DataSet
 from fedgru.models.gru import ModelSpec
+from fedgru.models.own import OwnSpec
+from fedgru.models.own_inputs import ModelInputs
 from fedgru.task import features, priors, stored, streams, vocabulary
 from fedgru.task.clients import SPLITS, ClientEnds, Clients, CoverageLine, Ends, choose_clients
 from fedgru.task.kernel_prior import Kernel, fit_kernel, kernel_prior
@@ -152,7 +154,8 @@ class Task:
 
     @cached_property
     def _learnt_from(self) -> tuple[str, ...]:
-        return stored.OF_A_CLIENT if self.spec.has_prior else stored.LEARNT_FROM
+        has_prior = self.settings.inputs.prior != "none"
+        return stored.OF_A_CLIENT if has_prior else stored.LEARNT_FROM
 
     def ends(self, chosen: slice | AnyInts) -> Ends:
         """Return the Ends of several clients: a slice or an array of indices, not negative."""
@@ -195,8 +198,18 @@ class Task:
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """ModelSpec: the shapes of the weights."""
-        model = self.settings.model
+        """ModelSpec: the shapes of the weights; with `model` it opens that, see `OwnSpec.of`."""
+        model, inputs, layout = self.settings.model, self.inputs, self.settings.layout
+        has_prior = self.settings.inputs.prior != "none"
+        if model.model is not None:
+            asked = ModelInputs(
+                tuple(inputs.sizes.items()),
+                inputs.number_names,
+                self.num_classes,
+                layout.batch_size,
+                layout.seq_len,
+            )
+            return OwnSpec.of(model.model, asked, has_prior)
         return ModelSpec(
             cell=model.cell,
             num_rows=self.inputs.num_rows,
@@ -204,7 +217,7 @@ class Task:
             hidden_dim=model.hidden_dim,
             num_classes=self.num_classes,
             dropout=model.dropout,
-            has_prior=self.settings.inputs.prior != "none",
+            has_prior=has_prior,
         )
 
     @cached_property

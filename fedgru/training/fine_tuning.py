@@ -7,7 +7,7 @@ import numpy as np
 
 from fedgru import algorithms
 from fedgru.core.types import Weights
-from fedgru.engines.jax.engine import JaxEngine
+from fedgru.engines.fastest import fastest
 from fedgru.evaluation import evaluate
 from fedgru.evaluation.evaluate import Evaluation
 from fedgru.task.task import Task
@@ -37,7 +37,7 @@ def evaluate_fine_tuned(
         training data is scored with the given weights.
     """
     rule = algorithms.from_settings(task.settings).client_rule
-    engine = JaxEngine(task, replace(rule, local_epochs=epochs))
+    engine = fastest(task)(task, replace(rule, local_epochs=epochs))
     parts = {}
     for update in engine.local_updates(weights, task.training_clients, round_num + 1):
         own = {name: weights[name] + change for name, change in update.dense.items()}

@@ -83,4 +83,5 @@ def num_own_rows(task: Task, client: int) -> int:
     """Return how many rows of the table the training of one client uses."""
     pairs = np.unique(task.batches(client).pairs)
     (rows,) = task.read(["inputs.rows"], task.client_ends(client).start + pairs[pairs >= 0])
-    return int((np.unique(rows) >= 0).sum())
+    rows = np.unique(rows)
+    return int(((rows >= 0) & (rows < task.spec.num_rows)).sum())

@@ -66,6 +66,11 @@ def settings_of(
     if kind.learns_kernel and not kind.trains:  # the baseline is the kernel prior alone
         forced["prior"] = "kernel"
     settings = config.load(overrides | forced, config_file, preset)
+    if settings.model.model is not None and kind.trains:
+        raise ConfigError(
+            f"`model` is {settings.model.model}, but {kind.words} trains only the built-in model: "
+            "leave it out."
+        )
     if settings.agnostic.agnostic_to is not None:
         raise ConfigError(
             f"`agnostic_to` is {settings.agnostic.agnostic_to}, which has no effect on "

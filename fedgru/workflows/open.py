@@ -11,6 +11,7 @@ from tqdm import tqdm
 from fedgru.core.errors import DataError
 from fedgru.data import datasets
 from fedgru.engines import registry
+from fedgru.models.own import OwnSpec
 from fedgru.task.kernel_prior import FIT_ROUNDS, Kernel
 from fedgru.task.task import Task, build_task
 from fedgru.training import loop as round_loop
@@ -40,6 +41,10 @@ def open_task(
     """
     registry.check(settings)
     round_loop.parse_stop_metric(settings.loop.stop_metric)
+    if settings.model.model is not None:
+        from fedgru.models import own_keras
+
+        own_keras.find_function(settings.model.model)  # before the data set is read
     data_set = datasets.open_data_set(settings.data.data, data_dir)
     task = build_task(data_set, settings, kernel)
     _check_scorable(task)
@@ -48,13 +53,16 @@ def open_task(
 
 def facts_of(task: Task) -> dict[str, Any]:
     """Return what run.json says of a task: data set, fingerprint, coverage, unknown rates."""
-    return {
+    facts = {
         "data": task.data_name,
         "fingerprint": task.fingerprint,
         "coverage": [vars(line) for line in task.coverage],
         "unknown_rates": task.unknown_rates,
         "num_classes": task.num_classes,
     }
+    if isinstance(task.spec, OwnSpec):
+        facts["model"] = task.spec.own.describe()
+    return facts
 
 
 def _check_scorable(task: Task) -> None:

@@ -6,7 +6,9 @@ import hashlib
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fedgru import algorithms
 from fedgru.agnostic import protection
@@ -114,7 +116,24 @@ def rebuild_task(run: RunFolder, data_dir: str | Path) -> Task:
             f"{str(trained_on)[:12]}, now {facts['fingerprint'][:12]}). Restore that version, "
             "or train again."
         )
+    _check_model(run, facts)
     return task
+
+
+def _check_model(run: RunFolder, facts: dict[str, Any]) -> None:
+    """Raise a RunError if the run's own model computes something else than when it was begun."""
+    now, then = facts.get("model"), run.facts().get("model")
+    if now is None:
+        return
+    if (
+        not isinstance(then, dict)
+        or then["representation"] != now["representation"]
+        or not np.allclose(then["outputs"], now["outputs"], rtol=1e-3, atol=1e-3)
+    ):
+        raise RunError(
+            f"{run.path} was trained with another version of `model` {now['name']}: what it "
+            "computes has changed. Restore that version, or train again."
+        )
 
 
 def learnt_kernel(run: RunFolder) -> Kernel | None:

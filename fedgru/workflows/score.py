@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from fedgru.core.errors import ConfigError, Interrupted, MissingEngineError, RunError
+from fedgru.engines import registry
+from fedgru.engines.fastest import fastest
 from fedgru.evaluation import audit, baselines, evaluate
 from fedgru.training import local_models
 from fedgru.training.fine_tuning import evaluate_fine_tuned
@@ -20,8 +22,6 @@ from fedgru.workflows.personal import open_store, personal_of, shared_weights
 
 if TYPE_CHECKING:
     from fedgru.config.settings import Settings
-    from fedgru.engines.base import Engine
-    from fedgru.engines.jax.engine import JaxEngine
     from fedgru.evaluation.evaluate import Evaluation
     from fedgru.runs.folder import RunFolder
     from fedgru.task.task import Task
@@ -100,6 +100,8 @@ def _check_choices(run: RunFolder, task: Task, engine: str | None, fine_tune: in
         raise ConfigError(
             f"`engine` has no effect on {run.path}, which is {kind.words}: leave it out."
         )
+    if engine is not None:
+        registry.check_model(task.settings, engine)
     if fine_tune is None:
         return
     if not kind.shares_model:
@@ -149,7 +151,9 @@ def _evaluate_model(
                 for is_warm in (True, False)
             )
         weights = personal.received(weights)
-    leakage = audit.quick_audit(_auditing_engine(scorer), weights)
+    auditing = fastest(task)
+    auditor = scorer if isinstance(scorer, auditing) else auditing(task)
+    leakage = audit.quick_audit(auditor, weights)
     fine_tuned = None
     if fine_tune is not None:
         with tqdm(
@@ -167,13 +171,6 @@ def _evaluate_model(
     if personal is not None:
         more["audited"] = "the model that a new client starts with, not the clients' own"
     return warm, cold, more, fine_tuned
-
-
-def _auditing_engine(engine: Engine) -> JaxEngine:
-    """The engine itself if it is the fast one, else a fast one: the forward pass is the same."""
-    from fedgru.engines.jax.engine import JaxEngine
-
-    return engine if isinstance(engine, JaxEngine) else JaxEngine(engine.task)
 
 
 def audit_run(
@@ -197,8 +194,6 @@ def audit_run(
     Returns:
         dict: `run`, `data`, `round`, and `concepts`, {name: dict of an Audit, and `sampled`}.
     """
-    from fedgru.engines.jax.engine import JaxEngine
-
     if not run.kind.shares_model:
         raise ConfigError(
             f"{run.path} is {run.kind.words}: its clients share no representation, so there is "
@@ -207,11 +202,12 @@ def audit_run(
     with run:
         weights, round_num = reopen_workflow.best_weights(run, task)
         weights = shared_weights(run, task, weights)
+        engine = fastest(task)(task)
         found = {}
         with tqdm(desc="probes", unit="fit", disable=not show_progress, leave=False) as progress:
             for name in concepts:
                 done, sampled = audit.audit_task(
-                    JaxEngine(task),
+                    engine,
                     weights,
                     name,
                     audit.AuditPlan(probe_names, range(seeds)),

@@ -185,6 +185,7 @@ def _train(
         with closing(engine), closing(training), _keeping_compiled(engine):
             engine.choose_local_loop(run.facts().get("computes_with") if resumes else None)
             logger.info("run folder %s, engine %s", run.path, engine)
+            engine.report_speed()
             result = _run_rounds(run, training, show_progress, resumes, on_round)
         kept = beside_prior(run, task, result)
         if kept is not None:

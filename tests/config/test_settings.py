@@ -43,7 +43,11 @@ def test_the_notebook_preset_is_the_notebook():
         "scaling": "none",
     }
     assert settings.layout.model_dump() == {"layout": "chunks", "batch_size": 16, "seq_len": 16}
-    assert settings.model.model_dump() == {"cell": "gru", "hidden_dim": 256, "dropout": 0.3}
+    assert settings.model.model_dump(exclude_none=True) == {
+        "cell": "gru",
+        "hidden_dim": 256,
+        "dropout": 0.3,
+    }
     assert settings.client.model_dump() == {
         "client_optimizer": "adam",
         "client_lr": 0.002,

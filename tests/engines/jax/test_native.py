@@ -134,7 +134,7 @@ FAULTS = {
     "gates are mixed up": ("AS_PULLED[GATES] = {2, 0, 1}", "AS_PULLED[GATES] = {2, 1, 0}"),
     "the state's bias stands still": ("g * LANES, d[g], s->fresh", "g * LANES, 0 * d[g], s->fresh"),
     "moments are dropped": ("fresh ? (vec){0} : load(slots.m + at)", "(vec){0}"),
-    "moments of a fresh row are not zero": ("d[g], !s->touched[row])", "d[g], 0)"),
+    "moments of a fresh row are not zero": ("!s->touched[row];", "0;"),
     "a row not read now stands still": ("use == end && !s->touched[row]", "use == end"),
     "Adam counts from two": ("powf(0.999f, (float)(step + 1))", "powf(0.999f, (float)(step + 2))"),
     "the prior counts as it stands": ("(vec){s->d_prior_scale}", "(vec){0}"),
