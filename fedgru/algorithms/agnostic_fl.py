@@ -106,8 +106,8 @@ class MixtureSum(UpdateSum):
 def project_to_simplex(values: Doubles) -> Doubles:
     """Return the nearest point whose coordinates are not negative and sum to 1.
 
-    >>> project_to_simplex(np.array([0.5, 0.9, -0.2])).tolist()
-    [0.3, 0.7, 0.0]
+    >>> project_to_simplex(np.array([0.5, 0.75, -0.25])).tolist()
+    [0.375, 0.625, 0.0]
 
     Source: Duchi et al. 2008, Efficient projections onto the l1-ball, Algorithm 1.
     """
