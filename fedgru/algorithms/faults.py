@@ -1,4 +1,4 @@
-"""Clients that drop out or send unusable or malicious updates; rules for which updates are used.
+"""Clients that drop out or send unusable updates; rules for which updates are used.
 
 An update is rejected before it enters the mean if it is:
 
@@ -9,12 +9,11 @@ An update is rejected before it enters the mean if it is:
 * too large: its norm is more than 100 times the norm of the weights that the client received.
 
 Real clients (`fedgru deploy`) can also drop out, or report that they failed. Rejected and missing
-updates are counted and logged. Malicious updates that pass these rules are the task of the robust
-means (fedgru/algorithms/robust.py).
+updates are counted and logged. Malicious updates (fedgru/algorithms/attacks.py) that pass these
+rules are the task of the robust means (fedgru/algorithms/robust.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +22,7 @@ import numpy.typing as npt
 from fedgru.algorithms.fed_avg import ClientUpdate
 from fedgru.config.settings import Settings
 from fedgru.core import seeding
-from fedgru.core.types import AnyInts, Floats, Ints, Weights
+from fedgru.core.types import Floats, Ints, Weights
 
 DROPPED_OUT, FAILED = "dropped out", "failed"
 TOO_LATE, WENT_OFF = "too late", "went off"  # in simulated time
@@ -31,17 +30,11 @@ NOT_FINITE, WRONG_SHAPE, NO_EXAMPLES = "not finite", "wrong shape", "no examples
 TOO_LARGE = "too large"
 REJECTED = (NOT_FINITE, WRONG_SHAPE, NO_EXAMPLES, TOO_LARGE)
 MAX_NORM_RATIO = 100.0
-DEFAULT_SCALE = 10.0
 
 
 class _HasSettings(Protocol):
     @property
     def settings(self) -> Settings: ...
-
-
-class _HasAttackers(_HasSettings, Protocol):
-    @property
-    def attackers(self) -> frozenset[int]: ...
 
 
 def problem(update: ClientUpdate, weights: Weights) -> str | None:
@@ -119,46 +112,3 @@ def drop_out(task: _HasSettings, cohort: Ints, round_num: int) -> tuple[Ints, li
         bool,
     )
     return cohort[~gone], [int(client) for client in cohort[gone]]
-
-
-def draw_attackers(settings: Settings, training_clients: AnyInts) -> frozenset[int]:
-    """Return the malicious clients, drawn by the seed; none if `attack` is none."""
-    if settings.faults.attack == "none":
-        return frozenset()
-    draw = seeding.rng(settings.loop.seed, "attackers")
-    return frozenset(draw.choice(training_clients, settings.faults.attackers, False).tolist())
-
-
-def tamper(task: _HasAttackers, update: ClientUpdate, round_num: int) -> ClientUpdate:
-    """Return the update as its client sends it: a malicious client's is flipped or noise.
-
-    sign-flip: minus the update, times the scale. noise: normal, with the scale times the update's
-    root mean square of each array. label-flip changes the training data (`flip_labels`), not the
-    update.
-    """
-    attack = task.settings.faults.attack
-    if update.client not in task.attackers or attack == "label-flip":
-        return update
-    scale = np.float32(task.settings.faults.attack_scale or DEFAULT_SCALE)
-    draw = seeding.rng(task.settings.loop.seed, "attack noise", round_num, update.client)
-
-    def change(array: Floats) -> Floats:
-        if attack == "sign-flip":
-            return -scale * array
-        size = np.sqrt(np.mean(np.square(array))) if array.size else np.float32(0)
-        return (scale * size * draw.standard_normal(array.shape)).astype(np.float32)
-
-    return replace(
-        update,
-        dense={name: change(array) for name, array in update.dense.items()},
-        row_update=change(update.row_update),
-    )
-
-
-def flip_labels(targets: AnyInts, num_classes: int) -> AnyInts:
-    """Return targets with the classes in reverse order; -1 (none) does not change.
-
-    >>> flip_labels(np.array([0, 1, 2, -1]), 3)
-    array([ 2,  1,  0, -1])
-    """
-    return np.where(targets >= 0, num_classes - 1 - targets, targets)

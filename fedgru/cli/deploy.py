@@ -35,10 +35,11 @@ class AppOptions(LazyOptions):
     @property
     def left_out(self) -> tuple[str, ...]:
         from fedgru.config import AvailabilitySettings
+        from fedgru.config.rules import BACKDOOR
 
         return (
             *AvailabilitySettings.model_fields,
-            *("client_dropout", "attack", "attackers", "attack_scale", "agnostic_to"),
+            *("client_dropout", "attack", "attackers", "attack_scale", *BACKDOOR, "agnostic_to"),
             *("engine", "threads", "device", "local_loop", "eval_clients", "clients_per_call"),
             *("ray_address", "ray_actors", "ray_cpus", "ray_gpus", "ray_item"),
         )

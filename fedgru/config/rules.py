@@ -16,6 +16,8 @@ from fedgru.config.methods import parse_method
 from fedgru.config.settings import AgnosticSettings, Settings, short
 from fedgru.core.errors import ConfigError
 
+TOGETHER = ("alie", "inner-product", "backdoor")  # attacks for which the liars of a cohort wait
+BACKDOOR = ("backdoor_trigger", "backdoor_target")
 # setting -> the values of `robust` with which it has an effect
 ROBUST_SETTINGS = {
     "liar_share": ("trimmed-mean", "krum", "bulyan"),
@@ -89,7 +91,7 @@ def _check_faults(settings: Settings) -> None:
             "row over the clients that own it. Leave it out."
         )
     if faults.attack == "none":
-        for name in ("attackers", "attack_scale"):
+        for name in ("attackers", "attack_scale", *BACKDOOR):
             if getattr(faults, name) is not None:
                 raise ConfigError(f"`{name}` has no effect without `attack`.")
     elif faults.attackers is None:
@@ -98,6 +100,12 @@ def _check_faults(settings: Settings) -> None:
         )
     elif faults.attack == "label-flip" and faults.attack_scale is not None:
         raise ConfigError("`attack_scale` has no effect with `attack` label-flip.")
+    for name in BACKDOOR:
+        if faults.attack not in ("none", "backdoor") and getattr(faults, name) is not None:
+            raise ConfigError(
+                f"`{name}` has no effect with `attack` {faults.attack}. Use `attack` backdoor, or "
+                "leave it out."
+            )
 
 
 def _check_agnostic(agnostic: AgnosticSettings) -> None:
@@ -156,6 +164,11 @@ def _check_buffered(settings: Settings) -> None:
         raise ConfigError(
             "`min_clients` has no effect with `buffer_size`: the server waits for that many "
             "updates. Leave it out."
+        )
+    if settings.faults.attack in TOGETHER:
+        raise ConfigError(
+            f"`attack` {settings.faults.attack} needs rounds with a cohort, whose liars act "
+            "together, which `buffer_size` has not: leave one of them out."
         )
     if settings.algorithm.algorithm != _default("algorithm", "algorithm"):
         raise ConfigError(

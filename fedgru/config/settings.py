@@ -197,14 +197,26 @@ class FaultSettings(Section):
     min_clients: Count = Field(
         1, description="Skip a round with fewer usable updates: the weights do not change."
     )
-    attack: Literal["none", "sign-flip", "noise", "label-flip"] = Field(
-        "none", description="What malicious clients do, to test a robust rule."
-    )
+    attack: Literal[
+        "none", "sign-flip", "noise", "label-flip", "alie", "inner-product", "backdoor"
+    ] = Field("none", description="What malicious clients do, to test a robust mean.")
     attackers: Count | None = Field(None, description="With --attack: number of malicious clients.")
     attack_scale: Positive | None = Field(
         None,
         description="With --attack sign-flip or noise: the sent update's size, in multiples of "
-        "the true update; 10 if not given.",
+        "the true update, 10 if not given; alie: deviations from the mean, computed if not given; "
+        "inner-product: epsilon, 0.5 if not given; backdoor: factor of the update, clients per "
+        "liar of the round if not given.",
+    )
+    backdoor_trigger: str | None = Field(
+        None,
+        description="With --attack backdoor: the category after which the model is to predict the "
+        "target; the commonest one in train if not given.",
+    )
+    backdoor_target: str | None = Field(
+        None,
+        description="With --attack backdoor: the class to be predicted there; the rarest one in "
+        "train if not given.",
     )
 
 

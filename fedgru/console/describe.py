@@ -255,6 +255,8 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
             f"Best possible acc@1 in this made-up city: {report['best_possible']:.4f}; "
             f"the model reaches {100 * report['share_of_best']:.1f} % of it."
         )
+    if "backdoor" in report:
+        lines.append(_describe_backdoor(report))
     if report["test/unknown_targets"]:
         lines.append(
             f"{report['test/unknown_targets']:,} targets were never seen in train: they count as "
@@ -263,6 +265,19 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
     if "leakage" in report:
         lines.append(describe_leakage(report["leakage"]))
     return "\n".join(lines)
+
+
+def _describe_backdoor(report: Facts) -> str:
+    """Return a line with the success rate of the backdoor that liars planted."""
+    planted, number = report["backdoor"], report["test/backdoor_targets"]
+    rate = report["test/backdoor/micro"]
+    where = f"test targets of honest clients after {planted['trigger']}"
+    if rate is None:
+        return f"Backdoor: there are no {where}, so its success rate is not known."
+    return (
+        f"Backdoor: {planted['target']} is predicted for {100 * rate:.1f} % of {number:,} {where}; "
+        f"none of them is {planted['target']}."
+    )
 
 
 def describe_leakage(leakage: Mapping[str, Facts]) -> str:

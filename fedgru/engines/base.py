@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from fedgru import algorithms
-from fedgru.algorithms import faults
+from fedgru.algorithms import attacks, faults
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.client_start import Starts
 from fedgru.algorithms.fed_avg import ClientUpdate, NoUpdate, ServerState
@@ -58,15 +58,19 @@ class RoundResult:
 class Gathered:
     """What a cohort, or a part of it, sent: the sum of the usable updates, and who sent none.
 
-    Attributes:
+    Args:
         total: what the algorithm's `start` gave.
+        liars: attacks.Liars, if the attack has the liars act together; else None.
+
+    Attributes:
+        total: as given.
         loss_sum, num_correct, protected: sums over the usable updates, see ClientUpdate.
         unusable: index of a client -> why its update is not in the sums, see
             `fedgru.algorithms.faults`.
     """
 
-    def __init__(self, total: Total) -> None:
-        self.total = total
+    def __init__(self, total: Total, liars: attacks.Liars | None = None) -> None:
+        self.total, self._liars = total, liars
         self.loss_sum = self.num_correct = 0.0
         self.protected: AnyFloats | float = 0.0
         self.unusable: dict[int, str] = {}
@@ -74,19 +78,38 @@ class Gathered:
     def add(
         self, task: RoundTask, update: ClientUpdate | NoUpdate, weights: Weights, round_num: int
     ) -> None:
-        """Add one ClientUpdate as its client sends it, if there is one and it can be used."""
+        """Add one ClientUpdate as its client sends it, if there is one and it can be used.
+
+        A liar's that is held back is added by `add_lies`.
+        """
         if isinstance(update, NoUpdate):
             self.unusable[update.client] = update.why
-            return
-        sent: ClientUpdate = faults.tamper(task, update, round_num)
+        elif self._liars is None:
+            self._add_sent(attacks.tamper(task, update, round_num), weights)
+        elif update.client not in task.attackers:
+            if self._add_sent(update, weights):
+                self._liars.see(update)
+        elif (why := faults.problem(update, weights)) is not None:
+            self.unusable[update.client] = why
+        else:
+            self._liars.hold(update)
+
+    def add_lies(self, weights: Weights) -> None:
+        """Add what the liars send who act together; all of the cohort is in."""
+        for sent in [] if self._liars is None else self._liars.send():
+            self._add_sent(sent, weights)
+
+    def _add_sent(self, sent: ClientUpdate, weights: Weights) -> bool:
+        """Add what was sent; return whether it can be used."""
         why = faults.problem(sent, weights)
         if why is not None:
             self.unusable[sent.client] = why
-            return
+            return False
         self.total.add(sent)
         self.loss_sum += sent.loss_sum
         self.num_correct += sent.num_correct
         self.protected = self.protected + sent.protected
+        return True
 
     def merge(self, other: "Gathered") -> None:
         """Add what another part of the cohort sent."""
@@ -95,6 +118,8 @@ class Gathered:
         self.num_correct += other.num_correct
         self.protected = self.protected + other.protected
         self.unusable |= other.unusable
+        if self._liars is not None and other._liars is not None:
+            self._liars.merge(other._liars)
 
     def by_reason(self, cohort: AnyInts) -> dict[str, list[int]]:
         """Return {why: indices of clients} of the unusable updates, in the cohort's order."""
@@ -195,16 +220,25 @@ class Engine(Generic[AnyTask]):
 
         `own` is given if the algorithm is a `fedgru.algorithms.per_client.PerClient`.
         """
-        gathered = Gathered(algorithm.start(weights))
+        liars = attacks.liars_of(self.task.settings, weights)
+        gathered = Gathered(algorithm.start(weights), liars)
         if own is None:
             for update in self.local_updates(weights, cohort, round_num, constants):
                 gathered.add(self.task, update, weights, round_num)
+            gathered.add_lies(weights)
             return gathered
+        waiting = []
         for update in self.local_updates(weights, cohort, round_num, constants, own.starts):
             if isinstance(update, ClientUpdate):
                 update = own.finish(update)
             gathered.add(self.task, update, weights, round_num)
-            own.settle(update.client, update.client not in gathered.unusable)
+            if liars is not None and update.client in self.task.attackers:
+                waiting.append(update.client)
+            else:
+                own.settle(update.client, update.client not in gathered.unusable)
+        gathered.add_lies(weights)
+        for client in waiting:
+            own.settle(client, client not in gathered.unusable)
         return gathered
 
     def hidden_states(

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.agnostic.protection import Protection, make_protection
-from fedgru.algorithms import faults, robust
+from fedgru.algorithms import attacks, robust
+from fedgru.algorithms.backdoor import Backdoor
 from fedgru.config import InputSettings, Settings
 from fedgru.config.feature_names import parse_features
 from fedgru.core import seeding
@@ -21,6 +22,7 @@ from fedgru.models.gru import ModelSpec
 from fedgru.models.own import OwnSpec
 from fedgru.models.own_inputs import ModelInputs
 from fedgru.task import features, priors, stored, streams, vocabulary
+from fedgru.task.backdoor import choose_backdoor
 from fedgru.task.clients import SPLITS, ClientEnds, Clients, CoverageLine, Ends, choose_clients
 from fedgru.task.kernel_prior import Kernel, fit_kernel, kernel_prior
 
@@ -60,7 +62,8 @@ class Known:
 
     Attributes:
         clients, classes: the parts.
-        values: {property of Task: value}, out of `shared`, `unknown_rates`, `num_known`.
+        values: {property of Task: value}, out of `shared`, `unknown_rates`, `num_known`,
+            `backdoor`.
     """
 
     clients: Clients
@@ -297,7 +300,22 @@ class Task:
     @cached_property
     def attackers(self) -> frozenset[int]:
         """Indices of the clients that send malicious updates, with `attack`; else empty."""
-        return faults.draw_attackers(self.settings, self.training_clients)
+        return attacks.draw_attackers(self.settings, self.training_clients)
+
+    @cached_property
+    def backdoor(self) -> Backdoor | None:
+        """The Backdoor that the liars plant, with `attack` backdoor; else None."""
+        if self.settings.faults.attack != "backdoor":
+            return None
+        if "backdoor" in self._known_values:
+            return self._known_values["backdoor"]
+        return choose_backdoor(
+            self.settings.faults,
+            self.check_ins.category,
+            self.history.categories[self.clients.in_split("train")],
+            self.target_vocabulary,
+            self.classes[self.clients.in_split("train")],
+        )
 
     def client_prior(
         self, client: int, kind: str, own: priors.History | None = None
@@ -377,8 +395,8 @@ class Task:
         classes, rows, numbers, *history = own
         padded = batches.pairs < 0
         targets = np.where(padded, -1, classes[pairs + 1])
-        if client in self.attackers and self.settings.faults.attack == "label-flip":
-            targets = faults.flip_labels(targets, self.num_classes)
+        if client in self.attackers:
+            targets = self._as_a_liar_has_them(targets, start + pairs)
         log_prior = None
         if self.spec.has_prior:
             past = priors.History(*history)
@@ -393,6 +411,15 @@ class Task:
             passes=batches.passes,
             num_examples=int((targets >= 0).sum()) * batches.passes,
         )
+
+    def _as_a_liar_has_them(self, targets: AnyInts, inputs_at: AnyInts) -> AnyInts:
+        """Return the targets that a liar trains on, of the inputs at some positions."""
+        if self.settings.faults.attack == "label-flip":
+            return attacks.flip_labels(targets, self.num_classes)
+        if self.backdoor is None:
+            return targets
+        (categories,) = self.read(["history.categories"], inputs_at)
+        return self.backdoor.poison(targets, categories)
 
     def _protected(self, inputs_at: AnyInts, padded: Bools) -> AnyInts | None:
         if self.protection is None:
@@ -446,7 +473,7 @@ def build_task(
             "with training data."
         )
     _check_cohort(settings, cohort or len(training_clients), len(training_clients))
-    return Task(
+    task = Task(
         settings=settings,
         check_ins=check_ins,
         clients=clients,
@@ -467,6 +494,8 @@ def build_task(
         data_name=data_set.name,
         fingerprint=data_set.passport.get("fingerprint", ""),
     )
+    _ = task.backdoor  # refuses names that are not there
+    return task
 
 
 def _with_validated(

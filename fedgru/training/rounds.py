@@ -12,6 +12,7 @@ from fedgru.algorithms.protocol import Algorithm
 from fedgru.core.errors import TrainingError
 from fedgru.core.types import Ints, Row
 from fedgru.engines.base import Engine, RoundResult, advice, check_diverged
+from fedgru.evaluation.backdoor import success_rate
 from fedgru.evaluation.evaluate import Forward, evaluate
 from fedgru.storage.client_store import ClientStore
 from fedgru.task.round_task import RoundTask
@@ -50,14 +51,15 @@ class FederatedTraining:
     def validate(self, state: ServerState) -> Row:
         """Return {"val/metric/average": value}, see `validate`."""
         if self.per_client is not None and self.per_client.algorithm.personal:
-            return evaluate_personal(
+            found = evaluate_personal(
                 self.engine,
                 self.per_client.algorithm,
                 state.weights,
                 self.per_client.store,
                 "val",
                 clients=self.engine.task.validation_clients,
-            ).summary()
+            )
+            return found.summary() | success_rate(self.engine.task, found)
         return validate(self.engine, state)
 
     def commit(self, needed: Iterable[int], everywhere: bool = False) -> None:
@@ -79,7 +81,8 @@ class FederatedTraining:
 def validate(engine: Forward, state: ServerState) -> Row:
     """Return {"val/metric/average": value}: of all clients, or of `eval_clients` drawn ones."""
     drawn = engine.task.validation_clients
-    return evaluate(engine, state.weights, "val", clients=drawn).summary()
+    found = evaluate(engine, state.weights, "val", clients=drawn)
+    return found.summary() | success_rate(engine.task, found)
 
 
 def run_round(

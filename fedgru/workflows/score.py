@@ -12,6 +12,7 @@ from fedgru.core.errors import ConfigError, Interrupted, MissingEngineError, Run
 from fedgru.engines import registry
 from fedgru.engines.fastest import fastest
 from fedgru.evaluation import audit, baselines, evaluate
+from fedgru.evaluation.backdoor import success_rate
 from fedgru.training import local_models
 from fedgru.training.fine_tuning import evaluate_fine_tuned
 from fedgru.training.per_client import evaluate_personal
@@ -83,6 +84,9 @@ def evaluate_run(
         seed = task.settings.loop.seed
         head |= {"test/clients": len(table["client_id"])}
         report = head | evaluate.full_report(task, warm, seed, cold) | more
+        if task.backdoor is not None:
+            planted = {"trigger": task.backdoor.trigger, "target": task.backdoor.target}
+            report |= success_rate(task, warm) | {"backdoor": planted}
         if fine_tuned is not None:
             report["fine_tuned"] = {
                 "epochs": fine_tune,

@@ -58,6 +58,11 @@ ROBUST = {  # of eight clients, so that each rule has somebody to leave out
     },
     "norm bounding": {"robust": "norm-bounding", "clip_norm": 0.05},
 }
+ATTACKS = {  # of the same eight
+    "alie": {"attack": "alie", "attackers": 3, "attack_scale": 1.5},
+    "inner-product": {"attack": "inner-product", "attackers": 2, "mean": "owners"},
+    "backdoor": {"attack": "backdoor", "attackers": 2},
+}
 CASES = {
     "client adam, server sgd": {},
     "client sgd": {"client_optimizer": "sgd", "client_lr": 0.1},
@@ -83,6 +88,7 @@ CASES = {
     "ditto": {"algorithm": "ditto", "ditto_weight": 3.0},
     "ifca": {"algorithm": "ifca", "num_clusters": 8, "prior": "none"},
     **ROBUST,
+    **ATTACKS,
     "reversal": {**AGNOSTIC, "agnostic_to": "weekend"},
     "reversal, client": {**AGNOSTIC, "agnostic_to": "client"},
     "reversal, lambda": {
@@ -101,7 +107,7 @@ CASES = {
 
 def cohort_of(case):
     """The clients of each round of a case."""
-    return list(range(8)) if case in ROBUST else COHORT
+    return list(range(8)) if case in ROBUST | ATTACKS else COHORT
 
 
 def with_loop(task, **settings):
@@ -159,11 +165,11 @@ STACKED = (  # what goes another way in a stack
     "reversal, client",
 )
 PAIRS = [pair(JaxEngine, "jax", case, *QUICK) for case in CASES]
-# the robust means differ at the server alone
+# the robust means and the attacks differ at the server, or in the data
 PAIRS += [
     pair(XlaEngine, "xla", case, FIRST)
     for case in CASES
-    if native_runs(case) and case not in ROBUST
+    if native_runs(case) and case not in ROBUST | ATTACKS
 ]
 PAIRS += [pair(StackedEngine, "stacked", case, FIRST) for case in STACKED]
 PAIRS += [
@@ -175,6 +181,7 @@ PAIRS += [
 RAY_CASES = (
     *("client adam, server sgd", "owners, server adam", "lstm", "proximal", "reversal"),
     *("fed-nova", "krum", "centred clipping, owners", "norm bounding"),
+    *ATTACKS,
 )
 PAIRS += [
     pytest.param(RayEngine, case, id=f"ray-{case}", marks=[needs_ray, pytest.mark.dist])
@@ -189,7 +196,7 @@ def case_task(tiny_data_set):
     eight = datasets.DataSet("eight", city.check_ins, {"fingerprint": "eight"}, city.best_prob)
 
     def make(case, **overrides):
-        data_set = eight if case in ROBUST else tiny_data_set
+        data_set = eight if case in ROBUST | ATTACKS else tiny_data_set
         return build_task(data_set, config.load(SMALL | CASES[case] | overrides))
 
     return make
@@ -477,6 +484,13 @@ class TakesThePlainMean(JaxEngine):
         return run_round(JaxEngine(self.task), plain, state, cohort)
 
 
+class TakesNobodyForALiar(JaxEngine):
+    def __init__(self, task, client_rule=None):
+        honest = task.settings.faults.model_copy(update={"attack": "none", "attackers": None})
+        settings = task.settings.model_copy(update={"faults": honest})
+        super().__init__(replace(task, settings=settings), client_rule)
+
+
 class ForgetsTheCentre(JaxEngine):
     runs_whole_rounds = True
 
@@ -493,9 +507,10 @@ class ForgetsTheCentre(JaxEngine):
         *((TakesThePlainMean, case) for case in ROBUST),
         (ForgetsTheCentre, "centred clipping"),
         (ForgetsTheCentre, "centred clipping, owners"),
+        *((TakesNobodyForALiar, case) for case in ATTACKS),
     ],
 )
-def test_a_fault_in_a_robust_mean_is_seen(run_two_rounds, fault, case):
+def test_a_fault_in_a_robust_mean_or_an_attack_is_seen(run_two_rounds, fault, case):
     expected, _, _ = run_two_rounds(ReferenceEngine, case)
     state, _, _ = run_two_rounds(fault, case)
     assert largest_gap(state.weights, expected.weights) > 100

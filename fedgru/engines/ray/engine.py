@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedgru.algorithms import attacks
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.protocol import Algorithm
 from fedgru.config.settings import Settings
@@ -74,7 +75,8 @@ class RayEngine(JaxEngine):
             (clients.train_ends - clients.starts[:-1])[cohort],
             self.task.settings.ray.ray_item,
         )
-        gathered = Gathered(algorithm.start(weights))
+        liars = attacks.liars_of(self.task.settings, weights)
+        gathered = Gathered(algorithm.start(weights), liars)
         try:
             sent = algorithm, weights, round_num, constants
             for part in self._actors.work(sent, items, round_num):
@@ -82,6 +84,7 @@ class RayEngine(JaxEngine):
         except BaseException:
             self.close()  # the results of running items are not needed
             raise
+        gathered.add_lies(weights)
         return gathered
 
     def _task_of_actors(self) -> Task:

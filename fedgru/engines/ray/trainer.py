@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fedgru.algorithms import attacks
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.protocol import Algorithm
 from fedgru.core.jax_setup import kept_between_runs, limit_threads
@@ -55,7 +56,8 @@ class Trainer:
         algorithm, weights, round_num, constants = sent
         updates = list(self._engine.local_updates(weights, clients, round_num, constants))
         row_ids = np.unique(np.concatenate([update.row_ids for update in updates]))
-        gathered = Gathered(algorithm.start(weights, row_ids))
+        liars = attacks.liars_of(self._engine.task.settings, weights, row_ids)
+        gathered = Gathered(algorithm.start(weights, row_ids), liars)
         for update in updates:
             gathered.add(self._engine.task, update, weights, round_num)
         return gathered
@@ -88,5 +90,6 @@ def for_training(task: Task) -> Task:
         best_prob=None,
         coverage=[],
         stored_parts=None,
-        known=Known(task.clients, classes, {"shared": task.shared}),  # computed once, here
+        # computed once, here
+        known=Known(task.clients, classes, {"shared": task.shared, "backdoor": task.backdoor}),
     )
