@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,9 +51,11 @@ class FedPer(PerClient):
     def init(self, weights: Weights) -> ServerState:
         unknown = [name for name in self.personal_weights if name not in weights]
         if unknown:
+            near = get_close_matches(unknown[0], list(weights), 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
             raise ConfigError(
-                f"`personal_weights`: the model has no weights called {unknown[0]!r}, only "
-                f"{', '.join(weights)}."
+                f"`personal_weights` has {unknown[0]!r}, which the model has not.{hint} Its "
+                f"weights: {', '.join(weights)}."
             )
         return super().init(weights)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from fedgru.algorithms.agnostic_fl import AgnosticFL
+from fedgru.algorithms.catalogue import BY_SETTING
+from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.ditto import Ditto
 from fedgru.algorithms.fed_avg import FedAvg
 from fedgru.algorithms.fed_nova import FedNova
@@ -125,7 +127,7 @@ BUILT_IN = {
             "fed-per",
             "Arivazhagan et al. 2019, arXiv:1912.00818",
             "some weights stay on the client",
-            lambda settings, half: FedPer(half, _given(settings, "personal_weights").split(",")),
+            lambda settings, half: FedPer(half, _names(_given(settings, "personal_weights"))),
             settings=("personal_weights",),
             keeps="the personal weights",
             by_client=True,
@@ -165,6 +167,10 @@ def _given(settings: Settings, name: str) -> Any:
     return DEFAULTS[name] if value is None else value
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
 def find(name: str) -> AlgorithmInfo:
     """Return the AlgorithmInfo of a name, of an entry point, or of MODULE:OBJECT.
 
@@ -178,6 +184,12 @@ def find(name: str) -> AlgorithmInfo:
     others = plugins.find(GROUP)
     if name in others:
         return plugins.load(others[name], AlgorithmInfo)
+    if name in BY_SETTING:
+        asked = BY_SETTING[name]
+        raise ConfigError(
+            f"`algorithm` is {name!r}, but another setting asks for that: `{asked.setting}`, such "
+            f"as `{asked.setting}` {asked.value}."
+        )
     known = [*BUILT_IN, *others]
     near = get_close_matches(name, known, 1)
     hint = f"Did you mean {near[0]}? " if near else ""
@@ -209,8 +221,8 @@ def as_info(found: Any, name: str) -> AlgorithmInfo:
     """
     if not callable(found):
         raise ConfigError(
-            f"`algorithm` {name} is a {type(found).__name__}, expected a class or function that "
-            "takes (settings, server_half), or an AlgorithmInfo."
+            f"`algorithm` {name} is of type {type(found).__name__}, expected a class or function "
+            "that takes (settings, server_half), or an AlgorithmInfo."
         )
     differ = isinstance(found, type) and issubclass(found, PerClient)
     able = LOCAL_ENGINES if differ else (*LOCAL_ENGINES, "ray")
@@ -231,16 +243,24 @@ def make(info: AlgorithmInfo, settings: Settings, half: FedAvg) -> Algorithm:
     except Exception as error:
         raise ConfigError(
             f"`algorithm` {info.name} cannot be made from (settings, server_half): "
-            f"{type(error).__name__}: {error}"
+            f"{plugins.where_raised(error)}."
         ) from error
     missing = [
         n for n in ("name", "client_rule", "init", "start", "apply") if not hasattr(algorithm, n)
     ]
     if missing:
         raise ConfigError(
-            f"`algorithm` {info.name} gives a {type(algorithm).__name__} without "
-            f"{', '.join(missing)}: it is no algorithm."
+            f"`algorithm` {info.name} gives an object of type {type(algorithm).__name__}, which is "
+            f"no algorithm: it has no {', '.join(missing)}."
         )
+    if not isinstance(algorithm.client_rule, ClientRule):
+        raise ConfigError(
+            f"`algorithm` {info.name} has a client_rule of type "
+            f"{type(algorithm.client_rule).__name__}, expected a ClientRule."
+        )
+    engine = settings.loop.engine
+    if isinstance(algorithm, PerClient) and engine not in LOCAL_ENGINES:
+        raise ConfigError(_refusal(engine, info.name, LOCAL_ENGINES))
     return algorithm
 
 
@@ -273,11 +293,7 @@ def check(settings: Settings) -> None:
         )
     engine = settings.loop.engine
     if engine not in info.engines:
-        able = " or ".join(info.engines)
-        raise ConfigError(
-            f"`engine` {engine} does not know `algorithm` {info.name}. Use `engine` {able}, or "
-            f"`algorithm` {PLAIN}."
-        )
+        raise ConfigError(_refusal(engine, info.name, info.engines))
     if settings.agnostic.agnostic_to is not None:
         raise ConfigError(
             f"`agnostic_to` does not go with `algorithm` {info.name}: its heads are averaged by "
@@ -288,3 +304,10 @@ def check(settings: Settings) -> None:
             f"`clients_per_call` has no effect with `algorithm` {info.name}: each client starts "
             "from something of its own, so one is trained in a call. Leave it out."
         )
+
+
+def _refusal(engine: str, name: str, engines: Sequence[str]) -> str:
+    return (
+        f"`engine` {engine} does not know `algorithm` {name}. Use `engine` {' or '.join(engines)}, "
+        f"or `algorithm` {PLAIN}."
+    )

@@ -20,6 +20,7 @@ from fedgru.config.files import (
 from fedgru.config.settings import (
     EMBEDDED,
     AgnosticSettings,
+    AlgorithmSettings,
     AvailabilitySettings,
     ClientSettings,
     Count,
@@ -41,6 +42,7 @@ from fedgru.config.settings import (
 
 __all__ = [
     "AgnosticSettings",
+    "AlgorithmSettings",
     "AvailabilitySettings",
     "ClientSettings",
     "Count",

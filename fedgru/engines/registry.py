@@ -116,10 +116,12 @@ def check(settings: Settings) -> None:
         ConfigError: names the setting, and the engines that know it; also for an algorithm that
             is not known, or does not go with the settings.
     """
+    from fedgru import algorithms
     from fedgru.algorithms import registry as algorithm_registry
     from fedgru.config.settings import fields
 
     algorithm_registry.check(settings)
+    algorithms.from_settings(settings)  # one's own that cannot be made is refused, too
     info = engine_of(settings)
     for name, (section, setting) in fields().items():
         value = getattr(getattr(settings, section), name)

@@ -58,14 +58,15 @@ Axes: TypeAlias = dict[str, tuple[Any, ...] | Range]  # setting -> its values
 def parse_values(name: str, text: str) -> list[str]:
     """Return the texts of the values in a text like `4,8,16`.
 
-    A list of features is one value, not several: a text that is a valid value is not split.
+    A list of features is one value, not several: a text that is a valid value is not split. Nor is
+    a list of `personal_weights`.
 
     >>> parse_values("seq_len", "4,8"), parse_values("features", "user,clock")
     (['4', '8'], ['user,clock'])
     >>> parse_values("features", "big,small")
     ['big', 'small']
     """
-    if "," not in text or (name == "agnostic_to" and ":" in text):
+    if "," not in text or name == "personal_weights" or (name == "agnostic_to" and ":" in text):
         return [text]
     if name == "features":
         try:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 _COUNTED = ("data", "users", "min_checkins", "target", "seed", "threads", "name")
 _SERVER, _FAULTS = config.ServerSettings.model_fields, config.FaultSettings.model_fields
-_SIMULATED = config.AvailabilitySettings.model_fields
+_SIMULATED, _ALGORITHM = (
+    config.AvailabilitySettings.model_fields,
+    config.AlgorithmSettings.model_fields,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,8 @@ def without_effect(kind: RunKind) -> tuple[str, ...]:
         return tuple(name for name in config.fields() if name not in _COUNTED)
     if not kind.is_baseline:
         return ()
-    federation = (*_SERVER, *_FAULTS, *_SIMULATED, "engine", "clients_per_round", "prox_mu")
+    sections = (*_SERVER, *_ALGORITHM, *_FAULTS, *_SIMULATED)
+    federation = (*sections, "engine", "clients_per_round", "prox_mu")
     return federation if kind.shares_model else (*federation, "eval_clients")
 
 
@@ -71,6 +75,8 @@ def settings_of(
             f"`model` is {settings.model.model}, but {kind.words} trains only the built-in model: "
             "leave it out."
         )
+    # a config file can name one, even one's own that is not here
+    settings = settings.model_copy(update={"algorithm": config.AlgorithmSettings()})
     if settings.agnostic.agnostic_to is not None:
         raise ConfigError(
             f"`agnostic_to` is {settings.agnostic.agnostic_to}, which has no effect on "

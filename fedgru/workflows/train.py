@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tqdm import tqdm
 
 from fedgru import algorithms
+from fedgru.agnostic.protection import init_weights
 from fedgru.algorithms.fed_buff import FedBuff
 from fedgru.console import describe
 from fedgru.core.errors import Interrupted, RunError, TrainingError
@@ -105,6 +106,8 @@ def train(
     if kind.has_engine:
         registry.engine_of(task.settings).load().check_here(task.settings)
         simulation = open_simulation(task)
+        if task.settings.algorithm.personal_weights is not None:  # it can name what is not there
+            algorithms.from_settings(task.settings).init(init_weights(task))
     facts = facts | {"kind": kind.name} | (simulation.facts if simulation else {})
     if algorithm is not None:
         facts["algorithm"] = name_of(algorithm)

@@ -54,7 +54,7 @@ def test_fed_per_without_personal_weights_is_averaging_to_the_bit():
     half = FedAvg(SGD(1.0), RULE)
     ours, _ = rounds_of(FedPer(half, []), CLIENTS, 3)
     same_bits(ours.weights, rounds_of(half, CLIENTS, 3)[0].weights)
-    with pytest.raises(ConfigError, match="no weights called 'head', only rows, w"):
+    with pytest.raises(ConfigError, match="has 'head', which the model has not"):
         FedPer(half, ["head"]).init(START)
 
 
