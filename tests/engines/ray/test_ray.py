@@ -138,12 +138,36 @@ def test_a_part_that_counts_twice_is_seen(make_ray_task, ray_in_place, monkeypat
 
 
 @needs_ray
-@pytest.mark.parametrize("robust", ["median", "trimmed-mean", "krum"])
-def test_robust_means_get_the_updates_one_by_one(make_ray_task, ray_in_place, robust):
-    given = {"robust": robust, "attack": "sign-flip", "attackers": 2, "attack_scale": 3.0}
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"robust": "median"},
+        {"robust": "trimmed-mean"},
+        {"robust": "krum"},
+        {"robust": "bulyan", "liar_share": 0.0},
+        {"robust": "geometric-median"},
+        {"robust": "centred-clipping", "clip_norm": 0.05},
+    ],
+    ids=lambda given: given["robust"],
+)
+def test_robust_means_get_the_updates_one_by_one(make_ray_task, ray_in_place, given):
+    given = given | {"attack": "sign-flip", "attackers": 2, "attack_scale": 3.0}
     expected, _ = train(JaxEngine(make_ray_task(**given)))
     found, _ = train(RayEngine(make_ray_task(**given)))
     assert same_bytes(found.weights, expected.weights)  # they put them in order by client
+
+
+@needs_ray
+@pytest.mark.parametrize("attack", ["alie", "inner-product", "backdoor"])
+def test_liars_of_all_actors_act_together(make_ray_task, ray_in_place, attack):
+    given = {"attack": attack, "attackers": 3, "attack_scale": 1.5}
+    expected, _ = train(JaxEngine(make_ray_task(**given)))
+    found, _ = train(RayEngine(make_ray_task(**given)))
+    for name, array in expected.weights.items():
+        np.testing.assert_allclose(found.weights[name], array, atol=1e-5, rtol=0)
+    alone, _ = train(JaxEngine(make_ray_task()))
+    gap = max(np.abs(alone.weights[name] - w).max() for name, w in expected.weights.items())
+    assert gap > 1e-3  # what the test would see if there were no lies
 
 
 @needs_ray
