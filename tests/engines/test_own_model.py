@@ -13,11 +13,12 @@ from fedgru.engines.reference import ReferenceEngine
 from fedgru.evaluation import audit, evaluate
 from fedgru.predict.predictor import Predictor, check_ins_of
 from fedgru.predict.schema import Schema
+from fedgru.testing import largest_gap
 from fedgru.training.fine_tuning import evaluate_fine_tuned
 from fedgru.training.rounds import run_round
 from fedgru.training.traffic import count_traffic, own_rows
 from tests import own_models
-from tests.conftest import largest_gap, slow_but, start
+from tests.conftest import slow_but, start
 from tests.engines.test_engines import AGNOSTIC, COHORT
 
 OWN = {"engine": "reference", "features": "user,category,venue,gap,clock", "local_epochs": 2}
