@@ -75,7 +75,7 @@ SGD = "--client-optimizer sgd"
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "far_rules.py").write_text(RULES)
+    (tmp_path / "own_rules.py").write_text(RULES)
     return tmp_path
 
 
@@ -118,57 +118,57 @@ def error_of(*words):
             "--algorithm fed-avg.",
         ),
         (
-            "--algorithm far_rules:Mine --engine ray",
-            "--engine ray does not know --algorithm far_rules:Mine. Use --engine jax or reference, "
+            "--algorithm own_rules:Mine --engine ray",
+            "--engine ray does not know --algorithm own_rules:Mine. Use --engine jax or reference, "
             "or --algorithm fed-avg.",
         ),
         (  # what a function makes is known only when it is made
-            "--algorithm far_rules:make_mine --engine ray",
-            "--engine ray does not know --algorithm far_rules:make_mine. Use --engine jax or "
+            "--algorithm own_rules:make_mine --engine ray",
+            "--engine ray does not know --algorithm own_rules:make_mine. Use --engine jax or "
             "reference, or --algorithm fed-avg.",
         ),
         (
-            "--algorithm far_rules:OnJax --engine reference",
-            "--engine reference does not know --algorithm far_rules:OnJax. Use --engine jax, or "
+            "--algorithm own_rules:OnJax --engine reference",
+            "--engine reference does not know --algorithm own_rules:OnJax. Use --engine jax, or "
             "--algorithm fed-avg.",
         ),
         (
-            "--algorithm far_rules:Needs",
-            "--algorithm far_rules:Needs cannot be made from (settings, server_half): TypeError: "
+            "--algorithm own_rules:Needs",
+            "--algorithm own_rules:Needs cannot be made from (settings, server_half): TypeError: "
             "Needs.__init__() missing 1 required positional argument: 'more'.",
         ),
         (
-            "--algorithm far_rules:Raises",
-            "--algorithm far_rules:Raises cannot be made from (settings, server_half): "
-            "AttributeError: 'Settings' object has no attribute 'nothing' (far_rules.py, line 14).",
+            "--algorithm own_rules:Raises",
+            "--algorithm own_rules:Raises cannot be made from (settings, server_half): "
+            "AttributeError: 'Settings' object has no attribute 'nothing' (own_rules.py, line 14).",
         ),
         (
-            "--algorithm far_rules:three",
-            "--algorithm far_rules:three is of type int, expected a class or function that takes "
+            "--algorithm own_rules:three",
+            "--algorithm own_rules:three is of type int, expected a class or function that takes "
             "(settings, server_half), or an AlgorithmInfo.",
         ),
         (
-            "--algorithm far_rules:Empty",
-            "--algorithm far_rules:Empty gives an object of type Empty, which is no algorithm: it "
+            "--algorithm own_rules:Empty",
+            "--algorithm own_rules:Empty gives an object of type Empty, which is no algorithm: it "
             "has no client_rule, init, start, apply.",
         ),
         (
-            "--algorithm far_rules:nothing",
-            "--algorithm far_rules:nothing gives an object of type NoneType, which is no "
+            "--algorithm own_rules:nothing",
+            "--algorithm own_rules:nothing gives an object of type NoneType, which is no "
             "algorithm: it has no name, client_rule, init, start, apply.",
         ),
         (
-            "--algorithm far_rules:OddRule",
-            "--algorithm far_rules:OddRule has a client_rule of type str, expected a ClientRule.",
+            "--algorithm own_rules:OddRule",
+            "--algorithm own_rules:OddRule has a client_rule of type str, expected a ClientRule.",
         ),
         (
-            "--algorithm far_rules:Mien",
-            "--algorithm is far_rules:Mien, but far_rules has no Mien. Did you mean Mine?",
+            "--algorithm own_rules:Mien",
+            "--algorithm is own_rules:Mien, but own_rules has no Mien. Did you mean Mine?",
         ),
         (
-            "--algorithm far_rule:Mine",
-            "--algorithm is far_rule:Mine, but there is no module far_rule, neither in the folder "
-            "HERE nor installed. Did you mean far_rules?",
+            "--algorithm own_rule:Mine",
+            "--algorithm is own_rule:Mine, but there is no module own_rule, neither in the folder "
+            "HERE nor installed. Did you mean own_rules?",
         ),
         (
             "--algorithm ditto --fairness-q 2",
@@ -181,8 +181,8 @@ def error_of(*words):
             "it out.",
         ),
         (
-            "--algorithm far_rules:Mine --ditto-weight 1",
-            "--ditto-weight has no effect with --algorithm far_rules:Mine. Use --algorithm ditto, "
+            "--algorithm own_rules:Mine --ditto-weight 1",
+            "--ditto-weight has no effect with --algorithm own_rules:Mine. Use --algorithm ditto, "
             "or leave it out.",
         ),
         (
@@ -209,7 +209,7 @@ def error_of(*words):
                 f"--agnostic-to does not go with --algorithm {name}: its heads are averaged by "
                 "--algorithm fed-avg alone.",
             )
-            for name in ("scaffold", "mime-lite", "ditto", "far_rules:Mine")
+            for name in ("scaffold", "mime-lite", "ditto", "own_rules:Mine")
         ),
         (
             "--algorithm ifca --clients-per-call 3",
@@ -246,8 +246,8 @@ def test_train_says_what_is_wrong(here, options, message):
             "--algorithm scaffold needs --client-optimizer sgd: its paper has no rule for adam.",
         ),
         (
-            "sweep --algorithm fed-avg,far_rules:Needs",
-            "--algorithm far_rules:Needs cannot be made from (settings, server_half): TypeError: "
+            "sweep --algorithm fed-avg,own_rules:Needs",
+            "--algorithm own_rules:Needs cannot be made from (settings, server_half): TypeError: "
             "Needs.__init__() missing 1 required positional argument: 'more'.",
         ),
         (
@@ -263,7 +263,7 @@ def test_other_commands_say_what_is_wrong(here, command, message):
         message = message.replace(f"on {name}.", f"on {text}.")
     assert error_of(*command.split()) == f"Error: {message}\n"
     assert sorted(path.name for path in here.iterdir() if path.name != "__pycache__") == [
-        "far_rules.py"
+        "own_rules.py"
     ]
 
 
@@ -275,11 +275,11 @@ def test_a_config_file_with_an_algorithm_gives_the_same_baseline(here):
 
 @pytest.mark.slow
 def test_a_sweep_over_algorithms(here):
-    words = ["sweep", *SMALL, "--algorithm", "fed-per,far_rules:Mine", "--name", "both"]
+    words = ["sweep", *SMALL, "--algorithm", "fed-per,own_rules:Mine", "--name", "both"]
     result = CliRunner().invoke(main, [*words, "--seeds", "1", "--min-checkins", "5"])
     assert result.exit_code == 0, result.output
     table = (here / "log/sweeps/both/sweep.csv").read_text()
-    assert "fed-per" in table and "far_rules:Mine" in table
+    assert "fed-per" in table and "own_rules:Mine" in table
 
 
 def test_a_list_of_weights_is_one_value_of_a_sweep():
