@@ -250,6 +250,8 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
         cells = "".join(_cell(row.get(f"test/{column}/micro"), 9) for column in columns)
         lines.append(f"  {name:20}{cells}{_cell(row.get('test/acc@1/macro'), 13)}")
     lines += _describe_intervals(report)
+    if "worst_tenth" in report and report["test/clients"] > 1:
+        lines.append(_describe_worst(report))
     if "best_possible" in report:
         lines.append(
             f"Best possible acc@1 in this made-up city: {report['best_possible']:.4f}; "
@@ -264,6 +266,8 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
         )
     if "leakage" in report:
         lines.append(describe_leakage(report["leakage"]))
+    if "audited" in report:
+        lines.append(f"  audited: {report['audited']}")
     return "\n".join(lines)
 
 
@@ -277,6 +281,15 @@ def _describe_backdoor(report: Facts) -> str:
     return (
         f"Backdoor: {planted['target']} is predicted for {100 * rate:.1f} % of {number:,} {where}; "
         f"none of them is {planted['target']}."
+    )
+
+
+def _describe_worst(report: Facts) -> str:
+    worst = report["worst_tenth"]
+    loss = "" if worst["loss"] is None else f", loss {worst['loss']:.4f}"
+    return (
+        f"Worst tenth of clients by acc@1 ({worst['clients']:,} of {report['test/clients']:,}): "
+        f"acc@1 {worst['acc@1']:.4f}{loss}"
     )
 
 
@@ -365,7 +378,7 @@ def describe_comparison(found: Facts, markdown: bool = False) -> str:
     if markdown:
         marked = [head, ["---"] * len(head), *rows]
         lines = [f"| {' | '.join(cells)} |" for cells in marked] + ["", caption + "."]
-        return "\n".join(lines + [f"\n{line}" for line in _describe_hours(found)])
+        return "\n".join(lines + [f"\n{line}" for line in _below(found)])
     # on a screen the metrics are below each other: beside each other they would not fit
     width = max(len(row[0]) for row in rows)
     lines = [caption]
@@ -376,7 +389,19 @@ def describe_comparison(found: Facts, markdown: bool = False) -> str:
         for row, (value, difference) in zip(rows, values, strict=True):
             line = f"  {row[0]:{width}}  {row[1]:>5}  {value:{value_width}}  {difference}"
             lines.append(line.rstrip())
-    return "\n".join([*lines, "", *_describe_hours(found)]).rstrip()
+    return "\n".join([*lines, "", *_below(found)]).rstrip()
+
+
+def _below(found: Facts) -> list[str]:
+    """Lines below the table: the worst tenth of the clients, and simulated time."""
+    worst = []
+    for row in found["worst_tenth"]:
+        value, _ = _compared_cells(row | {"difference": None}, True)
+        worst.append(f"{row['label']} {value}")
+    return [
+        f"Mean acc@1 of the worst tenth of clients: {'; '.join(worst)}.",
+        *_describe_hours(found),
+    ]
 
 
 def _describe_hours(found: Facts) -> list[str]:

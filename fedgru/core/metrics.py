@@ -201,6 +201,16 @@ def per_client(
     return table
 
 
+def worst_tenth(values: npt.ArrayLike) -> Ints:
+    """Return the indices of the lowest tenth, rounded up, lowest first; ties in their order.
+
+    >>> worst_tenth([0.5, 0.25, 1.0, 0.75]).tolist()
+    [1]
+    """
+    values = np.asarray(values)
+    return np.argsort(values, kind="stable")[: -(-len(values) // 10)]
+
+
 def summarise(
     scores: TargetScores, client_index: npt.ArrayLike, num_clients: int
 ) -> dict[str, float]:

@@ -88,6 +88,11 @@ class Row:
         _, counts = self.sums(metric)
         return [float(np.nansum(t[metric] * counts) / counts.sum()) for t in self.tables]
 
+    def worst_tenths(self) -> list[float]:
+        """Return for each seed the mean acc@1 of the tenth of the clients with the lowest."""
+        found = (table["acc@1"][table["targets"] > 0] for table in self.tables)
+        return [float(rates[metrics.worst_tenth(rates)].mean()) for rates in found]
+
 
 def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS) -> dict[str, Any]:
     """Compare evaluated runs with the first of them.
@@ -100,8 +105,10 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         dict that JSON can hold: `targets`, `clients`, `reference` (label of the first row), and
         `rows`, each `label`, `runs`, `seeds`, and per metric {"mean", "lowest", "highest",
         "difference": None or {"difference", "interval", "significant"}}, None where a run gives
-        no probabilities and so no loss. If a run has simulated time, also `simulated`: `label`,
-        `rounds` and `hours` up to the best round, means over seeds, of each such row.
+        no probabilities and so no loss. `worst_tenth`, of each row `label`, and `mean`, `lowest`
+        and `highest` over seeds, of the mean acc@1 of the tenth of the clients with the lowest. If
+        a run has simulated time, also `simulated`: `label`, `rounds` and `hours` up to the best
+        round, means over seeds, of each such row.
 
     Raises:
         ConfigError: for an unknown metric.
@@ -138,6 +145,7 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
             }
             for row in rows
         ],
+        "worst_tenth": [{"label": row.label, **_over_seeds(row.worst_tenths())} for row in rows],
         **({"simulated": simulated} if simulated else {}),
     }
 
@@ -146,7 +154,7 @@ def _cell(row: Row, reference: Row, name: str) -> dict[str, Any] | None:
     if not row.has(name):
         return None
     values = row.values(name)
-    cell = {"mean": float(np.mean(values)), "lowest": min(values), "highest": max(values)}
+    cell: dict[str, Any] = _over_seeds(values)
     if row is reference or not reference.has(name):
         return cell | {"difference": None}
     (ours, counts), (theirs, _) = row.sums(name), reference.sums(name)
@@ -157,6 +165,10 @@ def _cell(row: Row, reference: Row, name: str) -> dict[str, Any] | None:
     significant = not low <= 0 <= high
     found = {"difference": difference, "interval": [low, high], "significant": significant}
     return cell | {"difference": found}
+
+
+def _over_seeds(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "lowest": min(values), "highest": max(values)}
 
 
 def _check_comparable(runs: Sequence[ComparedRun]) -> None:

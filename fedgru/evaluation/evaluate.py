@@ -216,14 +216,15 @@ def full_report(
         cold: Evaluation of the same with the state zero at the start, or None.
 
     Returns:
-        A dict that JSON can hold: `test/metric/average`, of `warm`; `intervals`, 95 % over
-        clients, of some of them; `cold`; `revisits` and `first_visits` (venues that the client
-        had been to before, or not); `baselines`, the same keys for each; `gains`, the difference
-        to each baseline with its paired interval; for a made-up city `best_possible` and
-        `share_of_best`, in acc@1.
+        A dict that JSON can hold: `test/metric/average`, of `warm`; `worst_tenth`, see the function
+        of that name; `intervals`, 95 % over clients, of some of them; `cold`; `revisits` and
+        `first_visits` (venues that the client had been to before, or not); `baselines`, the same
+        keys for each; `gains`, the difference to each baseline with its paired interval; for a
+        made-up city `best_possible` and `share_of_best`, in acc@1.
     """
     revisit = ~first_visits(task)[warm.positions]
     report: dict[str, Any] = dict(warm.summary())
+    report["worst_tenth"] = worst_tenth(warm)
     report["intervals"] = {
         f"test/{name}/micro": list(
             metrics.bootstrap_interval(*warm.client_sums(name), seeding.rng(seed, "bootstrap"))
@@ -242,6 +243,25 @@ def full_report(
         report["best_possible"] = float(task.best_prob[warm.positions].mean())
         report["share_of_best"] = report["test/acc@1/micro"] / report["best_possible"]
     return report
+
+
+def worst_tenth(evaluation: Evaluation) -> dict[str, Any]:
+    """Return how the tenth of the clients with the lowest acc@1 fares, rounded up.
+
+    Returns:
+        `clients`, their number; `acc@1` and `loss`, means over them of each client's own mean. The
+        loss is None if nothing measured it; clients without known targets do not count in it.
+    """
+    table = metrics.per_client(evaluation.scores, evaluation.client_index, evaluation.num_clients)
+    scored = np.flatnonzero(table["targets"])
+    worst = scored[metrics.worst_tenth(table["acc@1"][scored])]
+    losses = table["loss"][worst] if "loss" in table else np.zeros(0)
+    losses = losses[~np.isnan(losses)]
+    return {
+        "clients": len(worst),
+        "acc@1": float(table["acc@1"][worst].mean()),
+        "loss": float(losses.mean()) if len(losses) else None,
+    }
 
 
 def gains(ours: Evaluation, theirs: Evaluation, seed: int) -> dict[str, dict[str, Any]]:

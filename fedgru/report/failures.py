@@ -176,6 +176,11 @@ def leakage(runs: Sequence[ReportedRun]) -> Section:
             figure("probes", "What a new classifier recovers", plot, caption),
             table(header, rows, "Accuracy of a newly trained logistic regression", width=2),
         ]
+    parts += [
+        paragraph(sentence(runs, [f"{who(runs, run)}audited is {run.test['audited']}"]))
+        for run in runs
+        if "audited" in run.test
+    ]
     boxes += [_audit_table(runs, run) for run in runs if run.audit]
     if boxes:
         parts.append(grid(*boxes))

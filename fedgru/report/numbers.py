@@ -88,16 +88,6 @@ def deciles(values: Sequence[float] | Doubles) -> Doubles:
     return np.percentile(numbers, np.arange(0, 101, 10), method="inverted_cdf")
 
 
-def worst_tenth(values: npt.ArrayLike) -> Ints:
-    """Return the indices of the lowest tenth, rounded up, lowest first; ties in their order.
-
-    >>> worst_tenth([0.5, 0.25, 1.0, 0.75]).tolist()
-    [1]
-    """
-    values = np.asarray(values)
-    return np.argsort(values, kind="stable")[: -(-len(values) // 10)]
-
-
 def activity_groups(checkins: Ints, num_groups: int = 5) -> tuple[Ints, list[tuple[int, int]]]:
     """Put clients into groups of about equal size by their number of check-ins.
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from fedgru.core import metrics, seeding
 from fedgru.core.types import Doubles
 from fedgru.report import figures
-from fedgru.report.numbers import deciles, worst_tenth
+from fedgru.report.numbers import deciles
 from fedgru.report.page import Section, figure, grid, paragraph, stack, table, tiles
 from fedgru.report.words import count, four, of_run, sentence, verdict, who
 
@@ -37,7 +37,7 @@ def _key_results(
         if (value := four(test.get(f"test/{name}/micro")))
     ]
     accuracy = client_accuracy(run)
-    worst = worst_tenth(accuracy)
+    worst = metrics.worst_tenth(accuracy)
     detail = f"mean acc@1 of {len(worst)} out of {count(len(accuracy), 'client')}"
     items.append((f"{prefix}worst tenth", four(accuracy[worst].mean()), detail))
     if smallest := _smallest_gain(test):
@@ -51,6 +51,12 @@ def client_accuracy(run: ReportedRun) -> Doubles:
     """Return float64 [clients with test targets], the acc@1 of each, most check-ins first."""
     sums, counts = run.client_sums()
     return sums[counts > 0] / counts[counts > 0]
+
+
+def _loss_of_worst(run: ReportedRun) -> str:
+    """The mean loss of the worst tenth, in words; empty where nothing measured it."""
+    loss = run.test.get("worst_tenth", {}).get("loss")
+    return "" if loss is None else f" and a mean loss of {loss:.3f}"
 
 
 def _interval(test: dict[str, Any], name: str) -> str:
@@ -174,7 +180,7 @@ def over_clients(runs: Sequence[ReportedRun]) -> Section:
         sums, counts = run.client_sums()
         kept = np.flatnonzero(counts)
         accuracy = sums[kept] / counts[kept]
-        worst = worst_tenth(accuracy)
+        worst = metrics.worst_tenth(accuracy)
         series.append((run.number, run.label, accuracy))
         tenths.append(deciles(accuracy))
         said.append(
@@ -183,7 +189,8 @@ def over_clients(runs: Sequence[ReportedRun]) -> Section:
         )
         worst_parts.append(
             f"{who(runs, run)}the worst tenth ({count(len(worst), 'client')}) has a mean acc@1 of "
-            f"{accuracy[worst].mean():.3f}, all clients of {accuracy.mean():.3f}"
+            f"{accuracy[worst].mean():.3f}{_loss_of_worst(run)}, all clients of "
+            f"{accuracy.mean():.3f}"
         )
         ids, lengths = run.task.clients.client_ids, run.task.clients.lengths
         rows = [

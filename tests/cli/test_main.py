@@ -131,12 +131,17 @@ def test_eval_prints_the_model_beside_the_baselines(here, run_dir):
         f"  against running backoff: {gain['difference']:+.4f} "
         f"({gain_low:+.4f} to {gain_high:+.4f}, {verdict})"
     )
+    worst = report["worst_tenth"]
     assert lines[19] == (
+        f"Worst tenth of clients by acc@1 (1 of 6): acc@1 {worst['acc@1']:.4f}, loss "
+        f"{worst['loss']:.4f}"
+    )
+    assert lines[20] == (
         f"Best possible acc@1 in this made-up city: {report['best_possible']:.4f}; "
         f"the model reaches {100 * report['share_of_best']:.1f} % of it."
     )
-    assert lines[20:] == describe.describe_leakage(report["leakage"]).splitlines()
-    assert [line.split()[0] for line in lines[21:]] == ["client", "zone"]
+    assert lines[21:] == describe.describe_leakage(report["leakage"]).splitlines()
+    assert [line.split()[0] for line in lines[22:]] == ["client", "zone"]
 
 
 def test_eval_json_is_one_object(here, run_dir):

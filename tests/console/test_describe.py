@@ -41,6 +41,8 @@ def test_what_cannot_be_told_is_a_dash():
             },
             "zone": {"not_audited": "why not."},
         },
+        "worst_tenth": {"clients": 1, "acc@1": 0.25, "loss": 2.5},
+        "audited": "the model that a new client starts with, not the clients' own",
     }
     assert describe.describe_report(report, FEDERATED).splitlines() == [
         "Test of log/x, round 3: 1,234 targets of 2 clients, each scored once",
@@ -52,12 +54,14 @@ def test_what_cannot_be_told_is_a_dash():
         "  user markov            0.5000        -        -        -        -        -            -",
         "95 % interval of acc@1 over clients: 0.2500 to 0.7500",
         "  against user markov: +0.0000 (-0.1250 to +0.1250, not significant)",
+        "Worst tenth of clients by acc@1 (1 of 2): acc@1 0.2500, loss 2.5000",
         "1,000 targets were never seen in train: they count as misses and have no loss.",
         "Accuracy of a newly trained classifier that recovers a concept (trained on val weeks, "
         "tested on test weeks):",
         "  client (150 values): representation 0.875, logits 0.500; commonest 0.250; sampled 100 "
         "of 1,150 clients",
         "  zone: not audited: why not.",
+        "  audited: the model that a new client starts with, not the clients' own",
     ]
 
 

@@ -216,3 +216,11 @@ def test_a_bootstrap_of_many_clients_is_drawn_in_parts(monkeypatch):
     at_once = metrics.bootstrap_interval(hits, counts, np.random.default_rng(1))
     monkeypatch.setattr(metrics, "CELLS_AT_ONCE", 70)  # 7 resamples at a time
     assert metrics.bootstrap_interval(hits, counts, np.random.default_rng(1)) == at_once
+
+
+def test_the_worst_tenth_is_rounded_up():
+    accuracy = np.array([0.5, 0.1, 0.9, 0.2, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
+    assert metrics.worst_tenth(accuracy).tolist() == [1, 3]  # 11 clients: 1.1, so 2
+    assert metrics.worst_tenth(accuracy[:10]).tolist() == [1]
+    assert metrics.worst_tenth([0.3]).tolist() == [0]
+    assert metrics.worst_tenth([0.3, 0.3]).tolist() == [0]

@@ -57,6 +57,15 @@ def test_seeds_are_one_row(make_run):
     # (0 + 1) / 6 and (4 + 1) / 6; their mean is 1/2, that of the other row 1/4
     values = [row["acc@1"][key] for key in ("lowest", "mean", "highest")]
     assert values == pytest.approx([1 / 6, 3 / 6, 5 / 6])
+    # the worst of two clients: ann with 0, then bob with 1/2; a quarter in the other run
+    assert found["worst_tenth"] == [
+        {"label": "local (theirs)", "mean": 0.25, "lowest": 0.25, "highest": 0.25},
+        {"label": "ours", "mean": 0.25, "lowest": 0.0, "highest": 0.5},
+    ]
+    assert describe.describe_comparison(found).splitlines()[-1] == (
+        "Mean acc@1 of the worst tenth of clients: local (theirs) 0.2500; ours 0.2500 (0.0000 to "
+        "0.5000)."
+    )
     # each client gains 1/4: the interval has no width, and zero lies outside
     gain = row["acc@1"]["difference"]
     assert [gain["difference"], *gain["interval"]] == pytest.approx([0.25] * 3)

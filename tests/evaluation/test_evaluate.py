@@ -174,3 +174,35 @@ def test_many_clients_are_scored_in_blocks(engine, weights, monkeypatch):
     np.testing.assert_allclose(
         in_blocks.scores.values["loss"], at_once.scores.values["loss"], atol=1e-6
     )
+
+
+def made_up_scores(correct, losses):
+    """An Evaluation of clients, each a list of 0 or 1 and a list of losses; NaN is unknown."""
+    loss = np.array([value for client in losses for value in client])
+    num = len(loss)
+    scores = metrics.TargetScores(
+        {"acc@1": np.array([float(v) for client in correct for v in client]), "loss": loss},
+        ~np.isnan(loss),
+        *(np.zeros(num), np.zeros(num, np.int32), np.zeros(num)),
+    )
+    index = np.repeat(np.arange(len(correct)), [len(client) for client in correct])
+    return evaluate.Evaluation(
+        "test", np.arange(num), index.astype(np.int32), scores, len(correct), ("a", "b")
+    )
+
+
+def test_the_worst_tenth_by_hand():
+    # of 11 clients with targets the worst 2: client 4 has acc@1 0 and loss (3 + 1) / 2, client 7
+    # 1/4 and (1 + 2 + 6) / 3, its last target is unknown; client 2 has no targets. Counting each
+    # check-in once would give 1/6.
+    correct, losses = [[1, 0]] * 12, [[0.5, 0.5]] * 12
+    correct[2], losses[2] = [], []
+    correct[4], losses[4] = [0, 0], [3.0, 1.0]
+    correct[7], losses[7] = [1, 0, 0, 0], [1.0, 2.0, 6.0, np.nan]
+    found = evaluate.worst_tenth(made_up_scores(correct, losses))
+    assert found == {"clients": 2, "acc@1": 0.125, "loss": 2.5}
+
+
+def test_the_worst_tenth_has_at_least_one_client_and_perhaps_no_loss():
+    found = evaluate.worst_tenth(made_up_scores([[1], [0]], [[0.5], [np.nan]]))
+    assert found == {"clients": 1, "acc@1": 0.0, "loss": None}

@@ -52,14 +52,6 @@ def test_deciles_are_values_that_occur():
     )
 
 
-def test_the_worst_tenth_is_rounded_up():
-    accuracy = np.array([0.5, 0.1, 0.9, 0.2, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
-    assert numbers.worst_tenth(accuracy).tolist() == [1, 3]  # 11 clients: 1.1, so 2
-    assert numbers.worst_tenth(accuracy[:10]).tolist() == [1]
-    assert numbers.worst_tenth([0.3]).tolist() == [0]
-    assert numbers.worst_tenth([0.3, 0.3]).tolist() == [0]
-
-
 def test_activity_groups_keep_ties_together():
     # thirds of six: the second smallest is 5, the fourth 5, the largest 9; two groups are left
     groups, bounds = numbers.activity_groups(np.array([5, 9, 5, 4, 5, 7]), 3)
