@@ -18,6 +18,7 @@ from fedgru.runs import listing
 from tests.engines.test_engines import CASES
 
 ROOT = Path(__file__).parents[2]
+KEEPS = "Clients that keep something"
 OWN = "As one of fedgru's own"
 HEAD = re.compile(
     r"`(?P<path>[^`]+)`, (?:(?P<new>new file)|(?P<where>after|before|in place of) the line "
@@ -122,25 +123,51 @@ def only_run(folder):
     return run
 
 
-def test_an_algorithm_in_a_module_of_its_own(tmp_path):
+@pytest.mark.slow
+def test_an_algorithm_in_a_module_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where its module is
     printed = follow(recipe("An algorithm"), tmp_path)
-    assert printed.splitlines()[0] == "clipped_decay:ClippedDecay"
-    assert "it knows no correction of the gradient" in printed  # the client half
+    assert "a run that is stopped and resumed ends in the same bytes" in printed
+    assert "it knows no correction of the gradient but FedProx's) equals reference" in printed
+    assert "Any mean and server optimizer, with weight decay at the clients" in printed
     run = fedgru.open_run(log_dir=tmp_path / "log")
+    assert "it knows no correction of the gradient" in run.facts["computes_with"]  # the client half
     start, end = protection.init_weights(run.task), run.weights("last")
     moved = np.sqrt(sum(np.square(end[name] - start[name]).sum() for name in start))
     assert moved == pytest.approx(0.1, abs=1e-5)  # MAX_NORM: the server half
+
+
+@pytest.mark.slow
+def test_clients_that_keep_something(tmp_path):
+    printed = follow(recipe(KEEPS), tmp_path)
+    assert " 1 passed in " in printed
+    assert "  audited: the model that a new client starts with" in printed
+    assert (only_run(tmp_path).path / "clients.sqlite").exists()
+    page = (tmp_path / "half_now.html").read_text("utf-8")
+    assert "Audited is the model that a new client starts with" in page
+
+
+@pytest.mark.slow
+def test_a_keras_model_of_ones_own(tmp_path):
+    follow(recipe("A Keras model of your own"), tmp_path)
+    assert "own_model:build" in (tmp_path / "own_model.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
     ("right", "wrong", "seen"),
     [
         ("correction=Decay", "corection=Decay", "unexpected keyword argument 'corection'"),
-        ("import ClippedDecay", "import ClippedDekay", "cannot import name 'ClippedDekay'"),
+        (
+            "--algorithm clipped_decay:ClippedDecay",
+            "--algorithm clipped_decay:ClippedDekay",
+            r"Did you mean ClippedDecay\?",
+        ),
     ],
 )
 def test_a_typo_in_a_block_is_seen(tmp_path, right, wrong, seen):
-    blocks = recipe("An algorithm")
+    rule, _, commands = recipe("An algorithm")
+    _, _, last = commands.text.partition("fedgru train")
+    blocks = [rule, replace(commands, text=f"fedgru train{last}")]
     assert sum(right in block.text for block in blocks) == 1
     blocks = [replace(block, text=block.text.replace(right, wrong)) for block in blocks]
     with pytest.raises(AssertionError, match=seen):
@@ -163,20 +190,20 @@ def test_a_typo_in_a_head_is_seen(tmp_path):
 
 
 def test_every_heading_is_followed_here():
-    followed = {"An algorithm", OWN, "A reader", "A feature", "A model", "An engine"}
+    followed = {"An algorithm", KEEPS, OWN, "A reader", "A feature", "A model"}
+    followed |= {"A Keras model of your own", "An engine"}
     assert parts().keys() == followed
     assert all(recipe(heading) for heading in followed)
 
 
 @pytest.mark.slow
 def test_an_algorithm_of_fedgrus_own(copy):
-    follow(recipe("An algorithm"), copy, copy)
-    shutil.rmtree(copy / "log")
+    follow(recipe("An algorithm")[:1], copy, copy)
     printed = follow(recipe(OWN), copy, copy)
     assert num_passed(printed) == [1]
     facts = only_run(copy).facts()
     assert "it knows no correction of the gradient" in facts["computes_with"]
-    assert "client_decay = 0.1" in (only_run(copy).path / "config.toml").read_text()
+    assert "client_decay = 0.2" in (only_run(copy).path / "config.toml").read_text()
 
 
 def test_a_reader_in_a_package_of_its_own(tmp_path):

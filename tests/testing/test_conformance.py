@@ -24,7 +24,9 @@ BOTH_LOOPS = [
 
 @pytest.mark.parametrize("name", slow_but(registry.BUILT_IN, "ditto"))
 def test_fedgrus_own_pass(name):
-    assert check_algorithm(name) == [*FIRST, *BOTH_LOOPS]
+    found = check_algorithm(name)
+    assert found[:4] == FIRST
+    assert found[4:] == BOTH_LOOPS or not registry.BUILT_IN[name].in_c
 
 
 @pytest.mark.slow
