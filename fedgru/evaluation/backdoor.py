@@ -21,10 +21,10 @@ def success_rate(task: Task, evaluation: Evaluation) -> Row:
         {"split/backdoor/micro": share of these targets, None if there are none,
         "split/backdoor_targets": their number}; empty without `attack` backdoor.
     """
-    backdoor, split = task.backdoor, evaluation.split
+    backdoor = task.backdoor
     if backdoor is None:
         return {}
-    positions = evaluation.positions
+    split, positions = evaluation.split, evaluation.positions
     (before,) = task.read(["history.categories"], positions - 1)
     (classes,) = task.read(["classes"], positions)
     owners = task.clients.client_of[positions]
