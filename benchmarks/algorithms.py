@@ -25,10 +25,12 @@ import bench
 import numpy as np
 
 from fedgru import algorithms, config
+from fedgru.algorithms.sent import sent_by
 from fedgru.core import metrics, seeding
 from fedgru.core.errors import TrainingError
 from fedgru.evaluation import evaluate
 from fedgru.training import loop as round_loop
+from fedgru.training import traffic
 from fedgru.training.per_client import evaluate_personal
 from fedgru.training.rounds import FederatedTraining
 from fedgru.workflows import open as open_workflow
@@ -47,7 +49,11 @@ ALGORITHMS = {
     "fed-adagrad": [{"server_optimizer": "adagrad", "server_lr": lr} for lr in (0.003, 0.01, 0.03)],
     "fed-adam": [{"server_optimizer": "adam", "server_lr": lr} for lr in (0.001, 0.003, 0.01)],
     "agnostic-fl": [{"algorithm": "agnostic-fl", "mixture_lr": lr} for lr in (0.0003, 0.003, 0.03)],
-    "q-fed-avg": [{"algorithm": "q-fed-avg", "fairness_q": q} for q in (0.1, 1.0)],
+    "q-fed-avg": [
+        SGD | {"algorithm": "q-fed-avg", "client_lr": lr, "fairness_q": q}
+        for lr in SGD_RATES[1:]
+        for q in (0.1, 1.0)
+    ],
     "fed-per": [
         {"algorithm": "fed-per", "personal_weights": names}
         for names in ("head_bias", "head_kernel,head_bias")
@@ -81,9 +87,9 @@ def main():
         return
     print(
         "| algorithm | settings | acc@1 | to fed-avg | loss | to fed-avg | worst tenth, acc@1 | "
-        "best round | local steps by |"
+        "best round | kB a client and round | local steps by |"
     )
-    print("| --- " * 9 + "|", flush=True)
+    print("| --- " * 10 + "|", flush=True)
     of_base = choose(args, BASE, ALGORITHMS[BASE])
     base = [trained(args, BASE, of_base, seed) for seed in range(args.seeds)]
     for name, candidates in chosen.items():
@@ -98,8 +104,8 @@ def main():
 
 def choose(args, name, candidates):
     """Return the settings with the lowest validation loss of seed 0; None if all diverged."""
-    tried = [(trained(args, name, candidate, 0, test=False), candidate) for candidate in candidates]
-    usable = [(found["val_loss"], at) for at, (found, _) in enumerate(tried) if "val_loss" in found]
+    tried = [trained(args, name, candidate, 0) for candidate in candidates]
+    usable = [(found["val_loss"], at) for at, found in enumerate(tried) if "val_loss" in found]
     return candidates[min(usable)[1]] if usable else None
 
 
@@ -122,12 +128,12 @@ def training_of(args, settings):
     return FederatedTraining(engine, algorithm)
 
 
-def trained(args, name, overrides, seed, test=True):
-    """Return what a training gave, from `--work` if it is there; with test scores if asked."""
+def trained(args, name, overrides, seed):
+    """Return what a training gave, from `--work` if it is there."""
     words = "-".join(f"{k}={v}" for k, v in sorted(overrides.items())).replace(",", "+")
     file = args.work / f"{args.prior}-{args.hidden_dim}-{name}-{words}-{seed}.json".replace(" ", "")
     found = json.loads(file.read_text()) if file.exists() else {}
-    if "diverged" in found or ("test" in found if test else "val_loss" in found):
+    if found:
         return found
     training = training_of(args, settings_of(args, overrides, seed))
     kept = {}  # nothing is removed from a temporary store, so any round's state can be found
@@ -142,14 +148,22 @@ def trained(args, name, overrides, seed, test=True):
             "val_loss": result.best_value,
             "best_round": result.best.round_num,
             "steps_by": training.engine.what_runs_steps.split(":")[0],
-            "test": scored(training, result.best) if test else None,
+            "test": scored(training, result.best),
+            "bytes": bytes_of(training, result.best),
         }
-        if not test:
-            del found["test"]
     training.close()
     training.engine.close()
     file.write_text(json.dumps(found))
     return found
+
+
+def bytes_of(training, best):
+    """Return the mean bytes that a client receives and sends in a round."""
+    task = training.engine.task
+    sent = sent_by(training.algorithm)
+    found = traffic.count_traffic(best.weights, traffic.own_rows(task), sent=sent)
+    both = (found.down_bytes + found.up_bytes)[task.training_clients]
+    return float(np.mean(both))
 
 
 def scored(training, best):
@@ -189,6 +203,7 @@ def print_row(name, candidates, best, found, base):
     worst = [worst_tenth(one) for one in found]
     cells.append(f"{statistics.mean(worst):.4f} ({min(worst):.4f} to {max(worst):.4f})")
     cells.append(", ".join(str(one["best_round"]) for one in found))
+    cells.append(f"{statistics.mean(one['bytes'] for one in found) / 1000:.0f}")
     cells.append("C" if found[0]["steps_by"] == "local steps in C" else "XLA")
     print(f"| {' | '.join(cells)} |", flush=True)
 
