@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,10 @@ from fedgru.engines.fastest import fastest
 from fedgru.evaluation import evaluate
 from fedgru.task.task import LocalData, Task, build_task
 from fedgru.training import local_models
+from fedgru.training.per_client import evaluate_personal
 from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows.baseline import evaluate_counting
+from fedgru.workflows.personal import open_store, personal_of
 
 if TYPE_CHECKING:
     from fedgru.data.checkins import CheckIns
@@ -99,7 +102,13 @@ class CheckedRun:
             return evaluate_counting(task, self.kind)  # of the test split, the only one
         if not self.kind.shares_model:
             return local_models.evaluate_local(task, self._models, split)
-        return evaluate.evaluate(self._engine.beside(task), self.weights, split)
+        engine, algorithm = self._engine.beside(task), personal_of(self.run, self.task)
+        if algorithm is None:
+            return evaluate.evaluate(engine, self.weights, split)
+        with closing(open_store(self.run)) as store:
+            return evaluate_personal(
+                engine, algorithm, self.weights, store, split, round_num=self.best_round
+            )
 
     def trained_on(self, task: Task, client: int) -> LocalData:
         """Return the LocalData of a client of a task, as the run trains on it."""

@@ -30,6 +30,7 @@ from fedgru.cli.options import (
     run_argument,
     shows_progress,
 )
+from fedgru.core import plugins
 from fedgru.core.errors import FedgruError, Interrupted, Terminated
 from fedgru.core.version import __version__
 from fedgru.engines.registry import ENGINES
@@ -94,6 +95,11 @@ class Program(click.Group):
             return with_options(str(error), ctx.meta[_WORDS])
         if isinstance(error, OSError) and error.filename:
             return f"cannot use {error.filename}: {error.strerror}."
+        if plugins.passed_own_code(error):
+            return (
+                f"{plugins.where_raised(error)}. That is code of your own. Add --debug right after "
+                "fedgru to see how it was called."
+            )
         return (
             f"{type(error).__name__}: {error}\nThis is a defect of fedgru. Add --debug right after "
             "fedgru to see where it comes from."
@@ -273,7 +279,7 @@ def evaluate(
         score_workflow.check_baseline(must_beat, found.settings)
     tracker = _open_tracker(mlflow, log_dir)
     settings = found.task.settings
-    line = f"{found.path}, {describe.describe_data(settings.data.data)}"
+    line = describe.describe_origin(found.path, settings)
     trained_with = settings.loop.engine
     if engine not in (None, trained_with):
         line += f", trained with {trained_with}, scored with {engine}"
@@ -326,7 +332,7 @@ def audit(
     found = open_run(run, log_dir=log_dir, data_dir=data_dir)
     own = found.task.settings.agnostic.agnostic_to
     default = dict.fromkeys([*([own] if own else []), "client", "zone"])
-    note(f"{found.path}, {describe.describe_data(found.settings.data.data)}")
+    note(describe.describe_origin(found.path, found.settings))
     report = found.audit(
         list(concepts or default),
         probes=probes or None,

@@ -116,7 +116,7 @@ def predict(
         )
     found = pasts.forecast(task, schema, weights, past, k)
     head = {"run": str(folder.path), "data": task.settings.data.data, "round": round_num}
-    note(f"{folder.path}, {describe.describe_data(task.settings.data.data)}")
+    note(describe.describe_origin(folder.path, task.settings))
     for line in past.ledger.lines:
         if line.kind == "dropped":
             rows = "1 row" if line.rows == 1 else f"{line.rows:,} rows"
@@ -179,7 +179,7 @@ def export(
     from fedgru.console import describe, predictions
 
     found = open_run(run, log_dir=log_dir, data_dir=data_dir)
-    note(f"{found.path}, {describe.describe_data(found.task.settings.data.data)}")
+    note(describe.describe_origin(found.path, found.task.settings))
     description = found.export(kind, output, overwrite=overwrite, client=client)
     if as_json:
         print_json({"folder": str(output)} | description)

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from fedgru import config
 from fedgru.algorithms.fed_avg import ServerState
+from fedgru.algorithms.registry import PLAIN
 from fedgru.config import EMBEDDED, Settings
 from fedgru.console.tables import align, count
 from fedgru.core.metrics import METRICS
@@ -124,6 +125,16 @@ def describe_data(name: str) -> str:
     return f"data set {name}{embedded}"
 
 
+def describe_origin(path: Path, settings: Settings) -> str:
+    """Return what a run was trained on and by: the data set, and what is not fedgru's default."""
+    words = [str(path), describe_data(settings.data.data)]
+    if settings.algorithm.algorithm != PLAIN:
+        words.append(f"algorithm {settings.algorithm.algorithm}")
+    if settings.model.model is not None:
+        words.append(f"model {settings.model.model}")
+    return ", ".join(words)
+
+
 def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> str:
     """Return the text printed before training: data set, coverage, unknown values, model.
 
@@ -150,6 +161,8 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
         f"Model: {task.spec.cell} of {task.spec.hidden_dim} units, {task.num_classes} classes of "
         f"{task.settings.inputs.target}, prior {task.settings.inputs.prior}"
     )
+    if task.settings.algorithm.algorithm != PLAIN:
+        lines.append(f"Algorithm: {task.settings.algorithm.algorithm}")
     if task.protection is not None:
         lines.append(_describe_protection(task, task.protection))
     return "\n".join(lines)
@@ -323,6 +336,8 @@ def _describe_sampled(found: Facts) -> list[str]:
 def describe_audit(report: Facts) -> str:
     """Return the tables of an audit, one per concept: view, probe, accuracy, interval, control."""
     lines = [f"Audit of {report['run']}, round {report['round']}: accuracy of fresh probes"]
+    if "audited" in report:
+        lines.append(f"  audited: {report['audited']}")
     for name, found in report["concepts"].items():
         worst = {r["view"]: r for r in sorted(found["readings"], key=lambda r: r["accuracy"])}
         headline = worst.get("representation")

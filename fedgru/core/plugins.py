@@ -5,6 +5,7 @@ import difflib
 import importlib
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -163,6 +164,17 @@ def where_raised(error: Exception) -> str:
     if not frames:
         return words
     return f"{words} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+
+
+def passed_own_code(error: Exception) -> bool:
+    """Return whether an exception came through code of neither fedgru, a package nor Python."""
+    known = [Path(__file__).parents[1], Path(sysconfig.get_path("stdlib"))]
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return any(
+        not file.startswith("<") and not any(Path(file).is_relative_to(one) for one in known)
+        for file in files
+        if "site-packages" not in file
+    )
 
 
 @contextlib.contextmanager

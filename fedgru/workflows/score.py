@@ -32,6 +32,9 @@ BASELINES = (
     *(f"running_{kind}" for kind in evaluate.RUNNING_BASELINES),
 )
 
+# of a run whose clients have models of their own
+AUDITED = "the model that a new client starts with, not the clients' own"
+
 
 def evaluate_run(
     run: RunFolder,
@@ -173,7 +176,7 @@ def _evaluate_model(
     more |= {} if hours is None else {"simulated_hours": hours}
     more |= {"engine": scorer.name, "leakage": leakage}
     if personal is not None:
-        more["audited"] = "the model that a new client starts with, not the clients' own"
+        more["audited"] = AUDITED
     return warm, cold, more, fine_tuned
 
 
@@ -196,7 +199,8 @@ def audit_run(
         show_progress: whether to draw a bar on stderr.
 
     Returns:
-        dict: `run`, `data`, `round`, and `concepts`, {name: dict of an Audit, and `sampled`}.
+        dict: `run`, `data`, `round`, `seeds`, `audited` where clients have models of their own,
+        and `concepts`, {name: dict of an Audit, and `sampled`}.
     """
     if not run.kind.shares_model:
         raise ConfigError(
@@ -219,6 +223,8 @@ def audit_run(
                 )
                 found[name] = done.to_dict() | {"sampled": sampled}
         head = {"run": str(run.path), "data": task.settings.data.data, "round": round_num}
+        if personal_of(run, task) is not None:
+            head["audited"] = AUDITED
         report = head | {"seeds": seeds, "concepts": found}
         run.save_audit(report)
     return report

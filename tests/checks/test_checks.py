@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +16,13 @@ from fedgru.data import datasets
 from fedgru.runs import folder as run_folder
 from fedgru.runs.kinds import FEDERATED, KINDS
 from fedgru.storage import tables
+from fedgru.storage.client_store import ClientStore, dump
 from fedgru.task import clients, features, priors, task, vocabulary
 from fedgru.workflows import baseline as baseline_workflow
 from fedgru.workflows import open as open_workflow
 from fedgru.workflows import score as score_workflow
 from fedgru.workflows import train as train_workflow
-from tests.conftest import make_check_ins
+from tests.conftest import make_check_ins, slow_but
 
 SMALL = {
     "hidden_dim": 8,
@@ -114,6 +116,26 @@ def test_an_agnostic_run_has_no_problem(data, agnostic):
 def test_other_clean_runs_have_no_problem(data, tmp_path, overrides):
     # a few seconds each: another model is compiled, and the kernel learnt in 80 rounds
     assert problems(make_run(data, tmp_path, **overrides)) == {}
+
+
+PERSONAL = {
+    "fed-per": {"algorithm": "fed-per", "personal_weights": "head_bias,rows"},
+    "ditto": {"algorithm": "ditto"},
+    "ifca": {"algorithm": "ifca"},
+}
+
+
+@pytest.mark.parametrize("case", slow_but(PERSONAL, "fed-per"))
+def test_clients_with_models_of_their_own_have_no_problem(data, tmp_path, case):
+    run = make_run(data, tmp_path, clients_per_round=3, prior="none", **PERSONAL[case])
+    assert problems(run) == {}
+    with closing(ClientStore(run.path / "clients.sqlite")) as store:
+        best = run.facts()["best_round"]
+        for client, arrays in list(dump(store, best)):  # as if another model had been scored
+            names = [name for name, array in arrays.items() if array.dtype == np.float32]
+            store.put(client, arrays | {name: arrays[name][..., ::-1] for name in names}, best)
+        store.commit(everywhere=True)
+    assert set(problems(run)) == (set() if case == "ifca" else {"reproduced"})  # it keeps a number
 
 
 @pytest.mark.parametrize("kind", ["commonest", "global-markov", "running-backoff"])

@@ -568,10 +568,16 @@ def test_an_error_shows_a_traceback_only_with_debug(tmp_path):
 
 
 def test_an_error_nobody_thought_of(here, run_dir, monkeypatch):
-    monkeypatch.setattr(listing, "open_run", lambda *_: {}["x"])
+    monkeypatch.setattr(listing, "open_run", int)  # of what is no number
     assert invoke("eval", code=1).stderr == (
-        "Error: KeyError: 'x'\n"
+        "Error: TypeError: 'NoneType' object cannot be interpreted as an integer\n"
         "This is a defect of fedgru. Add --debug right after fedgru to see where it comes from.\n"
+    )
+    monkeypatch.setattr(listing, "open_run", lambda *_: {}["x"])
+    assert re.fullmatch(
+        r"Error: KeyError: 'x' \(test_main.py, line \d+\). That is code of your own. Add --debug "
+        r"right after fedgru to see how it was called.\n",
+        invoke("eval", code=1).stderr,
     )
 
     def refuse(*_):
