@@ -6,12 +6,14 @@ comes before that future must stay the same; if it changes, it depended on the f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedgru.checks import counterfactuals
 from fedgru.checks.checked_run import CheckedRun, NotApplicable, Problem
+from fedgru.config.feature_names import own_inputs
 from fedgru.core import seeding
 from fedgru.core.types import Bools, Ints
 from fedgru.task.clients import SPLITS
@@ -147,7 +149,8 @@ def check_training_targets(checked: CheckedRun) -> str:
     draw = seeding.rng(_SEED, "backwards from")
     drawn = draw.integers(starts + 1, np.maximum(ends - 1, starts + 2))
     first = np.where(ends - starts > 2, drawn, ends)
-    again = checked.rebuilt(counterfactuals.run_backwards(task.check_ins, clients, first, ends))
+    reversed_ = counterfactuals.run_backwards(task.check_ins, clients, first, ends)
+    again = _scaled_as(task, checked.rebuilt(reversed_))
     compared = 0
     for client in task.training_clients:
         pairs = task.batches(client).pairs
@@ -164,6 +167,23 @@ def check_training_targets(checked: CheckedRun) -> str:
         f"the inputs of {compared:,} targets of {len(task.training_clients)} clients are unchanged "
         "when the rest of train is reversed"
     )
+
+
+def _scaled_as(task: Task, again: Task) -> Task:
+    """Return `again` with features of one's own scaled as in `task`.
+
+    Their mean and deviation in train can depend on the order of its check-ins.
+    """
+    ours, theirs = task.inputs, again.inputs
+    numbers = np.array(theirs.numbers)
+    for feature, width in ours.own_widths.items():
+        for name in own_inputs(feature, width):
+            column = numbers[:, theirs.number_names.index(name)]
+            one, other = ours.scales[name], theirs.scales[name]
+            if one.deviation and other.deviation:
+                values = column * np.float64(other.deviation) + other.mean
+                column[:] = (values - one.mean) / one.deviation
+    return replace(again, inputs=replace(theirs, numbers=numbers))
 
 
 _NAMES = {"rows": "an id", "numbers": "a number", "log_prior": "the prior"}

@@ -9,7 +9,9 @@ from typing import Any
 from fedgru.config.feature_names import (
     CYCLE_FEATURES,
     ID_FEATURES,
+    OWN_KIND,
     SCALED_FEATURES,
+    kind_of,
     parse_features,
 )
 from fedgru.config.methods import parse_method
@@ -30,9 +32,10 @@ def check_together(settings: Settings) -> None:
     """Raise a ConfigError if a setting is not its default and has no effect with the others."""
     features = settings.inputs.features
     names = set(parse_features(features))
+    own = {name for name in names if kind_of(name) == OWN_KIND}
     for name, needed in (
         ("clock", CYCLE_FEATURES),
-        ("scaling", SCALED_FEATURES),
+        ("scaling", (*SCALED_FEATURES, *own)),
         ("vocabulary", ID_FEATURES),
     ):
         if getattr(settings.inputs, name) != _default("inputs", name) and not names & set(needed):

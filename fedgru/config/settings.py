@@ -41,7 +41,11 @@ class DataSettings(Section):
 
 
 class InputSettings(Section):
-    features: str = Field("big", description="Set (big, small, category) or comma-separated list.")
+    features: str = Field(
+        "big",
+        description="Set (big, small, category) or comma-separated list, also with features of "
+        "your own: MODULE:FUNCTION, or the name of an entry point fedgru.features.",
+    )
     target: Literal["category", "venue"] = Field("category", description="What is predicted.")
     prior: Literal["none", "markov", "backoff", "kernel"] = Field(
         "kernel",
@@ -54,7 +58,8 @@ class InputSettings(Section):
         "train", description="Known ids: those in the training data, or the notebook's range(n)."
     )
     scaling: Literal["standard", "none"] = Field(
-        "standard", description="Latitude, longitude and gap: standardised or unchanged."
+        "standard",
+        description="Latitude, longitude, gap and features of your own: standardised or unchanged.",
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedgru import config
+from fedgru.config.feature_names import OWN_KIND, kind_of, parse_features
 from fedgru.config.settings import Settings
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.core.version import __version__
@@ -112,6 +113,16 @@ class App:
         )
 
 
+def refuse_own_features(settings: Settings) -> None:
+    """Raise a ConfigError for features that a client would have to import somebody's code for."""
+    own = [n for n in parse_features(settings.inputs.features) if kind_of(n) == OWN_KIND]
+    if own:
+        raise ConfigError(
+            f"`features` {own[0]} is of your own, and a client of a deployment runs fedgru's code "
+            "alone. Leave it out."
+        )
+
+
 def check_deployable(settings: Settings) -> None:
     """Raise a ConfigError for a setting that a deployment cannot follow."""
     if not registry.engine_of(settings).trains_on_devices:
@@ -119,6 +130,7 @@ def check_deployable(settings: Settings) -> None:
             f"`engine` {settings.loop.engine} is for simulations: clients train with jax. Leave "
             "it out."
         )
+    refuse_own_features(settings)
     for name, (section, info) in config.fields().items():
         if name in _SIMULATED and getattr(getattr(settings, section), name) != info.default:
             raise ConfigError(

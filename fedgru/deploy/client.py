@@ -25,7 +25,7 @@ from fedgru.core.types import Weights
 from fedgru.core.version import __version__
 from fedgru.data import datasets
 from fedgru.deploy import private, records, secure
-from fedgru.deploy.app import PLAIN, App, read_app
+from fedgru.deploy.app import PLAIN, App, read_app, refuse_own_features
 from fedgru.deploy.limits import OutOfTime, limited
 from fedgru.deploy.privacy import Privacy, protect
 from fedgru.engines.jax.engine import JaxEngine
@@ -83,9 +83,11 @@ def own_task(app: App, data_set: DataSet) -> Task:
         data_set: DataSet of one person.
 
     Raises:
+        ConfigError: if the app asks for a feature that is not fedgru's.
         DataError: if it holds several people, or too few check-ins.
     """
     check_one_person(data_set)
+    refuse_own_features(app.settings)  # an app can come from anybody
     loop = app.settings.loop.model_copy(update={"clients_per_round": None, "threads": None})
     alone = app.settings.faults.model_copy(update={"min_clients": 1})
     data = app.settings.data.model_copy(update={"data": EMBEDDED, "users": None})

@@ -51,6 +51,7 @@ class Stream:
         ids: int32 [num_id_features], those of the last check-in; 0 unknown.
         numbers: float32 [num_numbers], those of the last check-in.
         unknown: id feature, and "target" -> check-ins whose value the model does not know.
+        past: all CheckIns so far, if there are features of one's own; else empty.
     """
 
     schema: Schema
@@ -59,6 +60,7 @@ class Stream:
     ids: Int32s
     numbers: Floats
     unknown: dict[str, int]
+    past: tuple[CheckIn, ...]
     _codes: _Codes  # shared with earlier streams of the person; it only grows
 
     @classmethod
@@ -73,6 +75,7 @@ class Stream:
             np.zeros(len(schema.vocabularies), np.int32),
             np.zeros(len(schema.number_names), np.float32),
             dict.fromkeys(names, 0),
+            (),
             _Codes(),
         )
 
@@ -114,7 +117,7 @@ class Stream:
                 )
         schema = self.schema
         ids, classes = schema.ids(check_ins), schema.target_classes(check_ins)
-        numbers = schema.numbers(check_ins, gap_s)
+        numbers = schema.numbers(check_ins, gap_s, self.past)
         offset_min = np.array([one.offset_min for one in check_ins], np.int64)
         history = priors.History(
             classes=classes,
@@ -137,6 +140,7 @@ class Stream:
             ids=ids[-1],
             numbers=numbers[-1],
             unknown=unknown,
+            past=(*self.past, *check_ins) if schema.own_widths else (),
         )
         return stream, ids, numbers
 

@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from fedgru.config import feature_names
-from fedgru.core.errors import DataError
+from fedgru.core.errors import ConfigError, DataError
 from fedgru.core.types import Doubles, Floats, Int32s, Ints
 from fedgru.data.checkins import Coded
 from fedgru.models.gru import ModelSpec
 from fedgru.models.own import spec_from_dict, spec_to_dict
-from fedgru.task import features, vocabulary
+from fedgru.task import features, own_features, vocabulary
 from fedgru.task.features import Scale
 from fedgru.task.kernel_prior import Kernel
+from fedgru.task.own_features import ClientCheckIns, OwnFeature, as_texts
 from fedgru.task.task import Task
 
 FORMAT = 1
@@ -54,7 +56,8 @@ class Schema:
         clock: "local" or "utc", what the time features read.
         vocabularies: id feature -> {value: id}; ids begin at 1, anything else has 0.
         sizes: id feature -> how many ids it has rows for.
-        scales: name -> Scale, one per scaled feature.
+        scales: name -> Scale, one per scaled feature, and per input of one's own features.
+        own_widths: feature of one's own -> how many inputs it has.
         target: "category" or "venue", what is predicted.
         classes: the target's values, class 0 first.
         prior: "none", "markov", "backoff" or "kernel".
@@ -71,6 +74,7 @@ class Schema:
     vocabularies: dict[str, dict[str, int]]
     sizes: dict[str, int]
     scales: dict[str, Scale]
+    own_widths: dict[str, int]
     target: str
     classes: Sequence[str]
     prior: str
@@ -99,6 +103,7 @@ class Schema:
             },
             sizes=inputs.sizes,
             scales=inputs.scales,
+            own_widths=inputs.own_widths,
             target=settings.inputs.target,
             classes=task.target_vocabulary.values,
             prior=settings.inputs.prior,
@@ -121,7 +126,15 @@ class Schema:
     @property
     def number_names(self) -> tuple[str, ...]:
         """Names of the number inputs, in the order in which the model takes them."""
-        return tuple(sum(feature_names.number_inputs(self.features).values(), ()))
+        return tuple(sum(self._number_inputs.values(), ()))
+
+    @property
+    def _number_inputs(self) -> dict[str, tuple[str, ...]]:
+        return feature_names.number_inputs(self.features, self.own_widths)
+
+    @cached_property
+    def _own(self) -> dict[str, OwnFeature]:
+        return own_features.find_all(self.features)
 
     def ids(self, check_ins: Sequence[CheckIn]) -> Int32s:
         """Return int32 [n, num_id_features], ids of CheckIns; 0 is unknown or missing."""
@@ -136,12 +149,15 @@ class Schema:
         offsets = np.cumsum([0, *self.sizes.values()])[:-1].astype(np.int32)
         return np.where(ids == vocabulary.UNKNOWN, -1, ids - 1 + offsets)
 
-    def numbers(self, check_ins: Sequence[CheckIn], gap_s: Ints) -> Floats:
+    def numbers(
+        self, check_ins: Sequence[CheckIn], gap_s: Ints, before: Sequence[CheckIn] = ()
+    ) -> Floats:
         """Return float32 [n, num_numbers].
 
         Args:
             check_ins: CheckIns.
             gap_s: int64 [n], seconds since the previous check-in; 0 for a person's first.
+            before: the person's CheckIns before these, which features of one's own need.
         """
         time_s = np.array([one.time_s for one in check_ins], np.int64)
         offset_min = np.array([one.offset_min for one in check_ins], np.int64)
@@ -151,8 +167,34 @@ class Schema:
             gap_s,
         )
         clock_s = time_s if self.clock == "utc" else time_s + 60 * offset_min
-        columns = features.number_inputs(self.features, self.scales, clock_s, visits)
+        own = self._own_numbers([*before, *check_ins], len(before))
+        columns = features.number_inputs(self.features, self.scales, clock_s, visits, own)
         return np.array(columns, np.float32).reshape(-1, len(check_ins)).T
+
+    def _own_numbers(self, check_ins: Sequence[CheckIn], first: int) -> dict[str, Doubles]:
+        """Return {feature of one's own: float64 [n, width]} of the CheckIns from `first` on."""
+        if not self.own_widths:
+            return {}
+        time_s = np.array([one.time_s for one in check_ins], np.int64)
+        offset_min = np.array([one.offset_min for one in check_ins], np.int64)
+        given = ClientCheckIns(
+            user=check_ins[0].user,
+            venue=as_texts([one.venue for one in check_ins]),
+            category=as_texts([one.category for one in check_ins]),
+            raw_category=as_texts([one.raw_category for one in check_ins]),
+            time_s=time_s,
+            local_time_s=time_s + 60 * offset_min,
+            lat_deg=np.array([one.lat_deg for one in check_ins], float),
+            lon_deg=np.array([one.lon_deg for one in check_ins], float),
+        )
+        found = {name: feature.compute(given)[first:] for name, feature in self._own.items()}
+        for name, values in found.items():
+            if values.shape[1] != self.own_widths[name]:
+                raise ConfigError(
+                    f"`features` {name} gives {values.shape[1]} numbers a check-in, but gave "
+                    f"{self.own_widths[name]} in training."
+                )
+        return found
 
     def target_classes(self, check_ins: Sequence[CheckIn]) -> Int32s:
         """Return int32 [n], the class of each CheckIn as a target; -1 if train did not have it."""
@@ -171,6 +213,7 @@ class Schema:
                 name: {"size": self.sizes[name], "ids": known}
                 for name, known in self.vocabularies.items()
             },
+            "own_widths": self.own_widths,
             "scales": {name: asdict(scale) for name, scale in self.scales.items()},
             "target": self.target,
             "classes": list(self.classes),
@@ -205,6 +248,7 @@ class Schema:
             vocabularies={name: known["ids"] for name, known in vocabularies.items()},
             sizes={name: known["size"] for name, known in vocabularies.items()},
             scales={name: Scale(**s) for name, s in described["scales"].items()},
+            own_widths=described.get("own_widths", {}),
             target=described["target"],
             classes=tuple(described["classes"]),
             prior=prior["kind"],
@@ -222,7 +266,11 @@ class Schema:
             for name in self.vocabularies
         ]
         clock_name = {"local": "local time", "utc": "UTC"}[self.clock]
-        for feature, names in feature_names.number_inputs(self.features).items():
+        for feature, names in self._number_inputs.items():
+            if feature in self.own_widths:
+                what = f"({feature} - mean) / deviation; see scales"
+                described += [{"name": name, "dtype": "float32", "what": what} for name in names]
+                continue
             for name, wave in zip(names, ("sin", "cos"), strict=False):
                 what = f"{wave} of 2 pi times the {feature}'s turn, in {clock_name}"
                 if feature in self.scales:

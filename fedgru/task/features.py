@@ -1,7 +1,7 @@
 """Check-ins + vocabularies -> the model's inputs: row numbers of a table, and numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ from fedgru.config import feature_names
 from fedgru.config.feature_names import ID_FEATURES
 from fedgru.core.types import Doubles, Floats, Int32s, Ints
 from fedgru.data.checkins import CheckIns
-from fedgru.task import vocabulary
+from fedgru.task import own_features, vocabulary
 from fedgru.task.clients import Clients
 
 
@@ -111,7 +111,8 @@ class Inputs:
         id_names: names of the id features, in the order of `rows`.
         number_names: names of the columns of `numbers`.
         vocabularies: name -> Vocabulary, one per id feature.
-        scales: name -> Scale, one per scaled feature.
+        scales: name -> Scale, one per scaled feature, and per input of one's own features.
+        own_widths: feature of one's own -> how many of `number_names` it has.
     """
 
     rows: Int32s
@@ -120,6 +121,7 @@ class Inputs:
     number_names: tuple[str, ...]
     vocabularies: dict[str, vocabulary.Vocabulary]
     scales: dict[str, Scale]
+    own_widths: dict[str, int] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -201,7 +203,16 @@ def build_inputs(
         for name, scaled in SCALED.items()
         if name in names
     }
-    number_columns = number_inputs(names, scales, local_time_s[rows], visits)
+    own = {
+        name: feature.compute_all(check_ins, clients)
+        for name, feature in own_features.find_all(names).items()
+    }
+    own_widths = {name: values.shape[1] for name, values in own.items()}
+    inputs_of = feature_names.number_inputs(names, own_widths)
+    for name, values in own.items():
+        for one, column in zip(inputs_of[name], values.T, strict=True):
+            scales[one] = fitted.scales[one] if fitted else _fit_scale(column[in_train], scaling)
+    number_columns = number_inputs(names, scales, local_time_s[rows], visits, own)
     num_positions = len(clients.rows)
     return Inputs(
         rows=np.stack(id_columns, 1).astype(np.int32)
@@ -211,14 +222,19 @@ def build_inputs(
         if number_columns
         else np.empty((num_positions, 0), np.float32),
         id_names=tuple(vocabularies),
-        number_names=tuple(sum(feature_names.number_inputs(names).values(), ())),
+        number_names=tuple(sum(inputs_of.values(), ())),
         vocabularies=vocabularies,
         scales=scales,
+        own_widths=own_widths,
     )
 
 
 def number_inputs(
-    names: Sequence[str], scales: Mapping[str, Scale], clock_s: Ints, visits: Visits
+    names: Sequence[str],
+    scales: Mapping[str, Scale],
+    clock_s: Ints,
+    visits: Visits,
+    own: Mapping[str, Doubles],
 ) -> list[Doubles]:
     """Return the number inputs of some check-ins, a list of float64 [n], as the features come.
 
@@ -227,10 +243,15 @@ def number_inputs(
         scales: name -> Scale, one per scaled feature.
         clock_s: int64 [n], seconds since 1970-01-01 00:00 on the clock of the cycles.
         visits: Visits, the check-ins.
+        own: feature of one's own -> float64 [n, width].
     """
     columns = []
-    for name in feature_names.number_inputs(names):
-        if name in CYCLES:
+    widths = {name: values.shape[1] for name, values in own.items()}
+    for name, inputs in feature_names.number_inputs(names, widths).items():
+        if name in own:
+            pairs = zip(inputs, own[name].T, strict=True)
+            columns += [scales[one].apply(values) for one, values in pairs]
+        elif name in CYCLES:
             columns += circle(clock_s, name)
         else:
             columns.append(scales[name].apply(SCALED[name].values(visits)))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fedgru.config.feature_names import parse_features
 from fedgru.config.settings import Settings
 from fedgru.core.errors import DataError
 from fedgru.core.types import Floats, Int32s, Ints
@@ -24,7 +25,7 @@ from fedgru.data.checkins import CheckIns
 from fedgru.data.datasets import DataSet
 from fedgru.storage import mapped
 from fedgru.storage.linear_pieces import LinearPieces, compress
-from fedgru.task import features, priors
+from fedgru.task import features, own_features, priors
 from fedgru.task.clients import Clients, CoverageLine
 from fedgru.task.features import Inputs, Scale
 from fedgru.task.vocabulary import Vocabulary
@@ -133,7 +134,8 @@ def open_or_make(
 
 def _made_from(data_set: DataSet, settings: Settings) -> dict[str, Any]:
     """Return everything that a StoredParts depends on."""
-    return {
+    own = own_features.find_all(parse_features(settings.inputs.features))
+    made_from = {
         "fedgru": __version__,
         "fingerprint": data_set.passport["fingerprint"],
         "data": {"users": settings.data.users, "min_checkins": settings.data.min_checkins},
@@ -141,6 +143,9 @@ def _made_from(data_set: DataSet, settings: Settings) -> dict[str, Any]:
         "layout": settings.layout.model_dump(),
         "local_epochs": settings.client.local_epochs,
     }
+    if own:
+        made_from["own_features"] = {name: feature.digest() for name, feature in own.items()}
+    return made_from
 
 
 def _to_arrays(
@@ -170,6 +175,7 @@ def _to_arrays(
     facts = {
         "id_names": inputs.id_names,
         "number_names": inputs.number_names,
+        "own_widths": inputs.own_widths,
         "scales": {name: asdict(scale) for name, scale in inputs.scales.items()},
         "coverage": [asdict(line) for line in parts.coverage],
         "unknown_rates": features.unknown_rates(inputs, clients),
@@ -222,6 +228,7 @@ def _from_arrays(found: mapped.Mapped, check_ins: CheckIns) -> StoredParts:
         number_names=tuple(facts["number_names"]),
         vocabularies={name: vocabulary(f"input.{name}") for name in facts["id_names"]},
         scales={name: Scale(**scale) for name, scale in facts["scales"].items()},
+        own_widths=facts.get("own_widths", {}),
     )
     return StoredParts(
         clients=clients,

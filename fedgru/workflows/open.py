@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from fedgru.config.feature_names import own_inputs
 from fedgru.core.errors import DataError
 from fedgru.data import datasets
 from fedgru.engines import registry
@@ -60,9 +61,22 @@ def facts_of(task: Task) -> dict[str, Any]:
         "unknown_rates": task.unknown_rates,
         "num_classes": task.num_classes,
     }
+    own = _own_features(task)
+    if own:
+        facts["own_features"] = own
     if isinstance(task.spec, OwnSpec):
         facts["model"] = task.spec.own.describe()
     return facts
+
+
+def _own_features(task: Task) -> dict[str, Any]:
+    """Return {input: mean and deviation in train} of features of one's own."""
+    inputs = task.inputs
+    names = (n for f, width in inputs.own_widths.items() for n in own_inputs(f, width))
+    scales = {name: inputs.scales[name] for name in names}
+    return {
+        name: {"mean": one.fill, "deviation": one.deviation or 0.0} for name, one in scales.items()
+    }
 
 
 def _check_scorable(task: Task) -> None:

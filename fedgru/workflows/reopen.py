@@ -117,6 +117,7 @@ def rebuild_task(run: RunFolder, data_dir: str | Path) -> Task:
             "or train again."
         )
     _check_model(run, facts)
+    _check_features(run, facts)
     return task
 
 
@@ -134,6 +135,18 @@ def _check_model(run: RunFolder, facts: dict[str, Any]) -> None:
             f"{run.path} was trained with another version of `model` {now['name']}: what it "
             "computes has changed. Restore that version, or train again."
         )
+
+
+def _check_features(run: RunFolder, facts: dict[str, Any]) -> None:
+    """Raise a RunError if a feature of one's own gives something else than when the run began."""
+    now, then = facts.get("own_features", {}), run.facts().get("own_features", {})
+    for name in now:
+        ours, theirs = ([float(x) for x in found.get(name, {}).values()] for found in (now, then))
+        if len(ours) != len(theirs) or not np.allclose(ours, theirs, rtol=1e-4, atol=1e-6):
+            raise RunError(
+                f"{run.path} was trained with another version of the feature {name}: what it gives "
+                "has changed. Restore that version, or train again."
+            )
 
 
 def learnt_kernel(run: RunFolder) -> Kernel | None:

@@ -240,7 +240,7 @@ BAD_COMMANDS = {
         1,
         "unknown feature 'wether' in --features category,wether. Accepted: one of the sets big, "
         "small, category, or a comma-separated list of user, category, venue, raw_category, "
-        "latitude, longitude, clock, day, month, weekday, gap.",
+        "latitude, longitude, clock, day, month, weekday, gap, or MODULE:FUNCTION of your own.",
     ),
     "unknown metric": (
         ["train", *SMALL, "--stop-metric", "val/accuracy/micro"],

@@ -15,11 +15,18 @@ import pytest
 import fedgru
 from fedgru.agnostic import protection
 from fedgru.runs import listing
+from fedgru.task.own_features import ClientCheckIns
+from tests.conftest import make_check_ins
 from tests.engines.test_engines import CASES
 
 ROOT = Path(__file__).parents[2]
 KEEPS = "Clients that keep something"
 OWN = "As one of fedgru's own"
+FEATURE = "A feature of fedgru's own"
+NAMED = "Features and models by a name"
+LATITUDES = [40.70, 40.71, 40.70, 40.72]
+# pip builds with the setuptools that is here, and installs to a folder of the test
+PIP = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1"}
 HEAD = re.compile(
     r"`(?P<path>[^`]+)`, (?:(?P<new>new file)|(?P<where>after|before|in place of) the line "
     r"`(?P<line>[^`]+)`):"
@@ -190,7 +197,7 @@ def test_a_typo_in_a_head_is_seen(tmp_path):
 
 
 def test_every_heading_is_followed_here():
-    followed = {"An algorithm", KEEPS, OWN, "A reader", "A feature", "A model"}
+    followed = {"An algorithm", KEEPS, OWN, "A reader", "A feature", NAMED, FEATURE, "A model"}
     followed |= {"A Keras model of your own", "An engine"}
     assert parts().keys() == followed
     assert all(recipe(heading) for heading in followed)
@@ -209,18 +216,47 @@ def test_an_algorithm_of_fedgrus_own(copy):
 def test_a_reader_in_a_package_of_its_own(tmp_path):
     site, folder = tmp_path / "site", tmp_path / "package"
     folder.mkdir()
-    # pip builds with the setuptools that is here, and installs to a folder of the test
-    pip = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1"}
     path = os.pathsep.join(map(str, (ROOT, site)))
-    printed = follow(recipe("A reader"), folder, path, PIP_TARGET=str(site), **pip)
+    printed = follow(recipe("A reader"), folder, path, PIP_TARGET=str(site), **PIP)
     assert "gowalla: 2 check-ins of 1 user at 2 venues" in printed.splitlines()
     passport = json.loads((folder / "data/gowalla/passport.json").read_text("utf-8"))
     assert passport["source"]["kind"] == "gowalla"
 
 
 @pytest.mark.slow
-def test_a_feature(copy):
-    printed = follow(recipe("A feature"), copy, copy)
+def test_a_feature_in_a_module_of_its_own(tmp_path):
+    printed = follow(recipe("A feature"), tmp_path)
+    assert "12 checks: 12 ok." in printed
+    described = json.loads((tmp_path / "exported/model.json").read_text("utf-8"))
+    names = [one["name"] for one in described["inputs"]]
+    own = ["km_from_home", "new_and_night_1", "new_and_night_2"]
+    assert names == ["category", "clock_sin", "clock_cos", *own]
+    # home is where two of the first three check-ins are; 0.01 degrees of latitude are 1.11 km
+    sys.path.insert(0, str(tmp_path))
+    try:
+        import places
+    finally:
+        sys.path.remove(str(tmp_path))
+    check_ins = make_check_ins(["a"] * 4, [None] * 4, ["h", "x", "h", "y"], lat_deg=LATITUDES)
+    given = ClientCheckIns.of(check_ins, np.arange(4), "a")
+    assert places.km_from_home(given).tolist() == pytest.approx([0, 1.112, 0, 2.224], abs=1e-3)
+    assert places.new_and_night(given).tolist() == [[1, 1], [1, 1], [0, 1], [1, 1]]  # 0:00 to 3:00
+
+
+def test_a_feature_and_a_model_by_name(tmp_path):
+    site, folder = tmp_path / "site", tmp_path / "package"
+    folder.mkdir()
+    path = os.pathsep.join(map(str, (ROOT, site)))
+    follow(recipe(NAMED), folder, path, PIP_TARGET=str(site), **PIP)
+    config = (only_run(folder).path / "config.toml").read_text("utf-8")
+    assert 'features = "category,weekend"' in config and 'model = "small-gru"' in config
+    weights, _ = only_run(folder).load_weights("last")
+    assert weights["gru/gru_cell/kernel"].shape == (12 + 1, 3 * 6)  # categories, weekend; gates
+
+
+@pytest.mark.slow
+def test_a_feature_of_fedgrus_own(copy):
+    printed = follow(recipe(FEATURE), copy, copy)
     by_hand, streamed = num_passed(printed)
     assert by_hand == 2 and streamed >= 1
     # category, and sine and cosine of the hour

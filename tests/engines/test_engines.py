@@ -73,6 +73,7 @@ CASES = {
     "lstm": {"cell": "lstm"},
     "no prior": {"prior": "none"},
     "chunks": {"layout": "chunks"},
+    "own feature": {"features": "venue,tests.own_features:late_and_home"},
     "owners": {"mean": "owners"},
     "owners, server adam": {"mean": "owners", "server_optimizer": "adam", "server_lr": 0.001},
     "proximal": {"prox_mu": 3.0},

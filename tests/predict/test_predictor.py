@@ -21,6 +21,9 @@ CASES = {
     "gru": {"prior": "none"},
     "lstm with counts": {"cell": "lstm", "prior": "backoff"},
     "kernel, gap": {"prior": "kernel", "features": "user,category,venue,latitude,gap,clock"},
+    "own features": {
+        "features": "category,tests.own_features:visits_before,tests.own_features:late_and_home"
+    },
     "venues": {"target": "venue", "prior": "markov", "features": "venue,weekday"},
     "notebook's ids": {"vocabulary": "range", "clock": "utc", "scaling": "none", "prior": "none"},
     "erased": {"agnostic_to": "zone", "method": "leace", "zones": 3, "rounds": 2},

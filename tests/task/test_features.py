@@ -107,7 +107,7 @@ def test_gap_is_that_before_the_check_in_and_starts_anew_for_each_client():
             "category,speed",
             "unknown feature 'speed' in `features` category,speed. Accepted: one of the sets big, "
             "small, category, or a comma-separated list of user, category, venue, raw_category, "
-            "latitude, longitude, clock, day, month, weekday, gap.",
+            "latitude, longitude, clock, day, month, weekday, gap, or MODULE:FUNCTION of your own.",
         ),
         (
             "small,venue",
