@@ -54,12 +54,18 @@ class Windows:
         >>> night.on_until(np.arange(3), 1).tolist() == [4, -1, ALWAYS_MS]
         True
         """
-        since = (time_ms - self.start_ms) % self.period_ms
-        until = np.where(self._endless, ALWAYS_MS, time_ms + self.length_ms - since)
-        is_on = since < self.length_ms
-        found = np.full(max(int(np.max(clients, initial=-1)), self._last_client) + 1, -1)
-        found[self.client[is_on]] = until[is_on]
-        return found[clients]
+        first, end = (np.searchsorted(self.client, clients, side) for side in ("left", "right"))
+        owner = np.repeat(np.arange(len(clients)), end - first)
+        # the windows of these clients alone, client after client
+        before = np.cumsum(end - first) - (end - first)
+        places = np.arange(len(owner)) + np.repeat(first - before, end - first)
+        since = (time_ms - self.start_ms[places]) % self.period_ms
+        length_ms = self.length_ms[places]
+        until = np.where(self._endless[places], ALWAYS_MS, time_ms + length_ms - since)
+        is_on = since < length_ms
+        found = np.full(len(clients), -1)
+        found[owner[is_on]] = until[is_on]
+        return found
 
     def first_with(self, number: int, time_ms: int) -> int:
         """Return the first time, not before `time_ms`, at which this many clients are on.
@@ -83,7 +89,7 @@ class Windows:
     def next_start(self, time_ms: int) -> int:
         """Return the first time after `time_ms` at which a client comes on."""
         since = time_ms % self.period_ms
-        return time_ms - since + _next(np.unique(self.start_ms), since, self.period_ms)
+        return time_ms - since + _next(self._start_times, since, self.period_ms)
 
     @property
     def most_on(self) -> int:
@@ -95,8 +101,8 @@ class Windows:
         return self.length_ms >= self.period_ms
 
     @cached_property
-    def _last_client(self) -> int:
-        return int(np.max(self.client, initial=-1))
+    def _start_times(self) -> Ints:
+        return np.unique(self.start_ms)
 
     @cached_property
     def _changes(self) -> tuple[Ints, Ints]:
@@ -108,6 +114,49 @@ class Windows:
         times = np.unique(np.concatenate([[0], starts, stops]))
         begun, over = (np.searchsorted(t, times, "right") for t in (starts, stops))
         return times, before + begun - over
+
+
+class WhoIsOn:
+    """Which clients are on, for times that mostly go on by little.
+
+    From one time to the next only those clients are looked at that came on or went off between.
+
+    Args:
+        windows: Windows.
+        num_clients: of the task.
+
+    >>> who = WhoIsOn(Windows(np.array([0, 2]), np.array([20, 3]), np.array([8, 9]), 24), 3)
+    >>> who.at(3).tolist(), who.at(4).tolist(), who.at(36).tolist()
+    ([True, False, True], [False, False, True], [False, False, False])
+    """
+
+    def __init__(self, windows: Windows, num_clients: int) -> None:
+        self._windows, self._period_ms = windows, windows.period_ms
+        changing = windows.length_ms < windows.period_ms
+        client, start_ms = windows.client[changing], windows.start_ms[changing]
+        end_ms = (start_ms + windows.length_ms[changing]) % windows.period_ms
+        moments = np.concatenate([start_ms, end_ms])
+        order = np.argsort(moments, kind="stable")
+        self._moments = moments[order]
+        self._client = np.concatenate([client, client])[order]
+        self._comes_on = order < len(start_ms)
+        self._on = np.zeros(num_clients, bool)
+        self._time_ms: int | None = None
+
+    def at(self, time_ms: int) -> Bools:
+        """Return bool [num_clients]; valid until the next call."""
+        before, self._time_ms = self._time_ms, time_ms
+        if before is None or not 0 <= time_ms - before < self._period_ms:
+            self._on[:] = self._windows.on_until(np.arange(len(self._on)), time_ms) >= 0
+            return self._on
+        begin, end = (
+            int(np.searchsorted(self._moments, moment % self._period_ms, "right"))
+            for moment in (before, time_ms)
+        )
+        wraps = time_ms // self._period_ms > before // self._period_ms
+        for part in (slice(begin, None), slice(end)) if wraps else (slice(begin, end),):
+            self._on[self._client[part]] = self._comes_on[part]  # of several the last one counts
+        return self._on
 
 
 def _next(times: Ints, since: int, period_ms: int) -> int:

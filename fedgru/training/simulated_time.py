@@ -30,7 +30,7 @@ from fedgru.engines.base import Engine, RoundResult
 from fedgru.storage.client_store import ClientStore
 from fedgru.task.task import Task
 from fedgru.training import availability
-from fedgru.training.availability import ALWAYS_MS, Windows
+from fedgru.training.availability import ALWAYS_MS, WhoIsOn, Windows
 from fedgru.training.rounds import FederatedTraining
 from fedgru.training.traffic import count_traffic, num_own_rows
 
@@ -137,6 +137,8 @@ class Devices:
 
     def __init__(self, task: Task, local_epochs: int, windows: Windows | None) -> None:
         self._task, self._local_epochs, self._windows = task, local_epochs, windows
+        num_clients = int(np.max(task.training_clients, initial=-1)) + 1
+        self._who = None if windows is None else WhoIsOn(windows, num_clients)
         # of the weights only their shapes are used
         self._weights = {
             name: np.broadcast_to(np.float32(0), weight.shape)
@@ -190,10 +192,12 @@ class Devices:
             busy: indices of clients that are not drawn.
         """
         there = np.asarray(self._task.training_clients)
-        if self._windows is not None:
-            there = there[self._windows.on_until(there, time_ms) >= 0]
-        if busy:
-            there = there[~np.isin(there, busy)]
+        if self._who is not None:
+            there = there[self._who.at(time_ms)[there]]
+        if len(busy):
+            is_busy = np.zeros(int(np.max(there, initial=-1)) + 1, bool)
+            is_busy[np.asarray(busy)[np.asarray(busy) < len(is_busy)]] = True
+            there = there[~is_busy[there]]
         if number is None or not len(there):
             return there
         draw = seeding.rng(self._task.settings.loop.seed, "cohort", *key)

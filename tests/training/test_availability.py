@@ -1,12 +1,14 @@
 """fedgru/training/availability.py: who is on when, worked out by hand."""
 
+from time import perf_counter
+
 import numpy as np
 import pytest
 
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.data import datasets
 from fedgru.training import availability
-from fedgru.training.availability import ALWAYS_MS, MS_PER_HOUR, Windows, join_windows
+from fedgru.training.availability import ALWAYS_MS, MS_PER_HOUR, WhoIsOn, Windows, join_windows
 from fedgru.training.simulated_time import open_simulation
 from tests.conftest import make_check_ins
 
@@ -53,6 +55,56 @@ def test_when_enough_are_on_against_looking_at_every_moment():
             assert found.next_start(time) == min(s for s in starts if s > time)
         with pytest.raises(ValueError, match="clients are on at once, not 6"):
             found.first_with(6, 0)
+
+
+def test_who_is_on_as_time_goes_on_against_every_window():
+    draw = np.random.default_rng(4)
+    for _ in range(50):
+        count = draw.integers(1, 12)
+        starts = np.sort(draw.choice(96, count, replace=False))
+        intervals = [
+            (c, s, s + length)
+            for c in range(4)
+            for s, length in zip(starts, draw.integers(1, 9, count), strict=True)
+            if draw.random() < 0.6
+        ]
+        if not intervals:
+            continue
+        found = join_windows(*(np.array(i) for i in zip(*intervals, strict=True)), 120)
+        who, now = WhoIsOn(found, 5), 0
+        for step in draw.choice([0, 1, 2, 7, 30, 119, 120, 300, -50], 60):
+            now = max(0, now + int(step))
+            expected = [
+                any(
+                    c == client and (now - s) % 120 < length
+                    for c, s, length in zip(
+                        found.client, found.start_ms, found.length_ms, strict=True
+                    )
+                )
+                for client in range(5)
+            ]
+            assert who.at(now).tolist() == expected
+            until = found.on_until(np.array([4, 1, 1, 0]), now)
+            assert (until >= 0).tolist() == [expected[c] for c in (4, 1, 1, 0)]
+
+
+@pytest.mark.slow
+def test_who_is_on_among_100_000_clients_takes_no_time():
+    # 500,000 windows; a buffered run asks whenever a client is done, here 2,000 times
+    draw = np.random.default_rng(5)
+    client = np.repeat(np.arange(100_000), 5)
+    start_ms = (
+        np.arange(5) * 24 * MS_PER_HOUR + draw.integers(0, 12, 500_000).reshape(-1, 5) * MS_PER_HOUR
+    ).ravel()
+    found = Windows(client, start_ms, draw.integers(1, 8 * MS_PER_HOUR, 500_000), 120 * MS_PER_HOUR)
+    begin = perf_counter()
+    who, num_on = WhoIsOn(found, 100_000), []
+    for moment in range(0, 2_000_000, 1000):
+        num_on.append(int(who.at(moment).sum()))
+        found.next_start(moment)
+    taken_s = perf_counter() - begin
+    assert num_on[-1] == (found.on_until(np.arange(100_000), 1_999_000) >= 0).sum() > 0
+    assert taken_s < 10  # 0.5 s; looking at every window each time takes a minute
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from fedgru.engines.ray.engine import RayEngine, cut_cohort
 from fedgru.runs import folder as run_folder
 from fedgru.runs import listing
 from fedgru.training.rounds import run_round
+from fedgru.training.simulated_time import SimulatedTraining, open_simulation
 from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
 from tests.conftest import needs_ray, start, training_for_long
@@ -102,6 +103,44 @@ def test_any_number_of_actors_equals_the_jax_engine(make_ray_task, ray_in_place,
         found[actors] = state.weights
     # the sums are added in the same order, whoever made them
     assert same_bytes(found[1], found[2]) and same_bytes(found[1], found[4])
+
+
+SLOW_DEVICES = {"step_s": 60.0, "bandwidth_mbps": 1e9, "device_spread": 0.0}
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("settings", "late"),
+    [
+        ({"deadline_min": 7.0}, [[0]] * 3),  # 2 epochs take 8, 6, 6, 6, 4 and 4 minutes each
+        ({"deadline_min": 3.9}, [[0, 1, 2, 3, 4, 5]] * 3),
+        (
+            {"availability": "clock", "window_h": 12, "clients_per_round": 2, "oversample": 1.5},
+            None,
+        ),
+    ],
+    ids=["deadline", "a deadline that nobody meets", "clock"],
+)
+def test_simulated_time_is_that_of_the_jax_engine(make_ray_task, ray_in_place, settings, late):
+    found = {}
+    for engine_class in (JaxEngine, RayEngine):
+        task = make_ray_task(**SLOW_DEVICES | settings)
+        algorithm, _ = start(task)
+        with contextlib.closing(engine_class(task)) as engine:
+            training = SimulatedTraining(engine, algorithm, open_simulation(task))
+            state, results = training.init(), []
+            for _ in range(3):
+                results.append(training.run_round(state, None))
+                state = results[-1].state
+        found[engine_class] = state, results
+    (expected, rounds), (state, ray_rounds) = found.values()
+    assert state.simulated == expected.simulated and state.simulated.time_ms > 0
+    for ours, theirs in zip(ray_rounds, rounds, strict=True):
+        assert (ours.num_clients, ours.faults) == (theirs.num_clients, theirs.faults)
+    if late is not None:
+        assert [one.faults.get("too late") for one in ray_rounds] == late
+    for name, array in expected.weights.items():
+        np.testing.assert_allclose(state.weights[name], array, atol=1e-5, rtol=0)
 
 
 @needs_ray
