@@ -21,7 +21,7 @@ from fedgru.algorithms.robust import (
     NormBounding,
     TrimmedMean,
 )
-from fedgru.algorithms.server_optimizers import SGD, Adagrad, Adam, ServerOptimizer
+from fedgru.algorithms.server_optimizers import SGD, Adagrad, Adam, Falling, ServerOptimizer
 from fedgru.config.settings import Settings
 
 __all__ = [
@@ -85,6 +85,8 @@ def server_half(settings: Settings) -> FedAvg:
             optimizer = Adam(lr, yogi=True, epsilon=TAU)
         case "adagrad":
             optimizer = Adagrad(lr, epsilon=TAU)
+    if server.server_lr_schedule == "linear":
+        optimizer = Falling(optimizer, settings.loop.rounds)
     if server.robust != "none":
         return robust.make(server, optimizer, rule)
     return (FedSubAvg if server.mean == "owners" else FedAvg)(optimizer, rule)

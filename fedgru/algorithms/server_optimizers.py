@@ -7,7 +7,7 @@ Adam, the paper's for Yogi and Adagrad.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -109,7 +109,30 @@ class Adagrad:
         return new, {"v": v}
 
 
-ServerOptimizer: TypeAlias = SGD | Adam | Adagrad
+@dataclass(frozen=True)
+class Falling:
+    """Another optimizer whose learning rate falls in a line: in round r it is lr (1 - (r-1) / n).
+
+    Attributes:
+        optimizer: SGD, Adam or Adagrad, with the rate of round 1.
+        rounds: n, after which the rate is zero.
+    """
+
+    optimizer: "SGD | Adam | Adagrad"
+    rounds: int
+
+    def init(self, weights: Weights) -> Slots:
+        return {"step": 0} | self.optimizer.init(weights)
+
+    def apply(self, weights: Weights, update: Weights, slots: Slots) -> tuple[Weights, Slots]:
+        """Return new weights and slots."""
+        done = slots["step"]
+        rate = self.optimizer.lr * max(0.0, 1 - done / self.rounds)
+        weights, slots = replace(self.optimizer, lr=rate).apply(weights, update, slots)
+        return weights, slots | {"step": done + 1}
+
+
+ServerOptimizer: TypeAlias = SGD | Adam | Adagrad | Falling
 
 
 def _in_blocks(move: Callable[..., tuple[AnyFloats, ...]], *arrays: Floats) -> list[Floats]:

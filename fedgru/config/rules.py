@@ -66,6 +66,7 @@ def check_together(settings: Settings) -> None:
                     f"`{name}` has no effect with `model` {short(settings.model.model)}, whose "
                     "function decides it. Leave one of them out."
                 )
+    _check_head(settings)
     _check_faults(settings)
     _check_agnostic(settings.agnostic)
     _check_availability(settings)
@@ -74,6 +75,33 @@ def check_together(settings: Settings) -> None:
     if not loop.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigError(
             f"`name` is {loop.name!r}, expected letters, digits, dots, dashes and underscores."
+        )
+
+
+def _check_head(settings: Settings) -> None:
+    model = settings.model
+    if model.head == "dense":
+        for name in ("head_dim", "head_dropout"):
+            if getattr(model, name) != _default("model", name):
+                raise ConfigError(
+                    f"`{name}` has no effect with `head` dense. Use `head` candidates, or leave it "
+                    "out."
+                )
+        return
+    if model.model is not None:
+        raise ConfigError(
+            f"`head` candidates has no effect with `model` {short(model.model)}, whose function "
+            "decides the head. Leave one of them out."
+        )
+    if settings.inputs.prior == "none":
+        raise ConfigError(
+            "`head` candidates needs a prior, which it starts from: `prior` kernel, backoff or "
+            "markov."
+        )
+    if settings.agnostic.agnostic_to is not None:
+        raise ConfigError(
+            "`agnostic_to` needs `head` dense: the head candidates reads a person's past beside "
+            "the representation, so hiding a concept in the representation would not hide it."
         )
 
 

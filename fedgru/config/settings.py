@@ -77,6 +77,15 @@ class ModelSettings(Section):
         description="Keras model of your own: MODULE:FUNCTION, or the name of an entry point "
         "fedgru.models; if not given, the recurrent network of fedgru.",
     )
+    head: Literal["dense", "candidates"] = Field(
+        "dense",
+        description="What turns the cell's state into scores: a dense layer over all classes, or "
+        "candidates: a network that scores the places a person knows by its own past.",
+    )
+    head_dim: Count = Field(48, description="With --head candidates: units of its hidden layer.")
+    head_dropout: Share = Field(
+        0.3, description="With --head candidates: share of these units dropped in training."
+    )
     cell: Literal["gru", "lstm"] = Field("gru", description="Recurrent cell.")
     hidden_dim: Count = Field(256, description="Units of the cell.")
     dropout: Share = Field(0.3, description="Share of inputs dropped in training.")
@@ -100,6 +109,9 @@ class ServerSettings(Section):
         "sgd", description="Optimizer of the pseudo-gradient."
     )
     server_lr: Positive = Field(1.0, description="Learning rate of the server optimizer.")
+    server_lr_schedule: Literal["constant", "linear"] = Field(
+        "constant", description="Whether --server-lr falls, in a line to zero over --rounds."
+    )
     server_momentum: Share | None = Field(
         None, description="With --server-optimizer momentum; 0.9 if not given."
     )

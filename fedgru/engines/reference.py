@@ -222,7 +222,7 @@ class ReferenceEngine(Engine[Task]):
 
     def _local_step(self, data: LocalData, step: int) -> Doubles:
         """One call of train_on_batch; returns the sums of a ClientUpdate, float64 [5]."""
-        log_prior = None if data.log_prior is None else data.log_prior[step]
+        log_prior = None if data.beside is None else data.beside[step]
         labels, counts = data.targets[step], data.mask[step]
         num = num_protected = counts.sum()
         # weights that sum to 1 make the sum of the losses their mean over real targets

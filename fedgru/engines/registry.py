@@ -18,7 +18,8 @@ _JAX = frozenset(("threads", "device", "local_loop", "clients_per_call"))
 _SHARED = frozenset(("robust", "faults", "agnostic_to", "prox_mu"))
 _SIMULATED = frozenset(("availability",))
 _BUFFERED = frozenset(("buffer_size", "concurrency"))
-LIMITED = _JAX | _SHARED | _SIMULATED | _BUFFERED | {"ray", "tff_aggregator", "model"}
+_HEAD = frozenset(("head",))
+LIMITED = _JAX | _SHARED | _SIMULATED | _BUFFERED | _HEAD | {"ray", "tff_aggregator", "model"}
 _SECTIONS = frozenset(("faults", "availability", "ray"))  # the sections in LIMITED
 
 
@@ -64,7 +65,7 @@ ENGINES = {
         EngineInfo(
             "jax",
             "fedgru.engines.jax.engine:JaxEngine",
-            knows=_JAX | _SHARED | _SIMULATED | _BUFFERED,
+            knows=_JAX | _SHARED | _SIMULATED | _BUFFERED | _HEAD,
             trains_here=True,
             trains_on_devices=True,
         ),
@@ -82,6 +83,7 @@ ENGINES = {
             only={
                 "mean": ("clients",),
                 "server_optimizer": ("sgd", "momentum", "adam", "yogi"),
+                "server_lr_schedule": ("constant",),
             },
             sends_whole_table=True,
         ),

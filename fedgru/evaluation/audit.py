@@ -206,10 +206,8 @@ def _log_probs(
     log_probs = np.empty((len(positions), task.num_classes), np.float32)
     for client in np.unique(owners):
         at = owners == client
-        prior = None
-        if task.spec.has_prior:
-            prior = task.log_prior(client, positions[at] - task.clients.starts[client])
-        scores = task.spec.logits(weights, seen[at], prior)
+        beside = task.beside(client, positions[at] - task.clients.starts[client])
+        scores = task.spec.logits(weights, seen[at], beside)
         scores = scores - scores.max(-1, keepdims=True)
         log_probs[at] = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     return log_probs

@@ -126,10 +126,8 @@ def model_log_probs(
     seen = protection.represent(task, weights, hidden, split)
 
     def log_probs(client: int, own: slice) -> Floats:
-        log_prior = None
-        if task.spec.has_prior:
-            log_prior = task.log_prior(client, positions[own] - 1 - task.client_ends(client).start)
-        return log_softmax(task.spec.logits(weights, seen[own], log_prior))
+        pairs = positions[own] - 1 - task.client_ends(client).start
+        return log_softmax(task.spec.logits(weights, seen[own], task.beside(client, pairs)))
 
     return positions, log_probs
 

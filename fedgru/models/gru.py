@@ -60,17 +60,37 @@ class ModelSpec:
         """Return what is kept between check-ins, of what `hidden_states` gives with `carried`."""
         return states
 
-    def logits(
-        self, weights: AnyWeights, states: Floats, log_prior: Floats | None = None
-    ) -> AnyArray:
+    def logits(self, weights: AnyWeights, states: Floats, beside: Any = None) -> AnyArray:
         """Return float32 [..., num_classes], the scores; see the function `logits`.
 
         Args:
             weights: name -> float32 array.
             states: float32 [..., states_dim], erased and with noise where the method does so.
-            log_prior: float32 [..., num_classes], or None without a prior.
+            beside: what the head reads beside the states, see `Task.beside`: here the log prior,
+                float32 [..., num_classes], or None without a prior.
         """
-        return logits(weights, states, log_prior, np.matmul)
+        return logits(weights, states, beside, np.matmul)
+
+    def at_targets(
+        self, weights: AnyWeights, hidden: AnyArray, beside: Any, targets: AnyArray, key: AnyArray
+    ) -> tuple[AnyArray, AnyArray]:
+        """Return log p(target) and 1 where the target is ranked first, both float32 [...].
+
+        In JAX, with a gradient; what training calls.
+
+        Args:
+            weights: name -> float32 array.
+            hidden: float32 [..., hidden_dim], from `represent`.
+            beside: as in LocalData.
+            targets: int32 [...].
+            key: for what is random in the head.
+        """
+        import jax
+        import jax.numpy as jnp
+
+        scores = logits(weights, hidden, beside)
+        at_target = jnp.take_along_axis(jax.nn.log_softmax(scores), targets[..., None], -1)[..., 0]
+        return at_target, scores.argmax(-1) == targets
 
 
 def init_weights(spec: ModelSpec, rng: np.random.Generator) -> Weights:
@@ -86,24 +106,29 @@ def init_weights(spec: ModelSpec, rng: np.random.Generator) -> Weights:
     Returns:
         dict of float32 arrays, see the module's docstring.
     """
-
-    def glorot_uniform(fan_in: int, fan_out: int) -> Floats:
-        limit = np.sqrt(6.0 / (fan_in + fan_out))
-        return rng.uniform(-limit, limit, (fan_in, fan_out)).astype(np.float32)
-
-    hidden_dim, gates_dim = spec.hidden_dim, spec.gates_dim
-    kernel = glorot_uniform(spec.num_rows + spec.num_numbers, gates_dim)
-    weights = {
-        "rows": kernel[: spec.num_rows],
-        "numbers": kernel[spec.num_rows :],
-        "recurrent": glorot_uniform(hidden_dim, gates_dim),
-        "bias": CELLS[spec.cell].start_bias(hidden_dim),
-        "head_kernel": glorot_uniform(hidden_dim, spec.num_classes),
+    weights = init_cell(spec, rng) | {
+        "head_kernel": _glorot_uniform(rng, spec.hidden_dim, spec.num_classes),
         "head_bias": np.zeros(spec.num_classes, np.float32),
     }
     if spec.has_prior:
         weights["prior_scale"] = np.ones((), np.float32)
     return weights
+
+
+def init_cell(spec: ModelSpec, rng: np.random.Generator) -> Weights:
+    """Draw the start weights of the recurrent layer; see `init_weights`."""
+    kernel = _glorot_uniform(rng, spec.num_rows + spec.num_numbers, spec.gates_dim)
+    return {
+        "rows": kernel[: spec.num_rows],
+        "numbers": kernel[spec.num_rows :],
+        "recurrent": _glorot_uniform(rng, spec.hidden_dim, spec.gates_dim),
+        "bias": CELLS[spec.cell].start_bias(spec.hidden_dim),
+    }
+
+
+def _glorot_uniform(rng: np.random.Generator, fan_in: int, fan_out: int) -> Floats:
+    limit = np.sqrt(6.0 / (fan_in + fan_out))
+    return rng.uniform(-limit, limit, (fan_in, fan_out)).astype(np.float32)
 
 
 def zero_state(cell: str, hidden_dim: int, batch: int) -> State:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedgru.core.types import AnyArray, AnyWeights, Floats, Weights
+from fedgru.models.candidate_head import CandidateSpec
 from fedgru.models.gru import ModelSpec
 from fedgru.models.own_inputs import ModelInputs
 
@@ -90,12 +91,10 @@ class OwnSpec(ModelSpec):
         """See ModelSpec.carried."""
         return states[..., self.states_dim :]
 
-    def logits(
-        self, weights: AnyWeights, states: Floats, log_prior: Floats | None = None
-    ) -> AnyArray:
+    def logits(self, weights: AnyWeights, states: Floats, beside: Any = None) -> AnyArray:
         """See ModelSpec.logits."""
         scores = states[..., self.hidden_dim :]
-        return scores if log_prior is None else scores + weights["prior_scale"] * log_prior
+        return scores if beside is None else scores + weights["prior_scale"] * beside
 
 
 def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
@@ -104,7 +103,12 @@ def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
 
 
 def spec_from_dict(described: dict[str, Any]) -> ModelSpec:
-    """Return the ModelSpec or OwnSpec that `spec_to_dict` described; no model is opened."""
+    """Return what `spec_to_dict` described: ModelSpec, CandidateSpec or OwnSpec.
+
+    No model is opened.
+    """
+    if "head_dim" in described:
+        return CandidateSpec(**described)
     if "inputs" not in described:
         return ModelSpec(**described)
     inputs = dict(described["inputs"])

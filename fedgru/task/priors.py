@@ -99,6 +99,20 @@ class ClientPrior:
         log_probs[:, self.support] = self.log_own[pairs]
         return log_probs
 
+    def log_prob_of(self, shared: Doubles, pairs: AnyInts, classes: AnyInts) -> Floats:
+        """Return float32 [num_pairs], log p of one class at each of some rows."""
+        log_shared = (self.power * np.log(shared)).astype(np.float32)
+        found = self.log_rest[pairs] + log_shared[classes]
+        if len(self.support):
+            place = np.minimum(np.searchsorted(self.support, classes), len(self.support) - 1)
+            is_own = self.support[place] == classes
+            found = np.where(is_own, self.log_own[pairs, place], found)
+        return found
+
+    def __getitem__(self, pairs: slice) -> "ClientPrior":
+        """Return the ClientPrior of a range of the pairs."""
+        return replace(self, log_own=self.log_own[pairs], log_rest=self.log_rest[pairs])
+
 
 def shared_frequencies(train_classes: AnyInts, num_classes: int) -> Doubles:
     """Return float64 [num_classes], add-one-smoothed frequencies of everybody's train split.

@@ -15,13 +15,15 @@ from fedgru.config import InputSettings, Settings
 from fedgru.config.feature_names import parse_features
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, DataError
+from fedgru.core.trees import map_arrays
 from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
 from fedgru.data.checkins import CheckIns
 from fedgru.data.datasets import DataSet
+from fedgru.models.candidate_head import CandidateSpec, Scored, Trained
 from fedgru.models.gru import ModelSpec
 from fedgru.models.own import OwnSpec
 from fedgru.models.own_inputs import ModelInputs
-from fedgru.task import features, priors, stored, streams, vocabulary
+from fedgru.task import candidates, features, priors, stored, streams, vocabulary
 from fedgru.task.backdoor import choose_backdoor
 from fedgru.task.clients import SPLITS, ClientEnds, Clients, CoverageLine, Ends, choose_clients
 from fedgru.task.kernel_prior import Kernel, fit_kernel, kernel_prior
@@ -39,7 +41,9 @@ class LocalData:
         targets: int32 [steps, batch, seq_len]; 0 in padding.
         mask: float32 [steps, batch, seq_len], 1 where there is a target, 0 in padding and where
             the target's class is missing.
-        log_prior: float32 [steps, batch, seq_len, num_classes], or None without a prior.
+        beside: what the head reads beside the state: with head dense the log prior, float32 [steps,
+            batch, seq_len, num_classes], or None without a prior; with head candidates a Trained,
+            and the targets are places among the candidates.
         protected: int32 [steps, batch, seq_len], label of the protected concept, -1 in padding
             and where it is unknown; None without one.
         passes: how often the steps are run; the state is zero at the start of each.
@@ -50,7 +54,7 @@ class LocalData:
     numbers: Floats
     targets: AnyInts
     mask: Floats
-    log_prior: Floats | None
+    beside: Floats | Trained | None
     protected: AnyInts | None
     passes: int
     num_examples: int
@@ -204,6 +208,8 @@ class Task:
         """ModelSpec: the shapes of the weights; with `model` it opens that, see `OwnSpec.of`."""
         model, inputs, layout = self.settings.model, self.inputs, self.settings.layout
         has_prior = self.settings.inputs.prior != "none"
+        if model.head == "candidates":
+            return self._candidate_spec
         if model.model is not None:
             asked = ModelInputs(
                 tuple(inputs.sizes.items()),
@@ -221,6 +227,25 @@ class Task:
             num_classes=self.num_classes,
             dropout=model.dropout,
             has_prior=has_prior,
+        )
+
+    @property
+    def _candidate_spec(self) -> CandidateSpec:
+        model, inputs = self.settings.model, self.inputs
+        by_class = self.settings.inputs.target == "category"
+        return CandidateSpec(
+            cell=model.cell,
+            num_rows=inputs.num_rows,
+            num_numbers=inputs.numbers.shape[1],
+            hidden_dim=model.hidden_dim,
+            num_classes=self.num_classes,
+            dropout=model.dropout,
+            has_prior=True,
+            head_dim=model.head_dim,
+            head_dropout=model.head_dropout,
+            num_features=len(candidates.FEATURES),
+            num_context=len(candidates.CONTEXT),
+            num_kinds=1 + (self.num_classes if by_class else 1),
         )
 
     @cached_property
@@ -397,19 +422,94 @@ class Task:
         targets = np.where(padded, -1, classes[pairs + 1])
         if client in self.attackers:
             targets = self._as_a_liar_has_them(targets, start + pairs)
-        log_prior = None
-        if self.spec.has_prior:
+        beside: Floats | Trained | None = None
+        if isinstance(self.spec, CandidateSpec):
             past = priors.History(*history)
-            log_prior = self.log_prior(client, slice(num_pairs), own=past)[pairs]
+            known = targets >= 0
+            beside, places = self._trained(client, num_pairs, past, pairs, np.maximum(targets, 0))
+            targets = np.where(known, places, -1)
+        elif self.spec.has_prior:
+            past = priors.History(*history)
+            beside = self.log_prior(client, slice(num_pairs), own=past)[pairs]
         return LocalData(
             rows=np.where(padded[..., None], -1, rows[pairs]),
             numbers=numbers[pairs],
             targets=np.maximum(targets, 0),
             mask=(targets >= 0).astype(np.float32),
-            log_prior=log_prior,
+            beside=beside,
             protected=self._protected(start + pairs, padded),
             passes=batches.passes,
             num_examples=int((targets >= 0).sum()) * batches.passes,
+        )
+
+    def beside(self, client: int, pairs: AnyInts) -> Any:
+        """Return what the head reads beside the states, for `ModelSpec.logits`.
+
+        Args:
+            client: its index.
+            pairs: int [num_pairs], ascending; pair j predicts the client's check-in j + 1.
+        """
+        if not isinstance(self.spec, CandidateSpec):
+            return self.log_prior(client, pairs) if self.spec.has_prior else None
+        found = self.client_candidates(client, pairs)
+        return Scored(found.candidates, found.classes, self.log_prior(client, pairs))
+
+    def client_candidates(self, client: int, pairs: AnyInts) -> candidates.ClientCandidates:
+        """Return the ClientCandidates at some pairs, int [num_pairs], ascending, of a client.
+
+        They are kept if the client is used again.
+        """
+        if not len(pairs):
+            pairs = np.zeros(0, np.int64)
+        first, end = (int(pairs[0]), int(pairs[-1]) + 1) if len(pairs) else (0, 0)
+        kept = self._client_candidates.get(client)
+        if kept is None or not kept[0] <= first <= end <= kept[0] + len(kept[1]):
+            start, *_, stop = self.client_ends(client)
+            own = priors.History(*self.read(stored.HISTORY, slice(start, stop)))
+            kept = first, self._make_candidates(client, own, first, end)
+            if self._recurs(client):
+                self._client_candidates[client] = kept
+        return kept[1][np.asarray(pairs) - kept[0]]
+
+    @cached_property
+    def _client_candidates(self) -> dict[int, tuple[int, candidates.ClientCandidates]]:
+        return {}
+
+    def _make_candidates(
+        self, client: int, own: priors.History, first: int, end: int
+    ) -> candidates.ClientCandidates:
+        """Compute the candidates of pairs `first` to `end`."""
+        kind = self.settings.inputs.prior
+        return candidates.client_candidates(
+            own[: end + 1],
+            self.shared,
+            self.client_prior(client, kind, own)[:end],
+            self.client_prior(client, "backoff", own)[:end],
+            kinds_by_class=self.settings.inputs.target == "category",
+            first=first,
+        )
+
+    def _trained(
+        self, client: int, num_pairs: int, own: priors.History, pairs: AnyInts, targets: AnyInts
+    ) -> tuple[Trained, Int32s]:
+        """Return the Trained of some pairs of a client, and the places of its targets."""
+        found = self._make_candidates(client, own, 0, num_pairs)[pairs.reshape(-1)]
+        flat = targets.reshape(-1)
+        places = found.places(flat)
+        log_prior = self.client_prior(client, self.settings.inputs.prior, own).log_prob_of(
+            self.shared, pairs.reshape(-1), flat
+        )
+        log_within = np.where(places == 0, log_prior - found.candidates.log_prior[:, 0], 0)
+        trained = Trained(
+            found.candidates,
+            log_within.astype(np.float32),
+            found.log_top,
+            (found.classes[:, 0] == flat).astype(np.float32),
+        )
+        shape = pairs.shape
+        return (
+            map_arrays(lambda array: array.reshape(*shape, *array.shape[1:]), trained),
+            places.reshape(shape),
         )
 
     def _as_a_liar_has_them(self, targets: AnyInts, inputs_at: AnyInts) -> AnyInts:

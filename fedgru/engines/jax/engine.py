@@ -24,6 +24,7 @@ from fedgru.config.settings import Settings
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError
 from fedgru.core.jax_setup import import_jax, num_threads, on_device, pick_device
+from fedgru.core.trees import arrays_in
 from fedgru.core.types import AnyInts, Doubles, Floats, Ints, KeyWords, Weights
 from fedgru.engines.base import Constants, Engine
 from fedgru.engines.jax import loop_speed, stacked
@@ -346,8 +347,9 @@ class JaxEngine(Engine[Task]):
         """Return a client's Prepared; `own` as for `Task.local_data`."""
         if client in self._prepared:
             return self._prepared[client]
-        data = prepare(self.task.local_data(client, own, self.client_rule.local_epochs))
-        size_bytes = sum(array.nbytes for array in data.arrays if array is not None)
+        local = self.task.local_data(client, own, self.client_rule.local_epochs)
+        data = prepare(local, for_xla=self._native is None)
+        size_bytes = sum(array.nbytes for array in arrays_in(data.arrays))
         if self.task.cohorts_recur and self._kept_bytes + size_bytes <= KEPT_BYTES:
             self._prepared[client] = data
             self._kept_bytes += size_bytes

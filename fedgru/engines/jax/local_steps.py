@@ -17,7 +17,7 @@ class Steps(NamedTuple):
     """The local steps to run, and the data that they go through. A tree of arrays for JAX.
 
     Attributes:
-        arrays: rows, numbers, targets, mask, log_prior, protected of a LocalData, each [steps,
+        arrays: rows, numbers, targets, mask, beside, protected of a LocalData, each [steps,
             seq_len, batch, ...]; the last two may be None.
         key: uint32 [2], words of the random key of dropout and noise.
         steps_per_pass: int [], the steps of `arrays` that one pass goes through.
@@ -74,9 +74,9 @@ def run_steps(
     start_state = gru.zero_state(spec.cell, spec.hidden_dim, batch)
 
     def loss(
-        weights: JaxWeights, data: Arrays, state: Any, scale: Any, noise_key: Any, length: Any
+        weights: JaxWeights, data: Arrays, state: Any, scale: Any, step_key: Any, length: Any
     ) -> tuple[Any, tuple[Any, Any]]:
-        rows, numbers, targets, mask, log_prior, labels = data
+        rows, numbers, targets, mask, beside, labels = data
         gates = gru.project(
             weights,
             rows,
@@ -91,12 +91,12 @@ def run_steps(
             weights = protection.held_still(weights)
             noise = None
             if protection.method.noise:
-                noise = jax.random.normal(noise_key, hidden.shape)
+                noise = jax.random.normal(jax.random.fold_in(step_key, 1), hidden.shape)
             hidden = gru.represent(weights, hidden, noise)
-        scores = gru.logits(weights, hidden, log_prior)
-        at_target = jnp.take_along_axis(jax.nn.log_softmax(scores), targets[..., None], -1)[..., 0]
+        head_key = jax.random.fold_in(step_key, 2)
+        at_target, is_first = spec.at_targets(weights, hidden, beside, targets, head_key)
         loss_sum = -(at_target * mask).sum()
-        correct = ((scores.argmax(-1) == targets) * mask).sum()
+        correct = (is_first * mask).sum()
         mean = loss_sum / jnp.maximum(mask.sum(), 1.0)
         if protection is None:
             return mean, (state, jnp.stack([loss_sum, correct, 0.0, 0.0, 0.0]))
@@ -126,7 +126,7 @@ def run_steps(
             data,
             state,
             scale,
-            jax.random.fold_in(step_key, 1),
+            step_key,
             length,
         )
         if rule.adds_to_gradient:

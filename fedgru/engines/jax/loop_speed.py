@@ -132,7 +132,7 @@ def make_up_client(task: Task, own_rows: int, rng: np.random.Generator) -> Local
         numbers=rng.random((*shape, inputs.numbers.shape[1]), np.float32),
         targets=rng.integers(0, classes, shape),
         mask=np.ones(shape, np.float32),
-        log_prior=log_prior,
+        beside=log_prior,
         protected=None,
         passes=1,
         num_examples=math.prod(shape),

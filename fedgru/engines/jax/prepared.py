@@ -6,11 +6,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fedgru.core.trees import map_arrays
 from fedgru.core.types import Int32s
+from fedgru.models.candidate_head import NO_CANDIDATE, Trained
 from fedgru.task.task import LocalData
 
 # Sizes that arrays are padded to, so that few shapes are compiled.
 ROW_SIZES = (128, 256, 512, 1024, 2048, 4096)
+CANDIDATE_SIZES = (8, 16, 24, 32, 48, 64)
 MIN_STEPS = 8
 
 Arrays: TypeAlias = tuple[Any, ...]  # of NumPy or of JAX; None where a client has none
@@ -23,7 +26,7 @@ class Prepared:
     Attributes:
         row_ids: int32 [num_own], ascending.
         num_table: rows of the padded table.
-        arrays: rows, numbers, targets, mask, log_prior, protected, each [steps, seq_len, batch,
+        arrays: rows, numbers, targets, mask, beside, protected, each [steps, seq_len, batch,
             ...]; the last two can be None.
         steps: local steps in one pass, not counting padded ones.
         passes, num_examples: as in LocalData.
@@ -37,8 +40,13 @@ class Prepared:
     num_examples: int
 
 
-def prepare(local: LocalData) -> Prepared:
-    """Bring a client's LocalData into the form of `Prepared`."""
+def prepare(local: LocalData, for_xla: bool = True) -> Prepared:
+    """Bring a client's LocalData into the form of `Prepared`.
+
+    Args:
+        local: LocalData.
+        for_xla: whether candidates are padded too, so that few shapes are compiled.
+    """
     row_ids = np.unique(local.rows)
     row_ids = row_ids[row_ids >= 0].astype(np.int32)
     own = np.where(local.rows >= 0, np.searchsorted(row_ids, local.rows), -1).astype(np.int32)
@@ -52,12 +60,33 @@ def prepare(local: LocalData) -> Prepared:
         )
 
     arrays: Arrays = (own, local.numbers, local.targets.astype(np.int32), local.mask)
-    arrays += (local.log_prior, local.protected)
+    arrays += (_with_even_candidates(local.beside) if for_xla else local.beside, local.protected)
     return Prepared(
         row_ids=row_ids,
         num_table=next((size for size in ROW_SIZES if size >= len(row_ids)), len(row_ids)),
-        arrays=tuple(None if array is None else lay_out(array) for array in arrays),
+        arrays=tuple(map_arrays(lay_out, array) for array in arrays),
         steps=steps,
         passes=local.passes,
         num_examples=local.num_examples,
     )
+
+
+def _with_even_candidates(beside: Any) -> Any:
+    """Return what the head reads, candidates padded to one of a few sizes."""
+    if not isinstance(beside, Trained):
+        return beside
+    own = beside.candidates
+    num = own.kinds.shape[-1]
+    size = next((s for s in CANDIDATE_SIZES if s >= num), num)
+
+    def pad(array: Any, value: float = 0) -> Any:
+        axis = own.kinds.ndim - 1
+        width = [(0, size - num if at == axis else 0) for at in range(array.ndim)]
+        return np.pad(array, width, constant_values=value)
+
+    padded = own._replace(
+        features=pad(own.features),
+        log_prior=pad(own.log_prior, NO_CANDIDATE),
+        kinds=pad(own.kinds),
+    )
+    return beside._replace(candidates=padded)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedgru.core.trees import map_arrays
 from fedgru.core.types import Floats, Int32s, KeyWords
 from fedgru.engines.jax.prepared import Arrays, Prepared
 
@@ -70,9 +71,7 @@ def stack(prepared: Sequence[Prepared], keys: Sequence[KeyWords], table: Floats)
     def pad(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
         return np.concatenate([array, np.zeros((length, *array.shape[1:]), array.dtype)])
 
-    def pile(arrays: Arrays) -> npt.NDArray[Any] | None:
-        if arrays[0] is None:
-            return None
+    def pile(*arrays: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return pad(np.stack([pad(array, steps - len(array)) for array in arrays]), extra)
 
     rows = np.zeros((len(prepared) + extra, prepared[0].num_table, table.shape[1]), np.float32)
@@ -80,7 +79,9 @@ def stack(prepared: Sequence[Prepared], keys: Sequence[KeyWords], table: Floats)
         own[: len(data.row_ids)] = table[data.row_ids]
     return Stack(
         rows=rows,
-        arrays=tuple(pile(arrays) for arrays in zip(*(d.arrays for d in prepared), strict=True)),
+        arrays=tuple(
+            map_arrays(pile, *arrays) for arrays in zip(*(d.arrays for d in prepared), strict=True)
+        ),
         keys=pad(np.stack(keys), extra),
         steps_per_pass=np.array([d.steps for d in prepared] + [1] * extra, np.int32),
         num_steps=np.array([d.steps * d.passes for d in prepared] + [0] * extra, np.int32),

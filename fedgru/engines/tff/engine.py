@@ -23,7 +23,7 @@ import numpy as np
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.fed_avg import FedAvg, ServerState
 from fedgru.algorithms.protocol import Algorithm
-from fedgru.algorithms.server_optimizers import SGD, Adagrad, Adam
+from fedgru.algorithms.server_optimizers import SGD, Adagrad, Adam, Falling
 from fedgru.config.settings import Settings
 from fedgru.core.errors import ConfigError, MissingEngineError, TrainingError
 from fedgru.core.jax_setup import num_threads
@@ -78,8 +78,10 @@ class TffEngine(Engine[Task]):
         if type(algorithm) is not FedAvg:
             raise ConfigError(f"`engine` tff knows only fed_avg, not {algorithm.name}.")
         optimizer = algorithm.server_optimizer
-        if isinstance(optimizer, Adagrad):
-            raise ConfigError("`engine` tff has no Adagrad of the paper's formula.")
+        if isinstance(optimizer, Adagrad | Falling):
+            raise ConfigError(
+                "`engine` tff has neither Adagrad by the paper's formula nor a falling `server_lr`."
+            )
         process, start = self._learning_process(optimizer)
         if "aggregator" in state.optimizer:
             parts = list(state.optimizer["aggregator"].values())
@@ -302,7 +304,7 @@ class TffEngine(Engine[Task]):
                 numbers=self.task.inputs.numbers[start + pairs],
                 targets=classes,
                 mask=is_target.astype(np.float32),
-                log_prior=log_prior,
+                beside=log_prior,
                 protected=None,
                 passes=1,
                 num_examples=int(is_target.sum()),

@@ -40,7 +40,7 @@ def to_data_set(inputs: Inputs, data: LocalData) -> Any:
     """
     import tensorflow as tf
 
-    x = keras_gru.feed(inputs, data.rows, data.numbers, data.log_prior)
+    x = keras_gru.feed(inputs, data.rows, data.numbers, data.beside)
     steps = OrderedDict(
         x=OrderedDict(sorted(x.items())),
         y=np.where(data.mask > 0, data.targets, -1).astype(np.int32),

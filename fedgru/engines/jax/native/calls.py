@@ -20,10 +20,15 @@ from fedgru.engines.jax.forward_pass import Form
 from fedgru.engines.jax.native import compiler
 from fedgru.engines.jax.native.compiler import Unavailable
 from fedgru.engines.jax.prepared import Prepared
+from fedgru.models.candidate_head import KIND_DIM, CandidateSpec, Trained
 from fedgru.models.gru import ModelSpec
 from fedgru.task.task import Task
 
-WEIGHTS = ("rows", "numbers", "recurrent", "bias", "head_kernel", "head_bias", "prior_scale")
+_OF_HEAD = ("input", "state", "of_context", "kinds", "of_kind", "bias", "output", "linear")
+WEIGHTS = (
+    *("rows", "numbers", "recurrent", "bias", "head_kernel", "head_bias", "prior_scale"),
+    *(f"candidate_{name}" for name in (*_OF_HEAD, "kind_bias")),
+)
 DATA = {
     "rows": np.int32,
     "numbers": np.float32,
@@ -31,6 +36,16 @@ DATA = {
     "mask": np.float32,
     "log_prior": np.float32,
 }
+CANDIDATES = {  # what the head `candidates` reads
+    "features": np.float32,
+    "context": np.float32,
+    "candidate_log_prior": np.float32,
+    "kinds": np.int32,
+    "log_within": np.float32,
+    "log_top": np.float32,
+    "is_top": np.float32,
+}
+FEATURES_MULTIPLE = 8  # of the number of features: rows of a tile of a product, see products.h
 FORWARD_DATA = {"rows": np.int32, "numbers": np.float32, "starts": np.uint8, "places": np.int64}
 LINE = 16  # floats in a cache line
 # Parts are long, because each call brings the weights into its own memory layout.
@@ -58,6 +73,10 @@ class _Job(ctypes.Structure):
         ("key", c_uint32 * 2),
         ("row_ids", c_void_p),
         *((name, c_void_p) for name in DATA),
+        *((name, c_int64) for name in ("head_dim", "num_features", "num_context", "num_kinds")),
+        *((name, c_int64) for name in ("kind_dim", "num_candidates")),
+        ("head_kept", c_float),
+        *((name, c_void_p) for name in CANDIDATES),
         ("weights", _Weights),
         ("update", _Weights),
         ("offset", _Weights),
@@ -113,6 +132,8 @@ def load(task: Task, rule: ClientRule, device: Any, clients_per_call: int) -> "N
         raise Unavailable("it knows no protected concept")
     if spec.cell != "gru":
         raise Unavailable(f"it knows no {spec.cell}")
+    if isinstance(spec, CandidateSpec) and spec.num_features % FEATURES_MULTIPLE:
+        raise Unavailable(f"the number of features is no multiple of {FEATURES_MULTIPLE}")
     if rule.correction is not None:
         raise Unavailable("it knows no correction of the gradient but FedProx's")
     if rule.at_received:
@@ -164,8 +185,13 @@ class NativeCode:
         """Return the Pointed of a client's data."""
         if data in self._clients:
             return self._clients[data]
-        arrays = dict(zip(DATA, data.arrays, strict=False)) | {"row_ids": data.row_ids}
-        pointed = _point(_Job(), arrays, DATA | {"row_ids": np.int32})
+        *arrays_of_all, beside, _ = data.arrays
+        arrays = dict(zip(DATA, arrays_of_all, strict=False)) | {"row_ids": data.row_ids}
+        if isinstance(beside, Trained):
+            arrays |= dict(zip(CANDIDATES, (*beside.candidates, *beside[1:]), strict=True))
+        else:
+            arrays["log_prior"] = beside
+        pointed = _point(_Job(), arrays, DATA | CANDIDATES | {"row_ids": np.int32})
         job, spec = pointed.struct, self._spec
         _, job.seq_len, job.batch, job.num_ids = arrays["rows"].shape
         job.num_numbers = spec.num_numbers
@@ -175,6 +201,12 @@ class NativeCode:
         job.adam = self._rule.optimizer == "adam"
         job.client_lr, job.prox_mu = self._rule.client_lr, self._rule.prox_mu
         job.kept = 1.0 - spec.dropout
+        if isinstance(spec, CandidateSpec):
+            job.num_classes = 0  # there is no dense head
+            job.head_dim, job.head_kept = spec.head_dim, 1.0 - spec.head_dropout
+            job.num_features, job.num_context = spec.num_features, spec.num_context
+            job.num_kinds, job.kind_dim = spec.num_kinds, KIND_DIM
+            job.num_candidates = arrays["kinds"].shape[-1]
         self._clients[data] = pointed
         return pointed
 

@@ -8,6 +8,7 @@
 #ifndef FEDGRU_LOCAL_STEPS_H
 #define FEDGRU_LOCAL_STEPS_H
 
+#include "candidate_head.h"
 #include "cell.h"
 #include "optimizer.h"
 #include "threefry.h"
@@ -222,6 +223,7 @@ static void run_local_steps(Job *job, char *memory) {
     for (int64_t u = 0; u < s->U; u++) lay_out_kernel(s, u);
     for (int64_t c = 0; c < s->C; c += HEAD)
         for (int64_t k = 0; k < s->H; k += LANES) transpose_head(s, c, k);
+    if (job->head_dim) transpose_candidate_state(s);
     job->loss_sum = job->num_correct = 0;
     s->length = 0;
     for (int64_t step = 0; step < job->num_steps && !*job->stop; step++) {
@@ -243,7 +245,10 @@ static void run_local_steps(Job *job, char *memory) {
         for (int64_t u = 0; u < s->U; u++) read_inputs(s, at, u);
         for (int64_t t = 0; t < s->length; t++)
             for (int64_t u = 0; u < s->U; u++) advance(s, u, t);
-        score(s, job, at);
+        if (job->head_dim)
+            score_candidates(s, job, at, step);
+        else
+            score(s, job, at);
         pull_back_last(s);
         for (int64_t t = s->length - 2; t >= 0; t--) go_back(s, t);
         for (int64_t u = 0; u < s->U; u++) {
@@ -253,7 +258,10 @@ static void run_local_steps(Job *job, char *memory) {
         }
         for (int64_t row = 0; row < job->num_own; row++)
             s->touched[row] |= s->first_use[row] < s->first_use[row + 1];
-        adjust_head(s);
+        if (job->head_dim)
+            adjust_candidate_head(s, at);
+        else
+            adjust_head(s);
     }
     finish(s);
 }

@@ -14,11 +14,15 @@
 #define PULLED (GATES * LANES) /* the state's share in the gates of a block: candidate, update, reset */
 #define KEPT (4 * LANES) /* what a block keeps of a position for backpropagation, and later its gradients */
 #define HEAD (2 * LANES) /* columns of a panel of the head's kernel */
+#define PANEL (3 * LANES) /* columns of a panel of the head `candidates` */
 #define NO_CLASS -1e30f
+#define NO_CANDIDATE -1e9f /* of fedgru/models/candidate_head.py */
 
 typedef struct {
     float *rows, *numbers, *recurrent, *bias, *head_kernel, *head_bias, *prior_scale;
-} Weights;
+    float *candidate_input, *candidate_state, *candidate_of_context, *candidate_kinds, *candidate_of_kind;
+    float *candidate_bias, *candidate_output, *candidate_linear, *candidate_kind_bias;
+} Weights; /* of either the dense head or the head `candidates`; the other's are null */
 
 typedef struct {
     int64_t batch, seq_len, num_ids, num_numbers, hidden_dim, num_classes;
@@ -34,6 +38,14 @@ typedef struct {
     const int32_t *targets;                    /* [steps, seq_len, batch] */
     const float *mask;                         /* [steps, seq_len, batch] */
     const float *log_prior;                    /* [steps, seq_len, batch, num_classes], or null */
+    int64_t head_dim;                          /* of the head `candidates`; 0: the head is dense */
+    int64_t num_features, num_context, num_kinds, kind_dim, num_candidates; /* features: a multiple of ROWS */
+    float head_kept;                           /* the share of head units that dropout keeps */
+    const float *features;                     /* [steps, seq_len, batch, num_candidates, num_features] */
+    const float *context;                      /* [steps, seq_len, batch, num_context] */
+    const float *candidate_log_prior;          /* [steps, seq_len, batch, num_candidates] */
+    const int32_t *kinds;                      /* [steps, seq_len, batch, num_candidates] */
+    const float *log_within, *log_top, *is_top; /* [steps, seq_len, batch] */
     Weights weights, update;                   /* update.rows: [num_own, 3 * hidden_dim] */
     Weights offset;                            /* added to each gradient, rows as those of weights; or nulls */
     Weights anchor;                            /* what the proximal term pulls to, likewise; nulls: the start */
@@ -71,6 +83,26 @@ typedef struct {
     Slots head_kernel;         /* [C / HEAD, H, HEAD] */
     Slots head_bias;           /* [C] */
     Slots prior_scale;         /* [1] */
+    int64_t E, F, G, R;        /* of the head `candidates`, padded: units, features, context; rows */
+    Slots candidate_input;     /* [E / PANEL, num_features, PANEL] */
+    Slots candidate_state;     /* [E / PANEL, H, PANEL] */
+    Slots of_context;          /* [E / PANEL, G, PANEL] */
+    Slots kinds;               /* [num_kinds, kind_dim] */
+    Slots of_kind;             /* [kind_dim, E] */
+    Slots candidate_bias;      /* [E] */
+    Slots output;              /* [E] */
+    Slots linear;              /* [F] */
+    Slots kind_bias;           /* [num_kinds] */
+    float *candidate_state_t;  /* [H / HEAD, E, HEAD] */
+    float *context;            /* [P, G] */
+    float *of_all, *d_all;     /* [E / PANEL, P, PANEL]: what all candidates of a position share, its gradient */
+    float *of_kinds, *d_of_kinds; /* [num_kinds, E] */
+    float *d_kinds;            /* [num_kinds, kind_dim] */
+    float *z;                  /* [E / PANEL, R, PANEL]: the units' inputs, then their gradients */
+    float *tail;               /* [ROWS, num_features] */
+    float *logits;             /* [num_candidates] of one position */
+    float *unit_scale, *scaled_output; /* [E] of one position: dropout's factors, and the output's weights times them */
+    float *d_output, *d_linear, *d_kind_bias;
     float *recurrent_t;        /* [H / HEAD, U * PULLED, HEAD] */
     float *head_kernel_t;      /* [H / HEAD, C, HEAD] */
     float *hidden;             /* [U, B + P, LANES]: the state before step t at t * B */
@@ -105,6 +137,39 @@ static Slots slots(intptr_t *at, const Job *job, int64_t size) {
     return s;
 }
 
+/* Place what the head `candidates` needs. */
+static void lay_out_candidates(const Job *job, intptr_t *at, Space *s) {
+    s->E = up(job->head_dim, PANEL);
+    s->F = up(job->num_features, LANES);
+    s->G = up(job->num_context, ROWS);
+    s->R = up(job->seq_len * job->batch * job->num_candidates, ROWS);
+    const int64_t kinds = up(job->num_kinds * job->kind_dim, LANES), num_kinds = up(job->num_kinds, LANES);
+    s->candidate_input = slots(at, job, job->num_features * s->E);
+    s->candidate_state = slots(at, job, s->H * s->E);
+    s->of_context = slots(at, job, s->G * s->E);
+    s->kinds = slots(at, job, kinds);
+    s->of_kind = slots(at, job, job->kind_dim * s->E);
+    s->candidate_bias = slots(at, job, s->E);
+    s->output = slots(at, job, s->E);
+    s->linear = slots(at, job, s->F);
+    s->kind_bias = slots(at, job, num_kinds);
+    s->candidate_state_t = floats(at, s->H * s->E);
+    s->context = floats(at, s->P * s->G);
+    s->of_all = floats(at, s->P * s->E);
+    s->d_all = floats(at, s->P * s->E);
+    s->of_kinds = floats(at, job->num_kinds * s->E);
+    s->d_of_kinds = floats(at, job->num_kinds * s->E);
+    s->d_kinds = floats(at, kinds);
+    s->z = floats(at, s->R * s->E);
+    s->tail = floats(at, ROWS * job->num_features);
+    s->logits = floats(at, job->num_candidates);
+    s->unit_scale = floats(at, s->E);
+    s->scaled_output = floats(at, s->E);
+    s->d_output = floats(at, s->E);
+    s->d_linear = floats(at, s->F);
+    s->d_kind_bias = floats(at, num_kinds);
+}
+
 /* Place the arrays of s in `memory`; return the bytes that they take. */
 static int64_t lay_out(const Job *job, char *memory, Space *s) {
     intptr_t at = (intptr_t)memory;
@@ -122,6 +187,7 @@ static int64_t lay_out(const Job *job, char *memory, Space *s) {
     s->head_kernel = slots(&at, job, s->C * s->H);
     s->head_bias = slots(&at, job, s->C);
     s->prior_scale = slots(&at, job, LANES);
+    if (job->head_dim) lay_out_candidates(job, &at, s);
     s->recurrent_t = floats(&at, s->U * s->H * PULLED);
     s->head_kernel_t = floats(&at, s->C * s->H);
     s->hidden = floats(&at, s->U * (s->B + s->P) * LANES);
@@ -173,6 +239,65 @@ enum { AS_WEIGHTS, AS_RECEIVED, AS_OFFSET };
 
 static float *part_of(Slots s, int as) { return as == AS_WEIGHTS ? s.w : as == AS_RECEIVED ? s.received : s.offset; }
 
+/* Copy a matrix [rows, columns] into panels [padded columns / PANEL, padded_rows, PANEL], or back minus `start`. */
+static void to_panels(const float *from, int64_t rows, int64_t columns, int64_t padded_rows, float *to) {
+    memset(to, 0, (size_t)(padded_rows * up(columns, PANEL)) * sizeof(float));
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++)
+            to[(c / PANEL * padded_rows + r) * PANEL + c % PANEL] = from[r * columns + c];
+}
+
+static void from_panels(const float *panels, const float *start, int64_t rows, int64_t columns, int64_t padded_rows,
+                        float *to) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++)
+            to[r * columns + c] = panels[(c / PANEL * padded_rows + r) * PANEL + c % PANEL] - start[r * columns + c];
+}
+
+/* Copy rows of `columns` numbers to rows of `padded` numbers, or back minus `start`. */
+static void to_padded(const float *from, int64_t rows, int64_t columns, int64_t padded, float *to) {
+    for (int64_t r = 0; r < rows; r++) {
+        memset(to + r * padded, 0, (size_t)padded * sizeof(float));
+        memcpy(to + r * padded, from + r * columns, (size_t)columns * sizeof(float));
+    }
+}
+
+static void from_padded(const float *padded_rows, const float *start, int64_t rows, int64_t columns, int64_t padded,
+                        float *to) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < columns; c++)
+            to[r * columns + c] = padded_rows[r * padded + c] - start[r * columns + c];
+}
+
+static void gather_candidates(const Space *s, const Weights *w, int as) {
+    const Job *job = s->job;
+    const int64_t units = job->head_dim, kinds = job->num_kinds * job->kind_dim, features = job->num_features;
+    to_panels(w->candidate_input, features, units, features, part_of(s->candidate_input, as));
+    to_panels(w->candidate_state, job->hidden_dim, units, s->H, part_of(s->candidate_state, as));
+    to_panels(w->candidate_of_context, job->num_context, units, s->G, part_of(s->of_context, as));
+    to_padded(w->candidate_of_kind, job->kind_dim, units, s->E, part_of(s->of_kind, as));
+    to_padded(w->candidate_kinds, 1, kinds, up(kinds, LANES), part_of(s->kinds, as));
+    to_padded(w->candidate_bias, 1, units, s->E, part_of(s->candidate_bias, as));
+    to_padded(w->candidate_output, 1, units, s->E, part_of(s->output, as));
+    to_padded(w->candidate_linear, 1, features, s->F, part_of(s->linear, as));
+    to_padded(w->candidate_kind_bias, 1, job->num_kinds, up(job->num_kinds, LANES), part_of(s->kind_bias, as));
+}
+
+static void finish_candidates(const Space *s) {
+    const Job *job = s->job;
+    const Weights *w = &job->weights, *to = &job->update;
+    const int64_t units = job->head_dim, kinds = job->num_kinds * job->kind_dim, features = job->num_features;
+    from_panels(s->candidate_input.w, w->candidate_input, features, units, features, to->candidate_input);
+    from_panels(s->candidate_state.w, w->candidate_state, job->hidden_dim, units, s->H, to->candidate_state);
+    from_panels(s->of_context.w, w->candidate_of_context, job->num_context, units, s->G, to->candidate_of_context);
+    from_padded(s->of_kind.w, w->candidate_of_kind, job->kind_dim, units, s->E, to->candidate_of_kind);
+    from_padded(s->kinds.w, w->candidate_kinds, 1, kinds, kinds, to->candidate_kinds);
+    from_padded(s->candidate_bias.w, w->candidate_bias, 1, units, units, to->candidate_bias);
+    from_padded(s->output.w, w->candidate_output, 1, units, units, to->candidate_output);
+    from_padded(s->linear.w, w->candidate_linear, 1, features, features, to->candidate_linear);
+    from_padded(s->kind_bias.w, w->candidate_kind_bias, 1, job->num_kinds, job->num_kinds, to->candidate_kind_bias);
+}
+
 /* Copy arrays of the weights' shapes into blocks. */
 static void gather(Space *s, const Weights *w, int as) {
     const Job *job = s->job;
@@ -201,7 +326,8 @@ static void gather(Space *s, const Weights *w, int as) {
         }
     for (int64_t c = 0; c < s->C; c++)
         head_bias[c] = c < classes ? w->head_bias[c] : as == AS_OFFSET ? 0.0f : NO_CLASS;
-    part_of(s->prior_scale, as)[0] = job->log_prior ? *w->prior_scale : 0.0f;
+    part_of(s->prior_scale, as)[0] = job->log_prior || job->head_dim ? *w->prior_scale : 0.0f;
+    if (job->head_dim) gather_candidates(s, w, as);
 }
 
 /* Copy the start weights into blocks, and what is added to the gradients. */
@@ -218,6 +344,10 @@ static void start(Space *s) {
     }
     keep_received(s->recurrent), keep_received(s->rows), keep_received(s->numbers), keep_received(s->bias);
     keep_received(s->head_kernel), keep_received(s->head_bias), keep_received(s->prior_scale);
+    if (!job->head_dim) return;
+    keep_received(s->candidate_input), keep_received(s->candidate_state), keep_received(s->of_context);
+    keep_received(s->kinds), keep_received(s->of_kind), keep_received(s->candidate_bias);
+    keep_received(s->output), keep_received(s->linear), keep_received(s->kind_bias);
 }
 
 /* Write the update: the change of each weight. */
@@ -246,7 +376,8 @@ static void finish(const Space *s) {
             to->head_kernel[k * classes + c] = now - w->head_kernel[k * classes + c];
         }
     for (int64_t c = 0; c < classes; c++) to->head_bias[c] = s->head_bias.w[c] - w->head_bias[c];
-    if (job->log_prior) *to->prior_scale = s->prior_scale.w[0] - *w->prior_scale;
+    if (job->head_dim) finish_candidates(s);
+    if (job->log_prior || job->head_dim) *to->prior_scale = s->prior_scale.w[0] - *w->prior_scale;
 }
 
 static float *hidden_at(const Space *s, int64_t u, int64_t row) {

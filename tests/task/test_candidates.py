@@ -1,0 +1,262 @@
+"""The features of candidates: against a slow second route, causal, and equal in a stream."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from fedgru.models.candidate_head import NO_CANDIDATE
+from fedgru.task import candidates
+from fedgru.task.candidates import CONTEXT, FEATURES, NEVER, client_candidates
+from fedgru.task.kernel_prior import Kernel, kernel_prior
+from fedgru.task.priors import History, count_prior
+
+NUM_CLASSES = 7
+SHARED = np.arange(1.0, NUM_CLASSES + 1) / np.arange(1.0, NUM_CLASSES + 1).sum()
+DAY, HOUR = 86400, 3600
+
+
+def made_up(n, seed=0, num_classes=NUM_CLASSES - 1, located=True):
+    """A person's check-ins; the last class is never visited."""
+    rng = np.random.default_rng(seed)
+    venues = rng.integers(0, 12, n).astype(np.int32)
+    time_s = 1_400_000_000 + np.cumsum(rng.integers(200, 20 * HOUR, n))
+    lat = 40.7 + 0.02 * rng.random(12)[venues]
+    lon = -74 + 0.02 * rng.random(12)[venues]
+    if not located:
+        lat[rng.random(n) < 0.3] = np.nan
+    return History(
+        classes=(venues % num_classes).astype(np.int32),
+        categories=(venues % num_classes).astype(np.int32),
+        venues=venues,
+        time_s=time_s,
+        local_time_s=time_s - 4 * HOUR,
+        lat_deg=lat,
+        lon_deg=lon,
+    )
+
+
+def found(history, first=0, **others):
+    prior = kernel_prior(Kernel(), history, SHARED)
+    backoff = count_prior("backoff", history, SHARED)
+    return client_candidates(history, SHARED, prior, backoff, first=first, **others)
+
+
+def unscaled(candidates_found, name):
+    at = FEATURES.index(name)
+    values = candidates_found.candidates.features[..., at]
+    return values * candidates.SCALES[at] + candidates.SHIFTS[at]
+
+
+def by_class(of_candidates, candidates_found, pair):
+    """{class: value} of the candidates of a pair, without "somewhere new"."""
+    classes = candidates_found.classes[pair, 1:]
+    return {c: of_candidates[pair, 1 + k] for k, c in enumerate(classes.tolist()) if c >= 0}
+
+
+def slow_weights(history, i, j):
+    """The similarities of check-ins i and j, each written down again, one number at a time."""
+    age_s = float(history.time_s[i] - history.time_s[j])
+    hour = history.local_hour
+    cos = math.cos(2 * math.pi * (hour[i] - hour[j]) / 24)
+    day = history.local_time_s // DAY
+    same = {
+        "category": history.categories[i] == history.categories[j],
+        "venue": history.venues[i] == history.venues[j],
+        "weekday": (day[i] - day[j]) % 7 == 0,
+    }
+    for back, name in ((1, "before"), (2, "before_that")):
+        both = i >= back and j >= back
+        same[f"category_{name}"] = (
+            both and history.categories[i - back] == history.categories[j - back]
+        )
+        same[f"venue_{name}"] = both and history.venues[i - back] == history.venues[j - back]
+    gaps = [math.log1p((history.time_s[k] - history.time_s[max(k - 1, 0)]) / HOUR) for k in (i, j)]
+    place = [int((day[:k] == day[k]).sum()) for k in (i, j)]
+    km = 111.2 * math.hypot(
+        history.lat_deg[i] - history.lat_deg[j],
+        (history.lon_deg[i] - history.lon_deg[j]) * math.cos(math.radians(history.lat_deg[i])),
+    )
+    if not math.isfinite(km):
+        km = 0.0 if same["venue"] else 50.0
+    km = min(km, 50.0)
+    ahead = (hour[j] - hour[i]) % 24
+    weights = {name: float(equal) for name, equal in same.items()}
+    weights |= {
+        "one": 1.0,
+        "fade": math.exp(-0.43 * age_s / (30 * DAY)),
+        "hour": math.exp(4 * (cos - 1)),
+        "sharp_hour": math.exp(12 * (cos - 1)),
+        "weekend": 1.0 if history.weekend[i] == history.weekend[j] else 0.25,
+        "gap": math.exp(-2 * (gaps[0] - gaps[1]) ** 2),
+        "place_in_day": float(place[0] == place[1]),
+        "near": math.exp(-(km**2) / 2 / 0.09),
+        "around": math.exp(-(km**2) / 2),
+        "soon": math.exp(-ahead / 4),
+        "within_2_hours": float(ahead < 2),
+        "within_8_hours": float(ahead < 8),
+        "yesterday": float(DAY - 6 * HOUR <= age_s <= DAY),
+        "week_ago": float(7 * DAY - 6 * HOUR <= age_s <= 7 * DAY),
+        "today": float(day[i] == day[j]),
+        "last_10": float(i - j < 10),
+        "last_3": float(i - j < 3),
+    }
+    for days in (3, 15, 60):
+        weights[f"half_{days}"] = 0.5 ** (age_s / DAY / days)
+    return weights, km
+
+
+@pytest.mark.parametrize("located", [True, False])
+def test_counts_equal_sums_written_down_one_by_one(located):
+    history = made_up(40, located=located)
+    ours = found(history)
+    for i in (0, 1, 7, 38):
+        alike = [slow_weights(history, i, j)[0] for j in range(i + 1)]
+        recent = np.zeros(NUM_CLASSES)
+        for j in range(i + 1):
+            recent[history.classes[j]] += alike[j]["half_15"]
+        base = (recent + 5 * SHARED) / (recent.sum() + 5)
+        tables = {"followed": candidates.FOLLOWED, "visited": candidates.VISITED}
+        for kind, table in tables.items():
+            ahead = kind == "followed"
+            for name, factors in table.items():
+                counts = np.zeros(NUM_CLASSES)
+                for j in range(i + 1 - ahead):
+                    weight = math.prod(alike[j][factor] for factor in factors)
+                    counts[history.classes[j + ahead]] += weight
+                wanted = np.log((counts + base) / (counts.sum() + 1)) - np.log(base)
+                values = by_class(unscaled(ours, f"{kind}_{name}"), ours, i)
+                assert set(values) == set(history.classes[: i + 1].tolist())
+                for c, value in values.items():
+                    assert value == pytest.approx(wanted[c], abs=2e-4), (name, c)
+                new = unscaled(ours, f"{kind}_{name}")[i, 0]
+                assert new == pytest.approx(-np.log(counts.sum() + 1), abs=2e-4)
+                total = ours.candidates.context[i, CONTEXT.index(f"log_total_{kind}_{name}")]
+                assert total == pytest.approx((np.log1p(counts.sum()) - 2.2) / 1.2, abs=2e-4)
+
+
+def test_recency_by_hand():
+    # at class 0 at hours 0 and 10, at class 1 at hours 4 and 12
+    time_s = np.array([0, 4, 10, 12, 20]) * HOUR
+    history = History(
+        classes=np.array([0, 1, 0, 1, 2], np.int32),
+        categories=np.array([0, 1, 0, 1, 2], np.int32),
+        venues=np.array([0, 1, 0, 1, 2], np.int32),
+        time_s=time_s,
+        local_time_s=time_s,
+        lat_deg=np.array([0.0, 0.01, 0.0, 0.01, 0.02]),
+        lon_deg=np.zeros(5),
+    )
+    ours = found(history)
+    at = {name: by_class(unscaled(ours, name), ours, 3) for name in candidates.RECENCY}
+    assert at["log_hours_since"] == pytest.approx({0: math.log(3), 1: 0.0}, abs=1e-5)
+    assert at["log_check_ins_since"] == pytest.approx({0: math.log(2), 1: 0.0}, abs=1e-5)
+    assert at["log_interval"] == pytest.approx({0: math.log(11), 1: math.log(9)}, abs=1e-5)
+    assert at["log_overdue"] == pytest.approx({0: math.log(3 / 11), 1: math.log(1 / 9)}, abs=1e-5)
+    assert at["is_last"] == pytest.approx({0: 0, 1: 1})
+    assert at["is_before"] == pytest.approx({0: 1, 1: 0})
+    assert at["is_before_that"] == pytest.approx({0: 0, 1: 1})
+    assert at["log_km_last"] == pytest.approx(
+        {0: math.log(0.05 + 1.112), 1: math.log(0.05)}, abs=1e-4
+    )
+    new = [unscaled(ours, name)[3, 0] for name in candidates.RECENCY]
+    assert new == pytest.approx(NEVER, abs=1e-5)
+    # after one visit there is no interval yet
+    assert by_class(unscaled(ours, "log_interval"), ours, 1)[1] == pytest.approx(math.log(10000))
+
+
+def test_log_prior_sums_to_one_and_spreads_as_the_prior():
+    history = made_up(60)
+    ours = found(history)
+    probs = np.exp(ours.candidates.log_prior.astype(float))
+    assert probs.sum(axis=1) == pytest.approx(np.ones(59), abs=1e-5)
+    dense = np.exp(kernel_prior(Kernel(), history, SHARED).log_probs(SHARED).astype(float))
+    for pair in (0, 5, 58):
+        own = by_class(probs, ours, pair)
+        assert own == pytest.approx({c: dense[pair, c] for c in own}, abs=1e-6)
+        others = [c for c in range(NUM_CLASSES) if c not in own]
+        assert probs[pair, 0] == pytest.approx(dense[pair, others].sum(), abs=1e-6)
+        top = max(others, key=lambda c: dense[pair, c])
+        assert ours.classes[pair, 0] == top
+        assert np.exp(ours.log_top[pair]) == pytest.approx(
+            dense[pair, top] / dense[pair, others].sum(), rel=1e-4
+        )
+
+
+def test_nowhere_is_new_for_whom_has_been_everywhere():
+    shared = np.array([0.5, 0.5])
+    history = made_up(30, num_classes=2)
+    prior = count_prior("backoff", history, shared)
+    ours = client_candidates(history, shared, prior, prior)
+    assert ours.candidates.log_prior[-1, 0] == np.float32(NO_CANDIDATE)
+    assert ours.classes[-1, 0] == -1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_later_check_ins_change_nothing(seed):
+    """Everything after a check-in is replaced; what predicts the next one stays."""
+    history, other = made_up(150, seed), made_up(150, seed + 100)
+    later = 1 + int(np.random.default_rng(seed).integers(20, 140))
+    shift = history.time_s[later] - other.time_s[later]
+    other = dataclasses.replace(
+        other, time_s=other.time_s + shift, local_time_s=other.local_time_s + shift
+    )
+    # the class that the past never had may be visited later
+    replaced = dataclasses.replace(other, classes=(other.classes + 1) % NUM_CLASSES)[later:]
+    changed = history[:later].join(replaced)
+    ours, theirs = found(history), found(changed)
+    for pair in range(later):
+        for name in FEATURES:
+            one, two = (by_class(unscaled(f, name), f, pair) for f in (ours, theirs))
+            assert one == pytest.approx(two, abs=1e-5), name
+        context = ours.candidates.context[pair]
+        assert context == pytest.approx(theirs.candidates.context[pair], abs=1e-5)
+
+
+def test_a_stream_gives_what_the_whole_history_gives(monkeypatch):
+    monkeypatch.setattr(candidates, "WINDOW", 50)
+    history = made_up(130)
+    whole = found(history)
+    for n in (1, 2, 17, 51, 90, 129):
+        last = found(history[: n + 1], first=n - 1)
+        for name in FEATURES:
+            one = by_class(unscaled(whole, name), whole, n - 1)
+            two = by_class(unscaled(last, name), last, 0)
+            assert one == pytest.approx(two, abs=1e-5), name
+        assert last.candidates.context[0] == pytest.approx(
+            whole.candidates.context[n - 1], abs=1e-5
+        )
+
+
+def test_what_left_the_window_is_new_again(monkeypatch):
+    monkeypatch.setattr(candidates, "WINDOW", 5)
+    history = made_up(40)
+    ours = found(history)
+    for pair in range(39):
+        seen = set(history.classes[max(0, pair - 4) : pair + 1].tolist())
+        assert {c for c in ours.classes[pair, 1:].tolist() if c >= 0} == seen
+
+
+def test_only_the_likeliest_are_candidates(monkeypatch):
+    monkeypatch.setattr(candidates, "MOST_CANDIDATES", 2)
+    history = made_up(60)
+    ours = found(history)
+    dense = kernel_prior(Kernel(), history, SHARED).log_probs(SHARED)
+    assert ours.classes.shape == (59, 3)
+    for pair in (30, 58):
+        seen = np.unique(history.classes[: pair + 1])
+        likeliest = seen[np.argsort(-dense[pair, seen])[:2]]
+        assert set(ours.classes[pair, 1:].tolist()) == set(likeliest.tolist())
+    assert np.exp(ours.candidates.log_prior.astype(float)).sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_places_of_targets():
+    history = made_up(40)
+    ours = found(history)
+    targets = history.classes[1:].copy()
+    places = ours.places(targets)
+    for pair, (target, place) in enumerate(zip(targets.tolist(), places.tolist(), strict=True)):
+        been = target in history.classes[: pair + 1]
+        assert (place > 0) == been
+        assert not been or ours.classes[pair, place] == target
