@@ -6,6 +6,7 @@ comes before that future must stay the same; if it changes, it depended on the f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,12 @@ from fedgru.checks import counterfactuals
 from fedgru.checks.checked_run import CheckedRun, NotApplicable, Problem
 from fedgru.config.feature_names import own_inputs
 from fedgru.core import seeding
-from fedgru.core.types import Bools, Ints
+from fedgru.core.types import AnyArray, Bools, Ints
+from fedgru.models.candidate_head import Trained
 from fedgru.task.clients import SPLITS
 
 if TYPE_CHECKING:
-    from fedgru.task.task import Task
+    from fedgru.task.task import LocalData, Task
 
 SAME = 1e-4  # sums of the same numbers in another order, in float32
 _SEED = 0  # of the other futures, fixed so that the same run gives the same findings
@@ -157,11 +159,9 @@ def check_training_targets(checked: CheckedRun) -> str:
         targets = starts[client] + pairs + 1
         before = (pairs >= 0) & (targets <= first[client])
         ours, theirs = checked.trained_on(task, client), checked.trained_on(again, client)
-        for what in ("rows", "numbers", "log_prior"):
-            one, other = getattr(ours, what), getattr(theirs, what)
-            if one is not None:
-                changed = ~np.isclose(one[before], other[before], rtol=0, atol=SAME)
-                _refuse_changed(task, _NAMES[what], targets[before], changed.any(axis=1))
+        for what, one, other in _inputs_at(ours, theirs, before):
+            changed = np.asarray(~np.isclose(one, other, rtol=0, atol=SAME)).reshape(len(one), -1)
+            _refuse_changed(task, what, targets[before], changed.any(axis=1))
         compared += before.sum()
     return (
         f"the inputs of {compared:,} targets of {len(task.training_clients)} clients are unchanged "
@@ -186,7 +186,18 @@ def _scaled_as(task: Task, again: Task) -> Task:
     return replace(again, inputs=replace(theirs, numbers=numbers))
 
 
-_NAMES = {"rows": "an id", "numbers": "a number", "log_prior": "the prior"}
+def _inputs_at(
+    ours: LocalData, theirs: LocalData, where: Bools
+) -> Iterator[tuple[str, AnyArray, AnyArray]]:
+    """Yield what the model reads at some places of two LocalDatas, and in words what it is."""
+    yield "an id", ours.rows[where], theirs.rows[where]
+    yield "a number", ours.numbers[where], theirs.numbers[where]
+    if isinstance(ours.beside, Trained) and isinstance(theirs.beside, Trained):
+        for name in ("features", "context", "log_prior"):
+            one, other = (getattr(b.candidates, name) for b in (ours.beside, theirs.beside))
+            yield "a candidate", one[where], other[where]
+    elif isinstance(ours.beside, np.ndarray) and isinstance(theirs.beside, np.ndarray):
+        yield "the prior", ours.beside[where], theirs.beside[where]
 
 
 def _refuse_carried_state(task: Task) -> None:

@@ -82,7 +82,7 @@ def _check_head(settings: Settings) -> None:
     model = settings.model
     if model.head == "dense":
         for name in ("head_dim", "head_dropout"):
-            if getattr(model, name) != _default("model", name):
+            if getattr(model, name) is not None:
                 raise ConfigError(
                     f"`{name}` has no effect with `head` dense. Use `head` candidates, or leave it "
                     "out."

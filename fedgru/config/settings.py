@@ -82,9 +82,13 @@ class ModelSettings(Section):
         description="What turns the cell's state into scores: a dense layer over all classes, or "
         "candidates: a network that scores the places a person knows by its own past.",
     )
-    head_dim: Count = Field(48, description="With --head candidates: units of its hidden layer.")
-    head_dropout: Share = Field(
-        0.3, description="With --head candidates: share of these units dropped in training."
+    head_dim: Count | None = Field(
+        None, description="With --head candidates: units of its hidden layer; 48 if not given."
+    )
+    head_dropout: Share | None = Field(
+        None,
+        description="With --head candidates: share of these units dropped in training; 0.3 if not "
+        "given.",
     )
     cell: Literal["gru", "lstm"] = Field("gru", description="Recurrent cell.")
     hidden_dim: Count = Field(256, description="Units of the cell.")

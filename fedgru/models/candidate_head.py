@@ -25,6 +25,7 @@ from fedgru.core.types import AnyArray, AnyWeights, Floats, Int32s, Weights
 from fedgru.models.gru import ModelSpec, init_cell
 
 PREFIX = "candidate_"
+HEAD_DIM, HEAD_DROPOUT = 48, 0.3  # if the settings do not say
 KIND_DIM = 4  # columns of the embedding of kinds
 KIND_DEVIATION = 0.1  # of its start values
 NO_CANDIDATE = -1e9  # log prior of padding: its probability is zero

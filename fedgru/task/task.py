@@ -19,7 +19,13 @@ from fedgru.core.trees import map_arrays
 from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
 from fedgru.data.checkins import CheckIns
 from fedgru.data.datasets import DataSet
-from fedgru.models.candidate_head import CandidateSpec, Scored, Trained
+from fedgru.models.candidate_head import (
+    HEAD_DIM,
+    HEAD_DROPOUT,
+    CandidateSpec,
+    Scored,
+    Trained,
+)
 from fedgru.models.gru import ModelSpec
 from fedgru.models.own import OwnSpec
 from fedgru.models.own_inputs import ModelInputs
@@ -241,8 +247,8 @@ class Task:
             num_classes=self.num_classes,
             dropout=model.dropout,
             has_prior=True,
-            head_dim=model.head_dim,
-            head_dropout=model.head_dropout,
+            head_dim=HEAD_DIM if model.head_dim is None else model.head_dim,
+            head_dropout=HEAD_DROPOUT if model.head_dropout is None else model.head_dropout,
             num_features=len(candidates.FEATURES),
             num_context=len(candidates.CONTEXT),
             num_kinds=1 + (self.num_classes if by_class else 1),

@@ -301,10 +301,10 @@ BAD_COMMANDS = {
         "--clock has no effect: --features category holds none of clock, day, month, weekday.",
     ),
     "misspelt option": (
-        ["train", "--hidden-dimm", "3"],
+        ["train", "--batch-sizze", "3"],
         2,
         usage("train [OPTIONS]")
-        + "Error: No such option '--hidden-dimm'. Did you mean '--hidden-dim'?",
+        + "Error: No such option '--batch-sizze'. Did you mean '--batch-size'?",
     ),
     "not a number": (
         ["train", "--rounds", "many"],

@@ -44,6 +44,7 @@ def test_the_notebook_preset_is_the_notebook():
     }
     assert settings.layout.model_dump() == {"layout": "chunks", "batch_size": 16, "seq_len": 16}
     assert settings.model.model_dump(exclude_none=True) == {
+        "head": "dense",
         "cell": "gru",
         "hidden_dim": 256,
         "dropout": 0.3,

@@ -127,7 +127,7 @@ def test_keras_model_gives_equal_log_probabilities_with_its_state_carried(make_t
     assert len(data.mask) > 1 and (data.rows[:, :, :, 2] < 0).any()  # two steps, some unknown
     state = gru.zero_state(cell, task.spec.hidden_dim, 2)
     for step in range(len(data.mask)):
-        log_prior = None if data.log_prior is None else data.log_prior[step]
+        log_prior = None if data.beside is None else data.beside[step]
         # called, not `predict`: on Keras' JAX backend only a call carries the state on
         probs = model(keras_gru.feed(task.inputs, data.rows[step], data.numbers[step], log_prior))
         gates = gru.project(

@@ -61,7 +61,7 @@ def test_liars_train_on_poisoned_targets(make_task):
     for client in range(6):
         found, honest = task.local_data(client), plain.local_data(client)
         np.testing.assert_array_equal(found.mask, honest.mask)
-        np.testing.assert_array_equal(found.log_prior, honest.log_prior)
+        np.testing.assert_array_equal(found.beside, honest.beside)
         if client not in task.attackers:
             np.testing.assert_array_equal(found.targets, honest.targets)
             continue

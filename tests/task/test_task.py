@@ -29,7 +29,7 @@ def test_local_data_by_hand(make_task):
     assert data.rows[..., 0].tolist() == [[[a, b], [a, b]], [[c, -1], [-1, -1]]]
     assert (data.targets * data.mask).tolist() == [[[b, c], [b, c]], [[a, 0], [0, 0]]]
     assert data.mask.tolist() == [[[1, 1], [1, 1]], [[1, 0], [0, 0]]]
-    assert (data.passes, data.num_examples, data.log_prior) == (3, 15, None)
+    assert (data.passes, data.num_examples, data.beside) == (3, 15, None)
 
 
 def test_a_missing_category_is_input_unknown_and_no_target(make_task):
@@ -50,7 +50,7 @@ def test_prior_of_a_pair_is_that_of_its_input(make_task):
     data, pairs = task.local_data(1), task.batches(1).pairs
     step, stream, column = np.argwhere(pairs >= 0)[-1]
     expected = task.log_prior(1, [pairs[step, stream, column]])[0]
-    np.testing.assert_array_equal(data.log_prior[step, stream, column], expected)
+    np.testing.assert_array_equal(data.beside[step, stream, column], expected)
 
 
 def test_no_category_column(make_task):
@@ -115,7 +115,7 @@ def test_val_and_test_change_nothing_that_is_learnt(make_task, tiny_data_set):
         for name in ("rows", "numbers", "targets", "mask"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
         # the priors' arrays are padded to another size, and may round otherwise
-        np.testing.assert_allclose(ours.log_prior, theirs.log_prior, atol=1e-5)
+        np.testing.assert_allclose(ours.beside, theirs.beside, atol=1e-5)
 
 
 def test_too_little_for_the_notebooks_layout(make_task):
@@ -243,5 +243,5 @@ def test_one_client_with_the_fit_of_all_has_the_same_task(make_task, tiny_data_s
     alone = replace(alone, coverage=[])  # a copy keeps what it was given
     assert (len(alone.clients), alone.spec) == (1, task.spec)
     ours, theirs = alone.local_data(0), task.local_data(client)
-    for name in ("rows", "numbers", "targets", "mask", "log_prior"):
+    for name in ("rows", "numbers", "targets", "mask", "beside"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)

@@ -123,9 +123,8 @@ static void score_candidates(Space *s, Job *job, int64_t at, int64_t step) {
     memset(s->d_kind_bias, 0, (size_t)up(job->num_kinds, LANES) * sizeof(float));
     memset(s->d_output, 0, (size_t)s->E * sizeof(float));
     memset(s->d_linear, 0, (size_t)up(job->num_features, LANES) * sizeof(float));
-    float num_targets = 0, loss_sum = 0, num_correct = 0, d_prior_scale = 0;
-    for (int64_t i = 0; i < s->length * job->batch; i++) num_targets += job->mask[from + i];
-    const float mean = 1.0f / (num_targets > 1.0f ? num_targets : 1.0f);
+    float loss_sum = 0, num_correct = 0, d_prior_scale = 0;
+    const float mean = share_of_target(s, from);
     for (int64_t i = 0; i < s->length * job->batch; i++) {
         const int64_t p = i / job->batch * s->B + i % job->batch, row = i * num, first = (from + i) * num;
         const float *log_prior = job->candidate_log_prior + first, mask = job->mask[from + i];
@@ -252,7 +251,6 @@ static void adjust_candidate_head(const Space *s, int64_t at) {
     adjust_all(s, s->output, s->d_output, s->E);
     adjust_all(s, s->linear, s->d_linear, width);
     adjust_all(s, s->kind_bias, s->d_kind_bias, job->num_kinds);
-    adjust(s, s->prior_scale, 0, (vec){s->d_prior_scale}, s->fresh);
     if (!s->last) transpose_candidate_state(s);
 }
 

@@ -96,9 +96,7 @@ static void score(Space *s, Job *job, int64_t at) {
                     store(s->scores + (p + r) * s->C + c + j * LANES,
                           sums[r * 2 + j] + load(s->head_bias.w + c + j * LANES));
         }
-    float num_targets = 0;
-    for (int64_t i = 0; i < s->length * job->batch; i++) num_targets += job->mask[from + i];
-    const float mean = 1.0f / (num_targets > 1.0f ? num_targets : 1.0f);
+    const float mean = share_of_target(s, from);
     float loss_sum = 0, num_correct = 0;
     vec d_prior_scale = {0};
     for (int64_t p = 0; p < s->length * s->B; p++) {
@@ -204,7 +202,6 @@ static void adjust_head(Space *s) {
             adjust(s, s->head_bias, j, d, s->fresh);
         }
     }
-    if (s->job->log_prior) adjust(s, s->prior_scale, 0, (vec){s->d_prior_scale}, s->fresh);
 }
 
 /* The number of time steps up to the last one with a target. */
@@ -262,6 +259,7 @@ static void run_local_steps(Job *job, char *memory) {
             adjust_candidate_head(s, at);
         else
             adjust_head(s);
+        if (job->log_prior || job->head_dim) adjust(s, s->prior_scale, 0, (vec){s->d_prior_scale}, s->fresh);
     }
     finish(s);
 }

@@ -380,6 +380,13 @@ static void finish(const Space *s) {
     if (job->log_prior || job->head_dim) *to->prior_scale = s->prior_scale.w[0] - *w->prior_scale;
 }
 
+/* What one target of the local step that begins at `from` counts for in its mean loss. */
+static float share_of_target(const Space *s, int64_t from) {
+    float num_targets = 0;
+    for (int64_t i = 0; i < s->length * s->job->batch; i++) num_targets += s->job->mask[from + i];
+    return 1.0f / (num_targets > 1.0f ? num_targets : 1.0f);
+}
+
 static float *hidden_at(const Space *s, int64_t u, int64_t row) {
     return s->hidden + (u * (s->B + s->P) + row) * LANES;
 }
