@@ -301,10 +301,10 @@ BAD_COMMANDS = {
         "--clock has no effect: --features category holds none of clock, day, month, weekday.",
     ),
     "misspelt option": (
-        ["train", "--batch-sizze", "3"],
+        ["train", "--seq-lenn", "3"],
         2,
         usage("train [OPTIONS]")
-        + "Error: No such option '--batch-sizze'. Did you mean '--batch-size'?",
+        + "Error: No such option '--seq-lenn'. Did you mean '--seq-len'?",
     ),
     "not a number": (
         ["train", "--rounds", "many"],
