@@ -160,8 +160,8 @@ def check_training_targets(checked: CheckedRun) -> str:
         before = (pairs >= 0) & (targets <= first[client])
         ours, theirs = checked.trained_on(task, client), checked.trained_on(again, client)
         for what, one, other in _inputs_at(ours, theirs, before):
-            changed: Bools = ~np.isclose(one, other, rtol=0, atol=SAME).reshape(len(one), -1)
-            _refuse_changed(task, what, targets[before], changed.any(axis=1))
+            same = np.abs(one - other) <= SAME  # not so if one is NaN
+            _refuse_changed(task, what, targets[before], ~same.reshape(len(same), -1).all(axis=1))
         compared += before.sum()
     return (
         f"the inputs of {compared:,} targets of {len(task.training_clients)} clients are unchanged "

@@ -301,10 +301,10 @@ BAD_COMMANDS = {
         "--clock has no effect: --features category holds none of clock, day, month, weekday.",
     ),
     "misspelt option": (
-        ["train", "--seq-lenn", "3"],
+        ["train", "--layoutt", "3"],
         2,
         usage("train [OPTIONS]")
-        + "Error: No such option '--seq-lenn'. Did you mean '--seq-len'?",
+        + "Error: No such option '--layoutt'. Did you mean '--layout'?",
     ),
     "not a number": (
         ["train", "--rounds", "many"],
