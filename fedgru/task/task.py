@@ -432,7 +432,7 @@ class Task:
         if isinstance(self.spec, CandidateSpec):
             past = priors.History(*history)
             known = targets >= 0
-            beside, places = self._trained(client, num_pairs, past, pairs, np.maximum(targets, 0))
+            beside, places = self.trained_candidates(client, pairs, np.maximum(targets, 0), past)
             targets = np.where(known, places, -1)
         elif self.spec.has_prior:
             past = priors.History(*history)
@@ -495,10 +495,24 @@ class Task:
             first=first,
         )
 
-    def _trained(
-        self, client: int, num_pairs: int, own: priors.History, pairs: AnyInts, targets: AnyInts
+    def trained_candidates(
+        self, client: int, pairs: AnyInts, targets: AnyInts, own: priors.History | None = None
     ) -> tuple[Trained, Int32s]:
-        """Return the Trained of some pairs of a client, and the places of its targets."""
+        """Return the Trained of some train pairs of a client, and the places of its targets.
+
+        Args:
+            client: its index.
+            pairs: int [...], as for `beside`, in any order.
+            targets: int [...], the class that each pair is trained on; not negative.
+            own: History of the client; None reads it.
+
+        Returns:
+            (Trained [...], int32 [...]: which candidate each target is).
+        """
+        start, train_end, _, end = self.client_ends(client)
+        if own is None:
+            own = priors.History(*self.read(stored.HISTORY, slice(start, end)))
+        num_pairs = max(train_end - start - 1, 0)
         found = self._make_candidates(client, own, 0, num_pairs)[pairs.reshape(-1)]
         flat = targets.reshape(-1)
         places = found.places(flat)

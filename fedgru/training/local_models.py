@@ -24,7 +24,6 @@ from fedgru.core.types import Row, Weights
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
 from fedgru.evaluation.evaluate import Evaluation
-from fedgru.models import gru
 from fedgru.task import features
 from fedgru.task.clients import Clients
 from fedgru.task.kernel_prior import Kernel
@@ -147,7 +146,7 @@ def _train_one(engine: JaxEngine, task: Task, client: int) -> tuple[LocalModel, 
     metric = round_loop.parse_stop_metric(loop.stop_metric)
     stopping = EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
     algorithm = FedAvg(SGD(1.0), engine.client_rule)  # of one client: its update, unchanged
-    weights = gru.init_weights(task.spec, seeding.rng(loop.seed, "weights", client=client))
+    weights = task.spec.init_weights(seeding.rng(loop.seed, "weights", client=client))
     state = best = algorithm.init(weights)
     found = evaluate.evaluate(engine, state.weights, "val")
     history: list[LocalRound] = [(None, 0, found)]

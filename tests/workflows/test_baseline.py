@@ -48,9 +48,14 @@ def of_one(task, client=0):
     return local_models.alone(task, client)
 
 
-@pytest.mark.parametrize("client_optimizer", ["adam", "sgd"])
-def test_central_on_one_client_is_federated_averaging_of_one(make_task, client_optimizer):
-    task = of_one(make_task(batch_size=1, client_optimizer=client_optimizer, client_lr=0.01))
+CANDIDATES = {"head": "candidates", "head_dropout": 0.0, "client_optimizer": "sgd"}
+
+
+@pytest.mark.parametrize(
+    "given", [{"client_optimizer": "adam"}, {"client_optimizer": "sgd"}, CANDIDATES]
+)
+def test_central_on_one_client_is_federated_averaging_of_one(make_task, given):
+    task = of_one(make_task(batch_size=1, client_lr=0.01, **given))
     algorithm, state = start(task)
     federated = run_round(JaxEngine(task), algorithm, state, task.training_clients)
     training = CentralTraining(task)
@@ -65,14 +70,23 @@ def test_central_on_one_client_is_federated_averaging_of_one(make_task, client_o
     assert again.state.optimizer["step"] == 2 * steps
 
 
-def test_the_state_does_not_flow_from_one_client_into_the_next(make_task):
-    # two clients laid into one row; with the state carried over, the second's loss would differ
-    task = make_task(batch_size=1, local_epochs=1, client_optimizer="sgd", client_lr=1e-12)
-    two = np.array([0, 1])
+@pytest.mark.parametrize("head", ["dense", "candidates"])
+def test_the_state_does_not_flow_from_one_client_into_the_next(make_task, head):
+    # clients laid into one row; with the state carried over, the second's loss would differ
+    given = {"batch_size": 1, "local_epochs": 1, "client_optimizer": "sgd", "client_lr": 1e-12}
+    given |= {"head_dropout": 0.0} if head == "candidates" else {}
+    task, some = make_task(**given, head=head), np.array([0, 1, 2])
+    if head == "candidates":  # the three differ in how many they have
+        counts = {task.local_data(c).beside.candidates.kinds.shape[-1] for c in some}
+        assert len(counts) > 1
     training = CentralTraining(task)
-    pooled = training.run_round(training.init(), two)
+    begin = training.init()
+    draw = np.random.default_rng(0)
+    for name, weight in begin.weights.items():  # some are zero at the start, and hide much
+        begin.weights[name] = weight + draw.normal(0, 0.1, weight.shape).astype("f4")
+    pooled = training.run_round(begin, some)
     algorithm, state = start(task)
-    apart = run_round(JaxEngine(task), algorithm, state, two)
+    apart = run_round(JaxEngine(task), algorithm, replace(state, weights=begin.weights), some)
     assert pooled.metrics["loss"] == pytest.approx(apart.metrics["loss"], rel=1e-6)
     assert pooled.num_examples == apart.num_examples
 
@@ -101,8 +115,9 @@ def test_alone_a_client_knows_its_own_values_only(make_task):
     np.testing.assert_allclose(own.shared, counts / counts.sum())
 
 
-def test_local_training_of_one_client_is_a_federation_of_one(make_task):
-    task = of_one(make_task(rounds=3, patience=0, mean="clients", client_lr=0.01))
+@pytest.mark.parametrize("given", [{}, {"head": "candidates"}])
+def test_local_training_of_one_client_is_a_federation_of_one(make_task, given):
+    task = of_one(make_task(rounds=3, patience=0, mean="clients", client_lr=0.01, **given))
     (model,), rows = local_models.train_local(task)
     algorithm, state = start(task)
     engine, losses = JaxEngine(task), []

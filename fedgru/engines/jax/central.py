@@ -14,10 +14,12 @@ import numpy as np
 from fedgru.config.settings import LayoutSettings
 from fedgru.core import seeding
 from fedgru.core.jax_setup import on_device
-from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Ints
+from fedgru.core.trees import arrays_in, map_arrays
+from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.engines.jax.local_steps import JaxWeights, Steps, run_steps
-from fedgru.engines.jax.prepared import Arrays
+from fedgru.engines.jax.prepared import Arrays, pad_candidates
+from fedgru.models.candidate_head import CandidateSpec, Trained
 from fedgru.task.clients import Clients
 
 STEPS_MULTIPLE = 32  # arrays are padded to it, so that the few passes' lengths compile once
@@ -81,29 +83,59 @@ class CentralEngine(JaxEngine):
         resets = np.concatenate([resets, np.ones((extra, resets.shape[1]), bool)])
         positions = np.swapaxes(positions, 1, 2)  # time-major
         padded, read = positions < 0, np.maximum(positions, 0)
-        targets = np.where(padded, -1, task.classes[np.minimum(read + 1, len(task.classes) - 1)])
-        log_prior = None if self._log_prior is None else self._log_prior[read]
+        at_target = np.minimum(read + 1, len(task.classes) - 1)
+        is_known = ~padded & (task.classes[at_target] >= 0)
+        beside, targets = self._beside
         arrays = (
             np.where(padded[..., None], -1, task.inputs.rows[read]),
             task.inputs.numbers[read],
-            np.maximum(targets, 0).astype(np.int32),
-            (targets >= 0).astype(np.float32),
-            log_prior,
+            np.where(is_known, targets[read], 0).astype(np.int32),
+            is_known.astype(np.float32),
+            map_arrays(lambda array: array[read], beside),
             None,
         )
         return arrays, resets, num_steps
 
     @cached_property
-    def _log_prior(self) -> Floats | None:
-        """float32 [num_positions, num_classes], filled at the train pairs; None without a prior."""
+    def _beside(self) -> tuple[Floats | Trained | None, Int32s]:
+        """What the head reads, and the target of each input, both filled at the train pairs.
+
+        As in LocalData, with one axis, of all positions: the log prior, float32 [num_positions,
+        num_classes], a Trained, or None without a prior; and int32 [num_positions].
+        """
         task = self.task
+        targets = np.append(task.classes[1:], np.int32(-1))
+        if isinstance(task.spec, CandidateSpec):
+            return self._pooled_candidates(targets)
         if not task.spec.has_prior:
-            return None
+            return None, targets
         log_prior = np.zeros((len(task.classes), task.num_classes), np.float32)
         for client in task.training_clients:
             start, num_pairs = task.clients.starts[client], _num_pairs(task.clients, client)
             log_prior[start : start + num_pairs] = task.log_prior(client, np.arange(num_pairs))
-        return log_prior
+        return log_prior, targets
+
+    def _pooled_candidates(self, targets: Int32s) -> tuple[Trained, Int32s]:
+        """As `_beside`, from the class of each target; all clients get as many candidates."""
+        task, found = self.task, {}
+        for client in map(int, task.training_clients):
+            pairs = np.arange(_num_pairs(task.clients, client))
+            own = np.maximum(targets[task.clients.starts[client] + pairs], 0)
+            found[client] = task.trained_candidates(client, pairs, own)
+        most = max(trained.candidates.kinds.shape[-1] for trained, _ in found.values())
+        pooled, places = None, np.zeros_like(targets)
+        for client, (trained, own_places) in found.items():
+            own = task.clients.starts[client] + np.arange(len(own_places))
+            trained = pad_candidates(trained, most)
+            if pooled is None:
+                pooled = map_arrays(
+                    lambda a: np.zeros((len(targets), *a.shape[1:]), a.dtype), trained
+                )
+            for to, values in zip(arrays_in(pooled), arrays_in(trained), strict=True):
+                to[own] = values
+            places[own] = own_places
+        assert pooled is not None, "a task has a client to train on"
+        return pooled, places
 
 
 def pool_streams(

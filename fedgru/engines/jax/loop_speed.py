@@ -17,11 +17,12 @@ import numpy as np
 
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.core import cache, seeding
-from fedgru.core.types import KeyWords, Weights
+from fedgru.core.types import Floats, KeyWords, Weights
 from fedgru.engines.jax.native.calls import Cohort, NativeCode
 from fedgru.engines.jax.prepared import Prepared
-from fedgru.models import gru
+from fedgru.models.candidate_head import Candidates, CandidateSpec, Trained
 from fedgru.storage.files import write_text
+from fedgru.task.candidates import MOST_CANDIDATES
 from fedgru.task.task import LocalData, Task
 
 STEPS = 3  # of a made-up client: the first and the last local step do less than the others
@@ -73,6 +74,8 @@ def sizes(task: Task, rule: ClientRule, threads: int) -> str:
     names += [rule.optimizer, f"{threads} threads"]
     names += ["dropout"] * (spec.dropout > 0) + ["prior"] * spec.has_prior
     names += ["proximal"] * (rule.prox_mu > 0)
+    if isinstance(spec, CandidateSpec):
+        names += [f"candidates of {1 << max(spec.head_dim - 1, 0).bit_length()}"]
     return ", ".join(names)
 
 
@@ -124,18 +127,40 @@ def make_up_client(task: Task, own_rows: int, rng: np.random.Generator) -> Local
     layout, inputs = task.settings.layout, task.inputs
     shape = STEPS, layout.batch_size, layout.seq_len
     classes = task.num_classes
-    log_prior = None
-    if task.spec.has_prior:
-        log_prior = np.log(rng.dirichlet(np.ones(classes), shape) + 1e-6).astype(np.float32)
+    beside: Floats | Trained | None = None
+    if isinstance(task.spec, CandidateSpec):
+        classes = min(classes, MOST_CANDIDATES)
+        beside = _make_up_candidates(task.spec, (*shape, 1 + classes), rng)
+    elif task.spec.has_prior:
+        beside = _make_up_log_prior((*shape, classes), rng)
     return LocalData(
         rows=rng.integers(0, own_rows, (*shape, inputs.rows.shape[1])).astype(np.int32),
         numbers=rng.random((*shape, inputs.numbers.shape[1]), np.float32),
         targets=rng.integers(0, classes, shape),
         mask=np.ones(shape, np.float32),
-        beside=log_prior,
+        beside=beside,
         protected=None,
         passes=1,
         num_examples=math.prod(shape),
+    )
+
+
+def _make_up_log_prior(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
+    return np.log(rng.dirichlet(np.ones(shape[-1]), shape[:-1]) + 1e-6).astype(np.float32)
+
+
+def _make_up_candidates(
+    spec: CandidateSpec, shape: tuple[int, ...], rng: np.random.Generator
+) -> Trained:
+    """Return a Trained of random numbers; its candidates' log priors have the given shape."""
+    return Trained(
+        Candidates(
+            features=rng.random((*shape, spec.num_features), np.float32),
+            context=rng.random((*shape[:-1], spec.num_context), np.float32),
+            log_prior=_make_up_log_prior(shape, rng),
+            kinds=rng.integers(0, spec.num_kinds, shape).astype(np.int32),
+        ),
+        *(np.zeros(shape[:-1], np.float32) for _ in range(3)),
     )
 
 
@@ -180,7 +205,7 @@ def _least_seconds(train: Callable[[], object]) -> float:
 
 def start_weights(task: Task, own_rows: int) -> Weights:
     """Return initial weights, whose table has only the rows of the made-up client."""
-    return gru.init_weights(replace(task.spec, num_rows=own_rows), seeding.rng(0, "loop speed"))
+    return replace(task.spec, num_rows=own_rows).init_weights(seeding.rng(0, "loop speed"))
 
 
 def run_seconds(task: Task, local_epochs: int, threads: int, seconds: float) -> float:

@@ -75,9 +75,14 @@ def _with_even_candidates(beside: Any) -> Any:
     """Return what the head reads, candidates padded to one of a few sizes."""
     if not isinstance(beside, Trained):
         return beside
-    own = beside.candidates
+    num = beside.candidates.kinds.shape[-1]
+    return pad_candidates(beside, next((s for s in CANDIDATE_SIZES if s >= num), num))
+
+
+def pad_candidates(trained: Trained, size: int) -> Trained:
+    """Return a Trained with `size` candidates for each prediction, those of padding included."""
+    own = trained.candidates
     num = own.kinds.shape[-1]
-    size = next((s for s in CANDIDATE_SIZES if s >= num), num)
 
     def pad(array: Any, value: float = 0) -> Any:
         axis = own.kinds.ndim - 1
@@ -89,4 +94,4 @@ def _with_even_candidates(beside: Any) -> Any:
         log_prior=pad(own.log_prior, NO_CANDIDATE),
         kinds=pad(own.kinds),
     )
-    return beside._replace(candidates=padded)
+    return trained._replace(candidates=padded)

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from fedgru import algorithms
-from fedgru.core import cache
+from fedgru.core import cache, seeding
 from fedgru.engines.jax import loop_speed
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.engines.jax.local_steps import run_steps
@@ -69,8 +69,9 @@ def test_takes_xla_where_the_c_code_is_slow(slow_c, make_task):
     assert len(updates) == 2 and engine.local_loops_compiled > 0
 
 
-def test_takes_the_c_code_where_xla_is_slow(slow_xla, make_task):
-    engine = chosen(make_task)
+@pytest.mark.parametrize("head", ["dense", "candidates"])
+def test_takes_the_c_code_where_xla_is_slow(slow_xla, make_task, head):
+    engine = chosen(make_task, head=head)
     assert engine.what_runs_steps == "local steps in C" and not engine.prefers_xla
     found, times = str(engine).split("local steps in C, ")[1].split(" ", 1)
     assert times == "times XLA's speed here)" and float(found) > 1.5
@@ -80,7 +81,7 @@ def test_takes_the_c_code_where_xla_is_slow(slow_xla, make_task):
 
 
 def start_of(engine):
-    return loop_speed.gru.init_weights(engine.task.spec, loop_speed.seeding.rng(0, "weights"))
+    return engine.task.spec.init_weights(seeding.rng(0, "weights"))
 
 
 @pytest.mark.slow
