@@ -12,7 +12,8 @@ its age:
 
 with similarities x_m: same venue, same category, nearness exp(-(d / 1 km)^2 / 2), cosine of the
 difference of the local hours, both or neither at the weekend, same category before, same venue
-before. Recent frequencies are the client's class counts with a half-life of 15 days.
+before. Recent frequencies are the client's class counts with a half-life of 15 days. Only the last
+`WINDOW` check-ins before i are compared with it, so that time is linear in the length of a history.
 
 The weights are eleven numbers, the same for everybody, learnt by federated SGD: in each round
 every client sends its gradient of these eleven, at a few of its own train pairs, and a quadratic
@@ -24,27 +25,23 @@ pool of both estimates.
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fedgru.core import seeding
 from fedgru.core.jax_setup import num_threads
-from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
-from fedgru.task.priors import ClientPrior, History, one_hot_classes
+from fedgru.core.types import AnyInts, Doubles, Floats
+from fedgru.task.kernel_layout import ClientPast, Pasts, lay_out
+from fedgru.task.priors import ClientPrior, History
 
-HALF_LIFE_S = 15 * 86400.0
-MONTH_S = 30 * 86400.0
-SHARED_WEIGHT = 5.0  # check-ins that the shared frequencies count for
-KM_PER_DEG = 111.2
-
+WINDOW = 4096  # check-ins before the last one that are compared with it; of each client in learning
 FIT_ROUNDS = 80
 FIT_PAIRS = 64  # of each client, in each round
 MIN_PAST = 10  # pairs with a shorter past are not used: they say little
 SHRINKAGE = 10.0  # pull to the start values, as strong as the losses of 10 pairs
 FIT_LR = 0.1  # falls to zero over the rounds
 BLOCK = 64  # check-ins predicted at once
+PART = 512  # check-ins predicted from one layout of a history longer than the window
 CELLS_AT_ONCE = 1 << 16  # pairs of check-ins compared at once: as much as a core's cache holds
 
 
@@ -81,50 +78,6 @@ COMPARED = (*EQUAL, "near", "hour", "log_forgetting")
 PLACES = [list(Kernel().to_dict()).index(name) for name in COMPARED]
 FAR = 40.0  # exp(-40) is nothing beside 1; below exp(-87) float32 loses digits, and time
 TINY = 1e-30
-
-
-@dataclass(frozen=True)
-class _Pasts:
-    """Check-ins of some clients, on the first axis, padded to the longest.
-
-    The earlier check-ins are those whose following class is known, sorted by that class: the
-    summands of one count are contiguous.
-
-    Attributes:
-        lengths: pairs of each client, n - 1.
-        supports: int32 [num_own] of each client.
-        num_followed: int [num_own] of each client, how often each class followed.
-        codes: int32 [clients, 5, n], what is compared for equality, see EQUAL; missing ones
-            equal none.
-        points: float32 [clients, 6, n], what else is compared: north, east at the equator, by how
-            much east is narrower here, cosine and sine of the hour, months.
-        located: bool [clients, n], whether there are coordinates.
-        earlier_codes, earlier_points, earlier_located: the same [clients, ..., 1, num_earlier].
-        earlier: int32 [clients, 1, num_earlier], the places of these check-ins; n in padding.
-        targets: float32 [clients, n, num_own], one-hot class of the check-in after each.
-        log_base: float32 [clients, n, num_own], log base on the support, 0 in padding.
-        log_base_rest: float32 [clients, n], what log shared is added to elsewhere.
-        exists: float32 [clients, 1, num_own], 1 on the support, 0 in padding.
-        log_others: float32 [clients, most], log shared of the classes that a client has not.
-        is_other: float32 [clients, most], 1 there, 0 in padding.
-    """
-
-    lengths: list[int]
-    supports: list[Int32s]
-    num_followed: list[Ints]
-    codes: Int32s
-    points: Floats
-    located: Bools
-    earlier_codes: Int32s
-    earlier_points: Floats
-    earlier_located: Bools
-    earlier: Int32s
-    targets: Floats
-    log_base: Floats
-    log_base_rest: Floats
-    exists: Floats
-    log_others: Floats
-    is_other: Floats
 
 
 @dataclass(frozen=True)
@@ -176,17 +129,23 @@ def kernel_prior(kernel: Kernel, history: History, shared: Doubles, first: int =
     Returns:
         ClientPrior with n - 1 - first rows; row j is the prediction of check-in first + j + 1.
     """
-    pasts = _lay_out([history], shared)
-    (length,), (support,) = pasts.lengths, pasts.supports
-    log_own = np.empty((length - first, len(support)), np.float32)
+    past, length = ClientPast(history, shared), len(history) - 1
+    log_own = np.empty((length - first, len(past.support)), np.float32)
     log_rest = np.empty(length - first, np.float32)
     numbers = np.array(astuple(kernel), np.float32)
-    for start in range(first, length, BLOCK):
-        rows = np.arange(start, min(start + BLOCK, length))
-        found = _predict(numbers, pasts, rows[None])
-        log_own[rows - first] = (found.own - found.normaliser[..., None])[0]
-        log_rest[rows - first] = (found.rest - found.normaliser)[0]
-    return ClientPrior(support, log_own, log_rest, kernel.base_power)
+    in_window = len(history) <= WINDOW
+    part = max(length, 1) if in_window else PART
+    block = BLOCK if in_window else max(1, CELLS_AT_ONCE // (WINDOW + PART))
+    for begin in range(first, length, part):
+        end = min(begin + part, length)
+        lowest = 0 if in_window else max(0, begin - WINDOW)
+        pasts = past.pasts(lowest, end + 1, begin)
+        for start in range(begin, end, block):
+            rows = np.arange(start, min(start + block, end))
+            found = _predict(numbers, pasts, rows[None] - lowest)
+            log_own[rows - first] = (found.own - found.normaliser[..., None])[0]
+            log_rest[rows - first] = (found.rest - found.normaliser)[0]
+    return ClientPrior(past.support, log_own, log_rest, kernel.base_power)
 
 
 def fit_kernel(
@@ -200,7 +159,8 @@ def fit_kernel(
     """Learn the shared numbers by federated SGD with a server Adam.
 
     Args:
-        histories: one History per client, of its train split alone.
+        histories: one History per client, of its train split alone; its last `WINDOW` check-ins
+            are learnt from.
         shared: float64 [num_classes].
         seed: int; a client's random pairs depend on it, on the round and on the client.
         threads: int, all cores if None. The result does not depend on it.
@@ -210,16 +170,17 @@ def fit_kernel(
     Returns:
         Kernel; the start values if no client has more than MIN_PAST pairs.
     """
+    histories = [history[-WINDOW:] for history in histories]
     able = [client for client, h in enumerate(histories) if len(h) - 1 > MIN_PAST]
     counts = np.array([len(histories[client]) - 1 - MIN_PAST for client in able], np.float64)
     groups = [
-        (group, _lay_out([histories[client] for client in group], shared))
+        (group, lay_out([histories[client] for client in group], shared))
         for group in _groups(able, [len(histories[client]) for client in able])
     ]
     numbers = start = np.array(astuple(Kernel()))
     first, second = np.zeros_like(numbers), np.zeros_like(numbers)
 
-    def gradients(group: list[int], pasts: _Pasts, round_num: int) -> Doubles:
+    def gradients(group: list[int], pasts: Pasts, round_num: int) -> Doubles:
         rows = [
             seeding.rng(seed, "kernel", round_num, client).integers(MIN_PAST, length, FIT_PAIRS)
             for client, length in zip(group, pasts.lengths, strict=True)
@@ -253,109 +214,28 @@ def _groups(clients: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def _lay_out(histories: Sequence[History], shared: Doubles) -> _Pasts:
-    """Bring the Histories of some clients into the form of `_Pasts`."""
-    clients = [_lay_out_client(history, shared) for history in histories]
-    names = ["codes", "points", "earlier_codes", "earlier_points", "targets", "log_base"]
-    names += ["log_base_rest", "exists", "log_others", "is_other"]
-    lengths = [len(history) - 1 for history in histories]
-    return _Pasts(
-        lengths=lengths,
-        supports=[client["support"] for client in clients],
-        num_followed=[client["num_followed"] for client in clients],
-        earlier=_stack([client["earlier"] for client in clients], max(lengths) + 1),
-        located=_stack([client["located"] for client in clients], True),
-        earlier_located=_stack([client["earlier_located"] for client in clients], True),
-        **{name: _stack([client[name] for client in clients]) for name in names},
-    )
-
-
-def _stack(arrays: Sequence[npt.NDArray[Any]], padding: int = 0) -> npt.NDArray[Any]:
-    """Put arrays behind one another on a new first axis, padded to the largest of each axis."""
-    shape = np.max([array.shape for array in arrays], axis=0)
-    stacked = np.full((len(arrays), *shape), padding, arrays[0].dtype)
-    for place, array in zip(stacked, arrays, strict=True):
-        place[tuple(slice(size) for size in array.shape)] = array
-    return stacked
-
-
-def _lay_out_client(history: History, shared: Doubles) -> dict[str, npt.NDArray[Any]]:
-    """Return {name: array} of one client, named and shaped as in `_Pasts`."""
-    support, one_hot = one_hot_classes(history)
-    n, num_own = one_hot.shape
-    frequencies = np.empty((n - 1, num_own))
-    running = np.zeros(num_own)
-    kept = 0.5 ** (np.diff(history.time_s, prepend=history.time_s[0]) / HALF_LIFE_S)
-    for i in range(n - 1):
-        running = running * kept[i] + one_hot[i]
-        frequencies[i] = running
-    total = frequencies.sum(axis=1) + SHARED_WEIGHT
-    rest = SHARED_WEIGHT / total
-    targets = np.zeros((n, num_own), np.float32)
-    targets[: n - 1] = one_hot[1:]
-    known, followed_by = np.nonzero(targets)
-    earlier = known[np.argsort(followed_by, kind="stable")]
-
-    located = np.isfinite(history.lat_deg) & np.isfinite(history.lon_deg)
-    lat_deg, lon_deg = (
-        np.where(located, values, 0.0) for values in (history.lat_deg, history.lon_deg)
-    )
-    first = np.argmax(located)
-    unit = KM_PER_DEG / np.sqrt(2)  # nearness is exp(-distance^2) then
-    hour_turn = 2 * np.pi * history.local_hour / 24
-    measured = (
-        # from the first check-in: small numbers keep float32 precise
-        unit * (lat_deg - lat_deg[first]),
-        unit * (lon_deg - lon_deg[first]),
-        np.cos(np.radians(lat_deg)),
-        np.cos(hour_turn),
-        np.sin(hour_turn),
-        (history.time_s - history.time_s[0]) / MONTH_S,
-    )
-    points = np.stack(measured).astype(np.float32)
-    before = [np.append(-1, values[:-1]) for values in (history.categories, history.venues)]
-    codes = np.stack([history.venues, history.categories, history.weekend, *before])
-    codes = codes.astype(np.int32)
-    log_others = np.log(np.delete(shared, support)).astype(np.float32)
-    log_base = np.log(frequencies / total[:, None] + rest[:, None] * shared[support])
-    return {
-        "support": support,
-        "num_followed": np.bincount(followed_by, minlength=num_own),
-        "codes": np.where(codes < 0, -2, codes),
-        "points": points,
-        "located": located,
-        "earlier_codes": codes[:, None, earlier],
-        "earlier_points": points[:, None, earlier],
-        "earlier_located": located[None, earlier],
-        "earlier": earlier[None].astype(np.int32),
-        "targets": targets,
-        "log_base": log_base.astype(np.float32),
-        "log_base_rest": np.log(rest).astype(np.float32),
-        "exists": np.ones((1, num_own), np.float32),
-        "log_others": log_others,
-        "is_other": np.ones_like(log_others),
-    }
-
-
-def _predict(numbers: Floats, pasts: _Pasts, rows: AnyInts) -> _Predictions:
+def _predict(numbers: Floats, pasts: Pasts, rows: AnyInts) -> _Predictions:
     """Return the _Predictions of some pairs of each client.
 
     Args:
         numbers: float32 [11], those of a Kernel.
-        pasts: _Pasts.
+        pasts: Pasts.
         rows: int [clients, pairs]; pair i predicts check-in i + 1.
     """
     kernel = Kernel(*numbers)
     k = np.exp(kernel.log_k)
-    at = np.arange(len(rows))[:, None], rows
+    at = np.arange(len(rows))[:, None], rows - pasts.base_from
     compared = _compare(pasts, rows)
     exponent = np.einsum("m,cmij->cij", _coefficients(kernel), compared)
     exponent -= numbers[:7].sum()
     is_later = pasts.earlier >= rows[..., None].astype(np.int32)
     np.copyto(exponent, -np.inf, where=is_later)
+    if max(pasts.lengths) > WINDOW:
+        is_too_old = pasts.earlier < rows[..., None].astype(np.int32) - WINDOW
+        np.copyto(exponent, -np.inf, where=is_too_old)
     weights = np.exp(exponent, out=exponent)
 
-    counts = np.zeros((*rows.shape, pasts.targets.shape[2]), np.float32)
+    counts = np.zeros((*rows.shape, pasts.log_base.shape[2]), np.float32)
     for to, num, values in zip(counts, pasts.num_followed, weights, strict=True):
         (occurs,) = np.nonzero(num)
         starts = (np.cumsum(num) - num)[occurs]
@@ -395,7 +275,7 @@ def _predict(numbers: Floats, pasts: _Pasts, rows: AnyInts) -> _Predictions:
     )
 
 
-def _compare(pasts: _Pasts, rows: AnyInts) -> Floats:
+def _compare(pasts: Pasts, rows: AnyInts) -> Floats:
     """Return float32 [clients, 8, pairs, num_earlier], in the order of COMPARED."""
     at = np.arange(len(rows))[:, None], slice(None), rows
     shape = len(rows), len(COMPARED), rows.shape[1], pasts.earlier.shape[2]
@@ -432,14 +312,16 @@ def _coefficients(kernel: Kernel) -> Floats:
     return np.array([*similarity, -np.exp(kernel.log_forgetting)], np.float32)
 
 
-def _gradients(numbers: Floats, pasts: _Pasts, rows: AnyInts) -> Doubles:
+def _gradients(numbers: Floats, pasts: Pasts, rows: AnyInts) -> Doubles:
     """Return float64 [clients, 12], the gradient of each client's mean loss, and the loss.
 
     Args: as for `_predict`. A pair whose class is unknown does not count.
     """
     kernel = Kernel(*numbers)
     at = np.arange(len(rows))[:, None], rows
-    targets, log_base = pasts.targets[at], pasts.log_base[at]
+    log_base = pasts.log_base[at]
+    targets = pasts.targets[at][..., None] == np.arange(log_base.shape[2])
+    targets = targets.astype(np.float32)
     found = _predict(numbers, pasts, rows)
     known = targets.sum(axis=2)
     num_known = np.maximum(known.sum(axis=1, keepdims=True), 1)

@@ -15,6 +15,7 @@ COUNTS = ("markov", "backoff")  # plain counts; "kernel" is in fedgru/task/kerne
 SHARED_WEIGHT = 3.0  # check-ins that the shared frequencies count for
 FREQUENCY_WEIGHT = {"markov": 5.0, "backoff": 10.0}  # own frequencies, in transitions
 BACKOFF_WEIGHT = 15.0  # the coarser estimate, in transitions out of the finer context
+CELLS_AT_ONCE = 1 << 20  # check-ins times classes that are counted at once: 8 MB in each array
 
 
 @dataclass(frozen=True)
@@ -143,44 +144,58 @@ def count_prior(kind: str, history: History, shared: Doubles) -> ClientPrior:
     Returns:
         ClientPrior with n - 1 rows; row j is the prediction of check-in j + 1.
     """
-    support, one_hot = one_hot_classes(history)
-    frequencies = np.cumsum(one_hot, axis=0)[:-1]
-    total = frequencies.sum(axis=1) + SHARED_WEIGHT
-    own, rest = frequencies / total[:, None], SHARED_WEIGHT / total
-
+    support, places = own_classes(history)
     keys = [(history.classes, FREQUENCY_WEIGHT[kind])]
     if kind == "backoff":
         hour_block = history.local_hour.astype(np.int64) // 4
         keys.append(((history.classes * 6 + hour_block) * 2 + history.weekend, BACKOFF_WEIGHT))
         keys.append((history.venues, BACKOFF_WEIGHT))
+
+    # the sums of counts first: then the classes do not need one another
+    known = (places >= 0).astype(float)[:, None]
+    total = np.cumsum(known)[:-1] + SHARED_WEIGHT
+    totals, rest = [total], SHARED_WEIGHT / total
     for key, weight in keys:
-        counts = followers(key, one_hot)
-        total = counts.sum(axis=1) + weight
-        own, rest = (counts + weight * own) / total[:, None], weight * rest / total
-    return ClientPrior(
-        support,
-        np.log(own + rest[:, None] * shared[support]).astype(np.float32),
-        np.log(rest).astype(np.float32),
-        1.0,
-    )
+        total = followers(key, known)[:, 0] + weight
+        totals.append(total)
+        rest = weight * rest / total
+
+    log_own = np.empty((len(history) - 1, len(support)), np.float32)
+    size = max(1, CELLS_AT_ONCE // len(history))
+    for first in range(0, len(support), size):
+        some = slice(first, first + size)
+        # class after class in memory, along which it is counted
+        one_hot = (np.arange(len(support))[some, None] == places).astype(float).T
+        own = np.cumsum(one_hot, axis=0)[:-1] / totals[0][:, None]
+        for (key, weight), total in zip(keys, totals[1:], strict=True):
+            own = (followers(key, one_hot) + weight * own) / total[:, None]
+        log_own[:, some] = np.log(own + rest[:, None] * shared[support[some]])
+    return ClientPrior(support, log_own, np.log(rest).astype(np.float32), 1.0)
 
 
-def one_hot_classes(history: History) -> tuple[Int32s, Doubles]:
-    """Return support, int32 [num_own], and float64 [n, num_own], 1 at each check-in's class."""
+def own_classes(history: History) -> tuple[Int32s, Ints]:
+    """Return the classes that a client ever counts, and which of them each check-in is at.
+
+    Returns:
+        (support, int32 [num_own], ascending; int64 [n], place in the support, -1 unknown).
+    """
     known = history.classes >= 0
-    support, compact = np.unique(history.classes[known], return_inverse=True)
-    one_hot = np.zeros((len(history), len(support)))
-    one_hot[known, compact] = 1.0
-    return support.astype(np.int32), one_hot
+    support, places = np.unique(history.classes[known], return_inverse=True)
+    of_all = np.full(len(history), -1, np.int64)
+    of_all[known] = places
+    return support.astype(np.int32), of_all
 
 
 def followers(key: AnyInts, one_hot: Doubles) -> Doubles:
     """Return float64 [n - 1, k]: up to each check-in, what has followed the same key so far."""
-    key, following = key[:-1], one_hot[1:]
+    key, following = key[:-1], one_hot[1:].T
     order = np.argsort(key, kind="stable")
-    sums = np.cumsum(following[order], axis=0) - following[order]  # the pair itself is the future
+    following = np.take(following, order, axis=1)
+    sums = np.cumsum(following, axis=1)
+    sums -= following  # the pair itself is the future
     first = np.concatenate([[True], key[order][1:] != key[order][:-1]])
-    group_start = np.flatnonzero(first)[np.cumsum(first) - 1]
+    begins = np.flatnonzero(first)
+    sums -= np.repeat(sums[:, begins], np.diff(begins, append=len(key)), axis=1)
     counts = np.empty_like(sums)
-    counts[order] = sums - sums[group_start]
-    return counts
+    counts[:, order] = sums
+    return counts.T

@@ -1,13 +1,15 @@
 """fedgru/task/priors.py, kernel_prior.py: against slow and obvious second implementations."""
 
+import tracemalloc
 from collections import Counter, defaultdict
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from fedgru.data import datasets
 from fedgru.evaluation import evaluate
-from fedgru.task import kernel_prior, priors
+from fedgru.task import kernel_layout, kernel_prior, priors
 
 
 def slow_prior(kind, classes, local_time_s, venues, shared):
@@ -74,7 +76,7 @@ def test_counts_equal_the_slow_ones(kind, missing):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def slow_kernel(kernel, history, shared):
+def slow_kernel(kernel, history, shared, window=10**9):
     """One pair of check-ins after the other, as the formula is written."""
     h, rows = history, []
     for i in range(len(h) - 1):
@@ -83,7 +85,7 @@ def slow_kernel(kernel, history, shared):
             if h.classes[j] >= 0:
                 recent[h.classes[j]] += 0.5 ** ((h.time_s[i] - h.time_s[j]) / (15 * 86400))
         base = (recent + 5 * shared) / (recent.sum() + 5)
-        for j in range(i):
+        for j in range(max(0, i - window), i):
             km_north = 111.2 * (h.lat_deg[i] - h.lat_deg[j])
             km_east = 111.2 * np.cos(np.radians(h.lat_deg[i]))
             km_east *= h.lon_deg[i] - h.lon_deg[j]
@@ -131,6 +133,78 @@ def test_kernel_of_a_client_that_owns_every_class():
     history = random_history(3, num_classes=5)
     found = prior_of("kernel", history).log_probs(SHARED)
     np.testing.assert_allclose(found, slow_kernel(KERNEL, history, SHARED), atol=2e-4)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_kernel_compares_with_the_last_check_ins_alone(monkeypatch, missing):
+    history = random_history(2, n=70, missing=missing)
+    expected = slow_kernel(KERNEL, history, SHARED, window=20)
+    assert np.abs(expected - slow_kernel(KERNEL, history, SHARED)).max() > 0.1
+    monkeypatch.setattr(kernel_prior, "WINDOW", 20)
+    monkeypatch.setattr(kernel_prior, "PART", 16)  # parts that end within the history, and at it
+    monkeypatch.setattr(kernel_prior, "CELLS_AT_ONCE", 5 * (20 + 16))
+    found = prior_of("kernel", history).log_probs(SHARED)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    # and so does a stream, which asks for the last one alone
+    for n in (2, 20, 21, 22, 37, 70):
+        last = kernel_prior.kernel_prior(KERNEL, history[:n], SHARED, first=n - 2)
+        np.testing.assert_allclose(last.log_probs(SHARED)[0], expected[n - 2], atol=2e-4)
+
+
+def as_bytes(prior):
+    return [array.tobytes() for array in (prior.support, prior.log_own, prior.log_rest)]
+
+
+def test_a_window_longer_than_a_history_changes_no_byte(monkeypatch, make_task):
+    made_up = [random_history(n, n=n, missing=True) for n in (2, 12, 63, 64, 65, 200, 999, 1000)]
+    task = make_task(datasets.open_data_set("embedded", "data"), users=20)
+    parts = zip(task.clients.starts[:-1], task.clients.starts[1:], strict=True)
+    embedded = [task.history[start:end] for start, end in parts]
+    for histories, shared in ((embedded, task.shared), (made_up, SHARED)):
+        longest = max(len(history) for history in histories)
+        found = []
+        for window in (10**9, longest, longest - 1):
+            monkeypatch.setattr(kernel_prior, "WINDOW", window)
+            own = [prior_of("kernel", history, shared) for history in histories]
+            kernel = kernel_prior.fit_kernel(histories, shared, seed=0, rounds=2)
+            found.append(([as_bytes(prior) for prior in own], kernel))
+        assert found[0] == found[1]
+        assert found[0][1] != found[2][1]  # a window that is shorter is seen
+
+
+def test_learning_takes_the_last_check_ins_of_a_long_history(monkeypatch):
+    histories = [random_history(seed, n=n) for seed, n in enumerate((30, 90))]
+    cut = [histories[0], histories[1][-40:]]
+    expected = kernel_prior.fit_kernel(cut, SHARED, seed=0, rounds=5)
+    monkeypatch.setattr(kernel_prior, "WINDOW", 40)
+    assert kernel_prior.fit_kernel(histories, SHARED, seed=0, rounds=5) == expected
+
+
+@pytest.mark.parametrize("kind", ["markov", "backoff"])
+def test_counting_a_few_classes_at_once_changes_no_byte(monkeypatch, kind):
+    history = random_history(0, n=300, num_classes=40, missing=True)
+    shared = np.full(50, 1 / 50)
+    whole = prior_of(kind, history, shared)
+    monkeypatch.setattr(priors, "CELLS_AT_ONCE", 7 * 300)
+    assert as_bytes(prior_of(kind, history, shared)) == as_bytes(whole)
+
+
+@pytest.mark.parametrize("kind", ["markov", "backoff", "kernel"])
+def test_memory_beside_the_result_does_not_grow_with_the_classes(monkeypatch, kind):
+    history = random_history(0, n=1500, num_classes=1400)
+    shared = np.full(1400, 1 / 1400)
+    monkeypatch.setattr(priors, "CELLS_AT_ONCE", 1 << 15)
+    monkeypatch.setattr(kernel_prior, "WINDOW", 64)
+    monkeypatch.setattr(kernel_prior, "PART", 32)
+    monkeypatch.setattr(kernel_prior, "CELLS_AT_ONCE", 1 << 9)
+    tracemalloc.start()
+    try:
+        result = prior_of(kind, history, shared).log_own.nbytes
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # one more array of float32 for all check-ins and classes would double it
+    assert result < most < 1.6 * result
 
 
 @pytest.mark.parametrize("kind", ["markov", "backoff", "kernel"])
@@ -193,7 +267,7 @@ def test_gradient_of_the_kernel_by_finite_differences(missing):
     # the second client is shorter, and knows fewer classes
     histories = [random_history(5, missing=missing), random_history(6, n=30)]
     histories[1] = replace(histories[1], classes=np.minimum(histories[1].classes, 1))
-    pasts = kernel_prior._lay_out(histories, SHARED)
+    pasts = kernel_layout.lay_out(histories, SHARED)
     rows = np.stack([np.arange(20, 50), np.arange(30) % 19 + 10])
     numbers = np.array(list(KERNEL.to_dict().values()), np.float32)
     gradients = kernel_prior._gradients(numbers, pasts, rows)
@@ -211,9 +285,9 @@ def test_clients_computed_together_learn_as_if_alone():
     histories = [random_history(seed, n=n) for seed, n in enumerate((80, 30, 50))]
     numbers = np.array(list(KERNEL.to_dict().values()), np.float32)
     rows = np.array([[70, 20, 78], [20, 28, 11], [48, 48, 10]])
-    together = kernel_prior._gradients(numbers, kernel_prior._lay_out(histories, SHARED), rows)
+    together = kernel_prior._gradients(numbers, kernel_layout.lay_out(histories, SHARED), rows)
     for history, own_rows, gradient in zip(histories, rows, together, strict=True):
-        alone = kernel_prior._lay_out([history], SHARED)
+        alone = kernel_layout.lay_out([history], SHARED)
         found = kernel_prior._gradients(numbers, alone, own_rows[None])
         np.testing.assert_allclose(found[0], gradient, rtol=1e-5, atol=1e-6)
 
