@@ -127,7 +127,7 @@ BUILT_IN = {
             "fed-per",
             "Arivazhagan et al. 2019, arXiv:1912.00818",
             "some weights stay on the client",
-            lambda settings, half: FedPer(half, _names(_given(settings, "personal_weights"))),
+            lambda settings, half: FedPer(half, _personal_weights(settings)),
             settings=("personal_weights",),
             keeps="the personal weights",
             by_client=True,
@@ -160,6 +160,8 @@ DEFAULTS: dict[str, Any] = {
     "ditto_weight": 0.1,
     "num_clusters": 2,
 }
+# defaults of `personal_weights` with another `head`
+PERSONAL_OF_HEAD = {"candidates": "candidate_output,candidate_linear,candidate_kind_bias"}
 
 
 def _given(settings: Settings, name: str) -> Any:
@@ -167,7 +169,11 @@ def _given(settings: Settings, name: str) -> Any:
     return DEFAULTS[name] if value is None else value
 
 
-def _names(text: str) -> list[str]:
+def _personal_weights(settings: Settings) -> list[str]:
+    """Return the names of FedPer's personal weights; by default those of the last layer."""
+    text = settings.algorithm.personal_weights
+    if text is None:
+        text = PERSONAL_OF_HEAD.get(settings.model.head, DEFAULTS["personal_weights"])
     return [name.strip() for name in text.split(",")]
 
 

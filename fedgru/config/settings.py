@@ -169,7 +169,7 @@ class AlgorithmSettings(Section):
     personal_weights: str | None = Field(
         None,
         description="With --algorithm fed-per: the weights that stay on the client, "
-        "comma-separated; head_kernel,head_bias if not given.",
+        "comma-separated; those of the head's last layer if not given.",
     )
     ditto_weight: Annotated[float, Field(ge=0)] | None = Field(
         None,

@@ -19,9 +19,11 @@ from fedgru.config.methods import METHODS
 from fedgru.config.settings import Settings
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, TrainingError
+from fedgru.core.trees import map_arrays
 from fedgru.core.types import AnyInts, Doubles, Floats, Int32s, Ints, Weights
 from fedgru.engines.base import Constants, Engine
-from fedgru.models import keras_gru, keras_heads
+from fedgru.models import keras_candidates, keras_gru, keras_heads
+from fedgru.models.candidate_head import CandidateSpec, Trained
 from fedgru.models.own import OwnSpec
 from fedgru.models.own_keras import OwnModel
 from fedgru.task.task import LocalData, Task
@@ -78,14 +80,8 @@ class ReferenceEngine(Engine[Task]):
         if protection is not None and protection.server_head:
             for layer in keras_heads.head_layers(self._model).values():
                 layer.trainable = False
-        outputs = ("scores",) if protection is None else ("scores", "protected")
-        self._model.compile(
-            self._optimizer,
-            {name: _summed_loss() for name in outputs} if protection else _summed_loss(),
-            weighted_metrics={name: _measures(name) for name in outputs}
-            if protection
-            else _measures("scores"),
-        )
+        loss, measures = _loss_and_measures(task)
+        self._model.compile(self._optimizer, loss, weighted_metrics=measures)
         import tensorflow as tf
 
         rule = self.client_rule
@@ -222,8 +218,10 @@ class ReferenceEngine(Engine[Task]):
 
     def _local_step(self, data: LocalData, step: int) -> Doubles:
         """One call of train_on_batch; returns the sums of a ClientUpdate, float64 [5]."""
-        log_prior = None if data.beside is None else data.beside[step]
+        beside = map_arrays(lambda array: array[step], data.beside)
         labels, counts = data.targets[step], data.mask[step]
+        if isinstance(beside, Trained):
+            labels = keras_candidates.labels(labels, beside)
         num = num_protected = counts.sum()
         # weights that sum to 1 make the sum of the losses their mean over real targets
         weights = counts / max(num, 1.0)
@@ -234,7 +232,7 @@ class ReferenceEngine(Engine[Task]):
             weights = {"scores": weights, "protected": known / max(num_protected, 1.0)}
         self._model.reset_metrics()
         result = self._model.train_on_batch(
-            self._keras.feed(self.task.inputs, data.rows[step], data.numbers[step], log_prior),
+            self._keras.feed(self.task.inputs, data.rows[step], data.numbers[step], beside),
             labels,
             sample_weight=weights,
             return_dict=True,
@@ -297,6 +295,16 @@ class ReferenceEngine(Engine[Task]):
                 if is_wanted[at]:
                     found[at] = np.concatenate([array.ravel() for array in state])
         return np.stack([found[at] for at in wanted.tolist()])
+
+
+def _loss_and_measures(task: Task) -> tuple[Any, Any]:
+    """Return the Keras loss and metrics of the scores, and of a protected head's scores."""
+    if isinstance(task.spec, CandidateSpec):
+        return keras_candidates.summed_loss(), keras_candidates.measures()
+    if task.protection is None:
+        return _summed_loss(), _measures("scores")
+    outputs = ("scores", "protected")
+    return {name: _summed_loss() for name in outputs}, {name: _measures(name) for name in outputs}
 
 
 def _summed_loss() -> Any:

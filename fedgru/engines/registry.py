@@ -72,7 +72,7 @@ ENGINES = {
         EngineInfo(
             "reference",
             "fedgru.engines.reference:ReferenceEngine",
-            knows=_SHARED | _SIMULATED | _BUFFERED | {"model"},
+            knows=_SHARED | _SIMULATED | _BUFFERED | _HEAD | {"model"},
             only={"method": ("reversal",)},
         ),
         EngineInfo(

@@ -1,6 +1,7 @@
 """The model of `fedgru.models.gru` as a stock Keras model: to inspect, export and serve.
 
-One-hot inputs, a stateful recurrent layer, a dense head. The weights are those of the pure model.
+One-hot inputs, a stateful recurrent layer, a dense head or the head candidates
+(`fedgru.models.keras_candidates`). The weights are those of the pure model.
 """
 
 from collections.abc import Collection, Mapping
@@ -9,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from fedgru.core.types import AnyArray, Floats, Weights
-from fedgru.models import keras_heads
+from fedgru.models import keras_candidates, keras_heads
+from fedgru.models.candidate_head import PREFIX, Candidates, CandidateSpec, Scored, Trained
 from fedgru.models.cells import CELLS
 from fedgru.models.gru import ModelSpec
 
@@ -54,9 +56,10 @@ def build(
         keras.Model. Inputs, by name: each id feature, int32 [batch, seq_len], the vocabulary's
         ids (0 is unknown); each number, float32 [batch, seq_len]; with a prior `log_prior`,
         float32 [batch, seq_len, num_classes]; with noise `noise`, float32 [batch, seq_len,
-        hidden_dim], standard normal. Output: float32 [batch, seq_len, num_classes], or [...,
-        hidden_dim]. The state is kept between calls; `reset_state` sets it to zero. (On Keras'
-        JAX backend only a plain call keeps it, `predict` does not.)
+        hidden_dim], standard normal; with a CandidateSpec those of `keras_candidates.feed`.
+        Output: float32 [batch, seq_len, num_classes], or [..., hidden_dim]; the scores of a
+        CandidateSpec are [..., 1 + num_candidates]. The state is kept between calls; `reset_state`
+        sets it to zero. (On Keras' JAX backend only a plain call keeps it, `predict` does not.)
     """
     import keras
 
@@ -93,6 +96,12 @@ def build(
         hidden = keras.layers.Add(name="represented")(
             [hidden, _scaled(arguments["noise"], "noise_scale")]
         )
+    if isinstance(spec, CandidateSpec):
+        own = (arguments, batch_size, seq_len)
+        scores = keras_candidates.add_scores(spec, hidden, *own)
+        if output == "probabilities":
+            scores = keras_candidates.add_probabilities(spec, scores, *own)
+        return keras.Model(arguments, scores)
     scores = keras.layers.Dense(spec.num_classes, name="head")(hidden)
     if spec.has_prior:
         scores = add_prior(spec, scores, arguments, batch_size, seq_len)
@@ -149,6 +158,8 @@ def set_weights(model: Any, weights: Mapping[str, Floats]) -> None:
     layers = {layer.name: layer for layer in model.layers}
     if "head" in layers:
         layers["head"].set_weights([weights["head_kernel"], weights["head_bias"]])
+    elif f"{PREFIX}state" in layers:
+        keras_candidates.set_weights(layers, weights)
     for name in {"prior_scale", "noise_scale"} & set(layers):
         layers[name].set_weights([np.reshape(weights[name], (1, 1))])
     if "erase" in layers:  # h - (h - mean) @ removed
@@ -167,24 +178,26 @@ def get_weights(model: Any, num_rows: int) -> Weights:
         num_rows: number of the kernel's rows that belong to id features.
     """
     kernel, recurrent, bias = model.get_layer("recurrent").get_weights()
-    head_kernel, head_bias = model.get_layer("head").get_weights()
     weights = {
         "rows": kernel[:num_rows],
         "numbers": kernel[num_rows:],
         "recurrent": recurrent,
         "bias": bias,
-        "head_kernel": head_kernel,
-        "head_bias": head_bias,
     }
-    if any(layer.name == "prior_scale" for layer in model.layers):
-        weights["prior_scale"] = model.get_layer("prior_scale").get_weights()[0].reshape(())
+    layers = {layer.name: layer for layer in model.layers}
+    if "head" in layers:
+        weights["head_kernel"], weights["head_bias"] = layers["head"].get_weights()
+    else:
+        weights |= keras_candidates.get_weights(layers)
+    if "prior_scale" in layers:
+        weights["prior_scale"] = layers["prior_scale"].get_weights()[0].reshape(())
     for name, layer in keras_heads.head_layers(model).items():
         weights[f"{name}_kernel"], weights[f"{name}_bias"] = layer.get_weights()
     return weights
 
 
 def feed(
-    inputs: FeatureInputs, rows: AnyArray, numbers: AnyArray, log_prior: AnyArray | None = None
+    inputs: FeatureInputs, rows: AnyArray, numbers: AnyArray, beside: Any = None
 ) -> dict[str, AnyArray]:
     """Return the inputs of a model from `build`, by name, from the pure model's arrays.
 
@@ -192,7 +205,8 @@ def feed(
         inputs: Inputs.
         rows: int32 [batch, seq_len, num_id_features], table rows; -1 unknown.
         numbers: float32 [batch, seq_len, num_numbers].
-        log_prior: float32 [batch, seq_len, num_classes], or None without a prior.
+        beside: what the head reads beside the states: the log prior, float32 [batch, seq_len,
+            num_classes], or None without a prior; Candidates, Trained or Scored [batch, seq_len].
     """
     sizes = [inputs.sizes[name] for name in inputs.id_names]
     offsets = np.cumsum([0, *sizes[:-1]])
@@ -201,7 +215,9 @@ def feed(
         for i, name in enumerate(inputs.id_names)
     }
     by_name |= {name: numbers[..., i] for i, name in enumerate(inputs.number_names)}
-    return by_name if log_prior is None else by_name | {"log_prior": log_prior}
+    if isinstance(beside, (Candidates, Trained, Scored)):
+        return by_name | keras_candidates.feed(beside)
+    return by_name if beside is None else by_name | {"log_prior": beside}
 
 
 def reset_state(model: Any) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fedgru import algorithms, config
 from fedgru.algorithms import ClientRule, FedAvg, FedSubAvg
 from fedgru.algorithms.ditto import Ditto
 from fedgru.algorithms.fed_per import FedPer
@@ -48,6 +49,15 @@ def test_personal_rows():
     assert model(training, state, 0)["rows"].ravel() == pytest.approx([0.8, 1, 0.8])
     assert model(training, state, 1)["rows"].ravel() == pytest.approx([1, 1.38, 1.38])
     assert state.weights["rows"].ravel().tolist() == [1, 1, 1]  # lent, not changed
+
+
+def test_by_default_fed_per_keeps_the_last_layer_of_the_head():
+    for head, names in (
+        ("dense", ["head_kernel", "head_bias"]),
+        ("candidates", ["candidate_output", "candidate_linear", "candidate_kind_bias"]),
+    ):
+        settings = config.load({"algorithm": "fed-per", "head": head})
+        assert list(algorithms.from_settings(settings).personal_weights) == names
 
 
 def test_fed_per_without_personal_weights_is_averaging_to_the_bit():
