@@ -303,8 +303,7 @@ BAD_COMMANDS = {
     "misspelt option": (
         ["train", "--layoutt", "3"],
         2,
-        usage("train [OPTIONS]")
-        + "Error: No such option '--layoutt'. Did you mean '--layout'?",
+        usage("train [OPTIONS]") + "Error: No such option '--layoutt'. Did you mean '--layout'?",
     ),
     "not a number": (
         ["train", "--rounds", "many"],
