@@ -29,7 +29,15 @@ from fedgru.models.candidate_head import (
 from fedgru.models.gru import ModelSpec
 from fedgru.models.own import OwnSpec
 from fedgru.models.own_inputs import ModelInputs
-from fedgru.task import candidates, features, priors, stored, streams, vocabulary
+from fedgru.task import (
+    candidate_features,
+    candidates,
+    features,
+    priors,
+    stored,
+    streams,
+    vocabulary,
+)
 from fedgru.task.backdoor import choose_backdoor
 from fedgru.task.clients import SPLITS, ClientEnds, Clients, CoverageLine, Ends, choose_clients
 from fedgru.task.kernel_prior import Kernel, fit_kernel, kernel_prior
@@ -249,8 +257,8 @@ class Task:
             has_prior=True,
             head_dim=HEAD_DIM if model.head_dim is None else model.head_dim,
             head_dropout=HEAD_DROPOUT if model.head_dropout is None else model.head_dropout,
-            num_features=len(candidates.FEATURES),
-            num_context=len(candidates.CONTEXT),
+            num_features=len(candidate_features.FEATURES),
+            num_context=len(candidate_features.CONTEXT),
             num_kinds=1 + (self.num_classes if by_class else 1),
         )
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from fedgru.models.candidate_head import NO_CANDIDATE
-from fedgru.task import candidates
-from fedgru.task.candidates import CONTEXT, FEATURES, NEVER, client_candidates
+from fedgru.task import candidate_features, candidates
+from fedgru.task.candidate_features import CONTEXT, FEATURES, NEVER
+from fedgru.task.candidates import client_candidates
 from fedgru.task.kernel_prior import Kernel, kernel_prior
 from fedgru.task.priors import History, count_prior
 
@@ -46,7 +47,7 @@ def found(history, first=0, **others):
 def unscaled(candidates_found, name):
     at = FEATURES.index(name)
     values = candidates_found.candidates.features[..., at]
-    return values * candidates.SCALES[at] + candidates.SHIFTS[at]
+    return values * candidate_features.SCALES[at] + candidate_features.SHIFTS[at]
 
 
 def by_class(of_candidates, candidates_found, pair):
@@ -117,7 +118,7 @@ def test_counts_equal_sums_written_down_one_by_one(located):
         for j in range(i + 1):
             recent[history.classes[j]] += alike[j]["half_15"]
         base = (recent + 5 * SHARED) / (recent.sum() + 5)
-        tables = {"followed": candidates.FOLLOWED, "visited": candidates.VISITED}
+        tables = {"followed": candidate_features.FOLLOWED, "visited": candidate_features.VISITED}
         for kind, table in tables.items():
             ahead = kind == "followed"
             for name, factors in table.items():
@@ -149,7 +150,7 @@ def test_recency_by_hand():
         lon_deg=np.zeros(5),
     )
     ours = found(history)
-    at = {name: by_class(unscaled(ours, name), ours, 3) for name in candidates.RECENCY}
+    at = {name: by_class(unscaled(ours, name), ours, 3) for name in candidate_features.RECENCY}
     assert at["log_hours_since"] == pytest.approx({0: math.log(3), 1: 0.0}, abs=1e-5)
     assert at["log_check_ins_since"] == pytest.approx({0: math.log(2), 1: 0.0}, abs=1e-5)
     assert at["log_interval"] == pytest.approx({0: math.log(11), 1: math.log(9)}, abs=1e-5)
@@ -160,10 +161,44 @@ def test_recency_by_hand():
     assert at["log_km_last"] == pytest.approx(
         {0: math.log(0.05 + 1.112), 1: math.log(0.05)}, abs=1e-4
     )
-    new = [unscaled(ours, name)[3, 0] for name in candidates.RECENCY]
+    new = [unscaled(ours, name)[3, 0] for name in candidate_features.RECENCY]
     assert new == pytest.approx(NEVER, abs=1e-5)
     # after one visit there is no interval yet
     assert by_class(unscaled(ours, "log_interval"), ours, 1)[1] == pytest.approx(math.log(10000))
+
+
+@pytest.mark.parametrize("window", [1024, 30])
+def test_recency_equals_what_is_looked_up_one_by_one(monkeypatch, window):
+    monkeypatch.setattr(candidates, "WINDOW", window)
+    history = made_up(230, located=False)  # three blocks, the last one short
+    history.classes[np.random.default_rng(1).random(230) < 0.2] = -1
+    ours = found(history)
+    for i in (0, 5, 28, 29, 30, 31, 95, 96, 97, 150, 228):
+        seen = range(max(0, i - window + 1), i + 1)
+        values = {name: by_class(unscaled(ours, name), ours, i) for name in FEATURES}
+        visits = {c: [j for j in seen if history.classes[j] == c] for c in range(NUM_CLASSES)}
+        assert set(values["log_interval"]) == {c for c, at in visits.items() if at}
+        for c, at in visits.items():
+            if not at:
+                continue
+            km = [slow_weights(history, i, j)[1] for j in at]
+            since_h = (history.time_s[i] - history.time_s[at[-1]]) / HOUR
+            between_h = 9999.0
+            if len(at) > 1:
+                between_h = (history.time_s[at[-1]] - history.time_s[at[0]]) / HOUR / (len(at) - 1)
+            wanted = {
+                "log_hours_since": math.log1p(since_h),
+                "log_check_ins_since": math.log1p(i - at[-1]),
+                "log_interval": math.log1p(between_h),
+                "log_overdue": min(max(math.log((since_h + 1) / (between_h + 1)), -6), 4),
+                "log_km_nearest": math.log(0.05 + min(km)),
+                "log_km_mean": math.log(0.05 + sum(km) / len(km)),
+                "log_km_last": math.log(0.05 + km[-1]),
+                "is_last": float(history.classes[i] == c),
+                "is_before": float(i > 0 and history.classes[i - 1] == c),
+                "is_before_that": float(i > 1 and history.classes[i - 2] == c),
+            }
+            assert {name: values[name][c] for name in wanted} == pytest.approx(wanted, abs=3e-4)
 
 
 def test_log_prior_sums_to_one_and_spreads_as_the_prior():
@@ -260,3 +295,11 @@ def test_places_of_targets():
         been = target in history.classes[: pair + 1]
         assert (place > 0) == been
         assert not been or ours.classes[pair, place] == target
+
+
+def test_whom_nothing_is_known_of_has_no_candidates():
+    history = dataclasses.replace(made_up(3), classes=np.full(3, -1, np.int32))
+    ours = found(history)
+    assert ours.classes.tolist() == [[NUM_CLASSES - 1]] * 2  # the likeliest of all
+    assert ours.candidates.log_prior == pytest.approx(np.zeros((2, 1)), abs=1e-6)
+    assert unscaled(ours, "followed_any") == pytest.approx(np.zeros((2, 1)), abs=1e-6)
