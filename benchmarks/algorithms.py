@@ -25,6 +25,7 @@ import bench
 import numpy as np
 
 from fedgru import algorithms, config
+from fedgru.agnostic import protection
 from fedgru.algorithms.sent import sent_by
 from fedgru.core import metrics, seeding
 from fedgru.core.errors import TrainingError
@@ -149,7 +150,7 @@ def trained(args, name, overrides, seed):
             "best_round": result.best.round_num,
             "steps_by": training.engine.what_runs_steps.split(":")[0],
             "test": scored(training, result.best),
-            "bytes": bytes_of(training, result.best),
+            "bytes": bytes_of(training),
         }
     training.close()
     training.engine.close()
@@ -157,11 +158,11 @@ def trained(args, name, overrides, seed):
     return found
 
 
-def bytes_of(training, best):
+def bytes_of(training):
     """Return the mean bytes that a client receives and sends in a round."""
     task = training.engine.task
     sent = sent_by(training.algorithm)
-    found = traffic.count_traffic(best.weights, traffic.own_rows(task), sent=sent)
+    found = traffic.count_traffic(protection.init_weights(task), traffic.own_rows(task), sent=sent)
     both = (found.down_bytes + found.up_bytes)[task.training_clients]
     return float(np.mean(both))
 
