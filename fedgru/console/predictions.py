@@ -63,6 +63,10 @@ def describe_export(folder: Path, description: Mapping[str, Any]) -> str:
             f"log_prior is the prior {description['prior']['kind']} over the person's own past: "
             "fedgru.predict.predictor.Stream computes it, see docs/predict.md."
         )
+    if "candidates" in description:
+        lines.append(
+            "candidate_... are the places that the person knows: Stream computes them too."
+        )
     if "noise" in description["representation"]:
         lines.append(
             "noise is standard normal and hides the concept: draw new noise for each check-in."

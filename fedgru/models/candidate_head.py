@@ -175,7 +175,9 @@ def score(
     output = own["output"] if scale is None else (scale * own["output"])[..., None, :]
     found = (active * output).sum(-1) + candidates.features @ own["linear"]
     found = found + own["kind_bias"][candidates.kinds]
-    return weights["prior_scale"] * candidates.log_prior + found
+    scores = weights["prior_scale"] * candidates.log_prior + found
+    # whatever the scale is: one below zero would turn padding into what is likeliest
+    return xp.where(candidates.log_prior > NO_CANDIDATE / 2, scores, NO_CANDIDATE)
 
 
 def spread(log_probs: Floats, scored: Scored) -> Floats:

@@ -13,6 +13,7 @@ import numpy as np
 from fedgru.core.types import AnyArray, Floats, Int32s, Weights
 from fedgru.models.candidate_head import (
     KIND_DIM,
+    NO_CANDIDATE,
     PREFIX,
     Candidates,
     CandidateSpec,
@@ -74,7 +75,8 @@ def add_scores(
         ops.expand_dims(log_prior, -1)
     )
     parts = dense(1, "output")(active), dense(1, "linear")(features), dense(1, "kind_bias")(kind)
-    return ops.squeeze(sum(parts, start=scale), -1)
+    scores = ops.squeeze(sum(parts, start=scale), -1)
+    return ops.where(log_prior > NO_CANDIDATE / 2, scores, NO_CANDIDATE)
 
 
 def add_probabilities(

@@ -19,10 +19,12 @@ from fedgru.core.jax_setup import import_jax
 from fedgru.core.types import Floats, Int32s, Ints, Weights
 from fedgru.data.checkins import CheckIns, Coded
 from fedgru.evaluation.evaluate import log_softmax
-from fedgru.models import gru
+from fedgru.models import gru, keras_candidates
+from fedgru.models.candidate_head import CandidateSpec, Scored
 from fedgru.models.own import OwnSpec
 from fedgru.predict.schema import CheckIn, Schema
 from fedgru.task import priors
+from fedgru.task.candidates import client_candidates
 from fedgru.task.clients import SPLITS
 from fedgru.task.kernel_prior import kernel_prior
 from fedgru.task.task import Task
@@ -154,13 +156,35 @@ class Stream:
         schema = self.schema
         if schema.prior == "none":
             return None
-        history, shared = self.history.with_open_end(), schema.shared
-        if schema.prior == "kernel":
-            assert schema.kernel is not None, "a schema with this prior has its kernel"
-            prior = kernel_prior(schema.kernel, history, shared, len(self) - 1)
-        else:
-            prior = priors.count_prior(schema.prior, history, shared)
-        return prior.log_probs(shared, slice(-1, None))[0]
+        return self._last_prior(schema.prior).log_probs(schema.shared)[0]
+
+    def _last_prior(self, kind: str) -> priors.ClientPrior:
+        """The ClientPrior of the check-in to come, of one row."""
+        history, shared = self.history.with_open_end(), self.schema.shared
+        if kind == "kernel":
+            assert self.schema.kernel is not None, "a schema with this prior has its kernel"
+            return kernel_prior(self.schema.kernel, history, shared, len(self) - 1)
+        return priors.count_prior(kind, history, shared)[-1:]
+
+    def beside(self) -> Any:
+        """Return what the head reads beside the state, see `Task.beside`: of one prediction.
+
+        The log prior, float32 [1, num_classes], or None without one; with head candidates a Scored.
+        """
+        schema, log_prior = self.schema, self.log_prior()
+        if log_prior is None:
+            return None
+        if not isinstance(schema.spec, CandidateSpec):
+            return log_prior[None]
+        found = client_candidates(
+            self.history.with_open_end(),
+            schema.shared,
+            self._last_prior(schema.prior),
+            self._last_prior("backoff"),
+            kinds_by_class=schema.target == "category",
+            first=len(self) - 1,
+        )
+        return Scored(found.candidates, found.classes, log_prior[None])
 
     def draw_noise(self) -> Floats:
         """Return float32 [hidden_dim], standard normal, by the run's seed and this length."""
@@ -174,13 +198,17 @@ class Stream:
             noise: float32 [hidden_dim], for a model that takes some; `draw_noise` by default.
 
         Returns:
-            {name: array [1, 1] or [1, 1, size]}: one stream, one check-in.
+            {name: array [1, 1] or [1, 1, size]}: one stream, one check-in; with head candidates
+            two of them have an axis for these before the last: `num_candidates` differs by person.
         """
         schema = self.schema
         named = dict(zip(schema.vocabularies, self.ids, strict=True))
         named |= dict(zip(schema.number_names, self.numbers, strict=True))
-        if schema.prior != "none":
-            named["log_prior"] = self.log_prior()
+        beside = self.beside()
+        if isinstance(beside, Scored):
+            named |= {name: array[0] for name, array in keras_candidates.feed(beside).items()}
+        elif beside is not None:
+            named["log_prior"] = beside[0]
         if "noise" in schema.representation:
             named["noise"] = self.draw_noise() if noise is None else noise
         return {name: np.asarray(value)[None, None] for name, value in named.items()}
@@ -263,7 +291,7 @@ class Predictor:
         if "noise" in schema.representation and noise is None:
             noise = self.stream.draw_noise()
         seen = gru.represent(self.weights, np.asarray(self.state[0])[0], noise)
-        return log_softmax(schema.spec.logits(self.weights, seen, self.stream.log_prior()))
+        return log_softmax(schema.spec.logits(self.weights, seen[None], self.stream.beside()))[0]
 
     def top(self, k: int = 5, noise: Floats | None = None) -> list[tuple[str, float]]:
         """Return the k most probable values and their probabilities, [(value, probability)]."""

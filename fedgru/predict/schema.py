@@ -11,9 +11,10 @@ from fedgru.config import feature_names
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.core.types import Doubles, Floats, Int32s, Ints
 from fedgru.data.checkins import Coded
+from fedgru.models.candidate_head import NO_CANDIDATE, PREFIX, CandidateSpec
 from fedgru.models.gru import ModelSpec
 from fedgru.models.own import spec_from_dict, spec_to_dict
-from fedgru.task import features, own_features, vocabulary
+from fedgru.task import candidates, features, own_features, vocabulary
 from fedgru.task.features import Scale
 from fedgru.task.kernel_prior import Kernel
 from fedgru.task.own_features import ClientCheckIns, OwnFeature, as_texts
@@ -222,17 +223,27 @@ class Schema:
                 "shared": self.shared.tolist(),
                 "kernel": None if self.kernel is None else self.kernel.to_dict(),
             },
+            **self._names_of_candidates,
             "representation": list(self.representation),
             "min_checkins": self.min_checkins,
             "seed": self.seed,
         }
+
+    @property
+    def _names_of_candidates(self) -> dict[str, Any]:
+        """Names along the axes of the inputs of the head candidates; empty with another head."""
+        if not isinstance(self.spec, CandidateSpec):
+            return {}
+        names = {"features": list(candidates.FEATURES), "context": list(candidates.CONTEXT)}
+        return {"candidates": names}
 
     @classmethod
     def from_dict(cls, described: Mapping[str, Any]) -> "Schema":
         """Return the Schema that `to_dict` described.
 
         Raises:
-            DataError: for a description of another format.
+            DataError: for a description of another format, or of other features of candidates
+                than this version of fedgru computes.
         """
         if described.get("format") != FORMAT:
             raise DataError(
@@ -241,7 +252,7 @@ class Schema:
             )
         prior, vocabularies = described["prior"], described["vocabularies"]
         kernel = prior["kernel"]
-        return cls(
+        schema = cls(
             spec=spec_from_dict(described["model"]),
             features=tuple(described["features"]),
             clock=described["clock"],
@@ -258,6 +269,12 @@ class Schema:
             min_checkins=described["min_checkins"],
             seed=described["seed"],
         )
+        if schema._names_of_candidates.get("candidates") != described.get("candidates"):
+            raise DataError(
+                "the model was exported by a version of fedgru that computes other features of "
+                "candidates. Train the run again with this version, and export it."
+            )
+        return schema
 
     def _describe_inputs(self) -> list[dict[str, str]]:
         """What the model takes, name by name, in words."""
@@ -276,6 +293,8 @@ class Schema:
                 if feature in self.scales:
                     what = _describe_scaled(feature, self.scales[feature])
                 described.append({"name": name, "dtype": "float32", "what": what})
+        if isinstance(self.spec, CandidateSpec):
+            described += _describe_candidates()
         if self.spec.has_prior:
             what = f"log p(class) by the person's own past, prior {self.prior}; axis: classes"
             described.append({"name": "log_prior", "dtype": "float32", "what": what})
@@ -283,6 +302,26 @@ class Schema:
             what = "standard normal, drawn anew each time; it hides the concept; axis: hidden_dim"
             described.append({"name": "noise", "dtype": "float32", "what": what})
         return described
+
+
+def _describe_candidates() -> list[dict[str, str]]:
+    """What the head candidates takes beside the log prior, in the order of the model's inputs."""
+    axes = "axis: candidates, somewhere new and then the classes that the person has been to"
+    features = (
+        "float32",
+        f"what the person's own past says of each; {axes}; features of a candidate",
+    )
+    described = {
+        "features": features,
+        "context": ("float32", "what is the same for all candidates; axis: context"),
+        "log_prior": ("float32", f"log p by the prior; {NO_CANDIDATE:g} in padding; {axes}"),
+        "kinds": ("int32", f"row of the embedding of kinds, 0 for somewhere new; {axes}"),
+        "classes": ("int32", f"class, -1 for somewhere new and in padding; {axes}"),
+    }
+    return [
+        {"name": PREFIX + name, "dtype": dtype, "what": what}
+        for name, (dtype, what) in described.items()
+    ]
 
 
 def _describe_scaled(feature: str, scale: Scale) -> str:

@@ -25,6 +25,8 @@ CASES = {
         "method": "leace+noise",
         "cell": "lstm",
     },
+    "candidates": {"head": "candidates", "prior": "kernel", "head_dim": 7},
+    "candidates, venues": {"head": "candidates", "prior": "backoff", "target": "venue"},
 }
 CLIENT = 4
 
@@ -61,7 +63,7 @@ def equal(found, expected):
     assert expected.std(axis=0).max() > 0.001
 
 
-@pytest.mark.parametrize("case", slow_but(CASES, "gru, kernel", "noise"))
+@pytest.mark.parametrize("case", slow_but(CASES, "gru, kernel", "noise", "candidates"))
 def test_the_exported_keras_model_predicts_as_the_evaluation_does(make_run, tmp_path, case):
     import keras
 
@@ -72,7 +74,7 @@ def test_the_exported_keras_model_predicts_as_the_evaluation_does(make_run, tmp_
     equal(walk(task, stream, lambda s, noise: model(s.inputs(noise)).numpy()[0, 0]), expected)
 
 
-@pytest.mark.parametrize("case", slow_but(("lstm, counts", "noise"), "noise"))
+@pytest.mark.parametrize("case", slow_but(("lstm, counts", "noise", "candidates"), "noise"))
 def test_the_saved_model_predicts_as_the_evaluation_does(make_run, tmp_path, case):
     import tensorflow as tf
 
@@ -86,7 +88,7 @@ def test_the_saved_model_predicts_as_the_evaluation_does(make_run, tmp_path, cas
         model.reset_state()
 
 
-@pytest.mark.parametrize("case", ["gru, kernel", "noise"])
+@pytest.mark.parametrize("case", ["gru, kernel", "noise", "candidates"])
 def test_exported_weights_predict_as_the_evaluation_does(make_run, tmp_path, case):
     run, task, expected = make_run(**CASES[case])
     described = model_export.export_run(run, task, "weights", tmp_path / "out")

@@ -28,6 +28,8 @@ CASES = {
     "notebook's ids": {"vocabulary": "range", "clock": "utc", "scaling": "none", "prior": "none"},
     "erased": {"agnostic_to": "zone", "method": "leace", "zones": 3, "rounds": 2},
     "noise": {"agnostic_to": "client", "alpha_schedule": "constant", "rounds": 2},
+    "candidates": {"head": "candidates", "prior": "kernel"},
+    "candidates, venues": {"head": "candidates", "prior": "markov", "target": "venue"},
 }
 
 
@@ -205,3 +207,15 @@ def test_a_description_of_another_format_is_refused():
     message = "the model's description has format 0, expected 1. Export the run again."
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         Schema.from_dict({"format": 0})
+
+
+def test_a_description_of_other_features_of_candidates_is_refused(make_task):
+    described = Schema.of(make_task(head="candidates"), {}).to_dict()
+    assert described["candidates"]["features"][0] == "followed_any"
+    described["candidates"]["features"][0] = "followed_never"
+    message = (
+        "the model was exported by a version of fedgru that computes other features of candidates. "
+        "Train the run again with this version, and export it."
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        Schema.from_dict(described)
