@@ -41,6 +41,7 @@ from fedgru.task import (
 from fedgru.task.backdoor import choose_backdoor
 from fedgru.task.clients import SPLITS, ClientEnds, Clients, CoverageLine, Ends, choose_clients
 from fedgru.task.kernel_prior import Kernel, fit_kernel, kernel_prior
+from fedgru.task.prepared import Prepared
 
 KEPT_SHARE = 0.25  # of the clients in a cohort: below it, kept data is seldom used again
 
@@ -294,6 +295,11 @@ class Task:
         return known.values
 
     @cached_property
+    def prepared(self) -> Prepared:
+        """Prepared: whose priors and candidates this task has computed."""
+        return Prepared()
+
+    @cached_property
     def _client_priors(self) -> dict[tuple[int, str], priors.ClientPrior]:
         return {}
 
@@ -371,11 +377,12 @@ class Task:
         if own is None:
             start, *_, end = self.client_ends(client)
             own = priors.History(*self.read(stored.HISTORY, slice(start, end)))
-        if kind == "kernel":
-            assert self.kernel is not None, "the kernel is learnt by with_kernel"
-            prior = kernel_prior(self.kernel, own, self.shared)
-        else:
-            prior = priors.count_prior(kind, own, self.shared)
+        with self.prepared.computing("priors", client):
+            if kind == "kernel":
+                assert self.kernel is not None, "the kernel is learnt by with_kernel"
+                prior = kernel_prior(self.kernel, own, self.shared)
+            else:
+                prior = priors.count_prior(kind, own, self.shared)
         if self._recurs(client):
             self._client_priors[client, kind] = prior
         return prior
@@ -494,14 +501,17 @@ class Task:
     ) -> candidates.ClientCandidates:
         """Compute the candidates of pairs `first` to `end`."""
         kind = self.settings.inputs.prior
-        return candidates.client_candidates(
-            own[: end + 1],
-            self.shared,
-            self.client_prior(client, kind, own)[:end],
-            self.client_prior(client, "backoff", own)[:end],
-            kinds_by_class=self.settings.inputs.target == "category",
-            first=first,
-        )
+        prior = self.client_prior(client, kind, own)[:end]
+        backoff = self.client_prior(client, "backoff", own)[:end]
+        with self.prepared.computing("candidates", client):
+            return candidates.client_candidates(
+                own[: end + 1],
+                self.shared,
+                prior,
+                backoff,
+                kinds_by_class=self.settings.inputs.target == "category",
+                first=first,
+            )
 
     def trained_candidates(
         self, client: int, pairs: AnyInts, targets: AnyInts, own: priors.History | None = None

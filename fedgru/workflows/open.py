@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from fedgru.models.own import OwnSpec
 from fedgru.task.kernel_prior import FIT_ROUNDS, Kernel
 from fedgru.task.task import Task, build_task
 from fedgru.training import loop as round_loop
+from fedgru.workflows.preparing import EVERY_S
 
 if TYPE_CHECKING:
     from fedgru.config.settings import Settings
@@ -118,13 +120,22 @@ def learn_prior(task: Task, show_progress: bool = False) -> Task:
     """
     if task.settings.inputs.prior != "kernel" or task.kernel is not None:
         return task
-    losses = []
+    losses, said = [], time.monotonic()
     with tqdm(
         total=FIT_ROUNDS, desc="kernel prior", unit="round", disable=not show_progress, leave=False
     ) as progress:
 
-        def on_round(_: int, loss: float) -> None:
+        def on_round(round_num: int, loss: float) -> None:
+            nonlocal said
             losses.append(loss)
+            if time.monotonic() - said > EVERY_S:
+                said = time.monotonic()
+                logger.info(
+                    "learning the kernel prior: round %d of %d, loss %.3f",
+                    round_num,
+                    FIT_ROUNDS,
+                    loss,
+                )
             progress.set_postfix({"loss": f"{loss:.3f}"}, refresh=False)
             progress.update()
 

@@ -22,12 +22,14 @@ from fedgru.engines import registry
 from fedgru.evaluation import evaluate
 from fedgru.runs.folder import RunFolder
 from fedgru.runs.kinds import FEDERATED, RunKind
+from fedgru.task.prepared import Prepared
 from fedgru.training import loop as round_loop
 from fedgru.training.asynchronous import AsynchronousTraining
 from fedgru.training.rounds import FederatedTraining
 from fedgru.training.simulated_time import SimulatedTraining, Simulation, open_simulation
 from fedgru.workflows.open import learn_prior, record_kernel
 from fedgru.workflows.personal import make_store
+from fedgru.workflows.preparing import reporting
 from fedgru.workflows.reopen import check_resumable, rebuild_task, reopen_task, resume_command
 
 if TYPE_CHECKING:
@@ -189,7 +191,7 @@ def _train(
             engine.choose_local_loop(run.facts().get("computes_with") if resumes else None)
             logger.info("run folder %s, engine %s", run.path, engine)
             engine.report_speed()
-            result = _run_rounds(run, training, show_progress, resumes, on_round)
+            result = _run_rounds(run, training, show_progress, resumes, on_round, task.prepared)
         kept = beside_prior(run, task, result)
         if kept is not None:
             run.write_facts({"kept": kept})
@@ -302,11 +304,14 @@ def _run_rounds(
     show_progress: bool = False,
     resumes: bool = False,
     on_round: OnRound | None = None,
+    prepared: Prepared | None = None,
 ) -> TrainResult:
     engine, settings = training.engine, training.task.settings
 
     def record(round_num: int, row: Row, seconds: dict[str, float]) -> str | None:
         run.record_round(round_num, row, seconds)
+        if round_num:  # the next rounds compute little, or as much as this one
+            end_reports()
         return on_round(round_num, row) if on_round is not None else None
 
     def checkpoint(reached: Checkpoint) -> None:
@@ -317,17 +322,21 @@ def _run_rounds(
         run.checkpoints.save(reached)
 
     start = _restore(run, training) if resumes else None
+    prepared = Prepared() if prepared is None else prepared  # of a deployment: elsewhere
     began_with = run.facts().get("computes_with", engine.computes_with)
     if began_with != engine.computes_with:
         _warn_of_change(run, began_with, engine.computes_with)
     run.write_facts({"computes_with": engine.computes_with})
-    with tqdm(
-        total=settings.loop.rounds,
-        initial=0 if start is None else start.state.round_num,
-        unit="round",
-        disable=not show_progress,
-        leave=False,
-    ) as progress:
+    with (
+        tqdm(
+            total=settings.loop.rounds,
+            initial=0 if start is None else start.state.round_num,
+            unit="round",
+            disable=not show_progress,
+            leave=False,
+        ) as progress,
+        reporting(prepared, progress.set_description) as end_reports,
+    ):
         result = round_loop.train(
             training,
             on_round=record,
