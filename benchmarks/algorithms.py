@@ -27,7 +27,6 @@ import numpy as np
 from fedgru import algorithms, config
 from fedgru.agnostic import protection
 from fedgru.algorithms.sent import sent_by
-from fedgru.core import metrics, seeding
 from fedgru.core.errors import TrainingError
 from fedgru.evaluation import evaluate
 from fedgru.training import loop as round_loop
@@ -181,7 +180,7 @@ def scored(training, best):
         )
     else:
         found = evaluate.evaluate(training.engine, best.weights, "test")
-    return {name: [a.tolist() for a in found.client_sums(name)] for name in METRICS}
+    return bench.sums(found, METRICS)
 
 
 def print_row(name, candidates, best, found, base):
@@ -192,12 +191,12 @@ def print_row(name, candidates, best, found, base):
         print(f"| {name} | {cells[1]} | diverged with another seed |", flush=True)
         return
     for metric in METRICS:
-        values = [total(one, metric) for one in found]
+        values = [bench.total(one, metric) for one in found]
         cells.append(f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})")
         if name == BASE:
             cells.append("")
             continue
-        gaps = [gap(one, other, metric) for one, other in zip(found, base, strict=True)]
+        gaps = [bench.gap(one, other, metric) for one, other in zip(found, base, strict=True)]
         middle = statistics.mean(g[0] for g in gaps)
         low, high = min(g[1] for g in gaps), max(g[2] for g in gaps)
         cells.append(f"{middle:+.4f} ({low:+.4f} to {high:+.4f})")
@@ -207,19 +206,6 @@ def print_row(name, candidates, best, found, base):
     cells.append(f"{statistics.mean(one['bytes'] for one in found) / 1000:.0f}")
     cells.append("C" if found[0]["steps_by"] == "local steps in C" else "XLA")
     print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def total(one, metric):
-    sums, counts = map(np.asarray, one["test"][metric])
-    return float(sums.sum() / counts.sum())
-
-
-def gap(one, other, metric):
-    """Return (difference, low, high), the paired 95 % interval over clients."""
-    sums, counts = map(np.asarray, one["test"][metric])
-    theirs, _ = map(np.asarray, other["test"][metric])
-    interval = metrics.paired_bootstrap_interval(sums, theirs, counts, seeding.rng(0, "bootstrap"))
-    return float((sums.sum() - theirs.sum()) / counts.sum()), *interval
 
 
 def worst_tenth(one):

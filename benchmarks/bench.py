@@ -97,3 +97,28 @@ def step_gflop(batch_size, seq_len, hidden_dim, num_numbers, num_classes):
     gates = 3 * hidden_dim
     products = 3 * hidden_dim * gates + 3 * hidden_dim * num_classes + 2 * num_numbers * gates
     return 2 * batch_size * seq_len * products / 1e9
+
+
+def sums(evaluation, names):
+    """Return {metric: [sum, count] of each client}, for JSON."""
+    return {name: [a.tolist() for a in evaluation.client_sums(name)] for name in names}
+
+
+def total(one, metric):
+    """Return a metric over all targets of one training's `sums`, in its entry "test"."""
+    import numpy as np
+
+    of_clients, counts = map(np.asarray, one["test"][metric])
+    return float(of_clients.sum() / counts.sum())
+
+
+def gap(one, other, metric):
+    """Return (difference, low, high), the paired 95 % interval over clients."""
+    import numpy as np
+
+    from fedgru.core import metrics, seeding
+
+    ours, counts = map(np.asarray, one["test"][metric])
+    theirs, _ = map(np.asarray, other["test"][metric])
+    interval = metrics.paired_bootstrap_interval(ours, theirs, counts, seeding.rng(0, "bootstrap"))
+    return float((ours.sum() - theirs.sum()) / counts.sum()), *interval

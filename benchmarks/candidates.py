@@ -1,0 +1,166 @@
+"""What the head `candidates` gains over its own prior, and which information gives the gain.
+
+    fedgru data import tsmc2014 dataset_TSMC2014_NYC.partial.txt.gz --name nyc
+    python benchmarks/candidates.py --data nyc --users 100 --work candidates-nyc
+
+Every row is a training with `--preset candidates` but for what it says, with each seed: test acc@1,
+acc@5 and loss of the round that is best on validation, mean over seeds, and the paired 95 %
+interval over clients of the difference to the prior alone (the outer ends of the seeds'
+intervals). The settings were chosen on validation; test is looked at in this table alone. Trainings
+that are done are kept in `--work`. Prints Markdown.
+"""
+
+import json
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import bench
+import numpy as np
+
+from fedgru import algorithms, config
+from fedgru.evaluation import evaluate
+from fedgru.task import candidate_features, candidates
+from fedgru.training import loop as round_loop
+from fedgru.training.rounds import FederatedTraining
+from fedgru.workflows import open as open_workflow
+from fedgru.workflows import train as train_workflow
+
+METRICS = ("acc@1", "acc@5", "loss")
+CANDIDATES, DENSE = "candidates", "dense head, default settings"
+GROUPS = {  # of features, by the beginning of their names
+    "followers": ("followed_",),
+    "visits": ("visited_",),
+    "recency": ("log_hours", "log_check_ins", "log_interval", "log_overdue", "is_"),
+    "distance": ("log_km",),
+    "other estimates": ("log_base", "log_shared", "log_prior", "log_backoff"),
+}
+ROWS = {  # name -> (settings, groups of features that are left out, whether the state is)
+    CANDIDATES: ({}, (), False),
+    "without the state": ({}, (), True),
+    "the state alone": ({}, tuple(GROUPS), False),
+    **{f"without {name}": ({}, (name,), False) for name in GROUPS},
+    **{f"{name} alone": ({}, tuple(g for g in GROUPS if g != name), False) for name in GROUPS},
+    "all of `big` as inputs": ({"features": "big", "dropout": 0.3}, (), False),
+    "plain averaging (fed-avg)": ({"algorithm": "fed-avg"}, (), False),
+}
+
+
+COMPUTE = candidates.client_candidates
+
+
+def main():
+    parser = bench.data_parser(__doc__)
+    parser.add_argument("--target", default="category", choices=["category", "venue"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=[*ROWS, DENSE], metavar="ROW")
+    parser.add_argument("--val", action="store_true", help="score validation in place of test")
+    parser.add_argument("--work", type=Path, required=True)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    print(f"{bench.machine()}; `{' '.join(sys.argv[1:])}`\n", flush=True)
+    print("| model | acc@1 | to prior | acc@5 | to prior | loss | to prior | round | minutes |")
+    print("| --- " * 9 + "|", flush=True)
+    for name in args.only or [CANDIDATES, DENSE, *list(ROWS)[1:]]:
+        found = [trained(args, name, seed) for seed in range(args.seeds)]
+        if name == (args.only or [CANDIDATES])[0]:
+            print_row("the kernel prior alone", [{"test": one["prior"]} for one in found])
+        print_row(name, found)
+
+
+def trained(args, name, seed):
+    """Return what a training gave, from `--work` if it is there."""
+    split = "val" if args.val else "test"
+    file = args.work / f"{args.target}-{split}-{name}-{seed}.json".replace(" ", "")
+    if file.exists():
+        return json.loads(file.read_text())
+    given = {"data": args.data, "seed": seed, "target": args.target}
+    given |= {"users": args.users} if args.users else {}
+    overrides, left_out, no_state = ROWS.get(name, ({}, (), False))
+    preset = None if name == DENSE else "candidates"
+    settings = config.load(given | overrides, preset=preset)
+    started = time.perf_counter()
+    found, _ = open_workflow.open_task(settings, args.data_dir)
+    found = open_workflow.learn_prior(found)
+    mute(left_out)
+    algorithm = algorithms.from_settings(settings)
+    engine = train_workflow.make_engine(found, client_rule=algorithm.client_rule)
+    training = FederatedTraining(engine, StateMuted(algorithm) if no_state else algorithm)
+    result = round_loop.train(training, on_round=lambda *_: None, on_checkpoint=lambda _: None)
+    scored = evaluate.evaluate(engine, result.best.weights, split)
+    prior = evaluate.evaluate_running(found, "kernel", split)
+    one = {
+        "val_loss": result.best_value,
+        "round": result.best.round_num,
+        "test": bench.sums(scored, METRICS),
+        "prior": bench.sums(prior, METRICS),
+        "minutes": (time.perf_counter() - started) / 60,
+    }
+    training.close()
+    engine.close()
+    file.write_text(json.dumps(one))
+    return one
+
+
+def mute(groups):
+    """Set the features of some groups to zero in everything that is computed from now on."""
+    starts = tuple(start for group in groups for start in GROUPS[group])
+    columns = [at for at, name in enumerate(candidate_features.FEATURES) if name.startswith(starts)]
+    of_context = [
+        at
+        for at, name in enumerate(candidate_features.CONTEXT)
+        if starts and name.removeprefix("log_total_").startswith(starts)
+    ]
+
+    def computed(*args, **others):
+        found = COMPUTE(*args, **others)
+        found.candidates.features[..., columns] = 0
+        found.candidates.context[..., of_context] = 0
+        return found
+
+    candidates.client_candidates = computed
+
+
+class StateMuted:
+    """An algorithm whose head never reads the state: its kernel is set back to zero."""
+
+    def __init__(self, algorithm):
+        self._algorithm = algorithm
+
+    def __getattr__(self, name):
+        return getattr(self._algorithm, name)
+
+    def init(self, weights):
+        return self._algorithm.init(self._without(weights))
+
+    def apply(self, state, total):
+        after = self._algorithm.apply(state, total)
+        return replace(after, weights=self._without(after.weights))
+
+    @staticmethod
+    def _without(weights):
+        return weights | {"candidate_state": np.zeros_like(weights["candidate_state"])}
+
+
+def print_row(name, found):
+    cells = [name]
+    for metric in METRICS:
+        values = [bench.total(one, metric) for one in found]
+        cells.append(f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})")
+        if "prior" not in found[0]:
+            cells.append("")
+            continue
+        gaps = [bench.gap(one, {"test": one["prior"]}, metric) for one in found]
+        middle = statistics.mean(g[0] for g in gaps)
+        low, high = min(g[1] for g in gaps), max(g[2] for g in gaps)
+        cells.append(f"{middle:+.4f} ({low:+.4f} to {high:+.4f})")
+    cells.append(", ".join(str(one["round"]) for one in found) if "round" in found[0] else "")
+    minutes = [one["minutes"] for one in found if "minutes" in one]
+    cells.append(f"{statistics.mean(minutes):.1f}" if minutes else "")
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
