@@ -90,7 +90,7 @@ ENGINES = {
         EngineInfo(
             "ray",
             "fedgru.engines.ray.engine:RayEngine",
-            knows=_SHARED | _SIMULATED | {"ray", "threads", "local_loop"},
+            knows=_SHARED | _SIMULATED | _HEAD | {"ray", "threads", "local_loop"},
         ),
     )
 }

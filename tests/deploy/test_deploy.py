@@ -186,8 +186,10 @@ def run_deployed(app, grid, tmp_path, **job):
             **{"target": "venue", "features": "venue,latitude,gap", "prior": "none"},
             **{"cell": "lstm", "server_optimizer": "adam", "server_lr": 0.01},
         },
+        {"prior": "kernel", "head": "candidates", "head_dim": 7},
+        {"prior": "backoff", "head": "candidates", "target": "venue", "cell": "lstm"},
     ],
-    ids=["places by kernel and dropout", "venues by LSTM and Adam"],
+    ids=["places by kernel and dropout", "venues by LSTM and Adam", "candidates", "venues"],
 )
 def test_a_deployment_gives_what_a_simulation_gives(deploy, tmp_path, overrides):
     task, app, grid = deploy(**overrides)

@@ -196,6 +196,7 @@ PAIRS += [
 RAY_CASES = (
     *("client adam, server sgd", "owners, server adam", "lstm", "proximal", "reversal"),
     *("fed-nova", "krum", "centred clipping, owners", "norm bounding"),
+    *("candidates", "candidates, venues"),
     *ATTACKS,
 )
 PAIRS += [
