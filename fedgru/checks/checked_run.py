@@ -149,7 +149,7 @@ class CheckedRun:
 
     @cached_property
     def _models(self) -> list[LocalModel]:
-        return local_models.from_arrays(self.weights, len(self.task.clients))
+        return local_models.from_arrays(self.weights, len(self.task.clients.scored))
 
     @cached_property
     def _engine(self) -> JaxEngine | ReferenceEngine:

@@ -153,8 +153,10 @@ def check_training_targets(checked: CheckedRun) -> str:
     first = np.where(ends - starts > 2, drawn, ends)
     reversed_ = counterfactuals.run_backwards(task.check_ins, clients, first, ends)
     again = _scaled_as(task, checked.rebuilt(reversed_))
-    compared = 0
-    for client in task.training_clients:
+    compared, trained = 0, task.training_clients
+    if not checked.kind.shares_model:
+        trained = trained[trained < len(clients.scored)]
+    for client in trained:
         pairs = task.batches(client).pairs
         targets = starts[client] + pairs + 1
         before = (pairs >= 0) & (targets <= first[client])
@@ -164,7 +166,7 @@ def check_training_targets(checked: CheckedRun) -> str:
             _refuse_changed(task, what, targets[before], ~same.reshape(len(same), -1).all(axis=1))
         compared += before.sum()
     return (
-        f"the inputs of {compared:,} targets of {len(task.training_clients)} clients are unchanged "
+        f"the inputs of {compared:,} targets of {len(trained)} clients are unchanged "
         "when the rest of train is reversed"
     )
 
@@ -248,8 +250,8 @@ def check_scored_targets(checked: CheckedRun) -> str:
         _refuse_changed(task, what, ours.positions[before], changed[before])
         compared += before.sum()
     return (
-        f"the prediction of {compared:,} {' and '.join(splits)} targets of {len(clients)} clients "
-        "is unchanged when all later check-ins are replaced"
+        f"the prediction of {compared:,} {' and '.join(splits)} targets of {len(clients.scored)} "
+        "clients is unchanged when all later check-ins are replaced"
     )
 
 

@@ -97,7 +97,7 @@ def _replay(
 
 def check_scored_once(checked: CheckedRun) -> str:
     """predictions.parquet has each test target once, and nothing else."""
-    rows, clients = checked.predictions["row"], checked.task.clients
+    rows, clients = checked.predictions["row"], checked.task.clients.scored
     positions = clients.target_positions("test")
     wanted = clients.rows[positions]
     found, times = np.unique(rows, return_counts=True)

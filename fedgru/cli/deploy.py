@@ -40,7 +40,8 @@ class AppOptions(LazyOptions):
         return (
             *AvailabilitySettings.model_fields,
             *("client_dropout", "attack", "attackers", "attack_scale", *BACKDOOR, "agnostic_to"),
-            *("engine", "threads", "device", "local_loop", "eval_clients", "clients_per_call"),
+            *("engine", "threads", "device", "local_loop", "clients_per_call"),
+            *("eval_clients", "train_users"),
             *("ray_address", "ray_actors", "ray_cpus", "ray_gpus", "ray_item"),
         )
 

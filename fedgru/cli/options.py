@@ -74,8 +74,37 @@ def click_type(annotation: Any) -> Any:
         return click.Choice(get_args(annotation))
     if annotation in (str, int, float):
         return annotation
-    # an annotation like `int | None`, with or without bounds: take its first plain type
-    return next(kind for kind in map(click_type, get_args(annotation)) if kind in (str, int, float))
+    kinds = get_args(annotation)
+    if int in kinds and (
+        words := [w for kind in kinds if get_origin(kind) is Literal for w in get_args(kind)]
+    ):
+        return NumberOr(words)
+    # an annotation like `int | None`, with or without bounds: take its first type
+    return next(kind for kind in map(click_type, kinds) if kind is not type(None))
+
+
+class NumberOr(click.ParamType):
+    """A whole number, or one of some words."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = words
+        self.name = "|".join(["integer", *words])
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "|".join(["INTEGER", *self.words])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in self.words or isinstance(value, int):
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number or {' or '.join(self.words)}.", param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
 
 
 def _folder_option(name: str, variable: str, text: str) -> Callable[[FC], FC]:

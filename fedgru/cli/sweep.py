@@ -18,6 +18,7 @@ from fedgru.cli.logging import log_to_stderr
 from fedgru.cli.option_names import with_options
 from fedgru.cli.options import (
     LazyOptions,
+    NumberOr,
     config_option,
     data_dir_option,
     json_option,
@@ -44,6 +45,8 @@ class Values(click.ParamType):
         plain = self.plain
         if isinstance(plain, click.Choice):
             return f"[{'|'.join(plain.choices)}],..."
+        if isinstance(plain, NumberOr):
+            return f"{plain.get_metavar(param, ctx)},..."
         takes_range = plain in (click.INT, click.FLOAT)
         return f"{plain.name.upper()},...{'|LOW..HIGH' if takes_range else ''}"
 

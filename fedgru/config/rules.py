@@ -42,6 +42,7 @@ def check_together(settings: Settings) -> None:
             raise ConfigError(
                 f"`{name}` has no effect: `features` {features} holds none of {', '.join(needed)}."
             )
+    _check_users(settings)
     server, loop = settings.server, settings.loop
     if server.server_momentum is not None and server.server_optimizer != "momentum":
         raise ConfigError(
@@ -75,6 +76,22 @@ def check_together(settings: Settings) -> None:
     if not loop.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ConfigError(
             f"`name` is {loop.name!r}, expected letters, digits, dots, dashes and underscores."
+        )
+
+
+def _check_users(settings: Settings) -> None:
+    users, train_users = settings.data.users, settings.data.train_users
+    if train_users is None:
+        return
+    if users is None:
+        raise ConfigError(
+            "`train_users` has no effect without `users`, the number of users who are scored: all "
+            "train. Give `users`, or leave it out."
+        )
+    if train_users != "all" and train_users < users:
+        raise ConfigError(
+            f"`train_users` is {train_users}, but the {users} of `users`, who are scored, train "
+            f"too: give {users} or more, or all."
         )
 
 

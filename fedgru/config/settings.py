@@ -3,14 +3,25 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 EMBEDDED = "embedded"
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _count_or_all(value: Any) -> Any:
+    if value == "all" or (type(value) is int and value >= 1):
+        return value
+    raise PydanticCustomError("count_or_all", "a whole number of at least 1, or all")
+
+
+# one validator for both: pydantic reports each member of a plain union by itself
+CountOrAll = Annotated[int | Literal["all"], PlainValidator(_count_or_all)]
 AlphaSchedule = Literal["constant", "linear", "ganin", "warm-up"]
 RobustMean = Literal[
     "none",
@@ -34,6 +45,11 @@ class DataSettings(Section):
     data: str = Field(EMBEDDED, description="Data set, a folder under data/.")
     users: Count | None = Field(
         None, description="Use only the N most active users.  [default: all]"
+    )
+    train_users: CountOrAll | None = Field(
+        None,
+        description="With --users: train on the N most active users, or on all; --users are still "
+        "the only ones who are scored.  [default: as --users]",
     )
     min_checkins: Annotated[int, Field(ge=3)] = Field(
         5, description="Leave out users with fewer check-ins."

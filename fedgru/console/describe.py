@@ -153,6 +153,8 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
         for name, by_split in facts["unknown_rates"].items()
         if by_split["val"] or by_split["test"]
     ]
+    if "users" in facts:
+        lines += describe_known_through_others(facts["users"], task.settings.inputs.target)
     if counting:
         return "\n".join(lines)
     if rates:
@@ -166,6 +168,26 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
     if task.protection is not None:
         lines.append(_describe_protection(task, task.protection))
     return "\n".join(lines)
+
+
+def describe_users(users: Facts) -> str:
+    """Return who trained and who was scored.
+
+    >>> describe_users({"trained": 1083, "scored": 100})
+    'trained on 1,083 users, scored on 100'
+    """
+    return f"trained on {users['trained']:,} users, scored on {users['scored']:,}"
+
+
+def describe_known_through_others(users: Facts, target: str = "class") -> list[str]:
+    """Return a line on targets that are of a known class because others train; none if none are."""
+    found = users["known_through_others"]
+    if not any(found.values()):
+        return []
+    return [
+        f"  {target} known only because others train too: {found['val']:,} val / "
+        f"{found['test']:,} test targets; without `train_users` they would have no loss"
+    ]
 
 
 def _describe_protection(task: DescribedTask, protection: DescribedProtection) -> str:
@@ -254,7 +276,8 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
     rows += [(f"  {n.replace('_', ' ')}", report[n]) for n in _PARTS if n in report]
     rows += [(name.replace("_", " "), r) for name, r in report["baselines"].items()]
     lines = [
-        f"Test of {report['run']}{_which(report, kind)}: "
+        f"Test of {report['run']}{_which(report, kind)}"
+        f"{', ' + describe_users(report['users']) if 'users' in report else ''}: "
         f"{report['test/targets']:,} targets of {count(report['test/clients'], 'client')}, "
         "each scored once",
         f"  {'':20}" + "".join(f"{name:>9}" for name in columns) + f"{'acc@1 macro':>13}",
@@ -277,6 +300,8 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
             f"{report['test/unknown_targets']:,} targets were never seen in train: they count as "
             "misses and have no loss."
         )
+    if "users" in report:
+        lines += [line.strip() for line in describe_known_through_others(report["users"])]
     if "leakage" in report:
         lines.append(describe_leakage(report["leakage"]))
     if "audited" in report:
@@ -444,10 +469,14 @@ def describe_runs(overviews: Iterable[Facts]) -> str:
     """Return the table of `fedgru runs list`, from the runs' overviews."""
     columns = ("run", "kind", "data", "status", "seed", "rounds", "best_round")
     head = [*columns[:-1], "best", "acc@1", "loss"]
-    rows = [head]
+    rows, overviews = [head], list(overviews)
     for shown in overviews:
         cells = ["-" if shown[column] is None else str(shown[column]) for column in columns]
         rows.append(cells + [_cell(shown[f"test/{name}/micro"], 0) for name in ("acc@1", "loss")])
+    if any(shown["users"] for shown in overviews):
+        head.append("users")
+        for cells, shown in zip(rows[1:], overviews, strict=True):
+            cells.append(describe_users(shown["users"]) if shown["users"] else "-")
     return align(rows)
 
 
@@ -459,6 +488,8 @@ def describe_run(run: DescribedRun) -> str:
         f"  started {facts.get('started')}, fedgru {facts.get('versions', {}).get('fedgru')}, data "
         f"fingerprint {str(facts.get('fingerprint'))[:12]}",
     ]
+    if "users" in facts:
+        lines.append(f"  {describe_users(facts['users'])}")
     if "error" in facts:
         lines.append(f"  error: {facts['error']}")
     if "best_round" in facts:

@@ -103,7 +103,7 @@ def audit_task(
         concept = task.protection.concept  # as training had it
     else:
         seed = task.settings.loop.seed
-        concept = make_concept(name, task.check_ins, task.clients, agnostic.zones, seed)
+        concept = make_concept(name, task.check_ins, task.clients.scored, agnostic.zones, seed)
     taken, sampled = _draw_clients(task, concept, plan.seeds[0])
     fit, test = (
         _examples(engine, weights, concept, split, taken, plan, sampled)
@@ -144,7 +144,7 @@ def quick_audit(engine: StateEngine, weights: Weights) -> dict[str, dict[str, An
 
 def _draw_clients(task: Task, concept: Concept, seed: int) -> tuple[Ints, dict[str, list[int]]]:
     """Return the clients that are audited, and {"clients": [taken, of how many]} if not all."""
-    everybody = np.arange(len(task.clients))
+    everybody = np.arange(len(task.clients.scored))
     if not concept.is_client or len(everybody) <= MAX_CLIENTS:
         return everybody, {}
     draw = seeding.rng(seed, "audited clients")
@@ -162,7 +162,7 @@ def _examples(
     sampled: dict[str, list[int]],
 ) -> Examples:
     """Return the Examples of one split: each of its check-ins that is followed by another one."""
-    task, clients = engine.task, engine.task.clients
+    task, clients = engine.task, engine.task.clients.scored
     first, end = clients.bounds(split)
     end = np.minimum(end, clients.starts[1:] - 1)
     ranges = [np.arange(first[client], end[client]) for client in taken]

@@ -39,10 +39,11 @@ def evaluate_static(
     Raises:
         TrainingError: if there are no test targets.
     """
-    client_index = clients.client_of[clients.target_positions("test")]
+    scored = clients.scored
+    client_index = scored.client_of[scored.target_positions("test")]
     return {
         name: metrics.summarise(
-            score_static(name, clients, classes, num_classes), client_index, len(clients)
+            score_static(name, clients, classes, num_classes), client_index, len(scored)
         )
         for name in STATIC_BASELINES
     }
@@ -53,15 +54,16 @@ def score_static(
 ) -> metrics.TargetScores:
     """Return the TargetScores of one static baseline on the test split, client after client.
 
+    All clients are counted, `clients.scored` are scored.
+
     Args:
         name: a key of STATIC_BASELINES.
         clients, classes, num_classes: as for `evaluate_static`.
     """
-    first, end = clients.bounds("test")
-    first = np.maximum(first, clients.starts[:-1] + 1)
+    scored = STATIC_BASELINES[name](clients, classes, num_classes)
     return metrics.concatenate(
-        metrics.rank_targets(scores, classes[first[client] : max(end[client], first[client])])
-        for client, scores in enumerate(STATIC_BASELINES[name](clients, classes, num_classes))
+        metrics.rank_targets(scores, classes[first:end])
+        for first, end, scores in zip(*clients.scored.target_bounds("test"), scored, strict=False)
     )
 
 

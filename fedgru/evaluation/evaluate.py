@@ -12,6 +12,7 @@ from fedgru.core import metrics, seeding
 from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints, Row, Weights
 from fedgru.evaluation import baselines
 from fedgru.task import priors
+from fedgru.task.clients import Ends
 from fedgru.task.task import Task
 
 RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
@@ -87,16 +88,17 @@ def evaluate(
             the check-in that the split's first target is predicted from. The personal counts
             hold all of the past either way.
         clients: int [num_chosen], ascending, the clients whose targets are scored; None for
-            everybody's.
+            all that are to be scored, `Clients.scored`.
 
     Returns:
         Evaluation.
     """
     task = engine.task
     at_once = max(1, CLIENTS_AT_ONCE * STATES_DIM // max(STATES_DIM, task.spec.states_dim))
-    if clients is None and len(task.clients) > at_once and "noise_scale" not in weights:
-        firsts = range(0, len(task.clients), at_once)
-        blocks = np.split(np.arange(len(task.clients)), firsts[1:])
+    num_scored = len(task.clients.scored)
+    if clients is None and num_scored > at_once and "noise_scale" not in weights:
+        firsts = range(0, num_scored, at_once)
+        blocks = np.split(np.arange(num_scored), firsts[1:])
         return join([evaluate(engine, weights, split, warm, block) for block in blocks])
     clients = None if clients is None else np.asarray(clients)
     positions, log_probs = model_log_probs(engine, weights, split, warm, clients)
@@ -116,8 +118,7 @@ def model_log_probs(
         p(class) of each.
     """
     task = engine.task
-    chosen = slice(None) if clients is None else clients
-    ends = task.ends(chosen)
+    ends = _ends(task, clients)
     positions = ends.target_positions(split)
     first, end = ends.bounds(split)
     first = ends.start if warm else np.maximum(first - 1, ends.start)
@@ -167,7 +168,7 @@ def evaluate_running(
         Evaluation.
     """
     starts = task.clients.starts
-    positions = task.ends(slice(None) if clients is None else clients).target_positions(split)
+    positions = _ends(task, clients).target_positions(split)
     return _score_each_client(
         task,
         split,
@@ -188,11 +189,10 @@ def evaluate_static(task: Task, name: str) -> Evaluation:
         Evaluation, without a loss.
     """
     scores = baselines.score_static(name, task.clients, task.target_codes, task.num_target_codes)
-    positions = task.clients.target_positions("test")
+    clients = task.clients.scored
+    positions = clients.target_positions("test")
     names = getattr(task.check_ins, task.settings.inputs.target).values
-    return Evaluation(
-        "test", positions, task.clients.client_of[positions], scores, len(task.clients), names
-    )
+    return Evaluation("test", positions, clients.client_of[positions], scores, len(clients), names)
 
 
 def evaluate_baselines(task: Task) -> dict[str, Evaluation]:
@@ -303,8 +303,9 @@ def client_table(task: Task, evaluation: Evaluation) -> dict[str, npt.NDArray[An
     """Return {column: list} with one row per client that has targets: the per-client CSV."""
     table = metrics.per_client(evaluation.scores, evaluation.client_index, evaluation.num_clients)
     kept = table["targets"] > 0
-    ids = np.array(task.clients.client_ids, object)
-    columns = {"client_id": ids[kept], "checkins": task.clients.lengths[kept]}
+    clients = task.clients.scored
+    ids = np.array(clients.client_ids, object)
+    columns = {"client_id": ids[kept], "checkins": clients.lengths[kept]}
     return columns | {name: values[kept] for name, values in table.items()}
 
 
@@ -318,11 +319,16 @@ def _gain(ours: Evaluation, theirs: Evaluation, name: str, seed: int) -> dict[st
     return {"difference": float(difference), "interval": [low, high]}
 
 
+def _ends(task: Task, clients: AnyInts | None) -> Ends:
+    """The Ends of some clients, or of all that are scored."""
+    return task.ends(slice(task.clients.num_scored) if clients is None else clients)
+
+
 def _score_each_client(
     task: Task, split: str, positions: Ints, log_probs: LogProbs, clients: AnyInts | None = None
 ) -> Evaluation:
     """Score a few clients at a time, so that memory holds about CELLS_AT_ONCE scores."""
-    clients = np.arange(len(task.clients)) if clients is None else clients
+    clients = np.arange(len(task.clients.scored)) if clients is None else clients
     first, end = task.ends(clients).target_bounds(split)
     ends = np.cumsum(end - first)
     parts, waiting, begin = [], [], 0

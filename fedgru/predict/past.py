@@ -63,9 +63,10 @@ def client_past(task: Task, client_id: str, until: int | None = None) -> Past:
     every = check_ins_of(task.check_ins, rows)
     past, following = _cut(every, until, f"client {client_id}")
     position = None
-    if following is not None and past and client_id in task.clients.client_ids:
-        client = task.clients.client_ids.index(client_id)
-        position = int(task.clients.starts[client]) + len(past)
+    scored = task.clients.scored
+    if following is not None and past and client_id in scored.client_ids:
+        client = scored.client_ids.index(client_id)
+        position = int(scored.starts[client]) + len(past)
     return Past(client_id, past, following, position)
 
 

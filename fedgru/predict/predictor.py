@@ -342,7 +342,7 @@ def evaluation_noise(task: Task, position: int) -> Floats:
         task: Task.
         position: of the target.
     """
-    clients = task.clients
+    clients = task.clients.scored
     split = next(split for split in SPLITS if clients.in_split(split)[position])
     positions = clients.target_positions(split)
     draw = seeding.rng(task.settings.loop.seed, f"representation noise {split}")

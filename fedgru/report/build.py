@@ -11,7 +11,7 @@ from fedgru.core.version import __version__
 from fedgru.report import failures, groups, results, settings, training
 from fedgru.report.page import page, paragraph, stack
 from fedgru.report.runs import read_runs
-from fedgru.report.words import count, started
+from fedgru.report.words import count, started, trained_on
 
 if TYPE_CHECKING:
     from fedgru.runs.folder import RunFolder
@@ -47,7 +47,9 @@ def make_report(folders: Sequence[RunFolder], data_dir: str | Path) -> str:
         f"once, in the round chosen on validation."
     )
     head = [paragraph(about)]
-    head += [paragraph(f"{r.label}: {r.folder.path}, started {started(r)}.") for r in runs]
+    head += [
+        paragraph(f"{r.label}: {r.folder.path}, started {started(r)}{trained_on(r)}.") for r in runs
+    ]
     return page(
         title=f"Report of {labels}",
         head=stack(*head, results.glance(runs)),

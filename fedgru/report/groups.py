@@ -65,7 +65,7 @@ def _grouped(
         groups,
         num_groups,
         outcomes.client_index,
-        len(run.task.clients),
+        len(run.task.clients.scored),
         seeding.rng(run.settings.loop.seed, "bootstrap"),
     )
 
@@ -87,7 +87,7 @@ def _extremes(found: Groups, words: Sequence[str]) -> str:
 def _by_activity(runs: Sequence[ReportedRun]) -> tuple[Markup, Markup]:
     """Figure and table of accuracy by the client's number of check-ins."""
     first = runs[0]
-    lengths, series, said = first.task.clients.lengths, [], []
+    lengths, series, said = first.task.clients.scored.lengths, [], []
     groups, bounds = activity_groups(lengths)
     for run in runs:
         found = _grouped(run, groups[run.outcomes.client_index], len(bounds))

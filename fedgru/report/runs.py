@@ -96,7 +96,7 @@ class ReportedRun:
 
     def client_sums(self) -> tuple[Doubles, Ints]:
         """Return each client's right predictions and targets, float64 and int64 [num_clients]."""
-        index, size = self.outcomes.client_index, len(self.task.clients)
+        index, size = self.outcomes.client_index, len(self.task.clients.scored)
         sums = np.bincount(index, self.outcomes.correct, size).astype(np.float64)
         return sums, np.bincount(index, minlength=size)
 
@@ -206,10 +206,11 @@ def _read_outcomes(folder: RunFolder, task: Task) -> Outcomes:
         raise RunError(
             f"{file} is damaged ({error}). Write it again with: fedgru eval {folder.path}"
         ) from None
-    place = {client_id: i for i, client_id in enumerate(task.clients.client_ids)}
+    clients = task.clients.scored
+    place = {client_id: i for i, client_id in enumerate(clients.client_ids)}
     client_index = np.array([place.get(client_id, -1) for client_id in table["client_id"]])
     row = table["row"].to_numpy(np.int64)
-    expected = task.clients.rows[task.clients.target_positions("test")]
+    expected = clients.rows[clients.target_positions("test")]
     if (client_index < 0).any() or not np.array_equal(np.sort(row), np.sort(expected)):
         raise RunError(
             f"{file} does not hold the test targets of the run. Write it again with: fedgru eval "
@@ -261,8 +262,9 @@ def _check_comparable(first: ReportedRun, other: ReportedRun) -> None:
         )
     elif not np.array_equal(np.sort(first.outcomes.row), np.sort(other.outcomes.row)):
         what = (
-            f"the test targets differ ({len(first.outcomes):,} of {len(first.task.clients):,} "
-            f"clients, {len(other.outcomes):,} of {len(other.task.clients):,})"
+            f"the test targets differ ({len(first.outcomes):,} of "
+            f"{len(first.task.clients.scored):,} clients, {len(other.outcomes):,} of "
+            f"{len(other.task.clients.scored):,})"
         )
     if what:
         raise RunError(

@@ -104,6 +104,15 @@ def data_used(runs: Sequence[ReportedRun]) -> Section:
                 "of a class never seen in train; they count as misses and have no loss."
             )
         )
+        through_others = run.facts.get("users", {}).get("known_through_others", {}).get("test")
+        if through_others:
+            parts.append(
+                paragraph(
+                    f"{through_others:,} test targets{of_run(runs, run)} are of a class that only "
+                    "users who are not scored have in train: without train_users they would have "
+                    "no loss."
+                )
+            )
         if faults := run.facts.get("faults"):
             reasons = ", ".join(f"{number:,} times {why}" for why, number in faults.items())
             parts.append(paragraph(f"Clients missing in a mean{of_run(runs, run)}: {reasons}."))

@@ -70,6 +70,14 @@ def started(run: ReportedRun) -> str:
     return f"{run.facts['started'][:16].replace('T', ' ')} UTC"
 
 
+def trained_on(run: ReportedRun) -> str:
+    """Return how many users a run was trained and scored on, where the two differ."""
+    users = run.facts.get("users")
+    if users is None:
+        return ""
+    return f", trained on {count(users['trained'], 'user')}, scored on {users['scored']:,}"
+
+
 def without(
     runs: Sequence[ReportedRun], those_with: Sequence[ReportedRun], lack: str
 ) -> list[Markup]:

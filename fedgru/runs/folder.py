@@ -249,7 +249,10 @@ class RunFolder:
         A run with damaged files is listed too; its `status` is the error.
         """
         shown: dict[str, Any] = dict.fromkeys(
-            ("kind", "data", "status", "seed", "rounds", "best_round", "started", *_LISTED_METRICS)
+            (
+                *("kind", "data", "users", "status", "seed", "rounds", "best_round", "started"),
+                *_LISTED_METRICS,
+            )
         )
         try:
             facts, test = self.facts(), self.test()

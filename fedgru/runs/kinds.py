@@ -18,6 +18,7 @@ class RunKind:
         is_baseline: whether `fedgru baseline` makes it.
         pools: whether all clients' check-ins are trained on in one place.
         has_engine: whether one of the engines runs the clients, and what they exchange counts.
+        learns_alone: whether each client learns or counts from its own check-ins alone.
         has_check_ins: whether this machine has its check-ins. Without them the task cannot be
             built again, and there are no predictions.
     """
@@ -30,6 +31,7 @@ class RunKind:
     is_baseline: bool = True
     pools: bool = False
     has_engine: bool = False
+    learns_alone: bool = False
     has_check_ins: bool = True
 
     @property
@@ -80,7 +82,7 @@ DEPLOYED = RunKind(
     has_check_ins=False,
 )
 CENTRAL = RunKind("central", shares_model=True, resumes=True, learns_kernel=True, pools=True)
-LOCAL = RunKind("local")  # each client learns a kernel of its own
+LOCAL = RunKind("local", learns_alone=True)  # each client learns a kernel of its own
 
 KINDS = {
     kind.name: kind
@@ -88,9 +90,9 @@ KINDS = {
         FEDERATED,
         DEPLOYED,
         RunKind("commonest", counting="commonest"),
-        RunKind("last", counting="last"),
-        RunKind("frequency", counting="frequency"),
-        RunKind("markov", counting="user_markov"),
+        RunKind("last", counting="last", learns_alone=True),
+        RunKind("frequency", counting="frequency", learns_alone=True),
+        RunKind("markov", counting="user_markov", learns_alone=True),
         RunKind("global-markov", counting="global_markov"),
         RunKind("running-markov", counting="running_markov"),
         RunKind("running-backoff", counting="running_backoff"),

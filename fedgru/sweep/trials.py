@@ -191,7 +191,7 @@ def describe_scored(task: Task, facts: dict[str, Any]) -> dict[str, Any]:
         dict: `data`, `fingerprint`, `clients`, number of `val` and `test` targets, and `digest`
         of the clients and of the rows of the data set that are targets.
     """
-    clients = task.clients
+    clients = task.clients.scored
     digest = hashlib.sha256("\0".join(clients.client_ids).encode())
     counts = {}
     for split in ("val", "test"):

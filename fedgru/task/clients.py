@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -70,6 +70,7 @@ class Clients:
         starts: int64 [num_clients + 1]; client i owns positions starts[i] to starts[i + 1].
         train_ends: int64 [num_clients], first position after client i's train split.
         val_ends: int64 [num_clients], first position after client i's val split.
+        num_scored: only so many clients, the first ones, are scored; None for all.
     """
 
     client_ids: Sequence[str]
@@ -77,6 +78,7 @@ class Clients:
     starts: Ints
     train_ends: Ints
     val_ends: Ints
+    num_scored: int | None = None
 
     def __len__(self) -> int:
         return len(self.client_ids)
@@ -90,6 +92,25 @@ class Clients:
     def client_of(self) -> Int32s:
         """int32 [num_positions], index of the client that owns each position."""
         return np.repeat(np.arange(len(self), dtype=np.int32), self.lengths)
+
+    @property
+    def scored(self) -> "Clients":
+        """The Clients that are scored; their indices and positions are the same as here."""
+        number = self.num_scored
+        if number is None:
+            return self
+        return Clients(
+            client_ids=self.client_ids[:number],
+            rows=self.rows[: self.starts[number]],
+            starts=self.starts[: number + 1],
+            train_ends=self.train_ends[:number],
+            val_ends=self.val_ends[:number],
+        )
+
+    def by_split(self) -> dict[str, "Clients"]:
+        """Return {split: whose check-ins in it are used}: all clients' in train, else `scored`."""
+        scored = self.scored
+        return {split: self if split == "train" else scored for split in SPLITS}
 
     def ends(self, chosen: slice | AnyInts = slice(None)) -> Ends:
         """Return the Ends of some clients, by a slice or an array of indices; all by default."""
@@ -126,7 +147,10 @@ class CoverageLine:
 
 
 def choose_clients(
-    check_ins: CheckIns, users: int | None = None, min_checkins: int = 5
+    check_ins: CheckIns,
+    users: int | None = None,
+    min_checkins: int = 5,
+    train_users: int | Literal["all"] | None = None,
 ) -> tuple[Clients, list[CoverageLine]]:
     """Choose who takes part and split each one's check-ins by time.
 
@@ -134,12 +158,13 @@ def choose_clients(
         check_ins: CheckIns, in order of time.
         users: keep this many, most check-ins first, ties by first appearance; None keeps all.
         min_checkins: drop who has fewer check-ins than this.
+        train_users: keep this many in place of `users`, of whom the first `users` are scored.
 
     Returns:
         Clients, and a list of CoverageLine: before, after each step that can drop somebody.
 
     Raises:
-        ConfigError: if `users` is more than there are.
+        ConfigError: if `users` or `train_users` is more than there are.
         DataError: if nobody is left.
     """
     counts = np.bincount(check_ins.user.codes, minlength=len(check_ins.user.values))
@@ -156,16 +181,23 @@ def choose_clients(
     coverage.append(
         CoverageLine(f"with {min_checkins} or more check-ins", len(order), int(counts[order].sum()))
     )
-    if users is not None:
-        if users > len(order):
+    for name, number in (("users", users), ("train_users", train_users)):
+        if isinstance(number, int) and number > len(order):
             raise ConfigError(
-                f"`users` is {users}, but the data set has {len(order)} users "
+                f"`{name}` is {number}, but the data set has {len(order)} users "
                 f"with {min_checkins} or more check-ins."
             )
-        order = order[:users]
+    kept = users if train_users is None else train_users
+    if isinstance(kept, int):
+        order = order[:kept]
         coverage.append(
-            CoverageLine(f"the {users} most active", len(order), int(counts[order].sum()))
+            CoverageLine(f"the {kept} most active", len(order), int(counts[order].sum()))
         )
+    num_scored = users if users is not None and users < len(order) else None
+    if num_scored is not None:
+        checkins = int(counts[order[:num_scored]].sum())
+        line = CoverageLine(f"  scored: {num_scored} most active", num_scored, checkins)
+        coverage.append(line)
     rank = np.full(len(counts), -1)
     rank[order] = np.arange(len(order))
     rank_of_row = rank[check_ins.user.codes]
@@ -181,6 +213,7 @@ def choose_clients(
         starts=starts,
         train_ends=val_ends - num_val,
         val_ends=val_ends,
+        num_scored=num_scored,
     )
     return clients, coverage
 

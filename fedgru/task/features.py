@@ -265,11 +265,14 @@ def circle(time_s: Ints, name: str) -> list[Doubles]:
 
 
 def unknown_rates(inputs: Inputs, clients: Clients) -> dict[str, dict[str, float]]:
-    """Return {name: {split: share}}, the check-ins of each split whose value has id 0."""
+    """Return {name: {split: share}}, the check-ins of each split whose value has id 0.
+
+    Of val and test those of the clients that are scored count.
+    """
     return {
         name: {
-            split: float(np.mean(inputs.rows[clients.in_split(split), column] < 0))
-            for split in ("train", "val", "test")
+            split: float(np.mean(inputs.rows[: len(who.rows)][who.in_split(split), column] < 0))
+            for split, who in clients.by_split().items()
         }
         for column, name in enumerate(inputs.id_names)
     }

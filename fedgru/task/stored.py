@@ -135,7 +135,7 @@ def open_or_make(
 def _made_from(data_set: DataSet, settings: Settings) -> dict[str, Any]:
     """Return everything that a StoredParts depends on."""
     own = own_features.find_all(parse_features(settings.inputs.features))
-    made_from = {
+    made_from: dict[str, Any] = {
         "fedgru": __version__,
         "fingerprint": data_set.passport["fingerprint"],
         "data": {"users": settings.data.users, "min_checkins": settings.data.min_checkins},
@@ -143,6 +143,8 @@ def _made_from(data_set: DataSet, settings: Settings) -> dict[str, Any]:
         "layout": settings.layout.model_dump(),
         "local_epochs": settings.client.local_epochs,
     }
+    if settings.data.train_users is not None:
+        made_from["data"]["train_users"] = settings.data.train_users
     if own:
         made_from["own_features"] = {name: feature.digest() for name, feature in own.items()}
     return made_from
@@ -180,6 +182,7 @@ def _to_arrays(
         "coverage": [asdict(line) for line in parts.coverage],
         "unknown_rates": features.unknown_rates(inputs, clients),
         "num_known": num_known(parts.classes, clients),
+        "num_scored": clients.num_scored,
     }
     return arrays, facts
 
@@ -192,10 +195,10 @@ def arrays_of_a_client(parts: HasArrays) -> dict[str, npt.NDArray[Any]]:
 
 
 def num_known(classes: Int32s, clients: Clients) -> dict[str, int]:
-    """Return {split: how many of its targets are of a known class}."""
+    """Return {split: how many targets are of a known class}; of val and test, those scored."""
     return {
-        split: int((classes[clients.target_positions(split)] >= 0).sum())
-        for split in ("train", "val", "test")
+        split: int((classes[who.target_positions(split)] >= 0).sum())
+        for split, who in clients.by_split().items()
     }
 
 
@@ -220,6 +223,7 @@ def _from_arrays(found: mapped.Mapped, check_ins: CheckIns) -> StoredParts:
         starts=arrays["clients.starts"],
         train_ends=arrays["clients.train_ends"],
         val_ends=arrays["clients.val_ends"],
+        num_scored=facts.get("num_scored"),
     )
     inputs = Inputs(
         rows=arrays["inputs.rows"],

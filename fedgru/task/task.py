@@ -39,7 +39,7 @@ from fedgru.task import (
     vocabulary,
 )
 from fedgru.task.backdoor import choose_backdoor
-from fedgru.task.clients import SPLITS, ClientEnds, Clients, CoverageLine, Ends, choose_clients
+from fedgru.task.clients import ClientEnds, Clients, CoverageLine, Ends, choose_clients
 from fedgru.task.kernel_prior import Kernel, fit_kernel, kernel_prior
 from fedgru.task.prepared import Prepared
 
@@ -282,10 +282,24 @@ class Task:
 
     @cached_property
     def num_known(self) -> dict[str, int]:
-        """{split: int}, how many of its targets are of a class that train has."""
+        """{split: int}, how many of its targets, in val and test of those who are scored, are of a
+        class that train has."""
         if "num_known" in self._known_values:
             return self._known_values["num_known"]
         return stored.num_known(self.classes, self.clients)
+
+    def known_through_others(self) -> dict[str, int]:
+        """Return {split: int}: targets of val and test whose class no scored client has in train.
+
+        They are of a known class only because others train too, with `train_users`.
+        """
+        scored, found = self.clients.scored, {}
+        classes = self.classes[: len(scored.rows)]
+        own = np.append(np.zeros(self.num_classes, bool), True)  # -1 is not known at all
+        own[np.unique(classes[scored.in_split("train")])] = True
+        for split in ("val", "test"):
+            found[split] = int((~own[classes[scored.target_positions(split)]]).sum())
+        return found
 
     @property
     def _known_values(self) -> dict[str, Any]:
@@ -321,11 +335,12 @@ class Task:
 
     @cached_property
     def validation_clients(self) -> Ints | None:
-        """int64 [eval_clients], ascending: the clients validated in each round; None for all.
+        """int64 [eval_clients], ascending: the clients validated in each round.
 
-        The same for every seed, so that runs are compared on the same check-ins.
+        None for all that are scored. The same for every seed, so that runs are compared on the
+        same check-ins.
         """
-        return _draw_validation(self.settings, self.clients)
+        return _draw_validation(self.settings, self.clients.scored)
 
     @property
     def cohorts_recur(self) -> bool:
@@ -340,7 +355,10 @@ class Task:
     @cached_property
     def _validated(self) -> frozenset[int] | None:
         drawn = self.validation_clients
-        return None if drawn is None else frozenset(drawn.tolist())
+        if drawn is not None:
+            return frozenset(drawn.tolist())
+        number = self.clients.num_scored
+        return None if number is None else frozenset(range(number))
 
     @cached_property
     def attackers(self) -> frozenset[int]:
@@ -598,11 +616,12 @@ def build_task(
         parts.clients,
         parts.training_clients,
     )
-    validated = settings.loop.eval_clients
-    if validated is not None and validated > len(clients):
+    validated, num_scored = settings.loop.eval_clients, len(clients.scored)
+    if validated is not None and validated > num_scored:
         raise ConfigError(
-            f"`eval_clients` is {validated}, but there are {len(clients)} clients. Leave it out to "
-            "validate on all."
+            f"`eval_clients` is {validated}, but there are {num_scored} clients"
+            f"{'' if clients.num_scored is None else ' that are scored'}. Leave it out to validate "
+            "on all."
         )
     cohort = settings.loop.clients_per_round
     if cohort is not None and cohort > len(training_clients):
@@ -623,7 +642,7 @@ def build_task(
         history=parts.history,
         kernel=kernel,
         best_prob=parts.best_prob,
-        coverage=_with_validated(parts.coverage, settings, clients),
+        coverage=_with_validated(parts.coverage, settings, clients.scored),
         protection=make_protection(settings, check_ins, clients),
         training_clients=training_clients,
         stored_parts=None if parts.folder is None else parts,
@@ -678,7 +697,8 @@ def _prepare(
     check_ins, inputs_settings = data_set.check_ins, settings.inputs
     names = parse_features(inputs_settings.features)
     _check_columns(data_set, inputs_settings, names)
-    clients, coverage = choose_clients(check_ins, settings.data.users, settings.data.min_checkins)
+    data = settings.data
+    clients, coverage = choose_clients(check_ins, data.users, data.min_checkins, data.train_users)
     column = getattr(check_ins, inputs_settings.target)
     if fitted is None:
         target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])
@@ -695,9 +715,9 @@ def _prepare(
             f"`layout` {settings.layout.layout}, `batch_size` {settings.layout.batch_size}, "
             f"`seq_len` {settings.layout.seq_len}."
         )
-    for split in SPLITS:
-        positions = clients.target_positions(split)
-        first, end = clients.target_bounds(split)
+    for split, who in clients.by_split().items():
+        positions = who.target_positions(split)
+        first, end = who.target_bounds(split)
         owners = int((first < end).sum())
         coverage.append(CoverageLine(f"{split} targets", owners, len(positions)))
         if split == "train":

@@ -6,11 +6,16 @@ from dataclasses import replace
 import numpy as np
 
 from fedgru import algorithms
-from fedgru.core.types import Weights
+from fedgru.core.types import Ints, Weights
 from fedgru.engines.fastest import fastest
 from fedgru.evaluation import evaluate
 from fedgru.evaluation.evaluate import Evaluation
 from fedgru.task.task import Task
+
+
+def scored_that_train(task: Task) -> Ints:
+    """Return int64, ascending: the clients that are scored and have a local step to train."""
+    return task.training_clients[task.training_clients < len(task.clients.scored)]
 
 
 def evaluate_fine_tuned(
@@ -39,14 +44,14 @@ def evaluate_fine_tuned(
     rule = algorithms.from_settings(task.settings).client_rule
     engine = fastest(task)(task, replace(rule, local_epochs=epochs))
     parts = {}
-    for update in engine.local_updates(weights, task.training_clients, round_num + 1):
+    scored, tuned = np.arange(len(task.clients.scored)), scored_that_train(task)
+    for update in engine.local_updates(weights, tuned, round_num + 1):
         own = {name: weights[name] + change for name, change in update.dense.items()}
         own["rows"] = weights["rows"].copy()
         own["rows"][update.row_ids] += update.row_update
         parts[update.client] = evaluate.evaluate(engine, own, "test", clients=[update.client])
         if on_client is not None:
             on_client()
-    for untrained in np.setdiff1d(np.arange(len(task.clients)), task.training_clients):
+    for untrained in np.setdiff1d(scored, tuned):
         parts[int(untrained)] = evaluate.evaluate(engine, weights, "test", clients=[untrained])
-    in_order = [parts[client] for client in range(len(task.clients))]
-    return evaluate.join(in_order)
+    return evaluate.join([parts[client] for client in scored.tolist()])

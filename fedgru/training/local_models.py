@@ -30,6 +30,7 @@ from fedgru.task.kernel_prior import Kernel
 from fedgru.task.task import Task
 from fedgru.training import loop as round_loop
 from fedgru.training.early_stopping import EarlyStopping
+from fedgru.training.fine_tuning import scored_that_train
 from fedgru.training.loop import number
 from fedgru.training.rounds import run_round
 
@@ -92,7 +93,7 @@ def alone(task: Task, client: int) -> Task:
 def train_local(
     task: Task, on_client: Callable[[], object] | None = None
 ) -> tuple[list[LocalModel], list[Row]]:
-    """Train every client alone.
+    """Train every client alone that is scored.
 
     Args:
         task: Task.
@@ -113,9 +114,10 @@ def train_local(
         return trained
 
     with ThreadPoolExecutor(num_threads(task.settings.loop.threads)) as pool:
-        found = list(pool.map(train, range(len(task.clients))))
+        found = list(pool.map(train, range(len(task.clients.scored))))
     models, histories = [model for model, _ in found], [history for _, history in found]
-    idle = len(task.clients) - len(task.training_clients)
+    able = len(scored_that_train(task))
+    idle = len(models) - able
     if idle:
         logger.warning("%d clients have too few check-ins to train on: theirs is untrained", idle)
     unimproved = sum(model.best_round == 0 for model in models) - idle
@@ -123,7 +125,7 @@ def train_local(
         logger.warning(
             "%d of %d clients found no round better than before training",
             unimproved,
-            len(task.training_clients),
+            able,
         )
     rows = []
     for round_num in range(max(len(history) for history in histories)):
@@ -186,7 +188,7 @@ def evaluate_local(
 
 def join(task: Task, parts: Sequence[Evaluation]) -> Evaluation:
     """Return the Evaluation of all clients from one each."""
-    starts = task.clients.starts[:-1]
+    starts = task.clients.scored.starts[:-1]
     return evaluate.join(
         parts, [start + part.positions for start, part in zip(starts, parts, strict=True)]
     )

@@ -179,7 +179,8 @@ def evaluate_personal(
         store: ClientStore.
         round_num: the round after which clients are scored; None for now.
     """
-    chosen = np.arange(len(engine.task.clients)) if clients is None else np.asarray(clients)
+    scored = engine.task.clients.scored
+    chosen = np.arange(len(scored)) if clients is None else np.asarray(clients)
     whole, parts = WholeTable(), []
     for client in chosen.tolist():
         model = algorithm.model_of(weights, client, store.get(client, round_num))

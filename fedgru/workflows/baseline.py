@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedgru.runs.kinds import RunKind
     from fedgru.task.task import Task
 
-_COUNTED = ("data", "users", "min_checkins", "target", "seed", "threads", "name")
+_COUNTED = ("data", "users", "train_users", "min_checkins", "target", "seed", "threads", "name")
 _SERVER, _FAULTS = config.ServerSettings.model_fields, config.FaultSettings.model_fields
 _SIMULATED, _ALGORITHM = (
     config.AvailabilitySettings.model_fields,
@@ -109,6 +109,8 @@ def make_baseline(
         RunError: if the run folder cannot be written.
         TrainingError: if central training diverges.
     """
+    if kind.learns_alone and "users" in facts:
+        facts = facts | {"users": facts["users"] | {"trained": facts["users"]["scored"]}}
     if kind.shares_model:
         run, task, _ = train_workflow.train(task, facts, log_dir, show_progress, kind=kind)
         return run, task
@@ -138,7 +140,7 @@ def evaluate_counting(task: Task, kind: RunKind) -> Evaluation:
 
 def _train_local(run: RunFolder, task: Task, show_progress: bool) -> None:
     with tqdm(
-        total=len(task.clients), unit="client", disable=not show_progress, leave=False
+        total=len(task.clients.scored), unit="client", disable=not show_progress, leave=False
     ) as progress:
         models, rows = local_models.train_local(task, progress.update)
     for round_num, row in enumerate(rows):

@@ -55,7 +55,11 @@ def open_task(
 
 
 def facts_of(task: Task) -> dict[str, Any]:
-    """Return what run.json says of a task: data set, fingerprint, coverage, unknown rates."""
+    """Return what run.json says of a task: data set, fingerprint, coverage, unknown rates.
+
+    Where more users train than are scored, also `users`: numbers of those that have a local step
+    to train (`trained`) and that are `scored`, and `known_through_others`, see Task.
+    """
     facts = {
         "data": task.data_name,
         "fingerprint": task.fingerprint,
@@ -63,6 +67,12 @@ def facts_of(task: Task) -> dict[str, Any]:
         "unknown_rates": task.unknown_rates,
         "num_classes": task.num_classes,
     }
+    if task.clients.num_scored is not None:
+        facts["users"] = {
+            "trained": len(task.training_clients),
+            "scored": len(task.clients.scored),
+            "known_through_others": task.known_through_others(),
+        }
     own = _own_features(task)
     if own:
         facts["own_features"] = own
@@ -88,7 +98,7 @@ def _check_scorable(task: Task) -> None:
         ("test", "test", None),
     ):
         if drawn is None:
-            num_known, ends = task.num_known[split], task.clients.ends()
+            num_known, ends = task.num_known[split], task.clients.scored.ends()
         else:
             ends = task.ends(drawn)
             (classes,) = task.read(["classes"], ends.target_positions(split))

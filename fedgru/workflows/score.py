@@ -14,7 +14,7 @@ from fedgru.engines.fastest import fastest
 from fedgru.evaluation import audit, baselines, evaluate
 from fedgru.evaluation.backdoor import success_rate
 from fedgru.training import local_models
-from fedgru.training.fine_tuning import evaluate_fine_tuned
+from fedgru.training.fine_tuning import evaluate_fine_tuned, scored_that_train
 from fedgru.training.per_client import evaluate_personal
 from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import train as train_workflow
@@ -86,6 +86,8 @@ def evaluate_run(
         table = evaluate.client_table(task, warm)
         seed = task.settings.loop.seed
         head |= {"test/clients": len(table["client_id"])}
+        if "users" in run.facts():
+            head["users"] = run.facts()["users"]
         report = head | evaluate.full_report(task, warm, seed, cold) | more
         if task.backdoor is not None:
             planted = {"trigger": task.backdoor.trigger, "target": task.backdoor.target}
@@ -127,7 +129,7 @@ def _check_choices(run: RunFolder, task: Task, engine: str | None, fine_tune: in
 
 def _evaluate_local(run: RunFolder, task: Task) -> tuple[Evaluation, Evaluation, dict[str, Any]]:
     arrays, _ = run.load_weights("best")
-    models = local_models.from_arrays(arrays, len(task.clients))
+    models = local_models.from_arrays(arrays, len(task.clients.scored))
     warm, cold = (local_models.evaluate_local(task, models, "test", w) for w in (True, False))
     alone = {"not_audited": "each client has a representation of its own."}
     rounds = max(model.best_round for model in models)
@@ -164,7 +166,7 @@ def _evaluate_model(
     fine_tuned = None
     if fine_tune is not None:
         with tqdm(
-            total=len(task.training_clients),
+            total=len(scored_that_train(task)),
             desc="fine-tuning",
             unit="client",
             disable=not show_progress,

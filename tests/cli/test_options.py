@@ -1,9 +1,12 @@
 """Options that several commands share are the same everywhere."""
 
 import click
+import pytest
+from click.testing import CliRunner
 
+from fedgru import config
 from fedgru.cli.main import main
-from fedgru.cli.options import print_json
+from fedgru.cli.options import NumberOr, click_type, print_json
 
 
 def commands(group, ctx, words=()):
@@ -28,6 +31,35 @@ def test_json_is_one_option():
     assert {(option.name, option.help) for option in found.values()} == {
         ("as_json", "Print JSON, for machines.")
     }
+
+
+def test_a_number_or_a_word():
+    kind = click_type(config.fields()["train_users"][1].annotation)
+    assert isinstance(kind, NumberOr)
+    assert [kind.convert(text, None, None) for text in ("100", "all", 7)] == [100, "all", 7]
+    with pytest.raises(click.BadParameter) as error:
+        kind.convert("most", None, None)
+    assert error.value.message == "'most' is not a whole number or all."
+    assert [item.value for item in kind.shell_complete(None, None, "a")] == ["all"]
+    for command, shown in (("train", "INTEGER|all"), ("sweep", "INTEGER|all,...")):
+        text = CliRunner().invoke(main, [command, "--help"]).stdout
+        assert f"--train-users {shown}" in text
+    assert click_type(config.fields()["users"][1].annotation) is int
+
+
+def test_train_users_on_the_command_line():
+    for given, message in (
+        (["--train-users", "all"], "--train-users has no effect without --users, the number"),
+        (["--users", "3", "--train-users", "2"], "--train-users is 2, but the 3 of --users, who"),
+        (["--users", "3", "--train-users", "0"], "--train-users is 0, expected a whole number of"),
+    ):
+        result = CliRunner().invoke(main, ["train", *given])
+        assert result.exit_code == 1
+        assert f"Error: {message}" in result.stderr
+    result = CliRunner().invoke(
+        main, ["config", "show", "--toml", "--users", "3", "--train-users", "all"]
+    )
+    assert 'train_users = "all"' in result.stdout
 
 
 def test_json_holds_no_nan(capsys):

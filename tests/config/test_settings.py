@@ -108,6 +108,28 @@ def test_no_name_occurs_in_two_sections():
             "`min_improvement` has no effect with `patience` 0 (never stop early).",
         ),
         (
+            {"train_users": 3},
+            "`train_users` has no effect without `users`, the number of users who are scored: all "
+            "train. Give `users`, or leave it out.",
+        ),
+        (
+            {"users": 3, "train_users": 2},
+            "`train_users` is 2, but the 3 of `users`, who are scored, train too: give 3 or more, "
+            "or all.",
+        ),
+        (
+            {"users": 3, "train_users": 0},
+            "`train_users` is 0, expected a whole number of at least 1, or all.",
+        ),
+        (
+            {"users": 3, "train_users": True},
+            "`train_users` is True, expected a whole number of at least 1, or all.",
+        ),
+        (
+            {"users": 3, "train_users": "most"},
+            "`train_users` is most, expected a whole number of at least 1, or all.",
+        ),
+        (
             {"name": "../x"},
             "`name` is '../x', expected letters, digits, dots, dashes and underscores.",
         ),
@@ -115,6 +137,18 @@ def test_no_name_occurs_in_two_sections():
 )
 def test_bad_settings(overrides, message):
     assert message_of(overrides=overrides) == message
+
+
+@pytest.mark.parametrize("value", [100, 101, "all"])
+def test_train_users_from_a_file_and_written_again(tmp_path, value):
+    shown = f'"{value}"' if value == "all" else value
+    (tmp_path / "mine.toml").write_text(f"[data]\nusers = 100\ntrain_users = {shown}\n")
+    settings = config.load(config_file=tmp_path / "mine.toml")
+    assert settings.data.train_users == value
+    (tmp_path / "again.toml").write_text(config.dump(settings))
+    assert config.load(config_file=tmp_path / "again.toml") == settings
+    (tmp_path / "mine.yaml").write_text(f"data:\n  users: 100\n  train_users: {value}\n")
+    assert config.load(config_file=tmp_path / "mine.yaml") == settings
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Small cases by hand, the published tables on the real check-ins."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -135,6 +137,21 @@ def test_counts_do_not_see_the_test_split():
             baseline(clients, classes, 3), baseline(clients, changed, 3), strict=True
         ):
             np.testing.assert_array_equal(after, before)
+
+
+def test_all_are_counted_and_the_first_are_scored():
+    # b alone counts 2 four times; a, who is scored, has 0 twice and 1 once, and then a 2
+    clients, classes = make_clients(a=([0, 0], [1], [2]), b=([2, 2, 2], [2, 0], [1, 1]))
+    scored = replace(clients, num_scored=1)
+    found = baselines.score_static("commonest", scored, classes, 3)
+    assert found.rank.tolist() == [1]  # counted over a alone, 2 would be last
+    alone, own = make_clients(a=([0, 0], [1], [2]))
+    assert baselines.score_static("commonest", alone, own, 3).rank.tolist() == [3]
+    # a's own counts are a's own
+    mine = baselines.score_static("frequency", scored, classes, 3)
+    assert mine.rank.tolist() == baselines.score_static("frequency", alone, own, 3).rank.tolist()
+    summary = baselines.evaluate_static(scored, classes, 3)["commonest"]
+    assert (summary["targets"], summary["acc@1/micro"]) == (1, 1.0)
 
 
 def test_no_test_targets_are_an_error():

@@ -52,6 +52,45 @@ def test_most_active_users_alone():
     assert (coverage[-1].step, coverage[-1].clients) == ("the 2 most active", 2)
 
 
+def test_more_users_train_than_are_scored():
+    # b is scored (7 check-ins: splits end at 4, 5, 7), a and c only train; nothing of b's moves
+    alone, _ = choose_clients(three_users(), users=1)
+    for train_users, ids in ((2, ("b", "a")), ("all", ("b", "a", "c"))):
+        clients, coverage = choose_clients(three_users(), users=1, train_users=train_users)
+        assert clients.client_ids == ids
+        scored = clients.scored
+        assert scored.client_ids == ("b",)
+        for name in ("rows", "starts", "train_ends", "val_ends"):
+            np.testing.assert_array_equal(getattr(scored, name), getattr(alone, name))
+        assert scored.target_positions("test").tolist() == [5, 6]
+        kept = [("the 2 most active", 2, 12)] if train_users == 2 else []
+        assert [(line.step, line.clients, line.checkins) for line in coverage[2:]] == [
+            *kept,
+            ("  scored: 1 most active", 1, 7),
+        ]
+    by_split = clients.by_split()
+    assert {split: len(who) for split, who in by_split.items()} == {"train": 3, "val": 1, "test": 1}
+
+
+def test_all_who_train_are_scored():
+    for train_users in (None, 2):
+        clients, coverage = choose_clients(three_users(), users=2, train_users=train_users)
+        assert clients.num_scored is None
+        assert clients.scored is clients
+        assert coverage[-1].step == "the 2 most active"
+    clients, coverage = choose_clients(three_users(), users=3, train_users="all")
+    assert clients.scored is clients
+    assert coverage[-1].step == "with 5 or more check-ins"
+
+
+def test_too_few_users_to_train_on():
+    with pytest.raises(ConfigError) as error:
+        choose_clients(three_users(), users=2, train_users=4)
+    assert str(error.value) == (
+        "`train_users` is 4, but the data set has 3 users with 5 or more check-ins."
+    )
+
+
 def test_too_few_users():
     with pytest.raises(ConfigError) as error:
         choose_clients(three_users(), users=4)
