@@ -68,6 +68,59 @@ class Trained(NamedTuple):
     is_top: Any
 
 
+class CandidateRows(NamedTuple):
+    """A Trained without padding: one row for each candidate of each target, as the C code reads it.
+
+    Attributes:
+        first_row: int64 [num_positions + 1], the first row of each position; one without a target
+            has none.
+        features: float32 [num_rows, F].
+        log_prior: float32 [num_rows].
+        kinds: int32 [num_rows].
+        context, log_within, log_top, is_top: as in Trained.
+    """
+
+    first_row: Any
+    features: Any
+    log_prior: Any
+    kinds: Any
+    context: Any
+    log_within: Any
+    log_top: Any
+    is_top: Any
+
+    @property
+    def most_candidates(self) -> int:
+        """The most candidates of one position."""
+        return int(np.diff(self.first_row).max(initial=1))
+
+
+def as_rows(trained: Trained, targets: Int32s, mask: Floats) -> tuple[CandidateRows, Int32s]:
+    """Return the CandidateRows of a Trained, and the targets' places among them.
+
+    Args:
+        trained: Trained [...].
+        targets: int32 [...], places among the candidates.
+        mask: float32 [...], 0 where there is no target.
+    """
+    own = trained.candidates
+    exists = (own.log_prior > NO_CANDIDATE / 2) & (mask != 0)[..., None]
+    number = exists.sum(axis=-1)
+    # rank of each target's candidate among those that exist
+    rank = np.take_along_axis(np.cumsum(exists, axis=-1), targets[..., None], -1)[..., 0] - 1
+    rows = CandidateRows(
+        np.concatenate([[0], np.cumsum(number.reshape(-1))]),
+        own.features[exists],
+        own.log_prior[exists],
+        own.kinds[exists],
+        own.context,
+        trained.log_within,
+        trained.log_top,
+        trained.is_top,
+    )
+    return rows, np.maximum(rank, 0).astype(np.int32)
+
+
 class Scored(NamedTuple):
     """Candidates, with what their scores become probabilities of all classes by.
 

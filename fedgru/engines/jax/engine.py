@@ -142,14 +142,12 @@ class JaxEngine(Engine[Task]):
         """Return LoopSpeeds; None if training ends before a faster XLA loop would pay."""
         rng = seeding.rng(0, "loop speed")
         own_rows = min(self.task.spec.num_rows, loop_speed.OWN_ROWS)
-        clients = [
-            prepare(loop_speed.make_up_client(self.task, own_rows, rng))
-            for _ in range(self.threads)
-        ]
+        clients = [loop_speed.make_up_client(self.task, own_rows, rng) for _ in range(self.threads)]
         keys = [self.dropout_key(0, client) for client in range(self.threads)]
         weights = loop_speed.start_weights(self.task, own_rows)
         assert self._loaded is not None, "asked only where both loops can run"
-        in_c = loop_speed.seconds_in_c(self._loaded, weights, clients, keys)
+        for_c = [prepare(client, for_xla=False) for client in clients]
+        in_c = loop_speed.seconds_in_c(self._loaded, weights, for_c, keys)
         epochs = self.client_rule.local_epochs
         if loop_speed.run_seconds(self.task, epochs, self.threads, in_c) < loop_speed.WORTH_S:
             return None
@@ -158,7 +156,8 @@ class JaxEngine(Engine[Task]):
             start = ClientStart(own_weights(weights, data.row_ids))
             return self._train_by_xla(start, None, data, key)
 
-        return loop_speed.LoopSpeeds(in_c, loop_speed.seconds_by_xla(train, clients, keys))
+        for_xla = [prepare(client) for client in clients]
+        return loop_speed.LoopSpeeds(in_c, loop_speed.seconds_by_xla(train, for_xla, keys))
 
     def _take_faster(self, speeds: loop_speed.LoopSpeeds | None) -> None:
         self._speeds = speeds
@@ -168,6 +167,8 @@ class JaxEngine(Engine[Task]):
     def _use(self, native_code: native.NativeCode | None) -> None:
         """Use a NativeCode for local steps and forward passes from now on; None: XLA."""
         self._native = native_code
+        self._prepared.clear()  # each loop has a form of its own
+        self._kept_bytes = 0
         form = (
             Form(FORWARD_ROWS, FORWARD_ROWS, FORWARD_SEQ_LEN, True)
             if native_code is None

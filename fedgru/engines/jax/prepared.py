@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from fedgru.core.trees import map_arrays
 from fedgru.core.types import Int32s
-from fedgru.models.candidate_head import NO_CANDIDATE, Trained
+from fedgru.models.candidate_head import NO_CANDIDATE, Trained, as_rows
 from fedgru.task.task import LocalData
 
 # Sizes that arrays are padded to, so that few shapes are compiled.
@@ -45,7 +45,8 @@ def prepare(local: LocalData, for_xla: bool = True) -> Prepared:
 
     Args:
         local: LocalData.
-        for_xla: whether candidates are padded too, so that few shapes are compiled.
+        for_xla: whether candidates are padded, so that few shapes are compiled; the C code gets
+            CandidateRows.
     """
     row_ids = np.unique(local.rows)
     row_ids = row_ids[row_ids >= 0].astype(np.int32)
@@ -61,10 +62,14 @@ def prepare(local: LocalData, for_xla: bool = True) -> Prepared:
 
     arrays: Arrays = (own, local.numbers, local.targets.astype(np.int32), local.mask)
     arrays += (_with_even_candidates(local.beside) if for_xla else local.beside, local.protected)
+    arrays = tuple(map_arrays(lay_out, array) for array in arrays)
+    rows, numbers, targets, mask, beside, protected = arrays
+    if isinstance(beside, Trained) and not for_xla:
+        beside, targets = as_rows(beside, targets, mask)
     return Prepared(
         row_ids=row_ids,
         num_table=next((size for size in ROW_SIZES if size >= len(row_ids)), len(row_ids)),
-        arrays=tuple(map_arrays(lay_out, array) for array in arrays),
+        arrays=(rows, numbers, targets, mask, beside, protected),
         steps=steps,
         passes=local.passes,
         num_examples=local.num_examples,

@@ -167,8 +167,8 @@ FAULTS_OF_CANDIDATES = {
     "units are not dropped": ("if (job->head_kept < 1.0f)", "if (0)"),
     "a dropped unit has a gradient": ("d * load(s->unit_scale + e) * z", "d * z"),
     "the last rows are forgotten": ("row < count; row += ROWS", "row + ROWS <= count; row += ROWS"),
-    "somewhere new is any new class": ("+ job->log_within[from + i]", ""),
-    "the top of what is new is not": ("logit + job->log_top[from + i]", "logit"),
+    "somewhere new is any new class": (" + job->log_within[from + i]", ""),
+    "the top of what is new is not": (" + job->log_top[from + i]", ""),
     "the context is that of the row before": ("s->context + p * s->G", "s->context"),
     "kinds stand still": ("adjust_all(s, s->kinds, s->d_kinds, size);", ""),
     "the kernel of kinds stands still": (

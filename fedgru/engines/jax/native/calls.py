@@ -20,7 +20,7 @@ from fedgru.engines.jax.forward_pass import Form
 from fedgru.engines.jax.native import compiler
 from fedgru.engines.jax.native.compiler import Unavailable
 from fedgru.engines.jax.prepared import Prepared
-from fedgru.models.candidate_head import KIND_DIM, CandidateSpec, Trained
+from fedgru.models.candidate_head import KIND_DIM, CandidateRows, CandidateSpec
 from fedgru.models.gru import ModelSpec
 from fedgru.task.task import Task
 
@@ -36,11 +36,12 @@ DATA = {
     "mask": np.float32,
     "log_prior": np.float32,
 }
-CANDIDATES = {  # what the head `candidates` reads
+CANDIDATES = {  # what the head `candidates` reads, in the order of CandidateRows
+    "first_row": np.int64,
     "features": np.float32,
-    "context": np.float32,
     "candidate_log_prior": np.float32,
     "kinds": np.int32,
+    "context": np.float32,
     "log_within": np.float32,
     "log_top": np.float32,
     "is_top": np.float32,
@@ -74,7 +75,7 @@ class _Job(ctypes.Structure):
         ("row_ids", c_void_p),
         *((name, c_void_p) for name in DATA),
         *((name, c_int64) for name in ("head_dim", "num_features", "num_context", "num_kinds")),
-        *((name, c_int64) for name in ("kind_dim", "num_candidates")),
+        *((name, c_int64) for name in ("kind_dim", "most_candidates", "most_rows")),
         ("head_kept", c_float),
         *((name, c_void_p) for name in CANDIDATES),
         ("weights", _Weights),
@@ -187,8 +188,8 @@ class NativeCode:
             return self._clients[data]
         *arrays_of_all, beside, _ = data.arrays
         arrays = dict(zip(DATA, arrays_of_all, strict=False)) | {"row_ids": data.row_ids}
-        if isinstance(beside, Trained):
-            arrays |= dict(zip(CANDIDATES, (*beside.candidates, *beside[1:]), strict=True))
+        if isinstance(beside, CandidateRows):
+            arrays |= dict(zip(CANDIDATES, beside, strict=True))
         else:
             arrays["log_prior"] = beside
         pointed = _point(_Job(), arrays, DATA | CANDIDATES | {"row_ids": np.int32})
@@ -206,7 +207,9 @@ class NativeCode:
             job.head_dim, job.head_kept = spec.head_dim, 1.0 - spec.head_dropout
             job.num_features, job.num_context = spec.num_features, spec.num_context
             job.num_kinds, job.kind_dim = spec.num_kinds, KIND_DIM
-            job.num_candidates = arrays["kinds"].shape[-1]
+            first_row = beside.first_row[:: job.seq_len * job.batch]  # of each local step
+            job.most_candidates = beside.most_candidates
+            job.most_rows = int(np.diff(first_row).max(initial=0))
         self._clients[data] = pointed
         return pointed
 

@@ -9,8 +9,6 @@
 #include "optimizer.h"
 #include "threefry.h"
 
-#define NOBODY (NO_CANDIDATE / 2) /* the log prior of padding is below this */
-
 /* What comes from the kinds: of_kinds[kind] = kinds[kind] @ of_kind. */
 static void score_kinds(const Space *s) {
     const int64_t dim = s->job->kind_dim;
@@ -43,11 +41,16 @@ static void score_positions(const Space *s, int64_t from) {
         }
 }
 
+/* The number of rows of a local step that begins at position `from`. */
+static int64_t rows_of_step(const Space *s, int64_t from) {
+    return s->job->first_row[from + s->length * s->job->batch] - s->job->first_row[from];
+}
+
 /* z = features @ input, for all rows of the step. */
 static void score_features(const Space *s, int64_t from) {
     const Job *job = s->job;
-    const int64_t width = job->num_features, count = s->length * job->batch * job->num_candidates;
-    const float *features = job->features + from * job->num_candidates * width;
+    const int64_t width = job->num_features, count = rows_of_step(s, from);
+    const float *features = job->features + job->first_row[from] * width;
     for (int64_t row = 0; row < count; row += ROWS) {
         const float *at = features + row * width;
         if (row + ROWS > count) { /* nothing is read behind the last row */
@@ -72,30 +75,48 @@ static float *all_at(const Space *s, float *of_all, int64_t p, int64_t e) {
     return of_all + (e / PANEL * s->P + p) * PANEL + e % PANEL;
 }
 
-/* The logit of one row; z becomes the input of the unit's activation. */
-static float score_row(const Space *s, int64_t p, int64_t row, int64_t at) {
+/* A row's logit is the returned number and the sum of `summands`. z becomes the input of the unit's activation
+ * z * logistic(z), whose second factor is kept in `shares`. */
+static float score_row(const Space *s, int64_t p, int64_t row, int64_t at, float *shares, float *summands) {
     const Job *job = s->job;
     const int32_t kind = job->kinds[at];
     const float *features = job->features + at * job->num_features, *of_kind = s->of_kinds + kind * s->E;
     vec total = {0};
     for (int64_t e = 0; e < s->E; e += LANES) {
         vec z = load(z_at(s, row, e)) + load(of_kind + e) + load(all_at(s, s->of_all, p, e));
+        vec share = logistic(z);
         store(z_at(s, row, e), z);
-        total += z * logistic(z) * load(s->scaled_output + e);
+        store(shares + e, share);
+        total += z * share * load(s->scaled_output + e);
     }
     for (int64_t f = 0; f < job->num_features; f += LANES)
         total += load_some(features + f, job->num_features - f) * load(s->linear.w + f);
-    return sum(total) + s->kind_bias.w[kind] + s->prior_scale.w[0] * job->candidate_log_prior[at];
+    store(summands, total);
+    return s->kind_bias.w[kind] + s->prior_scale.w[0] * job->candidate_log_prior[at];
+}
+
+/* Compute the logits of the rows of one position; those of padding to whole vectors are NO_CLASS. */
+static void score_rows(const Space *s, int64_t p, int64_t row, int64_t at, int64_t num) {
+    for (int64_t c = 0; c < num; c++)
+        s->logits[c] = score_row(s, p, row + c, at + c, s->shares + c * s->E, s->summands + c * LANES);
+    for (int64_t c = num; c < up(num, LANES); c++) s->logits[c] = NO_CLASS;
+    for (int64_t c = 0; c < num; c += LANES) { /* the sums of several rows at once */
+        float turned[LANES * LANES];
+        vec total = load(s->logits + c);
+        transpose(s->summands + c * LANES, LANES, turned, LANES);
+        for (int i = 0; i < LANES; i++) total += load(turned + i * LANES);
+        store(s->logits + c, c + LANES <= num ? total : choose(load(s->logits + c) <= NO_CLASS, all(NO_CLASS), total));
+    }
 }
 
 /* Back through one row; d is the gradient by its logit. z becomes its own gradient. */
-static void pull_row(const Space *s, int64_t p, int64_t row, int64_t at, float d) {
+static void pull_row(const Space *s, int64_t p, int64_t row, int64_t at, const float *shares, float d) {
     const Job *job = s->job;
     const int32_t kind = job->kinds[at];
     const float *features = job->features + at * job->num_features;
     float *d_kind = s->d_of_kinds + kind * s->E;
     for (int64_t e = 0; e < s->E; e += LANES) {
-        vec z = load(z_at(s, row, e)), share = logistic(z), scaled = load(s->scaled_output + e);
+        vec z = load(z_at(s, row, e)), share = load(shares + e), scaled = load(s->scaled_output + e);
         vec dz = d * scaled * share * (1.0f + z * (1.0f - share));
         store(s->d_output + e, load(s->d_output + e) + d * load(s->unit_scale + e) * z * share);
         store(z_at(s, row, e), dz);
@@ -107,13 +128,9 @@ static void pull_row(const Space *s, int64_t p, int64_t row, int64_t at, float d
     s->d_kind_bias[kind] += d;
 }
 
-static void forget_row(const Space *s, int64_t row) {
-    for (int64_t e = 0; e < s->E; e += LANES) store(z_at(s, row, e), (vec){0});
-}
-
 /* Compute the scores of all candidates, their loss, and the gradients by what the scores are made of. */
 static void score_candidates(Space *s, Job *job, int64_t at, int64_t step) {
-    const int64_t from = at * job->seq_len * job->batch, num = job->num_candidates;
+    const int64_t from = at * job->seq_len * job->batch;
     Key key = fold_in(fold_in((Key){{job->key[0], job->key[1]}}, (uint32_t)step), 2);
     score_kinds(s);
     score_positions(s, from);
@@ -126,42 +143,38 @@ static void score_candidates(Space *s, Job *job, int64_t at, int64_t step) {
     float loss_sum = 0, num_correct = 0, d_prior_scale = 0;
     const float mean = share_of_target(s, from);
     for (int64_t i = 0; i < s->length * job->batch; i++) {
-        const int64_t p = i / job->batch * s->B + i % job->batch, row = i * num, first = (from + i) * num;
+        const int64_t p = i / job->batch * s->B + i % job->batch, first = job->first_row[from + i];
+        const int64_t row = first - job->first_row[from], num = job->first_row[from + i + 1] - first;
         const float *log_prior = job->candidate_log_prior + first, mask = job->mask[from + i];
         const int32_t target = job->targets[from + i];
-        if (mask == 0.0f) {
-            for (int64_t c = 0; c < num; c++) forget_row(s, row + c);
-            continue;
-        }
+        if (mask == 0.0f) continue; /* it has no rows */
         for (int64_t e = 0; e < s->E; e += LANES) store(s->unit_scale + e, all(1.0f));
         if (job->head_kept < 1.0f)
             draw_kept(key, job->head_kept, (uint32_t)(i * job->head_dim), job->head_dim, s->unit_scale);
         for (int64_t e = 0; e < s->E; e += LANES)
             store(s->scaled_output + e, load(s->unit_scale + e) * load(s->output.w + e));
-        float most = NO_CANDIDATE, best = NO_CANDIDATE;
+        score_rows(s, p, row, first, num);
+        float most = s->logits[0], best = s->logits[0] + job->log_top[from + i];
         int64_t likeliest = 0; /* the first of the largest */
-        for (int64_t c = 0; c < num; c++) {
-            if (log_prior[c] < NOBODY) continue;
-            const float logit = s->logits[c] = score_row(s, p, row + c, first + c);
-            const float of_class = c ? logit : logit + job->log_top[from + i];
-            if (logit > most) most = logit;
-            if (of_class > best) best = of_class, likeliest = c;
+        for (int64_t c = 1; c < num; c++) {
+            if (s->logits[c] > most) most = s->logits[c];
+            if (s->logits[c] > best) best = s->logits[c], likeliest = c;
         }
-        float denominator = 0;
-        for (int64_t c = 0; c < num; c++)
-            if (log_prior[c] >= NOBODY) denominator += expf(s->logits[c] - most);
+        vec total = {0};
+        for (int64_t c = 0; c < num; c += LANES) {
+            vec e = exponential(load(s->logits + c) - most);
+            store(s->probs + c, e);
+            total += e;
+        }
+        const float denominator = sum(total);
         const float log_prob = s->logits[target] - most - logf(denominator) + job->log_within[from + i];
         loss_sum -= mask * log_prob;
         if (likeliest == target) num_correct += mask * (target ? 1.0f : job->is_top[from + i]);
         for (int64_t c = 0; c < num; c++) {
-            if (log_prior[c] < NOBODY) {
-                forget_row(s, row + c);
-                continue;
-            }
-            float d = expf(s->logits[c] - most) / denominator - (float)(c == target);
+            float d = s->probs[c] / denominator - (float)(c == target);
             d *= mask * mean;
             d_prior_scale += d * log_prior[c];
-            pull_row(s, p, row + c, first + c, d);
+            pull_row(s, p, row + c, first + c, s->shares + c * s->E, d);
         }
     }
     job->loss_sum += loss_sum;
@@ -216,8 +229,8 @@ static void adjust_kinds(const Space *s) {
 static void adjust_candidate_head(const Space *s, int64_t at) {
     const Job *job = s->job;
     const int64_t positions = s->length * s->B, width = job->num_features;
-    const int64_t from = at * job->seq_len * job->batch, rows = s->length * job->batch * job->num_candidates;
-    const float *features = job->features + from * job->num_candidates * width;
+    const int64_t from = at * job->seq_len * job->batch, rows = rows_of_step(s, from);
+    const float *features = job->features + job->first_row[from] * width;
     for (int64_t e = 0; e < s->E; e += PANEL) {
         const float *dz = s->z + e / PANEL * s->R * PANEL, *d_all = s->d_all + e / PANEL * s->P * PANEL;
         for (int64_t f = 0; f < width; f += ROWS) {

@@ -26,7 +26,7 @@ int64_t fedgru_offset(const char *name) {
     AT(Weights, candidate_kinds) AT(Weights, candidate_of_kind) AT(Weights, candidate_bias)
     AT(Weights, candidate_output) AT(Weights, candidate_linear) AT(Weights, candidate_kind_bias)
     AT(Job, head_dim) AT(Job, num_features) AT(Job, num_context) AT(Job, num_kinds) AT(Job, kind_dim)
-    AT(Job, num_candidates) AT(Job, head_kept) AT(Job, features) AT(Job, context) AT(Job, candidate_log_prior)
+    AT(Job, most_candidates) AT(Job, most_rows) AT(Job, head_kept) AT(Job, first_row) AT(Job, features) AT(Job, context) AT(Job, candidate_log_prior)
     AT(Job, kinds) AT(Job, log_within) AT(Job, log_top) AT(Job, is_top)
     AT(Job, batch) AT(Job, seq_len) AT(Job, num_ids) AT(Job, num_numbers) AT(Job, hidden_dim)
     AT(Job, num_classes) AT(Job, num_table) AT(Job, num_own) AT(Job, steps_per_pass) AT(Job, num_steps)

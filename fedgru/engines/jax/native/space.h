@@ -16,7 +16,6 @@
 #define HEAD (2 * LANES) /* columns of a panel of the head's kernel */
 #define PANEL (3 * LANES) /* columns of a panel of the head `candidates` */
 #define NO_CLASS -1e30f
-#define NO_CANDIDATE -1e9f /* of fedgru/models/candidate_head.py */
 
 typedef struct {
     float *rows, *numbers, *recurrent, *bias, *head_kernel, *head_bias, *prior_scale;
@@ -39,12 +38,14 @@ typedef struct {
     const float *mask;                         /* [steps, seq_len, batch] */
     const float *log_prior;                    /* [steps, seq_len, batch, num_classes], or null */
     int64_t head_dim;                          /* of the head `candidates`; 0: the head is dense */
-    int64_t num_features, num_context, num_kinds, kind_dim, num_candidates; /* features: a multiple of ROWS */
+    int64_t num_features, num_context, num_kinds, kind_dim; /* features: a multiple of ROWS */
+    int64_t most_candidates, most_rows;        /* of one position, and of one local step */
     float head_kept;                           /* the share of head units that dropout keeps */
-    const float *features;                     /* [steps, seq_len, batch, num_candidates, num_features] */
+    const int64_t *first_row;                  /* [steps * seq_len * batch + 1], of each position's candidates */
+    const float *features;                     /* [num_rows, num_features], one row for each candidate */
+    const float *candidate_log_prior;          /* [num_rows] */
+    const int32_t *kinds;                      /* [num_rows] */
     const float *context;                      /* [steps, seq_len, batch, num_context] */
-    const float *candidate_log_prior;          /* [steps, seq_len, batch, num_candidates] */
-    const int32_t *kinds;                      /* [steps, seq_len, batch, num_candidates] */
     const float *log_within, *log_top, *is_top; /* [steps, seq_len, batch] */
     Weights weights, update;                   /* update.rows: [num_own, 3 * hidden_dim] */
     Weights offset;                            /* added to each gradient, rows as those of weights; or nulls */
@@ -100,7 +101,8 @@ typedef struct {
     float *d_kinds;            /* [num_kinds, kind_dim] */
     float *z;                  /* [E / PANEL, R, PANEL]: the units' inputs, then their gradients */
     float *tail;               /* [ROWS, num_features] */
-    float *logits;             /* [num_candidates] of one position */
+    float *logits, *probs;     /* [candidates] of one position */
+    float *summands, *shares;  /* [candidates, LANES] and [candidates, E] of one position */
     float *unit_scale, *scaled_output; /* [E] of one position: dropout's factors, and the output's weights times them */
     float *d_output, *d_linear, *d_kind_bias;
     float *recurrent_t;        /* [H / HEAD, U * PULLED, HEAD] */
@@ -142,7 +144,7 @@ static void lay_out_candidates(const Job *job, intptr_t *at, Space *s) {
     s->E = up(job->head_dim, PANEL);
     s->F = up(job->num_features, LANES);
     s->G = up(job->num_context, ROWS);
-    s->R = up(job->seq_len * job->batch * job->num_candidates, ROWS);
+    s->R = up(job->most_rows, ROWS);
     const int64_t kinds = up(job->num_kinds * job->kind_dim, LANES), num_kinds = up(job->num_kinds, LANES);
     s->candidate_input = slots(at, job, job->num_features * s->E);
     s->candidate_state = slots(at, job, s->H * s->E);
@@ -162,7 +164,11 @@ static void lay_out_candidates(const Job *job, intptr_t *at, Space *s) {
     s->d_kinds = floats(at, kinds);
     s->z = floats(at, s->R * s->E);
     s->tail = floats(at, ROWS * job->num_features);
-    s->logits = floats(at, job->num_candidates);
+    const int64_t most = up(job->most_candidates, LANES);
+    s->logits = floats(at, most);
+    s->probs = floats(at, most);
+    s->summands = floats(at, most * LANES);
+    s->shares = floats(at, job->most_candidates * s->E);
     s->unit_scale = floats(at, s->E);
     s->scaled_output = floats(at, s->E);
     s->d_output = floats(at, s->E);
