@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 enum { OFFSET, JOB, FORWARD };
+#define NUM_WEIGHTS ((int)(sizeof(Weights) / sizeof(void *)))
 
 static void take(void *to, int64_t size_bytes) {
     if (fread(to, 1, (size_t)size_bytes, stdin) != (size_t)size_bytes) exit(3);
@@ -28,11 +29,11 @@ static int64_t take_array(void *pointer) {
 }
 
 static void take_weights(Weights *weights, int64_t *sizes) {
-    for (int i = 0; i < 7; i++) sizes[i] = take_array((void **)weights + i);
+    for (int i = 0; i < NUM_WEIGHTS; i++) sizes[i] = take_array((void **)weights + i);
 }
 
 int main(void) {
-    int64_t kind, sizes[7], written;
+    int64_t kind, sizes[NUM_WEIGHTS], written;
     take(&kind, 8);
     if (kind == OFFSET) {
         char name[64] = {0};
@@ -45,8 +46,10 @@ int main(void) {
         Job job;
         int32_t stop = 0;
         take(&job, sizeof job);
-        void *arrays[] = {&job.row_ids, &job.rows, &job.numbers, &job.targets, &job.mask, &job.log_prior};
-        for (int i = 0; i < 6; i++) take_array(arrays[i]);
+        void *arrays[] = {&job.row_ids, &job.rows, &job.numbers, &job.targets, &job.mask, &job.log_prior,
+                          &job.first_row, &job.features, &job.candidate_log_prior, &job.kinds, &job.context,
+                          &job.log_within, &job.log_top, &job.is_top};
+        for (int i = 0; i < 14; i++) take_array(arrays[i]);
         take_weights(&job.weights, sizes);
         take_weights(&job.update, sizes);
         job.stop = &stop;
@@ -58,7 +61,7 @@ int main(void) {
         queue->closed = 0;
         fedgru_work(queue, memory, size_bytes, 1);
         give(&job, sizeof job);
-        for (int i = 0; i < 7; i++)
+        for (int i = 0; i < NUM_WEIGHTS; i++)
             if (sizes[i] > 0) give(((void **)&job.update)[i], sizes[i]);
     } else {
         Forward forward;

@@ -6,7 +6,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from fedgru.engines.jax.native.calls import DATA, FORWARD_DATA, WEIGHTS
+from fedgru.engines.jax.native.calls import CANDIDATES, DATA, FORWARD_DATA, WEIGHTS
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 MISSING = [program for program in (COMPILER, EMULATOR) if shutil.which(program) is None]
@@ -70,9 +70,17 @@ class Aarch64Library:
             "targets": places,
             "mask": places,
             "log_prior": places * job.num_classes,
+            **dict.fromkeys(("log_within", "log_top", "is_top"), places),
+            "context": places * job.num_context,
+            "first_row": 2 * (places + 1),  # of 8 bytes
         }
+        if job.head_dim:
+            rows = _read(job.first_row, ctypes.c_int64, places + 1)[-1]
+            sizes |= {"features": rows * job.num_features, "candidate_log_prior": rows}
+            sizes["kinds"] = rows
         content = [bytes(job)]
-        content += [_array(getattr(job, name), 4 * sizes[name]) for name in ("row_ids", *DATA)]
+        for name in ("row_ids", *DATA, *CANDIDATES):
+            content.append(_array(getattr(job, name), 4 * sizes.get(name, 0)))
         table = 1 + max(_read(job.row_ids, ctypes.c_int32, job.num_own), default=-1)
         given = _weight_sizes(job, table)
         written = _weight_sizes(job, job.num_own)
@@ -146,4 +154,17 @@ def _weight_sizes(of, num_rows):
         "head_bias": classes,
         "prior_scale": 1,
     }
+    if units := getattr(of, "head_dim", 0):
+        floats |= {
+            "candidate_input": of.num_features * units,
+            "candidate_state": of.hidden_dim * units,
+            "candidate_of_context": of.num_context * units,
+            "candidate_kinds": of.num_kinds * of.kind_dim,
+            "candidate_of_kind": of.kind_dim * units,
+            "candidate_bias": units,
+            "candidate_output": units,
+            "candidate_linear": of.num_features,
+            "candidate_kind_bias": of.num_kinds,
+        }
+    floats |= dict.fromkeys(set(WEIGHTS) - set(floats), 0)
     return {name: 4 * size for name, size in floats.items()}

@@ -474,9 +474,8 @@ class ForgetsTheContext(JaxEngine):
     def _prepare(self, *args):
         data = super()._prepare(*args)
         *others, beside, protected = data.arrays
-        found = beside.candidates
-        found = found._replace(context=np.roll(found.context, 1, axis=0))
-        return replace(data, arrays=(*others, beside._replace(candidates=found), protected))
+        beside = beside._replace(context=np.roll(beside.context, 1, axis=0))
+        return replace(data, arrays=(*others, beside, protected))
 
 
 def test_faults_that_the_head_candidates_shows_are_seen(run_two_rounds):
