@@ -186,7 +186,7 @@ def describe_known_through_others(users: Facts, target: str = "class") -> list[s
         return []
     return [
         f"  {target} known only because others train too: {found['val']:,} val / "
-        f"{found['test']:,} test targets; without `train_users` they would have no loss"
+        f"{found['test']:,} test targets, which have no loss without these others"
     ]
 
 

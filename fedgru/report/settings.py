@@ -109,8 +109,8 @@ def data_used(runs: Sequence[ReportedRun]) -> Section:
             parts.append(
                 paragraph(
                     f"{through_others:,} test targets{of_run(runs, run)} are of a class that only "
-                    "users who are not scored have in train: without train_users they would have "
-                    "no loss."
+                    "users who are not scored have in train: without these others they have no "
+                    "loss."
                 )
             )
         if faults := run.facts.get("faults"):

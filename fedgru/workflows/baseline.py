@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 def without_effect(kind: RunKind) -> tuple[str, ...]:
     """Return a tuple of the settings that have no effect on runs of a RunKind."""
     if not kind.trains:
-        return tuple(name for name in config.fields() if name not in _COUNTED)
+        alone = ("train_users",) if kind.learns_alone else ()
+        return tuple(name for name in config.fields() if name not in _COUNTED or name in alone)
     if not kind.is_baseline:
         return ()
     sections = (*_SERVER, *_ALGORITHM, *_FAULTS, *_SIMULATED)

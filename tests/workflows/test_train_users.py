@@ -242,6 +242,17 @@ def test_stopped_it_goes_on_to_the_same_bytes(make_run):
     assert files_of(part, *tables) == files_of(whole, *tables)
 
 
+def test_baselines_that_count_alone_refuse_it(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        baseline_workflow.settings_of(KINDS["markov"], MORE)
+    assert str(error.value) == "`train_users` has no effect on the baseline markov."
+    # a config file of a federated run gives a baseline of the same users
+    (tmp_path / "run.toml").write_text(config.dump(config.load(SMALL | MORE)))
+    settings = baseline_workflow.settings_of(KINDS["markov"], {}, tmp_path / "run.toml")
+    assert settings.data.train_users == "all"
+    assert baseline_workflow.settings_of(KINDS["kernel"], MORE).data.train_users == "all"
+
+
 def test_fine_tuned_copies_are_those_of_the_scored(make_run):
     run, task = make_run()
     tuned = score_workflow.evaluate_run(run, task, fine_tune=1)["fine_tuned"]
@@ -332,8 +343,8 @@ def test_targets_that_are_known_through_others_are_named():
     task = hand_task(users=1, train_users="all")
     text = describe.describe_task(task, open_workflow.facts_of(task))
     assert (
-        "  category known only because others train too: 0 val / 1 test targets; without "
-        "`train_users` they would have no loss"
+        "  category known only because others train too: 0 val / 1 test targets, which have no "
+        "loss without these others"
     ) in text.splitlines()
     two = hand_task(users=1, train_users=2)
     assert "others train" not in describe.describe_task(two, open_workflow.facts_of(two))
