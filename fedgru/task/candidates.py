@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedgru.core.types import AnyInts, Doubles, Floats, Int32s, Ints
+from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
 from fedgru.models.candidate_head import NO_CANDIDATE, Candidates
 from fedgru.task.candidate_features import (
     CONTEXT,
@@ -44,6 +44,8 @@ from fedgru.task.similarities import CheckInFacts
 WINDOW = 1024  # check-ins before the last one that are looked at: the cost is linear in a history
 MOST_CANDIDATES = 64  # of one prediction; beyond it, those that the prior finds likeliest
 BLOCK = 96  # predictions computed at once
+TINY = 1e-9  # smaller probabilities are this, in features
+LEAST = 1e-30  # and this, where a model starts from them
 SHARED_WEIGHT = 5.0  # check-ins that the shared frequencies count for in the base
 
 
@@ -140,6 +142,49 @@ class _Estimates:
         return np.exp(prior.log_own[pairs].astype(np.float64)), others
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """Which classes are candidates in some rows.
+
+    Attributes:
+        own: int64 [rows, width], places in the support.
+        exists: bool [rows, width], whether the client has been there; others are padding.
+        is_candidate: bool [rows, num_own].
+        is_whole: whether `own` is the whole support, in its order.
+    """
+
+    own: Ints
+    exists: Bools
+    is_candidate: Bools
+    is_whole: bool
+
+    @classmethod
+    def of(cls, visited: Bools, prior: Doubles, width: int) -> "_Chosen":
+        """Choose among the visited classes, [rows, num_own], the likeliest by the prior."""
+        is_whole = visited.shape[1] <= width
+        if is_whole:
+            own = np.broadcast_to(np.arange(width), (len(visited), width))
+        else:
+            order = np.argsort(np.where(visited, -prior, 1.0), axis=1, kind="stable")
+            own = np.sort(order[:, :width], axis=1)
+        exists = np.take_along_axis(visited, own, axis=1)
+        is_candidate = np.zeros_like(visited)
+        np.put_along_axis(is_candidate, own, exists, axis=1)
+        return cls(own, exists, is_candidate, is_whole)
+
+    def take(self, values: Doubles) -> Doubles:
+        """Return the candidates' values [rows, width] of values [rows, num_own]."""
+        return np.take_along_axis(values, self.own, axis=1)
+
+    def take_each(self, values: Floats) -> Floats:
+        """Return [number, width, rows] of values [number, num_own, rows]."""
+        return values if self.is_whole else values[:, self.own.T, np.arange(len(self.own))]
+
+    def new(self, of_own: Doubles, others: Doubles | float) -> Doubles:
+        """Return the sums over the classes that are no candidates [rows], with `others`' sum."""
+        return np.where(self.is_candidate, 0.0, of_own).sum(axis=1) + others
+
+
 def _fill(
     found: ClientCandidates,
     facts: CheckInFacts,
@@ -150,97 +195,85 @@ def _fill(
     kinds_by_class: bool,
 ) -> None:
     """Write the candidates of some rows; `pairs` are the rows of the priors."""
-    support, shared = estimates.support, estimates.shared
     prior, other_prior = estimates.probs(estimates.prior, pairs)
-    backoff, other_backoff = estimates.probs(estimates.backoff, pairs)
-    visited = seen.visited("all").T > 0
-    width = found.classes.shape[1] - 1
-    chooses = len(support) > width
-    if chooses:
-        own = np.argsort(np.where(visited, -prior, 1.0), axis=1, kind="stable")[:, :width]
-        own.sort(axis=1)
-    else:
-        own = np.broadcast_to(np.arange(width), (len(rows), width))
-    chosen = np.take_along_axis(visited, own, axis=1)
-    is_candidate = np.zeros_like(visited)
-    np.put_along_axis(is_candidate, own, chosen, axis=1)
+    chosen = _Chosen.of(seen.visited("all").T > 0, prior, found.classes.shape[1] - 1)
+    new_prior = np.maximum(chosen.new(prior, other_prior), LEAST)
+    _fill_features(found.candidates, seen, estimates, pairs, chosen)
 
-    def new(of_own: Doubles, others: Doubles | float) -> Doubles:
-        """Sum over the classes that are no candidates."""
-        return np.where(is_candidate, 0.0, of_own).sum(axis=1) + others
-
-    recent = seen.visited("half_15").T
-    total = seen.visited("half_15").sum(axis=0)[:, None] + SHARED_WEIGHT
-    own_shared = np.broadcast_to(shared[support], visited.shape)
-    base = (recent + SHARED_WEIGHT * own_shared) / total
-    new_shared = new(own_shared, max(1.0 - float(shared[support].sum()), 0.0))
-    new_base = (
-        new(base, 0.0) + SHARED_WEIGHT * max(1.0 - float(shared[support].sum()), 0.0) / total[:, 0]
-    )
-    new_prior, new_backoff = new(prior, other_prior), new(backoff, other_backoff)
-
-    # [features, candidates, rows] until they are written
-    def of_chosen(values: Floats) -> Floats:
-        return values[:, own.T, np.arange(len(rows))] if chooses else values
-
-    candidates, tiny = found.candidates, 1e-9
-    log_totals = np.log1p(seen.totals)
-    ratios = of_chosen(seen.counts) / np.take_along_axis(base, own, axis=1).T.astype(np.float32)
-    ratios += 1
-    np.log(ratios, out=ratios)
-    ratios -= log_totals[:, None]
-    recency = of_chosen(seen.recency)
-    pairs_of = (
-        (base, new_base),
-        (own_shared, new_shared),
-        (prior, new_prior),
-        (backoff, new_backoff),
-    )
-    logs = [
-        np.log(np.maximum(np.take_along_axis(of_own, own, axis=1), tiny)).T
-        for of_own, _ in pairs_of
-    ]
-    begin = 0
-    for values in (ratios, recency, np.array(logs, np.float32)):
-        part = slice(begin, begin + len(values))
-        values = (values - SHIFTS[part, None, None]) / SCALES[part, None, None]
-        np.copyto(values, 0, where=~chosen.T)
-        candidates.features[:, 1:, part] = values.transpose(2, 1, 0)
-        begin = part.stop
-    never = np.broadcast_to(np.array(NEVER, np.float32)[:, None], (len(NEVER), len(rows)))
-    new_logs = [np.log(np.maximum(of_new, tiny)) for _, of_new in pairs_of]
-    somewhere_new = np.concatenate([-log_totals, never, new_logs]).T.astype(np.float32)
-    candidates.features[:, 0] = (somewhere_new - SHIFTS) / SCALES
-
-    log_prior = np.log(np.take_along_axis(prior, own, axis=1))
-    candidates.log_prior[:, 1:] = np.where(chosen, log_prior, NO_CANDIDATE)
-    anything_new = new(np.ones_like(prior), len(shared) - len(support)) > 0
-    candidates.log_prior[:, 0] = np.where(
-        anything_new, np.log(np.maximum(new_prior, 1e-30)), NO_CANDIDATE
-    )
-    classes = np.where(chosen, support[own], -1)
+    num_others = len(estimates.shared) - len(estimates.support)
+    is_new = chosen.new(np.ones_like(prior), num_others) > 0  # whether anywhere is
+    log_prior = found.candidates.log_prior
+    log_prior[:, 0] = np.where(is_new, np.log(new_prior), NO_CANDIDATE)
+    log_own = np.log(np.maximum(chosen.take(prior), LEAST))
+    log_prior[:, 1:] = np.where(chosen.exists, log_own, NO_CANDIDATE)
+    classes = np.where(chosen.exists, estimates.support[chosen.own], -1)
     found.classes[:, 1:] = classes
-    candidates.kinds[:, 1:] = (classes + 1) if kinds_by_class else chosen
+    found.candidates.kinds[:, 1:] = (classes + 1) if kinds_by_class else chosen.exists
 
-    best = np.where(is_candidate, -1.0, prior)
-    top = best.argmax(axis=1) if len(support) else np.zeros(len(rows), np.int64)
-    top_prob = best.max(axis=1, initial=-1.0)
-    if estimates.top_other >= 0:
-        rest = np.exp(estimates.prior.log_rest[pairs].astype(np.float64))
-        of_other = rest * shared[estimates.top_other] ** estimates.prior.power
-        top_class = np.where(of_other > top_prob, estimates.top_other, _of(support, top))
-        top_prob = np.maximum(of_other, top_prob)
-    else:
-        top_class = _of(support, top)
-    found.classes[:, 0] = np.where(anything_new, top_class, -1)
-    found.log_top[:] = np.log(np.maximum(top_prob, 1e-30)) - np.log(np.maximum(new_prior, 1e-30))
+    top, top_prob = _top_of_new(estimates, pairs, np.where(chosen.is_candidate, -1.0, prior))
+    found.classes[:, 0] = np.where(is_new, top, -1)
+    found.log_top[:] = np.log(np.maximum(top_prob, LEAST)) - np.log(new_prior)
 
     places = np.minimum(facts.codes["place_in_day"][rows], 6) / 3
     log_length = np.log1p(np.minimum(rows, WINDOW))
-    context = [*facts.clock[rows].T, facts.log_gap[rows], places, log_length, *log_totals]
-    standard = (np.stack(context, axis=1) - CONTEXT_SHIFTS) / CONTEXT_SCALES
-    candidates.context[...] = np.clip(standard, -CONTEXT_LIMIT, CONTEXT_LIMIT)
+    context = [*facts.clock[rows].T, facts.log_gap[rows], places, log_length]
+    standard = np.stack([*context, *np.log1p(seen.totals)], axis=1) - CONTEXT_SHIFTS
+    standard /= CONTEXT_SCALES
+    found.candidates.context[...] = np.clip(standard, -CONTEXT_LIMIT, CONTEXT_LIMIT)
 
 
-def _of(support: Int32s, places: Ints) -> Int32s:
-    return support[places] if len(support) else np.full(len(places), -1, np.int32)
+def _fill_features(
+    candidates: Candidates, seen: Seen, estimates: _Estimates, pairs: Ints, chosen: _Chosen
+) -> None:
+    """Write the features, in the order of FEATURES."""
+    support, shared = estimates.support, estimates.shared
+    recent = seen.visited("half_15").T
+    total = recent.sum(axis=1, keepdims=True) + SHARED_WEIGHT
+    own_shared = np.broadcast_to(shared[support], recent.shape)
+    other_shared = max(1.0 - float(shared[support].sum()), 0.0)
+    base = (recent + SHARED_WEIGHT * own_shared) / total
+    by_estimate = (  # of the support, and the sum of all other classes
+        (base, SHARED_WEIGHT * other_shared / total[:, 0]),
+        (own_shared, other_shared),
+        estimates.probs(estimates.prior, pairs),
+        estimates.probs(estimates.backoff, pairs),
+    )
+    log_totals = np.log1p(seen.totals)
+    # [features, candidates, rows] until they are written
+    ratios = chosen.take_each(seen.counts) / chosen.take(base).T.astype(np.float32)
+    ratios += 1
+    np.log(ratios, out=ratios)
+    ratios -= log_totals[:, None]
+    logs = [np.log(np.maximum(chosen.take(own), TINY)).T for own, _ in by_estimate]
+    begin = 0
+    for values in (ratios, chosen.take_each(seen.recency), np.array(logs, np.float32)):
+        part = slice(begin, begin + len(values))
+        values = (values - SHIFTS[part, None, None]) / SCALES[part, None, None]
+        np.copyto(values, 0, where=~chosen.exists.T)
+        candidates.features[:, 1:, part] = values.transpose(2, 1, 0)
+        begin = part.stop
+
+    never = np.broadcast_to(np.array(NEVER, np.float32)[:, None], (len(NEVER), len(pairs)))
+    new_logs = [np.log(np.maximum(chosen.new(*each), TINY)) for each in by_estimate]
+    somewhere_new = np.concatenate([-log_totals, never, new_logs]).T.astype(np.float32)
+    candidates.features[:, 0] = (somewhere_new - SHIFTS) / SCALES
+
+
+def _top_of_new(estimates: _Estimates, pairs: Ints, of_own: Doubles) -> tuple[Int32s, Doubles]:
+    """Return the likeliest class by the prior that is no candidate, and its probability, [rows].
+
+    Args:
+        estimates: _Estimates.
+        pairs: int64 [rows], rows of the prior.
+        of_own: float64 [rows, num_own], p of the support's classes, below 0 for candidates.
+    """
+    if len(estimates.support):
+        classes, probs = estimates.support[of_own.argmax(axis=1)], of_own.max(axis=1)
+    else:
+        classes, probs = np.full(len(pairs), -1, np.int32), np.full(len(pairs), -1.0)
+    if estimates.top_other < 0:
+        return classes, probs
+    rest = np.exp(estimates.prior.log_rest[pairs].astype(np.float64))
+    of_other = rest * estimates.shared[estimates.top_other] ** estimates.prior.power
+    classes = np.where(of_other > probs, estimates.top_other, classes).astype(np.int32)
+    return classes, np.maximum(of_other, probs)
