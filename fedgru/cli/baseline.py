@@ -49,10 +49,11 @@ def baseline(
 ) -> None:
     """Make the run of a baseline, which is evaluated and compared like any other run.
 
-    KIND is one of: commonest, last, frequency, markov, global-markov (counts of train and
-    validation), running-markov, running-backoff, kernel (counts that continue through the test
-    split), central (the same model, all check-ins in one place), local (one model per client,
-    nothing is exchanged).
+    KIND is one of: commonest, last, frequency, markov, global-markov, popular-nearby (counts of
+    train and validation; popular-nearby needs --target venue), running-user-markov,
+    running-markov, running-backoff, kernel (counts that continue through the test split), central
+    (the same model, all check-ins in one place), local (one model per client, nothing is
+    exchanged).
     """
     from fedgru.api import training as api
     from fedgru.console import describe

@@ -251,7 +251,8 @@ def _refuse_beside_resume(run: str, given: dict[str, Any]) -> None:
 @click.option(
     "--must-beat",
     metavar="BASELINE",
-    help="Fail (exit code 1) unless test acc@1 is above this baseline's, such as running_backoff.",
+    help="Fail (exit code 1) unless test acc@1 is above this baseline's, such as running_backoff; "
+    "best takes the one with the highest acc@1 on validation.",
 )
 @mlflow_option
 @quiet_option

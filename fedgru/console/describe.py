@@ -286,6 +286,7 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
         cells = "".join(_cell(row.get(f"test/{column}/micro"), 9) for column in columns)
         lines.append(f"  {name:20}{cells}{_cell(row.get('test/acc@1/macro'), 13)}")
     lines += _describe_intervals(report)
+    lines += _describe_counting(report)
     if "worst_tenth" in report and report["test/clients"] > 1:
         lines.append(_describe_worst(report))
     if "best_possible" in report:
@@ -298,7 +299,7 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
     if report["test/unknown_targets"]:
         lines.append(
             f"{report['test/unknown_targets']:,} targets were never seen in train: they count as "
-            "misses and have no loss."
+            f"misses and have no loss.{_known_to_counting(report)}"
         )
     if "users" in report:
         lines += [line.strip() for line in describe_known_through_others(report["users"])]
@@ -307,6 +308,36 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
     if "audited" in report:
         lines.append(f"  audited: {report['audited']}")
     return "\n".join(lines)
+
+
+def _known_to_counting(report: Facts) -> str:
+    """Return a sentence on the targets that static counting does not know either; maybe empty."""
+    number = report["baselines"].get("commonest", {}).get("test/unknown_targets")
+    if number is None or number == report["test/unknown_targets"]:
+        return ""
+    return f" Static counting also knows those of validation: it misses {number:,}."
+
+
+def _describe_counting(report: Facts) -> list[str]:
+    """Return lines on the counting baseline that is best on validation, and on popular nearby."""
+    lines = []
+    if best := report.get("best_counting"):
+        name = best["name"]
+        lines.append(
+            f"Best of {best['among']} ways of counting, by acc@1 on validation "
+            f"({best['targets']:,} targets of {count(best['clients'], 'client')}): "
+            f"{name.replace('_', ' ')}, {report['baselines'][name]['val/acc@1/micro']:.4f} there"
+        )
+    nearby = report.get("popular_nearby", {})
+    if "absent" in nearby:
+        lines.append(f"Popular nearby is not counted: {nearby['absent']}.")
+    elif nearby:
+        tried = ", ".join(f"{km:g}" for km in nearby["radii_km"])
+        lines.append(
+            f"Popular nearby: within {nearby['radius_km']:g} km, the best of {tried} on "
+            "validation; clients would have to share their visits to each venue"
+        )
+    return lines
 
 
 def _describe_backdoor(report: Facts) -> str:
@@ -440,7 +471,20 @@ def _below(found: Facts) -> list[str]:
         worst.append(f"{row['label']} {value}")
     return [
         f"Mean acc@1 of the worst tenth of clients: {'; '.join(worst)}.",
+        *_describe_best_counting(found),
         *_describe_hours(found),
+    ]
+
+
+def _describe_best_counting(found: Facts) -> list[str]:
+    """A line with how the rows stand to the counting that is best on validation; maybe none."""
+    best = found.get("best_counting")
+    if best is None:
+        return []
+    rows = "; ".join(f"{row['label']} {row['difference']:+.4f}" for row in best["rows"])
+    return [
+        f"Best counting, by acc@1 on validation: {best['name'].replace('_', ' ')}, acc@1 "
+        f"{best['mean']:.4f}. Against it: {rows}."
     ]
 
 

@@ -118,12 +118,14 @@ def describe_best(plan: SweepPlan, record: Record, reports: Sequence[Record], co
     if len(reports) > 1:
         for label, of in (("  lowest seed", min), ("  highest seed", max)):
             lines.append(_test_row(label, reports, of))
-    for name in TEST_BASELINES:
+    best = first.get("best_counting")
+    names = dict.fromkeys([*TEST_BASELINES, *([best["name"]] if best else [])])
+    for name in names:
         if name in first["baselines"]:
             rows = [report["baselines"][name] for report in reports]
             lines.append(_test_row(name.replace("_", " "), rows))
     for run, report in zip(record["runs"], reports, strict=True):
-        for name in TEST_BASELINES:
+        for name in names:
             if name in report["gains"]:
                 gain = describe_gain(report["gains"][name]["test/acc@1/micro"])
                 against = f"acc@1 against {name.replace('_', ' ')}"

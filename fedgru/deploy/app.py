@@ -90,14 +90,12 @@ class App:
     Attributes:
         settings: Settings of the run.
         schema: Schema: the model's shapes, and the tables of values.
-        num_target_codes: number of values of the target, with those unknown to the model.
         privacy: Privacy.
         sha256: of settings and tables, 64 hex digits.
     """
 
     settings: config.Settings
     schema: Schema
-    num_target_codes: int
     privacy: Privacy
     sha256: str
 
@@ -156,7 +154,6 @@ def write_app(folder: str | Path, task: Task, privacy: Privacy = PLAIN) -> None:
     check_privacy(privacy, task.settings)
     content = {
         "model": Schema.of(task, {}).to_dict(),
-        "num_target_codes": task.num_target_codes,
         "privacy": asdict(privacy),
     }
     described = json.dumps(content, ensure_ascii=False)
@@ -196,7 +193,6 @@ def read_app(folder: str | Path) -> App:
         texts = [(package / name).read_text("utf-8") for name in (_SETTINGS, _MODEL)]
         described = json.loads(texts[1])
         schema = Schema.from_dict(described["model"])
-        num_target_codes = int(described["num_target_codes"])
         privacy = Privacy(**described["privacy"])
     except OSError:
         raise DataError(
@@ -206,4 +202,4 @@ def read_app(folder: str | Path) -> App:
         raise DataError(f"{package / _MODEL} is damaged. Make the app again.") from None
     settings = config.load(config_file=package / _SETTINGS)
     sha256 = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    return App(settings, schema, num_target_codes, privacy, sha256)
+    return App(settings, schema, privacy, sha256)

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,8 @@ if TYPE_CHECKING:
     from fedgru.evaluation.evaluate import Evaluation
 
 DATA_SET = "own"  # the name of the client's data set in its folder
-OWN_BASELINES = ("last", "frequency", "user_markov")  # they need only the client's check-ins
+# they need only the client's check-ins
+OWN_BASELINES = ("last", "frequency", "user_markov", "running_user_markov")
 LOG = "client.log"
 
 logger = logging.getLogger(__name__)
@@ -92,9 +92,7 @@ def own_task(app: App, data_set: DataSet) -> Task:
     alone = app.settings.faults.model_copy(update={"min_clients": 1})
     data = app.settings.data.model_copy(update={"data": EMBEDDED, "users": None})
     settings = app.settings.model_copy(update={"loop": loop, "faults": alone, "data": data})
-    task = build_task(data_set, settings, app.schema.kernel, app.fitted)
-    codes = max(app.num_target_codes, task.num_target_codes)  # it sets the rank of unseen values
-    return replace(task, num_target_codes=codes)
+    return build_task(data_set, settings, app.schema.kernel, app.fitted)
 
 
 def answer(task: Task, ask: Ask, weights: Weights, privacy: Privacy = PLAIN) -> dict[str, Any]:
@@ -137,7 +135,7 @@ def train(task: Task, ask: Ask, weights: Weights, privacy: Privacy) -> ClientUpd
 
 def _baselines(task: Task) -> dict[str, Evaluation]:
     """The counting baselines that a client can compute alone, on its test split."""
-    found = {name: evaluate.evaluate_static(task, name) for name in OWN_BASELINES}
+    found = {name: evaluate.evaluate_counts(task, name, "test") for name in OWN_BASELINES}
     for kind in evaluate.RUNNING_BASELINES:
         if kind != "kernel" or task.kernel is not None:
             found[f"running_{kind}"] = evaluate.evaluate_running(task, kind, "test")

@@ -18,6 +18,7 @@ from fedgru.config.settings import Settings
 from fedgru.core import metrics, seeding
 from fedgru.core.errors import ConfigError, RunError
 from fedgru.core.types import Doubles, Ints
+from fedgru.evaluation import best_counting
 
 RESAMPLING_SEED = 0
 DEFAULT_METRICS = ("acc@1", "acc@5", "loss")
@@ -107,8 +108,11 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         "difference": None or {"difference", "interval", "significant"}}, None where a run gives
         no probabilities and so no loss. `worst_tenth`, of each row `label`, and `mean`, `lowest`
         and `highest` over seeds, of the mean acc@1 of the tenth of the clients with the lowest. If
-        a run has simulated time, also `simulated`: `label`, `rounds` and `hours` up to the best
-        round, means over seeds, of each such row.
+        the runs' reports have counting on validation, also `best_counting`: `name`, the baseline
+        that is best there, the same for all rows; `mean`, its acc@1 on test; and `rows`, of each
+        row `label` and `difference`, its acc@1 less that. If a run has simulated time, also
+        `simulated`: `label`, `rounds` and `hours` up to the best round,
+        means over seeds, of each such row.
 
     Raises:
         ConfigError: for an unknown metric.
@@ -146,8 +150,23 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
             for row in rows
         ],
         "worst_tenth": [{"label": row.label, **_over_seeds(row.worst_tenths())} for row in rows],
+        **_against_best(runs, rows),
         **({"simulated": simulated} if simulated else {}),
     }
+
+
+def _against_best(runs: Sequence[ComparedRun], rows: Sequence[Row]) -> dict[str, Any]:
+    """Return {"best_counting": ...}, see `compare`; nothing without results on validation."""
+    tests = [run.test() for run in runs]
+    name = best_counting.choose(tests)
+    if name is None:
+        return {}
+    mean = best_counting.test_accuracy(tests, name)
+    differences = [
+        {"label": row.label, "difference": float(np.mean(row.values("acc@1"))) - mean}
+        for row in rows
+    ]
+    return {"best_counting": {"name": name, "mean": mean, "rows": differences}}
 
 
 def _cell(row: Row, reference: Row, name: str) -> dict[str, Any] | None:

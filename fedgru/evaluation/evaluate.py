@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -10,12 +11,16 @@ import numpy.typing as npt
 from fedgru.agnostic import protection
 from fedgru.core import metrics, seeding
 from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints, Row, Weights
-from fedgru.evaluation import baselines
+from fedgru.evaluation import baselines, best_counting, nearby
 from fedgru.task import priors
 from fedgru.task.clients import Ends
 from fedgru.task.task import Task
 
 RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
+# those that rank every value of the target that somebody counted; the others are priors, which
+# know the model's classes
+RANKING_BASELINES = (*baselines.STATIC_BASELINES, nearby.NAME, *baselines.RUNNING_COUNTS)
+VALIDATED = 1000  # clients whose validation targets choose the best baseline, at most
 INTERVAL_METRICS = ("acc@1", "acc@5", "loss")
 CELLS_AT_ONCE = 1 << 18  # scores (targets by classes) after which they are ranked
 CLIENTS_AT_ONCE = 10_000  # whose hidden states are in memory at the same time,
@@ -178,28 +183,95 @@ def evaluate_running(
     )
 
 
-def evaluate_static(task: Task, name: str) -> Evaluation:
-    """Score the test targets with a static counting baseline.
+def evaluate_counts(
+    task: Task,
+    name: str,
+    split: str,
+    clients: AnyInts | None = None,
+    radius_km: float | None = None,
+) -> Evaluation:
+    """Score a split's targets with a counting baseline that ranks.
 
     Args:
         task: Task.
-        name: a key of `baselines.STATIC_BASELINES`.
+        name: out of RANKING_BASELINES.
+        split: "val" or "test".
+        clients: as for `evaluate`.
+        radius_km: of popular nearby; None takes the one that is best on validation.
 
     Returns:
         Evaluation, without a loss.
     """
-    scores = baselines.score_static(name, task.clients, task.target_codes, task.num_target_codes)
-    clients = task.clients.scored
-    positions = clients.target_positions("test")
-    names = getattr(task.check_ins, task.settings.inputs.target).values
-    return Evaluation("test", positions, clients.client_of[positions], scores, len(clients), names)
+    baseline = (baselines.STATIC_BASELINES | baselines.RUNNING_COUNTS).get(name)
+    if baseline is None:
+        if radius_km is None:
+            radius_km = nearby.best_radius(_counting(task, "val", validated(task)))
+        baseline = partial(nearby.popular_nearby, radius_km=radius_km)
+    counting, listed = _counting(task, split, clients), task.classes >= 0
+    scores = baselines.rank(baseline, counting, listed, task.num_classes)
+    ends = _ends(task, clients)
+    first, end = ends.target_bounds(split)
+    return Evaluation(
+        split,
+        ends.target_positions(split),
+        np.repeat(np.arange(len(first), dtype=np.int32), end - first),
+        scores,
+        len(first),
+        getattr(task.check_ins, task.settings.inputs.target).values,
+    )
 
 
-def evaluate_baselines(task: Task) -> dict[str, Evaluation]:
-    """Return {baseline: Evaluation of the test split}, static ones first, then running ones."""
+def _counting(task: Task, split: str, clients: AnyInts | None) -> baselines.Counting:
+    history, codes = task.history, task.target_codes
+    return baselines.Counting(
+        task.clients,
+        codes,
+        task.num_target_codes,
+        split,
+        clients,
+        history.lat_deg,
+        history.lon_deg,
+    )
+
+
+def why_not_nearby(task: Task) -> str | None:
+    """Return why popular nearby cannot be counted for a task; None where it can."""
+    if task.settings.inputs.target != "venue":
+        return "it needs `target` venue"
+    if not np.isfinite(task.history.lat_deg).any():
+        return "the data set has no coordinates"
+    return None
+
+
+def validated(task: Task) -> Ints | None:
+    """Return the clients on whose validation targets counting is compared; None for all.
+
+    The same for every run that is scored on the same clients, whatever its settings.
+    """
+    number = len(task.clients.scored)
+    if number <= VALIDATED:
+        return None
+    draw = seeding.rng(0, "validation clients")
+    return np.sort(draw.choice(number, VALIDATED, replace=False))
+
+
+def evaluate_baselines(
+    task: Task, split: str = "test", radius_km: float | None = None, clients: Ints | None = None
+) -> dict[str, Evaluation]:
+    """Return {baseline: Evaluation}, static ones first, then running ones.
+
+    Args:
+        task: Task.
+        split: "val" or "test".
+        radius_km: of popular nearby; None where that cannot be counted.
+        clients: as for `evaluate`.
+    """
     kinds = [kind for kind in RUNNING_BASELINES if kind != "kernel" or task.kernel is not None]
-    found = {name: evaluate_static(task, name) for name in baselines.STATIC_BASELINES}
-    return found | {f"running_{kind}": evaluate_running(task, kind, "test") for kind in kinds}
+    return {
+        name: evaluate_counts(task, name, split, clients, radius_km)
+        for name in RANKING_BASELINES
+        if name != nearby.NAME or radius_km is not None
+    } | {f"running_{kind}": evaluate_running(task, kind, split, clients) for kind in kinds}
 
 
 def full_report(
@@ -217,8 +289,10 @@ def full_report(
         A dict that JSON can hold: `test/metric/average`, of `warm`; `worst_tenth`, see the function
         of that name; `intervals`, 95 % over clients, of some of them; `cold`; `revisits` and
         `first_visits` (venues that the client had been to before, or not); `baselines`, the same
-        keys for each; `gains`, the difference to each baseline with its paired interval; for a
-        made-up city `best_possible` and `share_of_best`, in acc@1.
+        keys for each and its acc@1 on validation; `best_counting`, see `_best_counting`; `gains`,
+        the difference to each baseline with its paired interval; for the target venue
+        `popular_nearby`: `radius_km`, which was the best of `radii_km` on validation, or `absent`,
+        why it cannot be counted; for a made-up city `best_possible` and `share_of_best`, in acc@1.
     """
     revisit = ~first_visits(task)[warm.positions]
     report: dict[str, Any] = dict(warm.summary())
@@ -234,13 +308,50 @@ def full_report(
         report["cold"] = cold.summary()
     report["revisits"] = warm.summary(revisit)
     report["first_visits"] = warm.summary(~revisit)
-    beside = evaluate_baselines(task)
+    report |= _nearby(task)
+    radius_km = report.get("popular_nearby", {}).get("radius_km")
+    beside = evaluate_baselines(task, "test", radius_km)
     report["baselines"] = {name: found.summary() for name, found in beside.items()}
+    report["best_counting"] = _best_counting(task, report["baselines"], radius_km)
     report["gains"] = {name: gains(warm, found, seed) for name, found in beside.items()}
     if task.best_prob is not None:
         report["best_possible"] = float(task.best_prob[warm.positions].mean())
         report["share_of_best"] = report["test/acc@1/micro"] / report["best_possible"]
     return report
+
+
+def _nearby(task: Task) -> dict[str, Any]:
+    """Return {"popular_nearby": its radii, or why it is absent}; nothing for another target."""
+    if task.settings.inputs.target != "venue":
+        return {}
+    if why := why_not_nearby(task):
+        return {nearby.NAME: {"absent": why}}
+    radius_km = nearby.best_radius(_counting(task, "val", validated(task)))
+    return {nearby.NAME: {"radius_km": radius_km, "radii_km": list(nearby.RADII_KM)}}
+
+
+def _best_counting(
+    task: Task, rows: dict[str, dict[str, Any]], radius_km: float | None
+) -> dict[str, Any] | None:
+    """Write each baseline's acc@1 on validation into its row, and return which one is the best.
+
+    Returns:
+        dict: `name`; `among`, how many baselines; `targets` and `clients` of validation. None where
+        validation has no targets.
+    """
+    found = evaluate_baselines(task, "val", radius_km, validated(task))
+    first = next(iter(found.values()))
+    if not len(first.positions):
+        return None
+    for name, evaluation in found.items():
+        rows[name][best_counting.METRIC] = evaluation.summary()[best_counting.METRIC]
+    scored = len(np.unique(first.client_index))
+    return {
+        "name": best_counting.choose([{"baselines": rows}]),
+        "among": len(found),
+        "targets": len(first.positions),
+        "clients": scored,
+    }
 
 
 def worst_tenth(evaluation: Evaluation) -> dict[str, Any]:

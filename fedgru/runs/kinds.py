@@ -94,6 +94,8 @@ KINDS = {
         RunKind("frequency", counting="frequency", learns_alone=True),
         RunKind("markov", counting="user_markov", learns_alone=True),
         RunKind("global-markov", counting="global_markov"),
+        RunKind("popular-nearby", counting="popular_nearby"),
+        RunKind("running-user-markov", counting="running_user_markov", learns_alone=True),
         RunKind("running-markov", counting="running_markov"),
         RunKind("running-backoff", counting="running_backoff"),
         RunKind("kernel", counting="running_kernel", learns_kernel=True),

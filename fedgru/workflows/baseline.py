@@ -11,7 +11,7 @@ from tqdm import tqdm
 from fedgru import config
 from fedgru.config.settings import Settings
 from fedgru.core.errors import ConfigError, Interrupted
-from fedgru.evaluation import evaluate
+from fedgru.evaluation import evaluate, nearby
 from fedgru.runs.folder import RunFolder
 from fedgru.training import local_models
 from fedgru.workflows import open as open_workflow
@@ -106,12 +106,15 @@ def make_baseline(
         (RunFolder, Task); the Task has the learnt prior.
 
     Raises:
+        ConfigError: if the data set does not hold what the baseline counts.
         Interrupted: on Ctrl-C or SIGTERM.
         RunError: if the run folder cannot be written.
         TrainingError: if central training diverges.
     """
     if kind.learns_alone and "users" in facts:
         facts = facts | {"users": facts["users"] | {"trained": facts["users"]["scored"]}}
+    if kind.counting == nearby.NAME and (why := evaluate.why_not_nearby(task)):
+        raise ConfigError(f"{kind.words} cannot be counted: {why}.")
     if kind.shares_model:
         run, task, _ = train_workflow.train(task, facts, log_dir, show_progress, kind=kind)
         return run, task
@@ -134,9 +137,9 @@ def evaluate_counting(task: Task, kind: RunKind) -> Evaluation:
     name = kind.counting
     if name is None:
         raise ValueError(f"{kind.name} is not a counting baseline")
-    if name.startswith("running_"):
-        return evaluate.evaluate_running(task, name.removeprefix("running_"), "test")
-    return evaluate.evaluate_static(task, name)
+    if name in evaluate.RANKING_BASELINES:
+        return evaluate.evaluate_counts(task, name, "test")
+    return evaluate.evaluate_running(task, name.removeprefix("running_"), "test")
 
 
 def _train_local(run: RunFolder, task: Task, show_progress: bool) -> None:

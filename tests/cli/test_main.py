@@ -31,7 +31,8 @@ FEDGRU = [sys.executable, "-m", "fedgru"]
 SMALL = ["--data", "hamlet", "--hidden-dim", "8", "--batch-size", "2", "--seq-len", "5"]
 SMALL += ["--rounds", "2", "--threads", "1", "--prior", "backoff"]
 BASELINES = (
-    "commonest, last, global_markov, frequency, user_markov, running_markov, running_backoff"
+    "commonest, last, global_markov, frequency, user_markov, running_user_markov, running_markov, "
+    "running_backoff"
 )
 
 
@@ -115,7 +116,7 @@ def test_eval_prints_the_model_beside_the_baselines(here, run_dir):
         f"Test of {name}, round {report['round']}: 51 targets of 6 clients, each scored once"
     )
     assert " ".join(header.split()) == "acc@1 acc@5 acc@10 mrr ndcg loss acc@1 macro"
-    assert [line[:22].strip() for line in lines[:11]] == [
+    assert [line[:22].strip() for line in lines[:12]] == [
         *("model", "cold state", "revisits", "first visits"),
         *(baseline.replace("_", " ") for baseline in BASELINES.split(", ")),
     ]
@@ -126,22 +127,28 @@ def test_eval_prints_the_model_beside_the_baselines(here, run_dir):
     gain = report["gains"]["running_backoff"]["test/acc@1/micro"]
     gain_low, gain_high = gain["interval"]
     verdict = "not significant" if gain_low <= 0 <= gain_high else "significant"
-    assert lines[11] == f"95 % interval of acc@1 over clients: {low:.4f} to {high:.4f}"
-    assert lines[18] == (  # after six other baselines
+    assert lines[12] == f"95 % interval of acc@1 over clients: {low:.4f} to {high:.4f}"
+    assert lines[20] == (  # after seven other baselines
         f"  against running backoff: {gain['difference']:+.4f} "
         f"({gain_low:+.4f} to {gain_high:+.4f}, {verdict})"
     )
+    best = report["best_counting"]
+    assert lines[21] == (
+        "Best of 8 ways of counting, by acc@1 on validation (40 targets of 6 clients): "
+        f"{best['name'].replace('_', ' ')}, "
+        f"{max(row['val/acc@1/micro'] for row in report['baselines'].values()):.4f} there"
+    )
     worst = report["worst_tenth"]
-    assert lines[19] == (
+    assert lines[22] == (
         f"Worst tenth of clients by acc@1 (1 of 6): acc@1 {worst['acc@1']:.4f}, loss "
         f"{worst['loss']:.4f}"
     )
-    assert lines[20] == (
+    assert lines[23] == (
         f"Best possible acc@1 in this made-up city: {report['best_possible']:.4f}; "
         f"the model reaches {100 * report['share_of_best']:.1f} % of it."
     )
-    assert lines[21:] == describe.describe_leakage(report["leakage"]).splitlines()
-    assert [line.split()[0] for line in lines[22:]] == ["client", "zone"]
+    assert lines[24:] == describe.describe_leakage(report["leakage"]).splitlines()
+    assert [line.split()[0] for line in lines[25:]] == ["client", "zone"]
 
 
 def test_eval_json_is_one_object(here, run_dir):
@@ -339,7 +346,7 @@ BAD_COMMANDS = {
     "unknown baseline": (
         ["eval", "--must-beat", "luck"],
         1,
-        f"--must-beat is luck, expected one of {BASELINES}.",
+        f"--must-beat is luck, expected one of {BASELINES}, best.",
     ),
 }
 
@@ -425,7 +432,7 @@ def test_must_beat(here, run_dir):
         f"log/{run_dir.name}, data set hamlet\n{ours}, above last with 0.0588.\n"
     )
     result = invoke("eval", "--must-beat", "user_markov", code=1)
-    assert error_of(result) == f"{ours}, not above user_markov with 0.3922.\n"
+    assert error_of(result) == f"{ours}, not above user_markov with 0.3137.\n"
     assert result.stdout.startswith(f"Test of log/{run_dir.name}, round ")
 
 
@@ -450,7 +457,7 @@ def test_another_version_of_the_data_set(here, run_dir):
 def test_one_client(here):
     result = train("--users", 1, "--name", "one")
     assert "  the 1 most active                   1          53\n" in result.stderr
-    title, *_, intervals, _, _, client, _, folder, _, _ = result.stdout.splitlines()
+    title, *_, intervals, _, _, _, client, _, folder, _, _ = result.stdout.splitlines()
     assert title.endswith(": 11 targets of 1 client, each scored once")
     assert intervals == "No interval of acc@1 over clients: there is one client."
     assert client == (

@@ -162,6 +162,16 @@ def test_runs_beside_each_other(here):
     assert f'<td>second</td><td>first</td><td class="n">{difference:+.4f}</td>' in text
     assert "<td>--prior</td><td>kernel</td><td>backoff</td><td>markov</td>" in text
     assert text.count("Confusion of categories (") >= 2
+    # one counting for both, chosen on validation
+    on_val = {}
+    for name in set().union(*(test["baselines"] for test in tests)):
+        found = [t["baselines"][name]["val/acc@1/micro"] for t in tests if name in t["baselines"]]
+        on_val.setdefault(sum(found) / len(found), []).append(name)
+    best = [name.replace("_", " ") for name in on_val[max(on_val)]]
+    (said,) = set(re.findall(r"The best counting, ([a-z ]+), was chosen by acc@1 on val", text))
+    assert said in best
+    assert set(re.findall(r"against ([a-z ]+), the best counting on validation", text)) == {said}
+    assert "comes closest" not in text
     # the data is the same, so it is told once
     assert text.count("What each step kept</p>") == 1
 

@@ -65,6 +65,35 @@ def test_what_cannot_be_told_is_a_dash():
     ]
 
 
+def test_how_the_best_counting_was_chosen():
+    report = {
+        "run": "log/x",
+        "test/targets": 4,
+        "test/unknown_targets": 1000,
+        "test/clients": 1,
+        "round": 3,
+        "gains": {},
+        "baselines": {
+            "commonest": {"test/unknown_targets": 900},
+            "running_markov": {"val/acc@1/micro": 0.25},
+        },
+        "best_counting": {"name": "running_markov", "among": 9, "targets": 1234, "clients": 1},
+        "popular_nearby": {"radius_km": 0.5, "radii_km": [0.25, 0.5, 1.0]},
+    }
+    lines = describe.describe_report(report, FEDERATED).splitlines()
+    assert lines[-3:] == [
+        "Best of 9 ways of counting, by acc@1 on validation (1,234 targets of 1 client): "
+        "running markov, 0.2500 there",
+        "Popular nearby: within 0.5 km, the best of 0.25, 0.5, 1 on validation; clients would have "
+        "to share their visits to each venue",
+        "1,000 targets were never seen in train: they count as misses and have no loss. Static "
+        "counting also knows those of validation: it misses 900.",
+    ]
+    report["popular_nearby"] = {"absent": "the data set has no coordinates"}
+    lines = describe.describe_report(report, FEDERATED).splitlines()
+    assert lines[-2] == "Popular nearby is not counted: the data set has no coordinates."
+
+
 @pytest.mark.parametrize(
     ("kind", "which", "row"),
     [

@@ -76,6 +76,41 @@ def test_seeds_are_one_row(make_run):
     )
 
 
+def test_all_rows_stand_against_one_counting_that_validation_chose(make_run):
+    def counted(run, **accuracies):  # (on validation, on test)
+        rows = {
+            name: {"val/acc@1/micro": val, "test/acc@1/micro": test}
+            for name, (val, test) in accuracies.items()
+        }
+        run.save_test({"round": 1, "baselines": rows}, run.client_table(), run.predictions())
+        return run
+
+    plain = counted(
+        make_run("plain", 0.5, 0.5, prior="none"), last=(0.25, 0.75), frequency=(0.375, 0.25)
+    )
+    kernel = counted(
+        make_run("kernel", 1.0, 1.0),
+        **{"last": (0.25, 0.75), "frequency": (0.375, 0.25), "running_kernel": (0.5, 0.375)},
+    )
+    found = comparison.compare([plain, kernel], ("acc@1",))
+    # `last` is the best on test; on validation it is the kernel, which one of the two runs has
+    assert found["best_counting"] == {
+        "name": "running_kernel",
+        "mean": 0.375,
+        "rows": [
+            {"label": "plain", "difference": pytest.approx(0.125)},
+            {"label": "kernel", "difference": pytest.approx(0.625)},
+        ],
+    }
+    assert describe.describe_comparison(found).splitlines()[-1] == (
+        "Best counting, by acc@1 on validation: running kernel, acc@1 0.3750. Against it: plain "
+        "+0.1250; kernel +0.6250."
+    )
+    # by an earlier version
+    earlier = [make_run("a", 0.5, 0.5), make_run("b", 0.5, 0.5, kind="local")]
+    assert "best_counting" not in comparison.compare(earlier)
+
+
 def test_fine_tuned_copies_are_a_row(make_run):
     run, other = make_run("ours", 0.5, 0.5), make_run("theirs", 0.5, 0.5, kind="local")
     run.save_test({"round": 1, "fine_tuned": {"epochs": 2}}, run.client_table(), run.predictions())

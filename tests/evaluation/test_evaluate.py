@@ -1,5 +1,7 @@
 """fedgru/evaluation/evaluate.py: every target once, the right state, the right baselines."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -82,6 +84,7 @@ def test_report_holds_baselines_intervals_and_the_best_possible(engine, weights)
         "global_markov",
         "frequency",
         "user_markov",
+        "running_user_markov",
         "running_markov",
         "running_backoff",
     }
@@ -143,14 +146,68 @@ def test_predictions_target_by_target(engine, weights):
 
 def test_a_static_baseline_says_which_class_by_its_name(make_task):
     task = make_task(prior="none")
-    found = evaluate.evaluate_static(task, "last")
+    found = evaluate.evaluate_counts(task, "last", "test")
     table = evaluate.prediction_table(task, found)
     category, positions = task.check_ins.category, task.clients.target_positions("test")
     before = category.codes[task.clients.rows[positions - 1]]
     assert table["predicted"].tolist() == [category.values[code] for code in before]
     assert np.isnan(table["prob"]).all() and np.isnan(table["log_prob"]).all()
-    gained = evaluate.gains(found, evaluate.evaluate_static(task, "commonest"), 0)
+    gained = evaluate.gains(found, evaluate.evaluate_counts(task, "commonest", "test"), 0)
     assert list(gained) == ["test/acc@1/micro", "test/acc@5/micro"]  # neither has a loss
+
+
+@pytest.mark.parametrize("name", ["user_markov", "popular_nearby"])
+def test_counts_of_some_clients_are_scored_as_among_all(make_task, name):
+    task = make_task(prior="none", target="venue", features="user,venue")
+    everybody = evaluate.evaluate_counts(task, name, "val", radius_km=1.0)
+    some = evaluate.evaluate_counts(task, name, "val", np.array([1, 4]), 1.0)
+    chosen = np.isin(everybody.client_index, [1, 4])
+    np.testing.assert_array_equal(some.positions, everybody.positions[chosen])
+    np.testing.assert_array_equal(some.scores.rank, everybody.scores.rank[chosen])
+    assert (some.num_clients, set(some.client_index.tolist())) == (2, {0, 1})
+
+
+def test_the_best_counting_is_chosen_on_validation_never_on_test(engine, weights):
+    task = engine.task
+    warm = evaluate.evaluate(engine, weights, "test")
+    report = evaluate.full_report(task, warm, seed=0)
+    on_val = {name: row["val/acc@1/micro"] for name, row in report["baselines"].items()}
+    running = evaluate.evaluate_running(task, "backoff", "val").summary()
+    assert on_val["running_backoff"] == running["val/acc@1/micro"]
+    best = report["best_counting"]
+    assert best["name"] == max(on_val, key=on_val.get)
+    positions = task.clients.target_positions("val")
+    assert (best["among"], best["targets"]) == (8, len(positions))
+    # other check-ins in the test split, and the choice is the same, its results on test are not
+    changed = task.target_codes.copy()
+    changed[task.clients.in_split("test")] = changed[0]
+    moved = replace(task, target_codes=changed)
+    other = evaluate.full_report(moved, warm, seed=0)
+    assert other["best_counting"] == best
+    assert {name: row["val/acc@1/micro"] for name, row in other["baselines"].items()} == on_val
+    before, after = (r["baselines"]["user_markov"]["test/acc@1/micro"] for r in (report, other))
+    assert before != after
+
+
+def test_popular_nearby_needs_venues_and_coordinates(make_task):
+    assert evaluate.why_not_nearby(make_task(prior="none")) == "it needs `target` venue"
+    task = make_task(prior="none", target="venue", features="user,venue")
+    assert evaluate.why_not_nearby(task) is None
+    warm = evaluate.evaluate_running(task, "markov", "test")
+    report = evaluate.full_report(task, warm, seed=0)
+    found = report["popular_nearby"]
+    on_val = {
+        km: evaluate.evaluate_counts(task, "popular_nearby", "val", None, km).summary()
+        for km in found["radii_km"]
+    }
+    accuracies = [row["val/acc@1/micro"] for row in on_val.values()]
+    assert found["radius_km"] == found["radii_km"][accuracies.index(max(accuracies))]
+    assert report["baselines"]["popular_nearby"]["val/acc@1/micro"] == max(accuracies)
+    nowhere = np.full_like(task.history.lat_deg, np.nan)
+    lost = replace(task, history=replace(task.history, lat_deg=nowhere))
+    report = evaluate.full_report(lost, warm, seed=0)
+    assert report["popular_nearby"] == {"absent": "the data set has no coordinates"}
+    assert "popular_nearby" not in report["baselines"]
 
 
 def test_some_clients_are_scored_as_among_all(engine, weights):

