@@ -277,7 +277,8 @@ BAD_COMMANDS = {
     "unknown preset": (
         ["train", "--preset", "book"],
         2,
-        usage("train [OPTIONS]") + "Error: Invalid value for '--preset': 'book' is not 'notebook'.",
+        usage("train [OPTIONS]")
+        + "Error: Invalid value for '--preset': 'book' is not one of 'candidates', 'notebook'.",
     ),
     "missing config file": (
         ["train", "--config", "gone.toml"],
