@@ -11,6 +11,7 @@ from fedgru.algorithms.registry import PLAIN
 from fedgru.config import EMBEDDED, Settings
 from fedgru.console.tables import align, count
 from fedgru.core.metrics import METRICS
+from fedgru.models.candidate_head import CandidateSpec
 from fedgru.models.gru import ModelSpec
 
 _PARTS = ("revisits", "first_visits")  # missing in a report that was made from sums
@@ -159,9 +160,10 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
         return "\n".join(lines)
     if rates:
         lines.append(f"  unknown in val / test: {', '.join(rates)}")
+    head = ", head candidates" if isinstance(task.spec, CandidateSpec) else ""
     lines.append(
-        f"Model: {task.spec.cell} of {task.spec.hidden_dim} units, {task.num_classes} classes of "
-        f"{task.settings.inputs.target}, prior {task.settings.inputs.prior}"
+        f"Model: {task.spec.cell} of {task.spec.hidden_dim} units{head}, "
+        f"{task.num_classes} classes of {task.settings.inputs.target}, prior {task.settings.inputs.prior}"
     )
     if task.settings.algorithm.algorithm != PLAIN:
         lines.append(f"Algorithm: {task.settings.algorithm.algorithm}")

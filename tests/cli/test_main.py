@@ -1,5 +1,6 @@
 """fedgru/cli/main.py: commands as typed, exit code and whole message."""
 
+import csv
 import io
 import json
 import logging
@@ -104,6 +105,22 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
         + log.splitlines()[-1]
         + "\n"
     )
+
+
+def test_the_preset_candidates_from_the_shell(here):
+    result = invoke(
+        *("train", "--preset", "candidates", "--data", "hamlet", "--rounds", "3"),
+        *("--features", "category,clock", "--name", "knows"),
+    )
+    assert "gru of 32 units, head candidates, 12 classes of category, prior kernel" in result.stderr
+    assert "Algorithm: fed-nova" in result.stderr
+    (folder,) = here.glob("log/*-knows")
+    kept = json.loads((folder / "run.json").read_text())["kept"]
+    # the output's weights are zero at the start: before training the model is its prior
+    first = next(csv.DictReader((folder / "metrics.csv").open()))
+    assert first["round"] == "0"
+    assert float(first["val/loss/micro"]) == pytest.approx(kept["alone"]["val/loss/micro"])
+    assert "running kernel" in invoke("eval").stdout
 
 
 def test_eval_prints_the_model_beside_the_baselines(here, run_dir):
