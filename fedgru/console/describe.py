@@ -163,7 +163,8 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
     head = ", head candidates" if isinstance(task.spec, CandidateSpec) else ""
     lines.append(
         f"Model: {task.spec.cell} of {task.spec.hidden_dim} units{head}, "
-        f"{task.num_classes} classes of {task.settings.inputs.target}, prior {task.settings.inputs.prior}"
+        f"{task.num_classes} classes of {task.settings.inputs.target}, "
+        f"prior {task.settings.inputs.prior}"
     )
     if task.settings.algorithm.algorithm != PLAIN:
         lines.append(f"Algorithm: {task.settings.algorithm.algorithm}")

@@ -50,6 +50,12 @@ class ReferenceEngine(Engine[Task]):
                 f"{keras.backend.backend()}, where a training step does not carry the state of a "
                 "stateful layer. Unset KERAS_BACKEND."
             )
+        if settings.model.head == "candidates" and not hasattr(keras, "ops"):
+            raise ConfigError(
+                f"`engine` reference has the head candidates with Keras 3, and this is Keras "
+                f"{keras.__version__}. Use `engine` jax, or an environment without TensorFlow "
+                "Federated."
+            )
 
     def __init__(self, task: Task, client_rule: ClientRule | None = None) -> None:
         super().__init__(task, client_rule)
