@@ -71,6 +71,8 @@ class Trained(NamedTuple):
 class CandidateRows(NamedTuple):
     """A Trained without padding: one row for each candidate of each target, as the C code reads it.
 
+    The first row of a target is "somewhere new", with NO_CANDIDATE where nowhere is new.
+
     Attributes:
         first_row: int64 [num_positions + 1], the first row of each position; one without a target
             has none.
@@ -104,7 +106,9 @@ def as_rows(trained: Trained, targets: Int32s, mask: Floats) -> tuple[CandidateR
         mask: float32 [...], 0 where there is no target.
     """
     own = trained.candidates
-    exists = (own.log_prior > NO_CANDIDATE / 2) & (mask != 0)[..., None]
+    exists = own.log_prior > NO_CANDIDATE / 2
+    exists[..., 0] = True  # somewhere new is the first row even where nowhere is new
+    exists &= (mask != 0)[..., None]
     number = exists.sum(axis=-1)
     # rank of each target's candidate among those that exist
     rank = np.take_along_axis(np.cumsum(exists, axis=-1), targets[..., None], -1)[..., 0] - 1

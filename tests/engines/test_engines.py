@@ -169,6 +169,7 @@ def pair(engine, name, case, *quick):
 FIRST = "client adam, server sgd"
 # These share the reference's model, but for the last two.
 QUICK = (FIRST, "server momentum", "server adam", "owners, server adam", "reversal", "candidates")
+QUICK += ("candidates, label-flip",)  # there are clients who have been everywhere
 STACKED = (  # what goes another way in a stack
     "client adam, server sgd",
     "client sgd",

@@ -9,6 +9,8 @@
 #include "optimizer.h"
 #include "threefry.h"
 
+#define NOBODY -5e8f /* log priors below are NO_CANDIDATE of fedgru/models/candidate_head.py */
+
 /* What comes from the kinds: of_kinds[kind] = kinds[kind] @ of_kind. */
 static void score_kinds(const Space *s) {
     const int64_t dim = s->job->kind_dim;
@@ -95,7 +97,8 @@ static float score_row(const Space *s, int64_t p, int64_t row, int64_t at, float
     return s->kind_bias.w[kind] + s->prior_scale.w[0] * job->candidate_log_prior[at];
 }
 
-/* Compute the logits of the rows of one position; those of padding to whole vectors are NO_CLASS. */
+/* Compute the logits of the rows of one position. NO_CLASS are those of padding to whole vectors, and that of somewhere
+ * new where nowhere is new. */
 static void score_rows(const Space *s, int64_t p, int64_t row, int64_t at, int64_t num) {
     for (int64_t c = 0; c < num; c++)
         s->logits[c] = score_row(s, p, row + c, at + c, s->shares + c * s->E, s->summands + c * LANES);
@@ -107,6 +110,7 @@ static void score_rows(const Space *s, int64_t p, int64_t row, int64_t at, int64
         for (int i = 0; i < LANES; i++) total += load(turned + i * LANES);
         store(s->logits + c, c + LANES <= num ? total : choose(load(s->logits + c) <= NO_CLASS, all(NO_CLASS), total));
     }
+    if (s->job->candidate_log_prior[at] < NOBODY) s->logits[0] = NO_CLASS;
 }
 
 /* Back through one row; d is the gradient by its logit. z becomes its own gradient. */
