@@ -136,4 +136,6 @@ class WithControls:
 
     def merge(self, other: "WithControls") -> None:
         """Add another one, over all rows."""
-        raise NotImplementedError("SCAFFOLD's clients train in one process")
+        raise NotImplementedError(
+            "scaffold cannot merge sums of parts of a cohort: its clients train in one process"
+        )

@@ -268,7 +268,9 @@ class ReferenceEngine(Engine[Task]):
         spec = self.task.spec
         if carried:
             if not isinstance(spec, OwnSpec):
-                raise NotImplementedError("engine jax gives what the built-in model carries")
+                raise NotImplementedError(
+                    "engine reference has no carried states of the built-in model: use engine jax"
+                )
             return self._carried_states(spec.own, weights, first_positions, end_positions, wanted)
         self._keras.set_weights(self._forward_model, weights)
         inputs, seq_len = self.task.inputs, self.task.settings.layout.seq_len

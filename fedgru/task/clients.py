@@ -70,7 +70,7 @@ class Clients:
         starts: int64 [num_clients + 1]; client i owns positions starts[i] to starts[i + 1].
         train_ends: int64 [num_clients], first position after client i's train split.
         val_ends: int64 [num_clients], first position after client i's val split.
-        num_scored: only so many clients, the first ones, are scored; None for all.
+        num_scored: how many clients are scored, the most active ones; None for all.
     """
 
     client_ids: Sequence[str]

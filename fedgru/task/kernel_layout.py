@@ -1,7 +1,7 @@
-"""Check-ins laid out as the kernel prior compares them, and the frequencies that it starts from.
+"""The arrays that the kernel prior computes with: what it compares check-ins by, and its base.
 
-What is [n, num_own] is made for the rows that are asked for, so that a long history of a client
-that knows many classes needs no array of that size.
+Arrays [rows, num_own] are made for the rows of one block. So a client with a long history and many
+classes needs no array [n, num_own].
 """
 
 from collections.abc import Sequence

@@ -41,7 +41,7 @@ from fedgru.task import (
 from fedgru.task.backdoor import choose_backdoor
 from fedgru.task.clients import ClientEnds, Clients, CoverageLine, Ends, choose_clients
 from fedgru.task.kernel_prior import Kernel, fit_kernel, kernel_prior
-from fedgru.task.prepared import Prepared
+from fedgru.task.preparation import Preparation
 
 KEPT_SHARE = 0.25  # of the clients in a cohort: below it, kept data is seldom used again
 
@@ -309,9 +309,9 @@ class Task:
         return known.values
 
     @cached_property
-    def prepared(self) -> Prepared:
-        """Prepared: whose priors and candidates this task has computed."""
-        return Prepared()
+    def preparation(self) -> Preparation:
+        """Preparation: whose priors and candidates this task has computed."""
+        return Preparation()
 
     @cached_property
     def _client_priors(self) -> dict[tuple[int, str], priors.ClientPrior]:
@@ -395,7 +395,7 @@ class Task:
         if own is None:
             start, *_, end = self.client_ends(client)
             own = priors.History(*self.read(stored.HISTORY, slice(start, end)))
-        with self.prepared.computing("priors", client):
+        with self.preparation.computing("priors", client):
             if kind == "kernel":
                 assert self.kernel is not None, "the kernel is learnt by with_kernel"
                 prior = kernel_prior(self.kernel, own, self.shared)
@@ -498,8 +498,7 @@ class Task:
 
         They are kept if the client is used again.
         """
-        if not len(pairs):
-            pairs = np.zeros(0, np.int64)
+        pairs = np.asarray(pairs, np.int64)
         first, end = (int(pairs[0]), int(pairs[-1]) + 1) if len(pairs) else (0, 0)
         kept = self._client_candidates.get(client)
         if kept is None or not kept[0] <= first <= end <= kept[0] + len(kept[1]):
@@ -508,7 +507,7 @@ class Task:
             kept = first, self._make_candidates(client, own, first, end)
             if self._recurs(client):
                 self._client_candidates[client] = kept
-        return kept[1][np.asarray(pairs) - kept[0]]
+        return kept[1][pairs - kept[0]]
 
     @cached_property
     def _client_candidates(self) -> dict[int, tuple[int, candidates.ClientCandidates]]:
@@ -521,7 +520,7 @@ class Task:
         kind = self.settings.inputs.prior
         prior = self.client_prior(client, kind, own)[:end]
         backoff = self.client_prior(client, "backoff", own)[:end]
-        with self.prepared.computing("candidates", client):
+        with self.preparation.computing("candidates", client):
             return candidates.client_candidates(
                 own[: end + 1],
                 self.shared,

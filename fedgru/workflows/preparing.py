@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from fedgru.task.prepared import Prepared
+from fedgru.task.preparation import Preparation
 
 EVERY_S = 4.0  # what ends sooner is not reported
 
@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def reporting(
-    prepared: Prepared, show: Callable[[str], object], every_s: float | None = None
+    preparation: Preparation, show: Callable[[str], object], every_s: float | None = None
 ) -> Iterator[Callable[[], None]]:
     """A context that logs, and shows, every few seconds how many clients are prepared.
 
     It is silent while nothing of a client is computed.
 
     Args:
-        prepared: Prepared, of a Task.
+        preparation: Preparation, of a Task.
         show: called with a short text, from another thread, and with "" at the end.
         every_s: seconds; None takes `EVERY_S`.
 
@@ -34,7 +34,7 @@ def reporting(
     def report() -> None:
         before, is_shown = 0, False
         while not ended.wait(period_s):
-            is_busy, number, done = prepared.state()
+            is_busy, number, done = preparation.state()
             if is_busy or number > before:
                 counts = ", ".join(f"{what} of {n:,}" for what, n in done.items()) or "none yet"
                 logger.info(

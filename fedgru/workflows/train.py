@@ -22,7 +22,7 @@ from fedgru.engines import registry
 from fedgru.evaluation import evaluate
 from fedgru.runs.folder import RunFolder
 from fedgru.runs.kinds import FEDERATED, RunKind
-from fedgru.task.prepared import Prepared
+from fedgru.task.preparation import Preparation
 from fedgru.training import loop as round_loop
 from fedgru.training.asynchronous import AsynchronousTraining
 from fedgru.training.rounds import FederatedTraining
@@ -191,7 +191,7 @@ def _train(
             engine.choose_local_loop(run.facts().get("computes_with") if resumes else None)
             logger.info("run folder %s, engine %s", run.path, engine)
             engine.report_speed()
-            result = _run_rounds(run, training, show_progress, resumes, on_round, task.prepared)
+            result = _run_rounds(run, training, show_progress, resumes, on_round, task.preparation)
         kept = beside_prior(run, task, result)
         if kept is not None:
             run.write_facts({"kept": kept})
@@ -304,7 +304,7 @@ def _run_rounds(
     show_progress: bool = False,
     resumes: bool = False,
     on_round: OnRound | None = None,
-    prepared: Prepared | None = None,
+    preparation: Preparation | None = None,
 ) -> TrainResult:
     engine, settings = training.engine, training.task.settings
 
@@ -322,7 +322,9 @@ def _run_rounds(
         run.checkpoints.save(reached)
 
     start = _restore(run, training) if resumes else None
-    prepared = Prepared() if prepared is None else prepared  # of a deployment: elsewhere
+    preparation = (
+        Preparation() if preparation is None else preparation
+    )  # of a deployment: elsewhere
     began_with = run.facts().get("computes_with", engine.computes_with)
     if began_with != engine.computes_with:
         _warn_of_change(run, began_with, engine.computes_with)
@@ -335,7 +337,7 @@ def _run_rounds(
             disable=not show_progress,
             leave=False,
         ) as progress,
-        reporting(prepared, progress.set_description) as end_reports,
+        reporting(preparation, progress.set_description) as end_reports,
     ):
         result = round_loop.train(
             training,

@@ -1,4 +1,4 @@
-"""fedgru/workflows/preparing.py: who waits for the clients' priors is told."""
+"""fedgru/workflows/preparing.py: it logs how many priors and candidates are computed."""
 
 import dataclasses
 import logging
@@ -10,7 +10,7 @@ import pytest
 
 from fedgru.core.errors import Interrupted
 from fedgru.task import kernel_prior, priors
-from fedgru.task.prepared import Prepared
+from fedgru.task.preparation import Preparation
 from fedgru.workflows import open as open_workflow
 from fedgru.workflows import preparing
 from fedgru.workflows import train as train_workflow
@@ -27,7 +27,7 @@ def wait_for(found, number):
 
 def test_reports_while_clients_are_computed_and_not_else(caplog):
     caplog.set_level(logging.INFO, "fedgru")
-    prepared, shown = Prepared(), []
+    prepared, shown = Preparation(), []
     with preparing.reporting(prepared, shown.append, EVERY_S):
         time.sleep(4 * EVERY_S)
         assert shown == []

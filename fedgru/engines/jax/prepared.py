@@ -61,7 +61,8 @@ def prepare(local: LocalData, for_xla: bool = True) -> Prepared:
         )
 
     arrays: Arrays = (own, local.numbers, local.targets.astype(np.int32), local.mask)
-    arrays += (_with_even_candidates(local.beside) if for_xla else local.beside, local.protected)
+    beside = _with_even_candidates(local.beside) if for_xla else local.beside
+    arrays += (beside, local.protected)
     arrays = tuple(map_arrays(lay_out, array) for array in arrays)
     rows, numbers, targets, mask, beside, protected = arrays
     if isinstance(beside, Trained) and not for_xla:

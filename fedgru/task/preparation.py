@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Prepared:
+class Preparation:
     """Whose priors and candidates have been computed. Written from any thread."""
 
     def __init__(self) -> None:
@@ -13,8 +13,8 @@ class Prepared:
         self._done: dict[str, set[int]] = {}
         self._num_computed = self._num_begun = 0
 
-    def __reduce__(self) -> "tuple[type[Prepared], tuple[()]]":
-        return Prepared, ()  # another process counts for itself
+    def __reduce__(self) -> "tuple[type[Preparation], tuple[()]]":
+        return Preparation, ()  # another process counts for itself
 
     @contextmanager
     def computing(self, what: str, client: int) -> Iterator[None]:
