@@ -32,7 +32,10 @@ class Coded:
 
 @dataclass(frozen=True)
 class CheckIns:
-    """Check-ins in order of time; ties keep the order of the source file.
+    """Check-ins in order of time.
+
+    Check-ins of the same second are in order of the fractions that the source has, else in the
+    order of the source file; a source with the newest row first is read from its end.
 
     Attributes:
         user: the person. Never missing.

@@ -29,10 +29,10 @@ def read_csv(
 ) -> Reading:
     """Read check-ins from a table with a header row and standard quoting.
 
-    Times are recognised as ISO 8601, Unix seconds or the TSMC2014 layout; fractions of a second
-    are cut off and counted. The local clock of a row is, in this order, `offset_min`, the row's
-    offset column, the zone in its time, or UTC. A time without a zone is local time of
-    `offset_min` if that is given, else UTC.
+    Times are recognised as ISO 8601, Unix seconds or the TSMC2014 layout. Fractions of a second
+    are cut off after sorting, and counted. The local clock of a row is, in this order,
+    `offset_min`, the row's offset column, the zone in the time, or UTC. A time without a zone is
+    local time of `offset_min` if that is given, else UTC.
 
     Args:
         path: the file; plain, .gz or .zip, UTF-8 or Latin-1.

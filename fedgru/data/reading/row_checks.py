@@ -32,7 +32,7 @@ class Parsed:
     Attributes:
         good: bool [num_rows]; in bad rows the values of the other columns are meaningless.
         time_s: int64 [num_rows], Unix seconds, UTC.
-        is_cut: bool [num_rows], whether a fraction of a second was cut off.
+        fraction_ns: int64 [num_rows], nanoseconds after `time_s`.
         offset_min: int64 [num_rows], minutes to add to UTC for local time.
         lat_deg: float64 [num_rows], NaN where missing.
         lon_deg: float64 [num_rows], NaN where missing.
@@ -41,7 +41,7 @@ class Parsed:
 
     good: Bools
     time_s: Ints
-    is_cut: Bools
+    fraction_ns: Ints
     offset_min: Ints
     lat_deg: Doubles
     lon_deg: Doubles
@@ -78,7 +78,7 @@ def parse_rows(
     else:
         offsets = times.zone_min
     good = bad.close()
-    return Parsed(good, time_s, times.is_cut, offsets, lat_deg, lon_deg, bad)
+    return Parsed(good, time_s, times.fraction_ns, offsets, lat_deg, lon_deg, bad)
 
 
 class BadRows:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fedgru.core.cpus import usable_cpus
-from fedgru.core.types import AnyInts, Ints
+from fedgru.core.types import AnyInts, Bools, Ints
 from fedgru.data.checkins import CheckIns, Coded, encode, in_order
 from fedgru.data.ledger import Ledger
 from fedgru.data.reading.base import Reading
@@ -24,6 +24,7 @@ Picked: TypeAlias = tuple[dict[str, Any], dict[str, Any]]  # fields, kept column
 
 _TEXT_FIELDS = ("user", "venue", "category", "raw_category")
 _OWN = "own:"  # prefix of a kept column's name, so that it differs from all fields
+MIN_FALLS = 3  # of time from row to row; with fewer, a file with the newest row first is a guess
 MAX_COMPARED = 16  # rows of one second, pair by pair
 
 
@@ -45,7 +46,8 @@ class _Part:
     Attributes:
         fields: the fields out of FIELDS that the file has.
         texts: {field, or "own:" and a name: pyarrow dictionary array}.
-        numbers: {name: array}: row_nums, is_cut, time_s, offset_min, lat_deg, lon_deg.
+        numbers: {name: array}: row_nums, time_s, offset_min, lat_deg, lon_deg.
+        fractions: (places of the rows whose time has a fraction, these in nanoseconds).
         bad: BadRows.
         num_rows: good and bad.
     """
@@ -53,6 +55,7 @@ class _Part:
     fields: tuple[str, ...]
     texts: dict[str, pa.DictionaryArray]
     numbers: dict[str, npt.NDArray[Any]]
+    fractions: tuple[Ints, Ints]
     bad: BadRows
     num_rows: int
 
@@ -95,8 +98,14 @@ def read_rows(
     read: list[_Part] = []
     columns: dict[str, TextColumn] = {}
     growing: dict[str, NumberColumn] = {}
+    cut_at, fraction_ns = NumberColumn(np.int64), NumberColumn(np.int64)
+    num_good = 0
 
     def take(part: _Part) -> None:
+        nonlocal num_good
+        cut_at.add(num_good + part.fractions[0])
+        fraction_ns.add(part.fractions[1])
+        num_good += len(part.numbers["time_s"])
         for name, texts in part.texts.items():
             columns.setdefault(name, TextColumn()).add(texts)
         for name, values in part.numbers.items():
@@ -123,17 +132,11 @@ def read_rows(
         codes[name], values[name] = columns.pop(name).join()
     read.clear()
 
-    time_s = numbers["time_s"]
-    is_late = time_s < np.maximum.accumulate(time_s)
-    ledger = ledger.add("repaired", "row out of time order, sorted", numbers["row_nums"][is_late])
-    if is_late.any():
-        order = np.argsort(time_s, kind="stable")
-        for arrays in (numbers, codes):
-            for name in arrays:
-                arrays[name] = arrays[name][order]
+    fractions = cut_at.join(), fraction_ns.join()
+    ledger = _put_in_order(ledger, numbers, codes, *fractions)
 
     texts = {name: in_order(Coded(codes.pop(name), values.pop(name))) for name in list(codes)}
-    row_nums, is_cut = numbers.pop("row_nums"), numbers.pop("is_cut")
+    row_nums, fraction = numbers.pop("row_nums"), numbers.pop("fraction_ns", None)
     nothing = Coded(np.full(len(row_nums), -1, np.int32), ())
     kept = {name.removeprefix(_OWN): texts[name] for name in texts if name.startswith(_OWN)}
     check_ins = CheckIns(
@@ -144,9 +147,12 @@ def read_rows(
         **numbers,
         own=kept,
     )
-    ledger = ledger.add("repaired", "fraction of a second cut off", row_nums[is_cut])
+    if fraction is not None:
+        ledger = ledger.add("repaired", "fraction of a second cut off", row_nums[fraction > 0])
     ledger = _note_missing(ledger, fields, check_ins, row_nums)
-    ledger = ledger.add("kept", "row repeats another one", row_nums[_find_repeats(check_ins)])
+    ledger = ledger.add(
+        "kept", "row repeats another one", row_nums[_find_repeats(check_ins, fraction)]
+    )
     return Reading(check_ins, ledger, source, num_rows, time_layout, delimiter, settings)
 
 
@@ -163,15 +169,93 @@ def _read_part(
 
     texts = {field: code(fields[field]) for field in _TEXT_FIELDS if field in fields}
     texts |= {f"{_OWN}{name}": code(column) for name, column in own.items()}
-    numbers = {
+    numbers: dict[str, npt.NDArray[Any]] = {
         "row_nums": rows.row_nums[keep].astype(np.uint32),  # MAX_TEXT_BYTES hold no more rows
-        "is_cut": parsed.is_cut[keep],
         "time_s": parsed.time_s[keep],
         "offset_min": parsed.offset_min[keep].astype(np.int32),
         "lat_deg": parsed.lat_deg[keep],
         "lon_deg": parsed.lon_deg[keep],
     }
-    return _Part(tuple(fields), texts, numbers, parsed.bad, len(rows.row_nums) + len(rows.misfits))
+    fraction_ns = parsed.fraction_ns[keep]
+    fractions = np.flatnonzero(fraction_ns), fraction_ns[fraction_ns > 0]
+    num_rows = len(rows.row_nums) + len(rows.misfits)
+    return _Part(tuple(fields), texts, numbers, fractions, parsed.bad, num_rows)
+
+
+def _put_in_order(
+    ledger: Ledger,
+    numbers: dict[str, npt.NDArray[Any]],
+    codes: dict[str, npt.NDArray[Any]],
+    cut_at: Ints,
+    fraction_ns: Ints,
+) -> Ledger:
+    """Put columns in order of time, in place; fractions of a second count.
+
+    Rows of one moment keep their order. A file with the newest row first is read from its end.
+
+    Args:
+        ledger: of the rows dropped.
+        numbers, codes: the columns by name; "fraction_ns" is added to `numbers` if there are any.
+        cut_at, fraction_ns: int64 [num_cut], rows whose time has a fraction, and the fractions.
+
+    Returns:
+        The ledger with the rows that come after a later row of the same user.
+    """
+    moment = numbers["time_s"]
+    if len(cut_at):
+        numbers["fraction_ns"] = np.zeros(len(moment), np.int64)
+        numbers["fraction_ns"][cut_at] = fraction_ns
+        moment = 10**9 * moment + numbers["fraction_ns"]
+    if (moment[1:] >= moment[:-1]).all():
+        return ledger
+    is_late, is_reversed = find_late(codes["user"], moment)
+    if is_reversed:
+        ledger = ledger.add("repaired", "newest row first, read from the end", numbers["row_nums"])
+        for arrays in (numbers, codes):
+            for name in arrays:
+                arrays[name] = arrays[name][::-1]
+        moment = moment[::-1]
+        is_late, _ = find_late(codes["user"], moment)
+    late = numbers["row_nums"][is_late]
+    ledger = ledger.add("repaired", "row out of its user's time order, sorted", late)
+    order = np.argsort(moment, kind="stable")
+    for arrays in (numbers, codes):
+        for name in arrays:
+            arrays[name] = arrays[name][order]
+    return ledger
+
+
+def find_late(user: AnyInts, moment: Ints) -> tuple[Bools, bool]:
+    """Return the rows that come after a later row of their user, and whether all is reversed.
+
+    Args:
+        user: int [num_rows], codes.
+        moment: int64 [num_rows], times in any unit.
+
+    Returns:
+        bool [num_rows]; and whether time falls from row to row of a user, at least three times,
+        and more than twice as often as it rises.
+
+    >>> find_late(np.array([0, 1, 0, 0]), np.array([5, 3, 7, 6]))
+    (array([False, False, False,  True]), False)
+    >>> find_late(np.array([0, 0, 1, 1, 0]), np.array([9, 8, 7, 6, 5]))[1]
+    True
+    """
+    by_user = np.argsort(user, kind="stable")
+    user, ordered = user[by_user], moment[by_user]
+    same_user = user[1:] == user[:-1]
+    num_falls, num_rises = (
+        int(np.count_nonzero(same_user & change))
+        for change in (ordered[1:] < ordered[:-1], ordered[1:] > ordered[:-1])
+    )
+    is_reversed = bool(num_falls >= max(MIN_FALLS, 2 * num_rises + 1))
+    # the running maximum within each user: seconds or ranks below 2^33, users above them
+    if ordered.max() >= 1 << 33:
+        ordered = np.searchsorted(np.unique(ordered), ordered)
+    key = (user.astype(np.int64) << 33) | ordered
+    is_late = np.zeros(len(user), bool)
+    is_late[by_user] = key < np.maximum.accumulate(key)
+    return is_late, is_reversed
 
 
 def _note_missing(
@@ -194,8 +278,11 @@ def _note_missing(
     return ledger
 
 
-def _find_repeats(check_ins: CheckIns) -> Ints:
-    """Return the indices of rows that equal an earlier row in every column."""
+def _find_repeats(check_ins: CheckIns, fraction_ns: Ints | None) -> Ints:
+    """Return the indices of rows that equal an earlier row in every column.
+
+    `fraction_ns`: int64 [num_rows], what was cut off from `time_s`; None if nothing was.
+    """
     user, venue, time_s = check_ins.user.codes, check_ins.venue.codes, check_ins.time_s
     columns: tuple[npt.NDArray[Any], ...] = (
         user,
@@ -207,6 +294,7 @@ def _find_repeats(check_ins: CheckIns) -> Ints:
         np.nan_to_num(check_ins.lat_deg, nan=999),
         np.nan_to_num(check_ins.lon_deg, nan=999),
         *(coded.codes for coded in check_ins.own.values()),
+        *(() if fraction_ns is None else (fraction_ns,)),
     )
     seen, repeats = set(), []
     for i in find_alike(user, venue, time_s):

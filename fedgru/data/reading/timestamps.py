@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fedgru.core.types import AnyInts, Bools, Ints
-from fedgru.data.text_columns import fixed_width, trim
+from fedgru.data.text_columns import fixed_width, lengths, trim
 
 MAX_OFFSET_MIN = 14 * 60
 _MIN_YEAR, _MAX_YEAR = 1970, 2099
@@ -51,14 +51,14 @@ class Times:
             1970-01-01 00:00 on the clock of the text.
         zone_min: int64 [num_rows], minutes from UTC of the zone in the text, 0 if there is none.
         has_zone: bool [num_rows], whether the text has a zone (Unix seconds are UTC).
-        is_cut: bool [num_rows], whether a fraction of a second other than 0 was cut off.
+        fraction_ns: int64 [num_rows], nanoseconds after `time_s`; further digits are cut off.
     """
 
     ok: Bools
     time_s: Ints
     zone_min: Ints
     has_zone: Bools
-    is_cut: Bools
+    fraction_ns: Ints
 
 
 def guess_layout(texts: pa.StringArray) -> str | None:
@@ -95,12 +95,16 @@ def read_times(texts: pa.StringArray, layout: str) -> Times:
     found = pc.extract_regex(texts, _PATTERNS[layout])
     parts = {field.name: found.field(i).fill_null("") for i, field in enumerate(found.type)}
     ok = _to_numpy(found.is_valid())
-    nothing = np.zeros(len(texts), bool)
-    is_cut = ok & (_number(parts["fraction"]) > 0) if "fraction" in parts else nothing
+    fraction_ns = np.zeros(len(texts), np.int64)
+    if "fraction" in parts and lengths(parts["fraction"]).any():
+        nine_digits = pc.utf8_rpad(pc.utf8_slice_codeunits(parts["fraction"], 0, 9), 9, "0")
+        fraction_ns = _number(nine_digits)
     if layout == "unix":
         time_s = _number(parts["seconds"])
         ok &= time_s < _YEAR_2100_S
-        return Times(ok, np.where(ok, time_s, 0), np.zeros_like(time_s), ok, is_cut & ok)
+        return Times(
+            ok, np.where(ok, time_s, 0), np.zeros_like(time_s), ok, np.where(ok, fraction_ns, 0)
+        )
 
     year, day, hour, minute, second = (
         _number(parts[part]) for part in ("year", "day", "hour", "minute", "second")
@@ -114,7 +118,7 @@ def read_times(texts: pa.StringArray, layout: str) -> Times:
     if "utc" in parts:
         has_zone |= _to_numpy(pc.not_equal(parts["utc"], ""))
     written = _Written(year, month, day, hour, minute, second, zone_min, weekday)
-    return _to_times(ok, written, has_zone, is_cut)
+    return _to_times(ok, written, has_zone, fraction_ns)
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class _Written:
     weekday: Ints | None
 
 
-def _to_times(ok: Bools, w: _Written, has_zone: Bools, is_cut: Bools) -> Times:
+def _to_times(ok: Bools, w: _Written, has_zone: Bools, fraction_ns: Ints) -> Times:
     """Return Times from the numbers in them; `ok` where the text fits the layout."""
     ok = ok & (w.year >= _MIN_YEAR) & (w.year <= _MAX_YEAR) & (w.month >= 1) & (w.month <= 12)
     month_start, month_end = _month_days(np.where(ok, 12 * (w.year - 1970) + w.month - 1, 0))
@@ -146,7 +150,8 @@ def _to_times(ok: Bools, w: _Written, has_zone: Bools, is_cut: Bools) -> Times:
     zone_min = w.zone_min
     ok &= np.abs(zone_min) <= MAX_OFFSET_MIN
     time_s = ((24 * day_num + w.hour) * 60 + w.minute - zone_min) * 60 + w.second
-    return Times(ok, np.where(ok, time_s, 0), np.where(ok, zone_min, 0), has_zone & ok, is_cut & ok)
+    time_s, zone_min, fraction_ns = (np.where(ok, v, 0) for v in (time_s, zone_min, fraction_ns))
+    return Times(ok, time_s, zone_min, has_zone & ok, fraction_ns)
 
 
 def _read_tsmc2014(text: npt.NDArray[np.uint8]) -> Times:
@@ -178,7 +183,7 @@ def _read_tsmc2014(text: npt.NDArray[np.uint8]) -> Times:
         zone_min=np.where(text[:, 20] == ord("-"), -zone_min, zone_min),
         weekday=weekday,
     )
-    return _to_times(ok & (zone_minute < 60), written, ok, np.zeros(len(text), bool))
+    return _to_times(ok & (zone_minute < 60), written, ok, np.zeros(len(text), np.int64))
 
 
 def _place(text: npt.NDArray[np.uint8], names: Sequence[str]) -> Ints:
@@ -201,9 +206,8 @@ def _to_numpy(array: pa.Array) -> npt.NDArray[Any]:
 
 
 def _number(digits: pa.StringArray) -> Ints:
-    """Return int64 [num_rows] of a column of digits; 0 for an empty text."""
-    short = pc.utf8_slice_codeunits(digits, 0, 18)  # a fraction can be longer than int64
-    return _to_numpy(pc.if_else(pc.equal(short, ""), "0", short).cast(pa.int64()))
+    """Return int64 [num_rows] of a column of at most 18 digits; 0 for an empty text."""
+    return _to_numpy(pc.if_else(pc.equal(digits, ""), "0", digits).cast(pa.int64()))
 
 
 def _position(texts: pa.StringArray, names: Sequence[str]) -> Ints:

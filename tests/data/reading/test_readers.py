@@ -112,9 +112,69 @@ def test_rows_out_of_order_are_sorted_and_repeats_kept(tmp_path):
     reading = read_tsmc2014(write(tmp_path / "mixed.txt", rows))
     assert reading.check_ins.venue.values == ("cafe-1", "home-b", "home-a")
     assert reading.check_ins.time_s.tolist() == sorted(reading.check_ins.time_s.tolist())
-    # rows 2 and 3 come after the later row 1; row 4 equals row 1; row 6 differs from 5 by latitude
-    assert reading.ledger.lines[0] == Line("repaired", "row out of time order, sorted", 2, (2, 3))
+    # row 2 comes after ann's later row 1; bob's row 3 is the first of his; row 4 equals row 1;
+    # row 6 differs from 5 by latitude
+    assert reading.ledger.lines[0] == Line(
+        "repaired", "row out of its user's time order, sorted", 1, (2,)
+    )
     assert reading.ledger.lines[-1] == Line("kept", "row repeats another one", 1, (4,))
+
+
+def csv_rows(path, *rows, **kwargs):
+    return read_csv(write(path, ["who,place,when", *rows]), COLUMNS, **kwargs)
+
+
+def at(second, user="ann", venue="home"):
+    return f"{user},{venue},2012-04-03T18:00:{second}Z"
+
+
+def test_a_file_in_order_within_each_user_is_in_order(tmp_path):
+    rows = [at("10", "a"), at("12", "a"), at("09", "b"), at("13", "b"), at("08", "c")]
+    reading = csv_rows(tmp_path / "v.csv", *rows)
+    assert reading.ledger.lines == ()
+    assert [reading.check_ins.user.values[i] for i in reading.check_ins.user.codes] == list("cbaab")
+    # one row that is late is found among them: b's third after its second, and not c's
+    late = csv_rows(tmp_path / "v.csv", *rows[:4], at("11", "b"), rows[4])
+    assert late.ledger.lines == (
+        Line("repaired", "row out of its user's time order, sorted", 1, (6,)),
+    )
+
+
+def test_a_file_with_each_users_newest_row_first_is_read_from_its_end(tmp_path):
+    rows = [at("12", "a", "v5"), at("11", "a", "v4"), at("11", "a", "v3"), at("10", "a", "v2")]
+    rows += [at("15", "b", "v9"), at("13", "b", "v8"), at("14", "b", "v7")]
+    reading = csv_rows(tmp_path / "v.csv", *rows)
+    # of a's rows at 11 s the later one in the file is the older one; b's 14 s, read from the end,
+    # comes before 13 s
+    codes = reading.check_ins.venue.codes
+    assert [reading.check_ins.venue.values[i] for i in codes] == [
+        "v2",
+        "v3",
+        "v4",
+        "v5",
+        "v8",
+        "v7",
+        "v9",
+    ]
+    assert reading.ledger.lines == (
+        Line("repaired", "newest row first, read from the end", 7, (2, 3, 4, 5, 6)),
+        Line("repaired", "row out of its user's time order, sorted", 1, (7,)),
+    )
+
+
+def test_fractions_of_a_second_count_until_they_are_cut_off(tmp_path):
+    rows = [at("09.900", "a", "v0"), at("09.100", "a", "v1"), at("10.2", "b"), at("10.7", "b")]
+    rows += [at("10.70", "b"), at("10.700000000001", "b")]
+    reading = csv_rows(tmp_path / "v.csv", *rows)
+    check_ins = reading.check_ins
+    assert [check_ins.venue.values[i] for i in check_ins.venue.codes[:2]] == ["v1", "v0"]
+    assert (check_ins.time_s - 1333476000).tolist() == [9, 9, 10, 10, 10, 10]
+    # rows 6 and 7 are b's 10.7 again, to the nanosecond; 10.2 is another moment
+    assert reading.ledger.lines == (
+        Line("repaired", "row out of its user's time order, sorted", 1, (3,)),
+        Line("repaired", "fraction of a second cut off", 6, (2, 3, 4, 5, 6)),
+        Line("kept", "row repeats another one", 2, (6, 7)),
+    )
 
 
 def test_rows_of_the_same_second_keep_their_order(tmp_path):
