@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -150,11 +149,12 @@ def complete_data_sets(ctx: click.Context, param: click.Parameter, incomplete: s
 
 def _newest_first(log_dir: Path) -> list[Path]:
     """Run folders by the time in run.json; a damaged one comes last."""
+    from fedgru.storage.files import read_json_object
 
     def started(folder: Path) -> str:
         try:
-            return json.loads((folder / "run.json").read_text("utf-8")).get("started") or ""
-        except (OSError, ValueError, AttributeError):
+            return str(read_json_object(folder / "run.json").get("started") or "")
+        except (OSError, ValueError):
             return ""
 
     folders = [file.parent for file in log_dir.glob("*/run.json")]

@@ -100,6 +100,10 @@ def change(settings: Settings, values: Mapping[str, Any]) -> Settings:
 
 def build(nested: Mapping[str, Any]) -> Settings:
     """Return the Settings of a dict of sections; errors as in `resolve`."""
+    for values in nested.values():
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ConfigError(f"`{name}` has {len(str(value))} digits, expected at most 18.")
     try:
         settings = Settings.model_validate(nested)
     except ValidationError as error:

@@ -34,7 +34,8 @@ from fedgru.data.passport import FORMAT, check_passport, fingerprint, make_passp
 from fedgru.data.reading.registry import find_reader
 from fedgru.data.reading.timestamps import MAX_OFFSET_MIN
 from fedgru.storage import mapped
-from fedgru.storage.folders import writing_folder
+from fedgru.storage.files import open_plain
+from fedgru.storage.folders import check_plain, writing_folder
 
 if TYPE_CHECKING:
     from fedgru.data.synthetic import City
@@ -300,6 +301,12 @@ def _find(name: str, data_dir: AnyPath) -> Path:
             f"There is no data set {name!r} in {data_dir}, only {', '.join([*names, EMBEDDED])}. "
             "Make one with `fedgru data import` or `fedgru data synth`."
         )
+    try:
+        check_plain(folder)
+    except ValueError as error:
+        raise DataError(
+            f"{error}: fedgru makes no such data set. Delete that file, or the data set."
+        ) from None
     return folder
 
 
@@ -368,9 +375,8 @@ def read_passport(name: str, data_dir: AnyPath = "data") -> dict[str, Any]:
 def _read_passport(folder: Path) -> dict[str, Any]:
     path = folder / "passport.json"
     try:
-        if path.stat().st_size > MAX_PASSPORT_BYTES:
-            raise ValueError("it is too large")
-        passport = json.loads(path.read_text(encoding="utf-8"))
+        with open_plain(path, MAX_PASSPORT_BYTES) as stream:
+            passport = json.loads(stream.read())
         found = passport["format"]
     except FileNotFoundError:
         raise DataError(f"{folder} is not a data set: it has no passport.json.") from None

@@ -30,7 +30,10 @@ def read_weights(file: Path, like: Weights | None = None) -> tuple[Weights, int]
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, or its weights do not fit `like`; names the fault.
     """
-    weights = read_arrays(file)
+    expected: Weights | None = (
+        None if like is None else {"round_num": np.zeros((), np.int64), **like}
+    )
+    weights = read_arrays(file, expected)
     round_num = weights.pop("round_num", None)
     if round_num is None or round_num.shape or round_num.dtype.kind != "i":
         raise ValueError("it does not name its round")

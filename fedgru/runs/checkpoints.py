@@ -237,17 +237,20 @@ class Checkpoints:
         return Checkpoint(state, best, stopping, rows, faults), set(files)
 
     def _read_weights(self, round_num: int, files: dict[str, Any], like: Checkpoint) -> Weights:
-        arrays = self._read_arrays(_weights(round_num), files)
+        expected = {"round_num": np.zeros((), np.int64), **like.state.weights}
+        arrays = self._read_arrays(_weights(round_num), files, expected)
         if arrays.pop("round_num") != round_num:
             raise ValueError(f"{_weights(round_num)} is of another round")
         check_like(arrays, like.state.weights)
         return arrays
 
-    def _read_arrays(self, name: str, files: dict[str, Any]) -> Weights:
+    def _read_arrays(
+        self, name: str, files: dict[str, Any], like: dict[str, Any] | None = None
+    ) -> Weights:
         try:
             if checksums(self.folder / name) != files[name]:
                 raise ValueError("its checksums are not those of the checkpoint")
-            return read_arrays(self.folder / name)
+            return read_arrays(self.folder / name, like)
         except FileNotFoundError:
             raise ValueError(f"{name} is missing") from None
         except Exception as error:

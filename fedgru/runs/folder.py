@@ -44,7 +44,7 @@ from fedgru.storage.files import (
     sync_folder,
     write_text,
 )
-from fedgru.storage.folders import scratch_folder
+from fedgru.storage.folders import check_plain, scratch_folder
 from fedgru.storage.locks import Lock, is_locked
 from fedgru.storage.tables import append_csv, write_csv, write_json, write_parquet, write_table
 
@@ -81,6 +81,7 @@ class RunFolder:
         self._events = EventFiles(self.path)
         self._lock = Lock(self.path)
         self._handler: _RunLog | None = None
+        self._is_checked = False
         self._trains = False  # whether an error is a failure of the run, not of a reader of it
 
     @classmethod
@@ -124,7 +125,29 @@ class RunFolder:
         run._trains = True
         return run
 
+    def check(self) -> None:
+        """Raise a RunError if the folder, which can be a stranger's, is not fit to be used.
+
+        It must hold plain files and folders of its own, see `storage.folders.check_plain`. Only
+        the first call looks.
+        """
+        if self._is_checked:
+            return
+        try:
+            check_plain(self.path)
+        except ValueError as error:
+            raise RunError(
+                f"{error}: fedgru makes no such run folder. Delete that file, or the run."
+            ) from None
+        self._is_checked = True
+
+    def _file(self, name: str) -> Path:
+        """The path of a file to read, in a folder that was checked."""
+        self.check()
+        return self.path / name
+
     def __enter__(self) -> Self:
+        self.check()
         try:
             self._lock.acquire()
             handler = _RunLog(self.path / "run.log", encoding="utf-8")
@@ -270,7 +293,7 @@ class RunFolder:
         Raises:
             RunError: if the file is damaged.
         """
-        return order.read_json(self.path / order.FACTS)
+        return order.read_json(self._file(order.FACTS))
 
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Add to run.json."""
@@ -320,7 +343,7 @@ class RunFolder:
         self, name: str, read: Callable[[Path], dict[str, _Cells]]
     ) -> dict[str, _Cells]:
         try:
-            return read(self.path / name)
+            return read(self._file(name))
         except FileNotFoundError:
             return {}
         except ValueError as error:
@@ -336,6 +359,20 @@ class RunFolder:
         """Write best.npz or last.npz, whole or not at all."""
         arrays.write_weights(self.path / f"{which}.npz", weights, round_num)
 
+    def refuse_larger(self, hidden_dim: int, gates_dim: int) -> None:
+        """Raise a RunError if the weights cannot be of a model of this size; before it is made.
+
+        Args:
+            hidden_dim, gates_dim: as in ModelSpec, of the settings, which can be a stranger's.
+        """
+        file = self._file("best.npz")
+        size_bytes = 4 * hidden_dim * gates_dim  # of `recurrent`, one of the weights
+        if file.exists() and file.stat().st_size < size_bytes:
+            raise RunError(
+                f"{file} is damaged, or not of this run: it has {file.stat().st_size:,} bytes, the "
+                f"model of {self.path / 'config.toml'} at least {size_bytes:,}."
+            )
+
     def load_weights(self, which: str = "best", like: Weights | None = None) -> tuple[Weights, int]:
         """Return (weights, round_num) from best.npz or last.npz.
 
@@ -347,7 +384,7 @@ class RunFolder:
         Raises:
             RunError: if the run has none, the file is damaged, or its weights do not fit `like`.
         """
-        file = self.path / f"{which}.npz"
+        file = self._file(f"{which}.npz")
         try:
             return arrays.read_weights(file, like)
         except FileNotFoundError:
@@ -404,7 +441,7 @@ class RunFolder:
 
     def test(self) -> dict[str, Any]:
         """Return test.json as a dict; empty if the run has not been evaluated."""
-        return order.read_json(self.path / "test.json")
+        return order.read_json(self._file("test.json"))
 
     def predictions(self, columns: Sequence[str] | None = None) -> Columns:
         """Return predictions.parquet as {column: array}, see `evaluate.prediction_table`.
@@ -434,7 +471,7 @@ class RunFolder:
             raise self._damaged(file) from error
 
     def _evaluated(self, name: str) -> Path:
-        if not (self.path / name).exists():
+        if not self._file(name).exists():
             if not self.kind.has_check_ins:
                 raise RunError(f"{self.path} has no {name}: its clients sent only sums.")
             raise RunError(f"{self.path} has no {name}: score it with: fedgru eval {self.path}")
@@ -445,11 +482,11 @@ class RunFolder:
 
     def audit(self) -> dict[str, Any]:
         """Return audit.json as a dict; empty if the run has not been audited."""
-        return order.read_json(self.path / "audit.json")
+        return order.read_json(self._file("audit.json"))
 
     def settings(self) -> Settings:
         """Return the run's Settings."""
-        return config.load(config_file=self.path / "config.toml")
+        return config.load(config_file=self._file("config.toml"))
 
 
 def _move_to_new(folder: Path, path: Path) -> Path:

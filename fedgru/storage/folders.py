@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,3 +147,37 @@ def sync_tree(folder: AnyPath) -> None:
             with naming(file), open(file, "rb") as stream:
                 os.fsync(stream.fileno())
         sync_folder(inside)
+
+
+def check_plain(folder: AnyPath) -> None:
+    """Raise an error unless a folder holds only plain files and folders of its own.
+
+    A folder from a stranger can hold links to other places, which would be read, or written to, in
+    its place; and pipes and devices, which have no end. A link to something inside it is allowed.
+
+    Raises:
+        ValueError: names what was found, and what it is.
+    """
+    root = os.path.realpath(folder)
+    for inside, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = os.path.join(inside, name)
+            try:
+                mode = os.lstat(path).st_mode
+                if stat.S_ISLNK(mode):
+                    target = os.path.realpath(path)
+                    if os.path.commonpath([root, target]) != root:
+                        raise ValueError(f"{path} is a link that leads out of the folder")
+                    mode = os.stat(path).st_mode
+            except FileNotFoundError:  # removed since it was listed; or a link to nothing, inside
+                continue
+            except OSError as error:  # such as a circle of links
+                raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise ValueError(f"{path} is a {_kind(mode)}, expected a plain file or a folder")
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "pipe"
+    return "socket" if stat.S_ISSOCK(mode) else "device"

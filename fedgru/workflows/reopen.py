@@ -15,6 +15,7 @@ from fedgru.agnostic import protection
 from fedgru.core.errors import RunError
 from fedgru.core.types import Weights
 from fedgru.core.version import __version__
+from fedgru.models.own import OwnSpec
 from fedgru.task.kernel_prior import Kernel
 from fedgru.workflows.open import open_task
 
@@ -109,6 +110,8 @@ def rebuild_task(run: RunFolder, data_dir: str | Path) -> Task:
             f"that they sent with: fedgru runs show {run.path}"
         )
     task, facts = open_task(run.settings(), data_dir, learnt_kernel(run))
+    if run.kind.shares_model and not isinstance(task.spec, OwnSpec):
+        run.refuse_larger(task.spec.hidden_dim, task.spec.gates_dim)
     trained_on = run.facts().get("fingerprint")
     if facts["fingerprint"] != trained_on:
         raise RunError(

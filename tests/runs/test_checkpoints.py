@@ -172,14 +172,15 @@ def test_both_are_damaged(make, tmp_path):
                 EarlyStopping(False, 5),
                 (),
             ),
-            "it has bias, which this model does not have",
+            "round-{}.npz: it has bias, which this model does not have",
         ),
     ],
 )
 def test_a_checkpoint_of_another_model(make, like, reason):
     with pytest.raises(RunError) as error:
         make().load(like)
-    assert f"(round 4: {reason}; round 3: {reason})" in str(error.value)
+    told = "; ".join(f"round {number}: {reason.format(number)}" for number in (4, 3))
+    assert f"({told})" in str(error.value)
 
 
 def test_a_full_disk_is_told_at_the_next_round_and_the_one_before_is_kept(
