@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedgru.cli.options import RunName, click_type, log_dir_option, note, shows_progress
+from fedgru.cli.options import RunName, click_type, echo, log_dir_option, note, shows_progress
 
 if TYPE_CHECKING:
     from click.decorators import FC
@@ -125,8 +125,8 @@ def cross_domain(
             rows += image_cross_domain.run(settings, data, one, progress.update)
     folder.write_csv("cross_domain.csv", rows)
     image_figures.draw_cross_domain(folder.path / "cross_domain.png", rows)
-    click.echo(describe_cross_domain(rows, settings.epochs))
-    click.echo(f"Figure and numbers: {folder.path}/cross_domain.png, cross_domain.csv")
+    echo(describe_cross_domain(rows, settings.epochs))
+    echo(f"Figure and numbers: {folder.path}/cross_domain.png, cross_domain.csv")
 
 
 @agnostic.command(
@@ -210,8 +210,8 @@ def sweep(
     for method in methods:
         best = image_sweep.choose_alpha([line for line in table if line["method"] == method])
         preferred[method] = None if best is None else best["alpha"]
-    click.echo(describe_sweep(table, repeats, preferred))
-    click.echo(f"Figure and numbers: {folder.path}/sweep.png, summary.csv, results.csv")
+    echo(describe_sweep(table, repeats, preferred))
+    echo(f"Figure and numbers: {folder.path}/sweep.png, summary.csv, results.csv")
 
 
 @agnostic.command(cls=ImageCommand, epilog=_example("fedgru agnostic maps --alpha 0.8"))
@@ -286,8 +286,8 @@ def maps(
         for row in range(len(held))
     ]
     folder.write_csv("maps.csv", table)
-    click.echo(describe_maps(correlations.tolist()))
-    click.echo(f"Figure and numbers: {folder.path}/maps.png, maps.csv")
+    echo(describe_maps(correlations.tolist()))
+    echo(f"Figure and numbers: {folder.path}/maps.png, maps.csv")
 
 
 @agnostic.command(epilog=_example("fedgru agnostic pareto --concept client"))
@@ -313,8 +313,8 @@ def pareto(runs: tuple[str, ...], concept: str, name: str, log_dir: Path) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     run_folders.write_csv(folder / "pareto.csv", rows)
     pareto.draw(folder / "pareto.png", rows, concept)
-    click.echo(describe_pareto(rows))
-    click.echo(f"Figure and numbers: {folder}/pareto.png, pareto.csv")
+    echo(describe_pareto(rows))
+    echo(f"Figure and numbers: {folder}/pareto.png, pareto.csv")
 
 
 def _load(given: dict[str, Any], preset: str) -> ImageSettings:

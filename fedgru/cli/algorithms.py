@@ -2,7 +2,7 @@
 
 import click
 
-from fedgru.cli.options import json_option, print_json
+from fedgru.cli.options import echo, json_option, print_json
 
 
 @click.command(epilog="Example: fedgru algorithms scaffold")
@@ -20,10 +20,10 @@ def algorithms(name: str | None, as_json: bool) -> None:
         if as_json:
             print_json(asdict(one))
         else:
-            click.echo(texts.describe_algorithm(one))
+            echo(texts.describe_algorithm(one))
         return
     found = workflow.list_algorithms()
     if as_json:
         print_json(asdict(found))
     else:
-        click.echo(texts.describe_algorithms(found))
+        echo(texts.describe_algorithms(found))

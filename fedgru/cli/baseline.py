@@ -10,6 +10,7 @@ from fedgru.cli.options import (
     LazyOptions,
     config_option,
     data_dir_option,
+    echo,
     log_dir_option,
     note,
     quiet_option,
@@ -78,5 +79,5 @@ def baseline(
         **overrides,
     )
     if evaluates:
-        click.echo(describe.describe_report(run.test, run.folder.kind))
-    click.echo(f"Run folder:  {run.path}")
+        echo(describe.describe_report(run.test, run.folder.kind))
+    echo(f"Run folder:  {run.path}")

@@ -7,6 +7,7 @@ import click
 from fedgru.cli.option_names import with_options
 from fedgru.cli.options import (
     data_dir_option,
+    echo,
     json_option,
     log_dir_option,
     note,
@@ -52,6 +53,6 @@ def check(run: str | None, as_json: bool, data_dir: Path, log_dir: Path) -> None
     if as_json:
         print_json(found)
     else:
-        click.echo(with_options(describe_checks(found)))
+        echo(with_options(describe_checks(found)))
     if found["counts"][checks.PROBLEM]:
         raise click.exceptions.Exit(1)

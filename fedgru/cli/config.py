@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fedgru.cli.options import LazyOptions, config_option, json_option, print_json
+from fedgru.cli.options import LazyOptions, config_option, echo, json_option, print_json
 
 
 @click.group(epilog="Example: fedgru config show --preset notebook --rounds 3")
@@ -34,7 +34,7 @@ def show(
     settings, origins = configs.resolve(overrides, config_file, preset)
     registry.check(settings)
     if as_toml:
-        click.echo(configs.dump(settings), nl=False)
+        echo(configs.dump(settings), nl=False)
         return
     found = {
         f"{section}.{name}": {"value": getattr(getattr(settings, section), name)}
@@ -48,4 +48,4 @@ def show(
         (name, "-" if one["value"] is None else str(one["value"]), one["origin"])
         for name, one in found.items()
     ]
-    click.echo(align([("setting", "value", "origin"), *rows]))
+    echo(align([("setting", "value", "origin"), *rows]))

@@ -12,6 +12,7 @@ from fedgru.cli.options import (
     columns_option,
     complete_data_sets,
     data_dir_option,
+    echo,
     json_option,
     note,
     print_json,
@@ -141,7 +142,7 @@ def describe(name: str | None, as_json: bool, data_dir: Path) -> None:
     if as_json:
         print_json(facts)
     else:
-        click.echo(describe_data_set(facts))
+        echo(describe_data_set(facts))
 
 
 @data.command(epilog=_examples("fedgru data check"))
@@ -161,14 +162,14 @@ def check(name: str | None, data_dir: Path) -> None:
     names = [passport["name"] for passport in list_data_sets(data_dir)] if name is None else [name]
     for one in names:
         data_set, folders = check_data_set(one, data_dir)
-        click.echo(
+        echo(
             f"{data_dir}/{one}: {count(len(data_set.check_ins), 'check-in')}, fingerprint "
             f"{data_set.passport['fingerprint'][:12]}, intact."
         )
         for path in folders:
-            click.echo(f"{path}: intact.")
+            echo(f"{path}: intact.")
     if not names:
-        click.echo(f"There is no data set in {data_dir}.")
+        echo(f"There is no data set in {data_dir}.")
 
 
 @data.command("list", epilog=_examples("fedgru data list"))
@@ -183,7 +184,7 @@ def list_(as_json: bool, data_dir: Path) -> None:
     if as_json:
         print_json(passports)
         return
-    click.echo(describe_data_sets(passports))
+    echo(describe_data_sets(passports))
 
 
 @data.command(epilog=_examples("fedgru data synth --name town --users 20 --checkins-per-user 100"))
@@ -220,7 +221,7 @@ def _show_saved(data_set: DataSet, data_dir: Path) -> None:
     from fedgru.data.passport import describe as get_facts
 
     facts = get_facts(data_set)
-    click.echo(describe_data_set(facts))
+    echo(describe_data_set(facts))
     if _has_no_clock(facts):
         note(
             "Note: no row has an offset from UTC, so local time is UTC. If it is not, give "

@@ -11,6 +11,7 @@ from fedgru.cli.options import (
     columns_option,
     config_option,
     data_dir_option,
+    echo,
     log_dir_option,
     note,
     quiet_option,
@@ -111,7 +112,7 @@ def app(
             "differentially private for each participant, as long as all add their noise. The "
             "scores that clients send are not covered."
         )
-    click.echo(f"{folder}: start the server with: fedgru deploy server {folder} --clients N")
+    echo(f"{folder}: start the server with: fedgru deploy server {folder} --clients N")
 
 
 @deploy.command(epilog="Example: fedgru deploy certificate certificates --host localhost")
@@ -135,7 +136,7 @@ def certificate(folder: str, hosts: tuple[str, ...], days: int) -> None:
 
     require_flower()
     ends = make_certificate(folder, hosts, days)
-    click.echo(f"{folder}: a certificate for {', '.join(hosts)} until {ends:%Y-%m-%d}.")
+    echo(f"{folder}: a certificate for {', '.join(hosts)} until {ends:%Y-%m-%d}.")
     note(f"Give {folder}/{CA_CERT} to every client.")
 
 
@@ -148,7 +149,7 @@ def key(name: str) -> None:
 
     require_flower()
     public = make_key(name)
-    click.echo(f"{name} stays on this machine. Send {public} to the server's operator.")
+    echo(f"{name} stays on this machine. Send {public} to the server's operator.")
 
 
 @deploy.command(epilog="Example: fedgru deploy server places --clients 3")
@@ -216,8 +217,8 @@ def server(
         warn("plaintext: anybody who reaches the port can read the updates and send their own.")
     where = (None, None) if insecure else (certificates, keys)
     run = Server(folder, app, host, port, *where).run(log_dir, clients, timeout_s, note)
-    click.echo(describe_report(run.test(), run.kind))
-    click.echo(f"Run folder:  {run.path}")
+    echo(describe_report(run.test(), run.kind))
+    echo(f"Run folder:  {run.path}")
 
 
 @deploy.command(
@@ -298,4 +299,4 @@ def client(
 
 def warn(text: str) -> None:
     """Print what is unsafe, also with --quiet."""
-    click.echo(f"Warning: --insecure: {text}", err=True)
+    echo(f"Warning: --insecure: {text}", err=True)

@@ -8,6 +8,7 @@ import click
 
 from fedgru.cli.option_names import with_options
 from fedgru.cli.options import is_quiet
+from fedgru.core.visible import visible
 
 
 def log_to_stderr(level: int | None = None) -> None:
@@ -34,7 +35,7 @@ class AboveTheBar(logging.StreamHandler):
         self._ctx = click.get_current_context(silent=True)  # threads that log have none
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = visible(super().format(record))
         if self._ctx is None:
             return text
         with self._ctx.scope(cleanup=False):

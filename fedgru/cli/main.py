@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +21,8 @@ from fedgru.cli.options import (
     LazyOptions,
     config_option,
     data_dir_option,
+    drop_output,
+    echo,
     json_option,
     log_dir_option,
     mlflow_option,
@@ -33,6 +35,7 @@ from fedgru.cli.options import (
 from fedgru.core import plugins
 from fedgru.core.errors import FedgruError, Interrupted, Terminated
 from fedgru.core.version import __version__
+from fedgru.core.visible import visible
 from fedgru.engines.registry import ENGINES
 
 if TYPE_CHECKING:
@@ -74,11 +77,24 @@ class Program(click.Group):
         ctx.meta[_WORDS] = list(args)
         return super().parse_args(ctx, args)
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().main(*args, **options)
+        except OSError as error:  # help or a message cannot be written; the rest: see `invoke`
+            drop_output(sys.stdout)
+            with suppress(OSError):
+                click.echo(f"Error: cannot write the output: {error.strerror}.", err=True)
+            drop_output(sys.stderr)
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with _sigterm_like_ctrl_c():
                 return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except click.ClickException as error:
+            error.message = visible(error.message)  # type: ignore[misc]  # declared final
+            raise
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # Click handles these
         except KeyboardInterrupt as error:
             raise _Stopped(Interrupted(".", error)) from error
@@ -87,7 +103,7 @@ class Program(click.Group):
         except Exception as error:
             if ctx.params["debug"]:
                 raise
-            raise click.ClickException(self._message(ctx, error)) from error
+            raise click.ClickException(visible(self._message(ctx, error))) from error
 
     def _message(self, ctx: click.Context, error: Exception) -> str:
         """The message that the user sees instead of a traceback."""
@@ -95,6 +111,9 @@ class Program(click.Group):
             return with_options(str(error), ctx.meta[_WORDS])
         if isinstance(error, OSError) and error.filename:
             return f"cannot use {error.filename}: {error.strerror}."
+        if isinstance(error, MemoryError):
+            what = f" ({error})" if str(error) else ""
+            return f"there is not enough memory for these settings and data{what}."
         if plugins.passed_own_code(error):
             return (
                 f"{plugins.where_raised(error)}. That is code of your own. Add --debug right after "
@@ -110,7 +129,7 @@ class _Stopped(click.ClickException):
     """The message of an Interrupted, with the exit code that shells expect."""
 
     def __init__(self, error: Interrupted) -> None:
-        super().__init__(str(error))
+        super().__init__(visible(str(error)))
         self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
 
 
@@ -199,7 +218,7 @@ def train(
         run = api_run.open_run(resume, log_dir=log_dir, data_dir=data_dir)
         evaluates = run.facts.get("evaluates", True)
         if run.status == "done" and (run.is_evaluated or not evaluates):
-            click.echo(f"{describe.describe_done(run.facts, run.path)} Nothing to do.")
+            echo(f"{describe.describe_done(run.facts, run.path)} Nothing to do.")
             return
         run = api.resume(run, show_progress=shows_progress())
     if run.result is not None and sys.stderr.isatty():  # without a terminal the log has this line
@@ -212,12 +231,12 @@ def train(
         print_json(found)
         return
     if evaluates:
-        click.echo(describe.describe_report(run.test, run.folder.kind))
-    click.echo(f"Run folder:  {run.path}")
+        echo(describe.describe_report(run.test, run.folder.kind))
+    echo(f"Run folder:  {run.path}")
     elsewhere = "" if log_dir == Path("log") else f" --log-dir {shlex.quote(str(log_dir))}"
-    click.echo(f"TensorBoard: fedgru tensorboard{elsewhere}")
+    echo(f"TensorBoard: fedgru tensorboard{elsewhere}")
     if "kept" in run.facts:
-        click.echo(describe.describe_kept(run.facts["kept"]))
+        echo(describe.describe_kept(run.facts["kept"]))
 
 
 def _refuse_beside_resume(run: str, given: dict[str, Any]) -> None:
@@ -290,7 +309,7 @@ def evaluate(
     if as_json:
         print_json(report)
     else:
-        click.echo(describe.describe_report(report, found.folder.kind))
+        echo(describe.describe_report(report, found.folder.kind))
     if must_beat is not None:
         note(score_workflow.check_beats(report, must_beat))
 
@@ -343,7 +362,7 @@ def audit(
     if as_json:
         print_json(report)
     else:
-        click.echo(describe.describe_audit(report))
+        echo(describe.describe_audit(report))
 
 
 def _open_tracker(uri: str | None, log_dir: Path) -> MlflowTracker | None:

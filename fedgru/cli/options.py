@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
+
+from fedgru.core.errors import FedgruError
+from fedgru.core.visible import encodable, visible
 
 if TYPE_CHECKING:
     from click.decorators import FC
@@ -225,10 +230,49 @@ def shows_progress() -> bool:
     return sys.stderr.isatty() and not is_quiet()
 
 
+def echo(text: str, err: bool = False, nl: bool = True) -> None:
+    """Print a text: the only way from fedgru to the terminal.
+
+    Control characters, and characters that the terminal's encoding does not have, are shown as
+    escapes.
+
+    Args:
+        text: one or more lines.
+        err: print it on stderr.
+        nl: end it with a new line.
+
+    Raises:
+        OutputError: if it cannot be written, but not where the reader has gone away: of that
+            BrokenPipeError Click makes a quiet end.
+    """
+    stream = sys.stderr if err else sys.stdout
+    try:
+        click.echo(encodable(visible(text), stream.encoding), err=err, nl=nl)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_output(stream)
+        raise OutputError(
+            f"cannot write to {'stderr' if err else 'stdout'}: {error.strerror}."
+        ) from error
+
+
+def drop_output(stream: TextIO) -> None:
+    """Let a stream that cannot be written lead nowhere, so that Python does not try again."""
+    with suppress(OSError, ValueError):  # it is no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+class OutputError(FedgruError):
+    """What a command prints cannot be written."""
+
+
 def note(text: str) -> None:
     """Print a note on stderr, unless --quiet was given."""
     if not is_quiet():
-        click.echo(text, err=True)
+        echo(text, err=True)
 
 
 config_option = click.option(
@@ -244,4 +288,4 @@ def print_json(value: Any) -> None:
     """Print one JSON value for machines; numbers that JSON cannot hold, such as NaN, are null."""
     from fedgru.storage.tables import to_json
 
-    click.echo(to_json(value, ensure_ascii=False))
+    echo(to_json(value, ensure_ascii=False))

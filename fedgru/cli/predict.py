@@ -7,6 +7,7 @@ import click
 from fedgru.cli.options import (
     columns_option,
     data_dir_option,
+    echo,
     json_option,
     log_dir_option,
     note,
@@ -130,7 +131,7 @@ def predict(
     if as_json:
         print_json(head | found)
     else:
-        click.echo(predictions.describe_forecast(found))
+        echo(predictions.describe_forecast(found))
 
 
 @click.command(epilog="Example: fedgru export --to keras --output exported")
@@ -184,4 +185,4 @@ def export(
     if as_json:
         print_json({"folder": str(output)} | description)
     else:
-        click.echo(predictions.describe_export(output, description))
+        echo(predictions.describe_export(output, description))

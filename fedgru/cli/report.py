@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fedgru.cli.options import RunName, data_dir_option, log_dir_option, run_argument
+from fedgru.cli.options import RunName, data_dir_option, echo, log_dir_option, run_argument
 
 EXPECTED_PORT = 6006  # TensorBoard's own
 
@@ -34,7 +34,7 @@ def report(names: tuple[str, ...], output: Path | None, data_dir: Path, log_dir:
     if output is None:
         output = folders[0].path / "report.html" if len(folders) == 1 else Path("report.html")
     size_bytes = write_report(folders, data_dir, output)
-    click.echo(
+    echo(
         f"Report: {output} ({size_bytes / 1e6:.1f} MB, made in {time.perf_counter() - started:.1f}"
         " s)"
     )
@@ -57,7 +57,5 @@ def tensorboard(run: str | None, port: int, log_dir: Path) -> None:
     folder = listing.open_run(log_dir, run).path if run else log_dir
     if not run:
         listing.open_run(log_dir)  # there must be one
-    click.echo(
-        f"TensorBoard of {folder}: {tensorboard_server.start(folder, port)} (Ctrl-C ends it)"
-    )
+    echo(f"TensorBoard of {folder}: {tensorboard_server.start(folder, port)} (Ctrl-C ends it)")
     tensorboard_server.wait_for_ctrl_c()

@@ -5,7 +5,15 @@ from pathlib import Path
 import click
 
 from fedgru.cli.option_names import with_options
-from fedgru.cli.options import RunName, json_option, log_dir_option, note, print_json, run_argument
+from fedgru.cli.options import (
+    RunName,
+    echo,
+    json_option,
+    log_dir_option,
+    note,
+    print_json,
+    run_argument,
+)
 
 
 @click.command(epilog="Example: fedgru compare log/*-markov log/*-run")
@@ -40,7 +48,7 @@ def compare(
     if as_json:
         print_json(found)
     else:
-        click.echo(describe.describe_comparison(found, markdown))
+        echo(describe.describe_comparison(found, markdown))
 
 
 @click.group(epilog="Example: fedgru runs list")
@@ -60,7 +68,7 @@ def list_runs(as_json: bool, log_dir: Path) -> None:
     if as_json:
         print_json(found)
     elif found:
-        click.echo(describe.describe_runs(found))
+        echo(describe.describe_runs(found))
     else:
         note(f"no run in {log_dir}/. Make one with: fedgru train --features big")
 
@@ -83,7 +91,7 @@ def show(run: str | None, as_json: bool, log_dir: Path) -> None:
         }
         print_json(shown)
     else:
-        click.echo(with_options(describe.describe_run(folder)))
+        echo(with_options(describe.describe_run(folder)))
 
 
 @runs.command(name="rm", epilog="Example: fedgru runs rm try-out --yes")
@@ -96,9 +104,9 @@ def remove(names: tuple[str, ...], yes: bool, log_dir: Path) -> None:
 
     folders = list({run.path: run for run in (open_run(log_dir, name) for name in names)}.values())
     for folder in folders:
-        click.echo(str(folder.path), err=True)
+        echo(str(folder.path), err=True)
     if not yes:
         count = f"{len(folders)} run{'' if len(folders) == 1 else 's'}"
         click.confirm(f"Delete {count} for good?", abort=True, err=True)
     remove_runs(folders, log_dir)
-    click.echo(f"deleted: {', '.join(str(folder.path) for folder in folders)}")
+    echo(f"deleted: {', '.join(str(folder.path) for folder in folders)}")

@@ -21,6 +21,7 @@ from fedgru.cli.options import (
     NumberOr,
     config_option,
     data_dir_option,
+    echo,
     json_option,
     log_dir_option,
     print_json,
@@ -158,18 +159,18 @@ def sweep(
     log_to_stderr(logging.WARNING)
 
     def on_trial(record: dict[str, Any]) -> None:
-        click.echo(with_options(shown.describe_trial(search.plan, record)), err=True)
+        echo(with_options(shown.describe_trial(search.plan, record)), err=True)
 
     if worker is not None:
         _end_with_parent()
         search.work(data_dir, on_trial, threads=_share(worker))
         return
-    click.echo(shown.describe_plan(search.path, search.plan, search.scored), err=True)
+    echo(shown.describe_plan(search.path, search.plan, search.scored), err=True)
     with _workers(search, processes - 1, data_dir, log_dir):
         search.work(
             data_dir,
             on_trial,
-            on_wait=lambda n: click.echo(f"waiting for other processes ({n} unfinished)", err=True),
+            on_wait=lambda n: echo(f"waiting for other processes ({n} unfinished)", err=True),
             threads=_share(processes) if processes > 1 else None,
             show_progress=processes == 1 and sys.stderr.isatty(),
         )
@@ -183,7 +184,7 @@ def _print_end(search: Sweep, data_dir: Path, as_json: bool) -> None:
     records = search.records()
     if not as_json:
         ranked = sweep_results.ranked(search.plan, records)
-        click.echo(with_options(shown.describe_records(search.plan, ranked)))
+        echo(with_options(shown.describe_records(search.plan, ranked)))
     best = search.best()
     command = sweep_results.train_command(search.plan, best, data_dir)
     reports = search.score(best, data_dir)
@@ -191,8 +192,8 @@ def _print_end(search: Sweep, data_dir: Path, as_json: bool) -> None:
         found = sweep_results.to_json(search, records, best, reports, command)
         print_json(found)
     else:
-        click.echo(shown.describe_best(search.plan, best, reports, command))
-        click.echo(f"All trials:  {search.path / 'sweep.csv'}")
+        echo(shown.describe_best(search.plan, best, reports, command))
+        echo(f"All trials:  {search.path / 'sweep.csv'}")
 
 
 def _refuse_beside_resume(asked: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from fedgru.algorithms.registry import PLAIN
 from fedgru.config import EMBEDDED, Settings
 from fedgru.console.tables import align, count
 from fedgru.core.metrics import METRICS
+from fedgru.core.visible import in_one_line
 from fedgru.models.candidate_head import CandidateSpec
 from fedgru.models.gru import ModelSpec
 
@@ -279,7 +280,7 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
     rows += [(f"  {n.replace('_', ' ')}", report[n]) for n in _PARTS if n in report]
     rows += [(name.replace("_", " "), r) for name, r in report["baselines"].items()]
     lines = [
-        f"Test of {report['run']}{_which(report, kind)}"
+        f"Test of {in_one_line(str(report['run']))}{_which(report, kind)}"
         f"{', ' + describe_users(report['users']) if 'users' in report else ''}: "
         f"{report['test/targets']:,} targets of {count(report['test/clients'], 'client')}, "
         "each scored once",

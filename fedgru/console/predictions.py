@@ -5,17 +5,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedgru.console.tables import count
+from fedgru.console.tables import align, count
+from fedgru.core.visible import in_one_line
 
 
 def describe_forecast(found: Mapping[str, Any]) -> str:
     """Return the text of a prediction, see `past.forecast`."""
-    title = f"{found['user']} after {count(found['check_ins'], 'check-in')}"
+    title = f"{in_one_line(found['user'])} after {count(found['check_ins'], 'check-in')}"
     if found["last"]:
         last = found["last"]
         when = datetime.fromtimestamp(last["time_s"], UTC).strftime("%Y-%m-%d %H:%M UTC")
-        kind = "" if last["category"] is None else f", {last['category']}"
-        title += f", the last at {last['venue']}{kind} ({when})"
+        kind = "" if last["category"] is None else f", {in_one_line(last['category'])}"
+        title += f", the last at {in_one_line(last['venue'])}{kind} ({when})"
     lines = [title]
     if not found["check_ins"]:
         lines.append("Cold start: no check-in yet. These are the frequencies of all clients.")
@@ -31,14 +32,16 @@ def describe_forecast(found: Mapping[str, Any]) -> str:
     ]
     if named:
         lines.append(f"Not seen in training: {', '.join(named)}.")
-    width = max(len(row["value"]) for row in found["top"])
-    lines += [
-        f"  {place:>3}  {row['value']:{width}}  {row['probability']:.4f}"
+    rows = [
+        ("", f"{place:>3}", row["value"], f"{row['probability']:.4f}")
         for place, row in enumerate(found["top"], start=1)
     ]
+    lines.append(align(rows))
     if "came" in found:
         came = found["came"]
-        what = "a check-in without a category" if came["value"] is None else came["value"]
+        what = (
+            "a check-in without a category" if came["value"] is None else in_one_line(came["value"])
+        )
         where = (
             "not seen in training"
             if came["rank"] is None

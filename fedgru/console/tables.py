@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
+from fedgru.core.visible import in_one_line
+
 
 def align(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """Return rows of texts as lines: columns of the same width, two spaces apart.
@@ -10,11 +12,14 @@ def align(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
         rows: at least one, all with the same number of texts.
         right: indices of the columns that are aligned to the right.
 
+    Control characters in a text are shown, see `in_one_line`: a row is always one line.
+
     >>> print(align([("name", "check-ins"), ("town", "12"), ("b", "1,234")], right=[1]))
     name  check-ins
     town         12
     b         1,234
     """
+    rows = [[in_one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

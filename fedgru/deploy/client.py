@@ -22,6 +22,7 @@ from fedgru.core.errors import DataError, TrainingError
 from fedgru.core.jax_setup import compiled_in
 from fedgru.core.types import Weights
 from fedgru.core.version import __version__
+from fedgru.core.visible import VisibleFormatter
 from fedgru.data import datasets
 from fedgru.deploy import private, records, secure
 from fedgru.deploy.app import PLAIN, App, read_app, refuse_own_features
@@ -240,7 +241,7 @@ def _reply(
 def _logging_to(file: Path) -> Iterator[None]:
     """A context in which fedgru's log lines go to a file."""
     handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("fedgru")
     root.setLevel(logging.INFO)
     root.addHandler(handler)

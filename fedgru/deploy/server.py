@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedgru import algorithms
 from fedgru.core.errors import FedgruError
+from fedgru.core.visible import VisibleFormatter
 from fedgru.deploy.app import App, check_deployable, read_app
 from fedgru.deploy.engine import FederationEngine, FederationTraining, RemoteTask
 from fedgru.deploy.federation import Federation, unpack_members
@@ -49,7 +50,7 @@ def make_server_app(package: str | Path) -> ServerApp:
         state = Path(os.environ[STATE])
         job = json.loads((state / JOB).read_text("utf-8"))
         handler = logging.FileHandler(state / LOG, encoding="utf-8")  # read by `serve.Server`
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(VisibleFormatter("%(message)s"))
         logging.getLogger("fedgru").addHandler(handler)
         logging.getLogger("fedgru").setLevel(logging.INFO)
         try:

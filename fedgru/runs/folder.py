@@ -35,6 +35,7 @@ from fedgru.config.settings import Settings
 from fedgru.core.errors import FedgruError, Interrupted, RunError
 from fedgru.core.types import Columns, Doubles, Row, Weights
 from fedgru.core.versions import installed_versions
+from fedgru.core.visible import VisibleFormatter
 from fedgru.runs import arrays, order, tables
 from fedgru.runs.checkpoints import Checkpoints
 from fedgru.runs.kinds import FEDERATED, KINDS, RunKind
@@ -155,7 +156,7 @@ class RunFolder:
             self._lock.release()
             raise RunError(f"cannot write to {self.path}: {error.strerror}.") from None
         self._handler = handler
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("fedgru").addHandler(handler)
         logging.getLogger("fedgru").setLevel(logging.INFO)
         return self

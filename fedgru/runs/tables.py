@@ -9,6 +9,7 @@ import numpy as np
 
 from fedgru.core.types import Columns, Doubles, Row
 from fedgru.storage.files import open_plain
+from fedgru.storage.tables import from_cell
 
 MAX_TABLE_BYTES = 1 << 30  # clients.csv of a million clients has 0.2 GiB
 
@@ -24,7 +25,7 @@ def time_cells(round_num: int, _: Row, seconds: dict[str, float]) -> dict[str, A
 
 
 def read_texts(file: Path) -> dict[str, list[str]]:
-    """Return a table as {column: list of str}, the cells unchanged.
+    """Return a table as {column: list of str}, each cell the text that was written.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -40,7 +41,7 @@ def read_texts(file: Path) -> dict[str, list[str]]:
         raise ValueError("it is no table") from None
     if len(set(head)) < len(head) or any(len(row) != len(head) for row in rows):
         raise ValueError("it is no table")
-    return {name: [row[i] for row in rows] for i, name in enumerate(head)}
+    return {name: [from_cell(row[i]) for row in rows] for i, name in enumerate(head)}
 
 
 def read_round_texts(file: Path) -> dict[str, list[str]]:

@@ -1,9 +1,15 @@
-"""Tables and JSON on disk: written completely or not at all, except for appended rows."""
+"""Tables and JSON on disk: written completely or not at all, except for appended rows.
+
+A spreadsheet takes a cell that begins with = as a formula, also where it is the name of a client.
+So a text that could be one gets an apostrophe before it in a CSV, and control characters, new lines
+too, are escapes. `from_cell` takes both back.
+"""
 
 import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +17,41 @@ from typing import Any
 import numpy.typing as npt
 
 from fedgru.core.types import AnyPath
+from fedgru.core.visible import in_one_line
 from fedgru.storage.files import naming, write_text, write_whole
+
+# what spreadsheets take as the begin of a formula, full-width characters too
+_FORMULA = re.compile("'*[=+\\-@\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+_ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
+
+
+def to_cell(value: Any) -> Any:
+    r"""Return a value for a CSV; what a program that opens the CSV would obey is defused.
+
+    >>> for value in ('=HYPERLINK("http://example.org")', "-2", "'=1", -2, "\x1b[2J"):
+    ...     print(to_cell(value))
+    '=HYPERLINK("http://example.org")
+    -2
+    ''=1
+    -2
+    \u001b[2J
+    """
+    if not isinstance(value, str):
+        return value
+    value = in_one_line(value.replace("\\u", "\\u005cu"))
+    return f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
+
+
+def from_cell(text: str) -> str:
+    r"""Return the text that `to_cell` was given.
+
+    >>> from_cell("'=1"), from_cell("''=1"), from_cell("'tis"), from_cell(r"\u000a")
+    ('=1', "'=1", "'tis", '\n')
+    """
+    if text.startswith("'") and _FORMULA.match(text):
+        text = text[1:]
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 def write_json(file: AnyPath, value: Any) -> None:
@@ -24,7 +64,7 @@ def write_csv(file: AnyPath, rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", restval="")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows([{name: to_cell(value) for name, value in row.items()} for row in rows])
     write_text(file, text.getvalue())
 
 
@@ -76,4 +116,4 @@ def append_csv(file: Path, row: Mapping[str, Any]) -> None:
             writer = csv.DictWriter(stream, columns, lineterminator="\n")
             if stream.tell() == 0:
                 writer.writeheader()
-            writer.writerow(row)
+            writer.writerow({name: to_cell(value) for name, value in row.items()})
