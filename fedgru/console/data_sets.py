@@ -85,6 +85,7 @@ def _source(facts: Facts) -> list[tuple[str, str]]:
         settings = ", ".join(f"{key} {value}" for key, value in facts["settings"].items())
         return [("source", "made-up city"), ("settings", settings)]
     encodings = {"utf-8-sig": "UTF-8 with byte order mark", "utf-8": "UTF-8", "latin-1": "Latin-1"}
+    encodings["windows-1252"] = "Windows-1252"
     layouts = {"tsmc2014": "TSMC2014", "iso8601": "ISO 8601", "unix": "Unix seconds"}
     encoding, layout = source["encoding"], source["time_layout"]
     how = [source["kind"], source["compression"], encodings.get(encoding, encoding)]

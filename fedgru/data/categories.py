@@ -59,7 +59,7 @@ def load_scheme(choice: AnyPath) -> Scheme:
 
 def _read_table(text: str, file: str) -> dict[str, str]:
     try:
-        rows = list(csv.reader(io.StringIO(text, newline=None)))
+        rows = list(csv.reader(io.StringIO(text, newline=None), strict=True))
     except csv.Error as error:
         raise DataError(f"{file} cannot be cut into rows: {error}.") from None
     header = [cell.strip() for cell in rows[0]]
@@ -73,6 +73,8 @@ def _read_table(text: str, file: str) -> dict[str, str]:
         cells = [cell.strip() for cell in row]
         if not cells:
             continue
+        if any("\n" in cell for cell in cells):
+            raise DataError(f"{file}, row {row_num}: a quote is left open.")
         if len(cells) != 2 or not all(cells):
             raise DataError(f"{file}, row {row_num}: {cells}, expected a name and its category.")
         name, category = _normal(cells[0]), cells[1]

@@ -60,6 +60,10 @@ class Ledger:
         examples = tuple(int(row) for row in nsmallest(MAX_EXAMPLES, row_nums))
         return Ledger((*self.lines, Line(kind, reason, len(row_nums), examples)))
 
+    def __add__(self, other: "Ledger") -> "Ledger":
+        """Return the lines of this ledger and then those of another one."""
+        return Ledger((*self.lines, *other.lines))
+
     def rows(self, kind: str) -> int:
         """Return the rows in all lines of one kind; a row with two missing values counts twice."""
         return sum(line.rows for line in self.lines if line.kind == kind)

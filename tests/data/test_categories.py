@@ -136,3 +136,13 @@ def test_no_such_scheme():
     assert error_of(load_scheme, "corse") == (
         "`categories` is 'corse', expected coarse, raw or a CSV file."
     )
+
+
+def test_a_quote_left_open_does_not_swallow_the_table(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text('name,category\nBar,"Food\nCaf\u00e9,Food\nGym,Sports\n', "utf-8")
+    assert error_of(load_scheme, path) == (
+        "own.csv cannot be cut into rows: unexpected end of data."
+    )
+    path.write_text('name,category\nBar,"Food\nCaf\u00e9,Food"\nGym,Sports\n', "utf-8")
+    assert error_of(load_scheme, path) == "own.csv, row 2: a quote is left open."

@@ -5,17 +5,20 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.core.types import AnyPath
 from fedgru.data.checkins import FIELDS, NAMES_TAKEN
+from fedgru.data.ledger import Ledger
 from fedgru.data.reading.base import SKIP_BAD_ROWS, Option, Reader, Reading
 from fedgru.data.reading.row_checks import DELIMITERS
 from fedgru.data.reading.rows import Picked, read_rows
 from fedgru.data.reading.sources import Rows, Text, open_text, split_rows
 from fedgru.data.reading.timestamps import MAX_OFFSET_MIN, guess_layout
 
+_HEAD_BYTES = 1 << 16  # the header ends before
 _KEPT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -26,13 +29,14 @@ def read_csv(
     offset_min: int | None = None,
     skip_bad_rows: bool = False,
     keep: Sequence[str] = (),
+    times_without_zone: str | None = None,
 ) -> Reading:
     """Read check-ins from a table with a header row and standard quoting.
 
     Times are recognised as ISO 8601, Unix seconds or the TSMC2014 layout. Fractions of a second
     are cut off after sorting, and counted. The local clock of a row is, in this order,
     `offset_min`, the row's offset column, the zone in the time, or UTC. A time without a zone is
-    local time of `offset_min` if that is given, else UTC.
+    local time by that clock, or UTC with `times_without_zone` "utc"; the ledger counts such rows.
 
     Args:
         path: the file; plain, .gz or .zip, UTF-8 or Latin-1.
@@ -44,6 +48,8 @@ def read_csv(
         skip_bad_rows: drop and count bad rows instead of stopping at the first.
         keep: names in the header of text columns to keep as `CheckIns.own`. An empty field is a
             missing value.
+        times_without_zone: "local" or "utc"; None for local time where an offset is given, else
+            UTC, but not if other times have a zone.
 
     Returns:
         `Reading`.
@@ -54,6 +60,7 @@ def read_csv(
         DataError: as in `read_tsmc2014`, and if the header lacks a column or has it twice.
     """
     _check_csv_settings(columns, delimiter, offset_min)
+    _check_zone_setting(times_without_zone, offset_min is not None or "offset" in columns)
     _check_kept_names(keep, columns)
     wanted = {f"`columns` {field}={name}": name for field, name in columns.items()}
     wanted |= {f"`keep` {name}": name for name in keep}
@@ -64,16 +71,20 @@ def read_csv(
     }
     if keep:
         settings["keep"] = list(keep)
+    if times_without_zone is not None:
+        settings["times_without_zone"] = times_without_zone
     swap_hint = "use `columns` latitude={longitude} `columns` longitude={latitude}"
     with open_text(path) as text:
         file = text.source.file
+        text, num_blank = _without_blank_lines(text)
         header, delimiter = _read_header(text, wanted, delimiter)
 
         def pick(fields: Sequence[Any]) -> Picked:
             picked = {field: fields[header.index(name)] for field, name in columns.items()}
             return picked, {name: fields[header.index(name)] for name in keep}
 
-        parts = _without_header(split_rows(text, len(header), delimiter, quoted=True), file)
+        parts = split_rows(text, len(header), delimiter, quoted=True, first_row=num_blank + 1)
+        parts = _without_header(parts, file, num_blank + 1)
         first = next(parts)
         return read_rows(
             text.source,
@@ -82,30 +93,45 @@ def read_csv(
             time_layout=guess_layout(pick(first.columns)[0]["time"]),
             delimiter=delimiter,
             offset_min=offset_min,
+            times_without_zone=times_without_zone,
             swap_hint=swap_hint.format(**columns) if "latitude" in columns else "",
             skip_bad_rows=skip_bad_rows,
             settings=settings,
+            ledger=Ledger().add(
+                "repaired", "blank line before the header, skipped", range(1, num_blank + 1)
+            ),
         )
 
 
-def _without_header(parts: Iterable[Rows], file: str) -> Iterator[Rows]:
-    """Yield Rows without the first row of the file."""
+def _without_header(parts: Iterable[Rows], file: str, header_row: int) -> Iterator[Rows]:
+    """Yield Rows without the row of the header."""
     for number, rows in enumerate(parts):
         if number > 0:
             yield rows
             continue
-        if rows.row_nums[:1] != [1]:
-            raise DataError(f"{file}, row 1: the header cannot be read. Is a quote left open?")
+        if rows.row_nums[:1] != [header_row]:
+            raise DataError(
+                f"{file}, row {header_row}: the header cannot be read. Is a quote left open?"
+            )
         if len(rows.row_nums) + len(rows.misfits) == 1:
             raise DataError(f"{file} has a header but no rows.")
         columns_below = [column.slice(1) for column in rows.columns]
         yield Rows(columns_below, rows.row_nums[1:], rows.misfits)
 
 
+def _without_blank_lines(text: Text) -> tuple[Text, int]:
+    """Return a text without the blank lines before its header, and their number."""
+    head = text.head(_HEAD_BYTES)
+    blank = re.match(rb"(?:[ \t]*(?:\r\n|\n|\r))*", head)
+    size = blank.end() if blank else 0
+    lines = head[:size].replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n")
+    return replace(text, begin=text.begin + size), lines
+
+
 def read_column_names(path: AnyPath) -> list[str]:
     """Return the names in the header row of a table, split by the delimiter with most names."""
     with open_text(path) as text:
-        header, _ = _read_header(text, {}, None)
+        header, _ = _read_header(_without_blank_lines(text)[0], {}, None)
         return header
 
 
@@ -140,6 +166,18 @@ def _check_csv_settings(
         )
 
 
+def _check_zone_setting(times_without_zone: str | None, has_offset: bool) -> None:
+    if times_without_zone not in (None, "local", "utc"):
+        raise ConfigError(
+            f"`times_without_zone` is {times_without_zone!r}, expected 'local' or 'utc'."
+        )
+    if times_without_zone == "local" and not has_offset:
+        raise ConfigError(
+            "`times_without_zone` local needs the clock: give `offset_min` or `columns` "
+            "offset=NAME."
+        )
+
+
 def _check_kept_names(keep: Sequence[str], columns: Mapping[str, str]) -> None:
     field_of = {name: field for field, name in columns.items()}
     for i, name in enumerate(keep):
@@ -170,7 +208,7 @@ def _read_header(
     `wanted`: {option as typed: the column name that it needs}.
     """
     file = text.source.file
-    head = text.head(1 << 16).decode("utf-8", errors="ignore")
+    head = text.head(_HEAD_BYTES).decode("utf-8", errors="ignore")
     headers = {}
     for candidate in [delimiter] if delimiter else DELIMITERS:
         cells = next(csv.reader(io.StringIO(head, newline=None), delimiter=candidate))
@@ -236,11 +274,17 @@ READER = Reader(
         ),
         Option(
             "offset_min",
-            "Minutes from UTC of the local clock, for every row. Times without a zone are local "
-            "time then.  [default: the offset column, the zone in the time, or UTC]",
+            "Minutes from UTC of the local clock, for every row.  [default: the offset column, the "
+            "zone in the time, or UTC]",
             type=int,
             flag="--offset",
             metavar="MINUTES",
+        ),
+        Option(
+            "times_without_zone",
+            "Clock of the times without a zone.  [default: local if --offset or an offset column "
+            "is given, else utc; needed if other times have a zone]",
+            metavar="local|utc",
         ),
         SKIP_BAD_ROWS,
     ),

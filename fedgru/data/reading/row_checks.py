@@ -33,6 +33,7 @@ class Parsed:
         good: bool [num_rows]; in bad rows the values of the other columns are meaningless.
         time_s: int64 [num_rows], Unix seconds, UTC.
         fraction_ns: int64 [num_rows], nanoseconds after `time_s`.
+        has_zone: bool [num_rows], whether the time has a zone.
         offset_min: int64 [num_rows], minutes to add to UTC for local time.
         lat_deg: float64 [num_rows], NaN where missing.
         lon_deg: float64 [num_rows], NaN where missing.
@@ -42,6 +43,7 @@ class Parsed:
     good: Bools
     time_s: Ints
     fraction_ns: Ints
+    has_zone: Bools
     offset_min: Ints
     lat_deg: Doubles
     lon_deg: Doubles
@@ -49,7 +51,13 @@ class Parsed:
 
 
 def parse_rows(
-    rows: Rows, fields: Fields, *, time_layout: str | None, offset_min: int | None, swap_hint: str
+    rows: Rows,
+    fields: Fields,
+    *,
+    time_layout: str | None,
+    offset_min: int | None,
+    times_without_zone: str | None,
+    swap_hint: str,
 ) -> Parsed:
     """Parse and check some rows; `settle` reports what is wrong with them.
 
@@ -59,6 +67,7 @@ def parse_rows(
             pyarrow string arrays [num_rows].
         time_layout: a key of `LAYOUTS`, or None if no time fits any.
         offset_min: minutes from UTC of every row's local clock; None if each row has its own.
+        times_without_zone: "local" or "utc"; None: local time where an offset is known, else UTC.
         swap_hint: advice if latitude and longitude are swapped.
 
     Returns:
@@ -74,11 +83,12 @@ def parse_rows(
         _check_exchanged(bad, fields, lat_deg, lon_deg, offsets, swap_hint)
     elif offset_min is not None:
         offsets = np.full(len(time_s), offset_min)
-        time_s = np.where(times.has_zone, time_s, time_s - 60 * offset_min)
     else:
         offsets = times.zone_min
+    if times_without_zone != "utc" and not times.has_zone.all():  # offsets are 0 where unknown
+        time_s = np.where(times.has_zone, time_s, time_s - 60 * offsets)
     good = bad.close()
-    return Parsed(good, time_s, times.fraction_ns, offsets, lat_deg, lon_deg, bad)
+    return Parsed(good, time_s, times.fraction_ns, times.has_zone, offsets, lat_deg, lon_deg, bad)
 
 
 class BadRows:
@@ -136,8 +146,9 @@ def settle(
         DataError: at the first bad row, or if no row is good.
     """
     found: list[Found] = []
-    if (misfits := _wrong_number_of_fields(parts, delimiter, layout_hint)) is not None:
-        found.append(misfits)
+    for misfits in (_wrong_number_of_fields(parts, delimiter, layout_hint), _open_quotes(parts)):
+        if misfits is not None:
+            found.append(misfits)
     for of_check in zip(*(part.found for part in parts), strict=True):
         some = [one for one in of_check if one is not None]
         if some:
@@ -164,17 +175,33 @@ def settle(
 def _wrong_number_of_fields(
     parts: Sequence[BadRows], delimiter: str, layout_hint: str
 ) -> Found | None:
-    misfits = [misfit for part in parts for misfit in part.misfits]
+    misfits = [one for part in parts for one in part.misfits if not one.num_swallowed]
     if not misfits:
         return None
-    row_nums = np.array([row_num for row_num, _ in misfits])
-    num_fields = misfits[0][1]
+    row_nums = np.array([misfit.row_num for misfit in misfits])
+    num_fields = misfits[0].num_fields
     message = (
         f"{num_fields} {'field' if num_fields == 1 else 'fields'}, expected "
         f"{parts[0].num_columns} separated by {DELIMITERS.get(delimiter, repr(delimiter))}."
     )
     has_others = any(part.num_rows > 0 for part in parts)
     return "wrong number of fields", row_nums, message if has_others else message + layout_hint
+
+
+def _open_quotes(parts: Sequence[BadRows]) -> Found | None:
+    """Return the rows in which a quote is left open, and those that they swallowed."""
+    misfits = [one for part in parts for one in part.misfits if one.num_swallowed]
+    if not misfits:
+        return None
+    row_nums = np.concatenate([one.row_num + np.arange(one.num_swallowed + 1) for one in misfits])
+    first = misfits[0]
+    others = "row" if first.num_swallowed == 1 else f"{first.num_swallowed:,} rows"
+    message = (
+        f"a quote is left open in this row: it swallows the {others} after it, to row "
+        f"{first.row_num + first.num_swallowed}. Close the quote, or write a quote that is part "
+        "of a name twice."
+    )
+    return "a quote left open, and the rows it swallowed", row_nums, message
 
 
 def _check_names(bad: BadRows, fields: Fields) -> None:

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fedgru.core.cpus import usable_cpus
+from fedgru.core.errors import DataError
 from fedgru.core.types import AnyInts, Bools, Ints
 from fedgru.data.checkins import CheckIns, Coded, encode, in_order
-from fedgru.data.ledger import Ledger
+from fedgru.data.ledger import MAX_EXAMPLES, Ledger, Line
 from fedgru.data.reading.base import Reading
 from fedgru.data.reading.growing_columns import NumberColumn, TextColumn
 from fedgru.data.reading.row_checks import BadRows, parse_rows, settle
@@ -23,6 +24,7 @@ from fedgru.data.reading.sources import Rows, Source
 Picked: TypeAlias = tuple[dict[str, Any], dict[str, Any]]  # fields, kept columns
 
 _TEXT_FIELDS = ("user", "venue", "category", "raw_category")
+_NOTHING = {"nan", "null", "none", "na", "n/a", "#n/a", "nil", "undefined", "\\n", "<na>"}
 _OWN = "own:"  # prefix of a kept column's name, so that it differs from all fields
 MIN_FALLS = 3  # of time from row to row; with fewer, a file with the newest row first is a guess
 MAX_COMPARED = 16  # rows of one second, pair by pair
@@ -48,6 +50,7 @@ class _Part:
         texts: {field, or "own:" and a name: pyarrow dictionary array}.
         numbers: {name: array}: row_nums, time_s, offset_min, lat_deg, lon_deg.
         fractions: (places of the rows whose time has a fraction, these in nanoseconds).
+        without_zone: row numbers of the first rows whose time has no zone, and how many there are.
         bad: BadRows.
         num_rows: good and bad.
     """
@@ -56,8 +59,46 @@ class _Part:
     texts: dict[str, pa.DictionaryArray]
     numbers: dict[str, npt.NDArray[Any]]
     fractions: tuple[Ints, Ints]
+    without_zone: tuple[list[int], int]
     bad: BadRows
     num_rows: int
+
+
+class _Columns:
+    """The good rows of a file, part by part; columns as in CheckIns.
+
+    Attributes:
+        read: the parts, without their columns.
+        num_good: rows so far.
+    """
+
+    def __init__(self) -> None:
+        self.read: list[_Part] = []
+        self.num_good = 0
+        self._texts: dict[str, TextColumn] = {}
+        self._numbers: dict[str, NumberColumn] = {}
+        self._cut_at, self._fraction_ns = NumberColumn(np.int64), NumberColumn(np.int64)
+
+    def add(self, part: _Part) -> None:
+        self._cut_at.add(self.num_good + part.fractions[0])
+        self._fraction_ns.add(part.fractions[1])
+        self.num_good += len(part.numbers["time_s"])
+        for name, texts in part.texts.items():
+            self._texts.setdefault(name, TextColumn()).add(texts)
+        for name, values in part.numbers.items():
+            self._numbers.setdefault(name, NumberColumn(values.dtype)).add(values)
+        part.texts.clear()
+        part.numbers.clear()
+        self.read.append(part)
+
+    def join(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Coded]]:
+        """Return the columns of numbers, with "fraction_ns" if there are any, and of texts."""
+        numbers = {name: self._numbers.pop(name).join() for name in list(self._numbers)}
+        texts = {name: Coded(*self._texts.pop(name).join()) for name in list(self._texts)}
+        if len(cut_at := self._cut_at.join()):
+            numbers["fraction_ns"] = np.zeros(self.num_good, np.int64)
+            numbers["fraction_ns"][cut_at] = self._fraction_ns.join()
+        return numbers, texts
 
 
 def read_rows(
@@ -70,8 +111,10 @@ def read_rows(
     skip_bad_rows: bool,
     settings: dict[str, Any],
     offset_min: int | None = None,
+    times_without_zone: str | None = None,
     swap_hint: str = "",
     layout_hint: str = "",
+    ledger: Ledger = Ledger(),  # noqa: B008 (frozen)
 ) -> Reading:
     """Parse and check rows, sort the good ones by time, and code their texts.
 
@@ -85,58 +128,41 @@ def read_rows(
         skip_bad_rows: drop and count bad rows instead of stopping at the first.
         settings: the reader's settings, for the passport.
         offset_min: minutes from UTC of every row's local clock; None if each row has its own.
+        times_without_zone: "local" or "utc", the clock of times without a zone; None: local time
+            where an offset is known, else UTC, unless other rows have a zone.
         swap_hint: advice if latitude and longitude are swapped.
         layout_hint: advice if every row has a wrong number of fields.
+        ledger: what happened to the file before.
 
     Returns:
         `Reading`.
 
     Raises:
-        DataError: at the first bad row, or if no row is good.
+        DataError: at the first bad row, if no row is good, or if some times have a zone, others
+            have none, and nothing says which clock these are of.
     """
     for_parsing = {"time_layout": time_layout, "offset_min": offset_min, "swap_hint": swap_hint}
-    read: list[_Part] = []
-    columns: dict[str, TextColumn] = {}
-    growing: dict[str, NumberColumn] = {}
-    cut_at, fraction_ns = NumberColumn(np.int64), NumberColumn(np.int64)
-    num_good = 0
-
-    def take(part: _Part) -> None:
-        nonlocal num_good
-        cut_at.add(num_good + part.fractions[0])
-        fraction_ns.add(part.fractions[1])
-        num_good += len(part.numbers["time_s"])
-        for name, texts in part.texts.items():
-            columns.setdefault(name, TextColumn()).add(texts)
-        for name, values in part.numbers.items():
-            growing.setdefault(name, NumberColumn(values.dtype)).add(values)
-        part.texts.clear()
-        part.numbers.clear()
-        read.append(part)
-
+    for_parsing["times_without_zone"] = times_without_zone
+    found = _Columns()
     threads = usable_cpus()
     with _returning_memory(), ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[_Part]] = deque()
         for rows in parts:
             waiting.append(pool.submit(_read_part, rows, pick, for_parsing))
             if len(waiting) > threads:  # hold only the text that the threads work on
-                take(waiting.popleft().result())
+                found.add(waiting.popleft().result())
         while waiting:
-            take(waiting.popleft().result())
-    ledger = settle(source.file, [part.bad for part in read], skip_bad_rows, delimiter, layout_hint)
-    num_rows, fields = sum(part.num_rows for part in read), read[0].fields
-    numbers = {name: growing.pop(name).join() for name in list(growing)}
-    codes: dict[str, npt.NDArray[Any]] = {}
-    values: dict[str, tuple[str, ...]] = {}
-    for name in list(columns):
-        codes[name], values[name] = columns.pop(name).join()
-    read.clear()
+            found.add(waiting.popleft().result())
+    bad = [part.bad for part in found.read]
+    ledger += settle(source.file, bad, skip_bad_rows, delimiter, layout_hint)
+    num_rows, fields = sum(part.num_rows for part in found.read), found.read[0].fields
+    clock = _clock_without_zone(fields, offset_min, times_without_zone)
+    ledger = _note_without_zone(ledger, source.file, found, clock, times_without_zone)
+    numbers, texts = found.join()
+    ledger = _put_in_order(ledger, numbers, texts)
 
-    fractions = cut_at.join(), fraction_ns.join()
-    ledger = _put_in_order(ledger, numbers, codes, *fractions)
-
-    texts = {name: in_order(Coded(codes.pop(name), values.pop(name))) for name in list(codes)}
-    row_nums, fraction = numbers.pop("row_nums"), numbers.pop("fraction_ns", None)
+    texts = {name: in_order(texts.pop(name)) for name in list(texts)}
+    row_nums, fraction_ns = numbers.pop("row_nums"), numbers.pop("fraction_ns", None)
     nothing = Coded(np.full(len(row_nums), -1, np.int32), ())
     kept = {name.removeprefix(_OWN): texts[name] for name in texts if name.startswith(_OWN)}
     check_ins = CheckIns(
@@ -147,13 +173,40 @@ def read_rows(
         **numbers,
         own=kept,
     )
-    if fraction is not None:
-        ledger = ledger.add("repaired", "fraction of a second cut off", row_nums[fraction > 0])
+    if fraction_ns is not None:
+        ledger = ledger.add("repaired", "fraction of a second cut off", row_nums[fraction_ns > 0])
     ledger = _note_missing(ledger, fields, check_ins, row_nums)
-    ledger = ledger.add(
-        "kept", "row repeats another one", row_nums[_find_repeats(check_ins, fraction)]
-    )
+    ledger = _note_odd(ledger, check_ins, row_nums)
+    repeats = _find_repeats(check_ins, fraction_ns)
+    ledger = ledger.add("kept", "row repeats another one", row_nums[repeats])
     return Reading(check_ins, ledger, source, num_rows, time_layout, delimiter, settings)
+
+
+def _clock_without_zone(
+    fields: Sequence[str], offset_min: int | None, times_without_zone: str | None
+) -> str:
+    """Return how a time without a zone is read, for the ledger."""
+    if times_without_zone == "utc" or ("offset" not in fields and offset_min is None):
+        return "UTC"
+    return f"local time by {'the offset column' if 'offset' in fields else 'the given offset'}"
+
+
+def _note_without_zone(
+    ledger: Ledger, file: str, found: _Columns, clock: str, times_without_zone: str | None
+) -> Ledger:
+    """Return the ledger with the times without a zone; refuse them if the clock is a guess."""
+    number = sum(part.without_zone[1] for part in found.read)
+    if not number:
+        return ledger
+    examples = [row for part in found.read for row in part.without_zone[0]][:MAX_EXAMPLES]
+    if number < found.num_good and clock == "UTC" and times_without_zone is None:
+        have = "1 time has no zone" if number == 1 else f"{number:,} times have no zone"
+        raise DataError(
+            f"{file}, row {examples[0]}: {have}, but {found.num_good - number:,} have one. Give "
+            "`times_without_zone` utc, or an offset from UTC if they are local time."
+        )
+    line = Line("missing", f"time has no zone, read as {clock}", number, tuple(examples))
+    return ledger + Ledger((line,))
 
 
 def _read_part(
@@ -178,50 +231,43 @@ def _read_part(
     }
     fraction_ns = parsed.fraction_ns[keep]
     fractions = np.flatnonzero(fraction_ns), fraction_ns[fraction_ns > 0]
-    num_rows = len(rows.row_nums) + len(rows.misfits)
-    return _Part(tuple(fields), texts, numbers, fractions, parsed.bad, num_rows)
+    without = np.flatnonzero(parsed.good & ~parsed.has_zone)
+    without_zone = rows.row_nums[without[:MAX_EXAMPLES]].tolist(), len(without)
+    return _Part(tuple(fields), texts, numbers, fractions, without_zone, parsed.bad, rows.num_rows)
 
 
 def _put_in_order(
-    ledger: Ledger,
-    numbers: dict[str, npt.NDArray[Any]],
-    codes: dict[str, npt.NDArray[Any]],
-    cut_at: Ints,
-    fraction_ns: Ints,
+    ledger: Ledger, numbers: dict[str, npt.NDArray[Any]], texts: dict[str, Coded]
 ) -> Ledger:
     """Put columns in order of time, in place; fractions of a second count.
 
     Rows of one moment keep their order. A file with the newest row first is read from its end.
-
-    Args:
-        ledger: of the rows dropped.
-        numbers, codes: the columns by name; "fraction_ns" is added to `numbers` if there are any.
-        cut_at, fraction_ns: int64 [num_cut], rows whose time has a fraction, and the fractions.
-
-    Returns:
-        The ledger with the rows that come after a later row of the same user.
+    Return the ledger with the rows that come after a later row of the same user.
     """
-    moment = numbers["time_s"]
-    if len(cut_at):
-        numbers["fraction_ns"] = np.zeros(len(moment), np.int64)
-        numbers["fraction_ns"][cut_at] = fraction_ns
-        moment = 10**9 * moment + numbers["fraction_ns"]
+
+    def rearrange(order: slice | Ints) -> None:
+        for name in numbers:
+            numbers[name] = numbers[name][order]
+        for name in texts:
+            texts[name] = Coded(texts[name].codes[order], texts[name].values)
+
+    def moments() -> Ints:
+        if "fraction_ns" not in numbers:
+            return numbers["time_s"]
+        return 10**9 * numbers["time_s"] + numbers["fraction_ns"]
+
+    moment = moments()
     if (moment[1:] >= moment[:-1]).all():
         return ledger
-    is_late, is_reversed = find_late(codes["user"], moment)
+    is_late, is_reversed = find_late(texts["user"].codes, moment)
     if is_reversed:
         ledger = ledger.add("repaired", "newest row first, read from the end", numbers["row_nums"])
-        for arrays in (numbers, codes):
-            for name in arrays:
-                arrays[name] = arrays[name][::-1]
-        moment = moment[::-1]
-        is_late, _ = find_late(codes["user"], moment)
+        rearrange(slice(None, None, -1))
+        moment = moments()
+        is_late, _ = find_late(texts["user"].codes, moment)
     late = numbers["row_nums"][is_late]
     ledger = ledger.add("repaired", "row out of its user's time order, sorted", late)
-    order = np.argsort(moment, kind="stable")
-    for arrays in (numbers, codes):
-        for name in arrays:
-            arrays[name] = arrays[name][order]
+    rearrange(np.argsort(moment, kind="stable"))
     return ledger
 
 
@@ -276,6 +322,30 @@ def _note_missing(
     for name, coded in check_ins.own.items():
         ledger = ledger.add("missing", f"{name} is empty", row_nums[coded.codes < 0])
     return ledger
+
+
+def _note_odd(ledger: Ledger, check_ins: CheckIns, row_nums: AnyInts) -> Ledger:
+    """Return the ledger with what is often a missing value in disguise."""
+    is_origin = (check_ins.lat_deg == 0) & (check_ins.lon_deg == 0)
+    ledger = ledger.add("kept", "coordinates are 0, 0: often a missing value", row_nums[is_origin])
+    for field in ("user", "venue", "category"):
+        coded: Coded = getattr(check_ins, field)
+        odd = [code for code, text in enumerate(coded.values) if stands_for_nothing(text)]
+        if odd:
+            names = ", ".join(coded.values[code] for code in odd[:MAX_EXAMPLES])
+            rows = row_nums[np.isin(coded.codes, odd)]
+            ledger = ledger.add("kept", f"{field} is {names}: often a missing value", rows)
+    return ledger
+
+
+def stands_for_nothing(text: str) -> bool:
+    """Return whether a name is a common word for a missing value, or only zeros.
+
+    >>> [stands_for_nothing(text) for text in ("NULL", "nan", "00000000", "0", "Nana", "N/A")]
+    [True, True, True, False, False, True]
+    """
+    word = text.strip().lower()
+    return word in _NOTHING or (len(word) >= 8 and not word.strip("0"))
 
 
 def _find_repeats(check_ins: CheckIns, fraction_ns: Ints | None) -> Ints:

@@ -5,13 +5,11 @@ unpacked or converted goes through a temporary file.
 """
 
 import codecs
-import gzip
 import hashlib
 import io
+import re
 import stat
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,17 +22,19 @@ import pyarrow.csv
 
 from fedgru.core.errors import DataError
 from fedgru.core.types import AnyPath, Ints
+from fedgru.data.reading import unpacking
+from fedgru.data.text_columns import raw_bytes
 
 MAX_TEXT_BYTES = 1 << 33  # a larger file, or one that unpacks to more, is not read
 MAX_HELD_BYTES = 1 << 30  # limit of a text that is held in memory
-# A file that unpacks to more than both of these is a bomb: text usually shrinks to a tenth.
-BOMB_BYTES, BOMB_RATIO = 1 << 30, 200
 _SPOOLED_BYTES = 1 << 26  # smaller files stay in memory
 _PART_BYTES = 1 << 24
 _MAX_ROW_BYTES = 1 << 20  # also pyarrow's block size: a longer row is an error
 BATCHES_AT_ONCE = 16  # each of at most _MAX_ROW_BYTES of text
 ROWS_AT_LEAST = 1000  # in a part: enough to recognise the layout of the times
 _UTF8_BOM = b"\xef\xbb\xbf"
+_CONTROLS = bytes(range(0x80, 0xA0))  # in Latin-1
+_NOT_WINDOWS_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Source:
         sha256: SHA-256 of the file on disk, not unpacked.
         size_bytes: size of the file on disk.
         compression: "none", "gzip" or "zip".
-        encoding: "utf-8", "utf-8-sig" (with a byte order mark) or "latin-1".
+        encoding: "utf-8", "utf-8-sig" (with a byte order mark), "latin-1", or "windows-1252"
+            (Latin-1 with printed characters in place of the control characters 128 to 159).
     """
 
     file: str
@@ -152,7 +153,7 @@ def _open_stored(path: Path, limit: int) -> Iterator[tuple[IO[bytes], int]]:
         if not stat.S_ISREG(facts.st_mode):
             raise DataError(f"{path} is a pipe or a device: write its content to a file first.")
         if facts.st_size > limit:
-            raise DataError(_too_large(path.name, limit))
+            raise DataError(unpacking.too_large(path.name, limit))
         stream: IO[bytes] = open(path, "rb")  # noqa: SIM115 (closed below)
         if facts.st_size <= _SPOOLED_BYTES:
             with stream:
@@ -174,7 +175,7 @@ def _unpacked(
     stored.seek(0)
     magic = stored.read(2)
     stored.seek(0)
-    unpack = {b"\x1f\x8b": _unpack_gzip, b"PK": _unpack_zip}.get(magic)
+    unpack = {b"\x1f\x8b": unpacking.unpack_gzip, b"PK": unpacking.unpack_zip}.get(magic)
     if unpack is None:
         if size_bytes and path.suffix.lower() in (".gz", ".zip"):
             kind = {".gz": "gzip", ".zip": "zip"}[path.suffix.lower()]
@@ -186,70 +187,10 @@ def _unpacked(
         return
     with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as raw:
         try:
-            unpack(stored, raw, path.name, limit, max(BOMB_BYTES, BOMB_RATIO * size_bytes))
+            unpack(stored, raw, path.name, limit, size_bytes)
         except OSError as error:
             raise DataError(f"{path.name} cannot be unpacked: {error.strerror or error}.") from None
         yield raw, "gzip" if magic != b"PK" else "zip"
-
-
-def _copy(
-    packed: IO[bytes] | gzip.GzipFile, raw: IO[bytes], name: str, limit: int, believable: int
-) -> None:
-    """Unpack a file; refuse more than the limit, and more than a text could be."""
-    size = 0
-    while part := packed.read(min(_PART_BYTES, min(limit, believable) + 1 - size)):
-        size += len(part)
-        if size > limit:
-            raise DataError(_too_large(name, limit))
-        if size > believable:
-            raise DataError(
-                f"{name} unpacks to more than {BOMB_RATIO} times its size: it is not a table."
-            )
-        raw.write(part)
-
-
-def _unpack_gzip(stored: IO[bytes], raw: IO[bytes], name: str, *limits: int) -> None:
-    try:
-        with gzip.GzipFile(fileobj=stored) as file:
-            _copy(file, raw, name, *limits)
-    except EOFError:
-        raise DataError(
-            f"{name} ends too early: the gzip file is cut off. Download it again."
-        ) from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{name} is a damaged gzip file ({error}). Download it again.") from None
-
-
-def _unpack_zip(stored: IO[bytes], raw: IO[bytes], name: str, *limits: int) -> None:
-    try:
-        with zipfile.ZipFile(stored) as archive:
-            members = [
-                info
-                for info in archive.infolist()
-                if not info.is_dir() and not info.filename.startswith("__MACOSX/")
-            ]
-            if len(members) != 1:
-                names = ", ".join(info.filename for info in members[:5]) or "none"
-                more = ", ..." if len(members) > 5 else ""
-                raise DataError(
-                    f"{name} holds {len(members)} files ({names}{more}), expected one. "
-                    "Unpack it and import the file you mean."
-                )
-            with archive.open(members[0]) as file:
-                _copy(file, raw, name, *limits)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise DataError(f"{name} is a damaged zip file ({error}). Download it again.") from None
-    except (RuntimeError, NotImplementedError) as error:  # a password, or an unknown compression
-        raise DataError(
-            f"{name} cannot be unpacked: {error}. Unpack it yourself and import the file inside."
-        ) from None
-
-
-def _too_large(name: str, limit: int) -> str:
-    return (
-        f"{name} holds more than {limit / 2**20:,.0f} MiB of text, "
-        "which is the limit. Import a part of it."
-    )
 
 
 def _look_through(
@@ -260,7 +201,7 @@ def _look_through(
     `on_part`, if not None, is called with each part, so that the file is read only once.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    encoding, begin, is_blank, is_plain = "utf-8", 0, True, True
+    encoding, begin, is_blank, is_plain, has_controls = "utf-8", 0, True, True, False
     for number, part in enumerate(_parts(raw)):
         if on_part is not None:
             on_part(part)
@@ -269,8 +210,11 @@ def _look_through(
         if number == 0 and part.startswith(_UTF8_BOM):
             encoding, begin = "utf-8-sig", len(_UTF8_BOM)
         is_blank = is_blank and not part[begin if number == 0 else 0 :].strip()
-        if encoding != "latin-1" and not (is_plain and part.isascii()):
-            is_plain = False  # from here on a character can continue in the next part
+        if part.isascii() and is_plain:
+            continue
+        is_plain = False  # from here on a character can continue in the next part
+        has_controls = has_controls or len(part.translate(None, _CONTROLS)) < len(part)
+        if encoding != "latin-1":
             try:
                 decoder.decode(part)
             except UnicodeDecodeError:
@@ -281,19 +225,35 @@ def _look_through(
         encoding = "latin-1"
     if is_blank:
         raise DataError(f"{name} is empty.")
+    if encoding == "latin-1" and has_controls:
+        _check_windows_1252(raw, name)
+        encoding = "windows-1252"
     return encoding, begin
+
+
+def _check_windows_1252(raw: IO[bytes], name: str) -> None:
+    """Raise a DataError at the first byte that Windows-1252 does not have."""
+    line = 1
+    for part in _parts(raw):
+        if found := _NOT_WINDOWS_1252.search(part):
+            line += part.count(b"\n", 0, found.start())
+            raise DataError(
+                f"{name} is not text in UTF-8, Latin-1 or Windows-1252: line {line} has the byte "
+                f"0x{found[0].hex()}, a control character. Convert the file to UTF-8."
+            )
+        line += part.count(b"\n")
 
 
 @contextmanager
 def _in_utf8(raw: IO[bytes], encoding: str, begin: int) -> Iterator[tuple[IO[bytes], int]]:
-    """Yield a UTF-8 stream and its begin: the stream itself, or its Latin-1 text converted."""
-    if encoding != "latin-1":
+    """Yield a UTF-8 stream and its begin: the stream itself, or its 8-bit text converted."""
+    if encoding not in ("latin-1", "windows-1252"):
         yield raw, begin
         return
     with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as converted:
         raw.seek(begin)
         while part := raw.read(_PART_BYTES):
-            converted.write(part.decode("latin-1").encode())
+            converted.write(part.decode(encoding).encode())
         yield converted, 0
 
 
@@ -311,21 +271,44 @@ def _end(stream: IO[bytes], begin: int) -> int:
 
 
 @dataclass(frozen=True)
+class Misfit:
+    """A row with another number of fields, or one in which an open quote swallowed others.
+
+    Attributes:
+        row_num: its number in the file, counted from 1.
+        num_fields: its number of fields.
+        num_swallowed: rows after it that a quote left open made part of it; they are counted in
+            the numbers of the rows after them.
+    """
+
+    row_num: int
+    num_fields: int
+    num_swallowed: int = 0
+
+
+@dataclass(frozen=True)
 class Rows:
     """A text file split into rows with the same number of fields.
 
     Attributes:
         columns: one pyarrow string array per column, without missing values.
         row_nums: int64 [num_rows], each row's number in the file, counted from 1.
-        misfits: (row number, number of fields) of each row with another number of fields.
+        misfits: the rows that do not fit, in order.
     """
 
     columns: list[pa.Array]
     row_nums: Ints
-    misfits: list[tuple[int, int]]
+    misfits: list[Misfit]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the file, with misfits and what they swallowed."""
+        return len(self.row_nums) + sum(1 + misfit.num_swallowed for misfit in self.misfits)
 
 
-def split_rows(text: Text, num_columns: int, delimiter: str, quoted: bool) -> Iterator[Rows]:
+def split_rows(
+    text: Text, num_columns: int, delimiter: str, quoted: bool, first_row: int = 1
+) -> Iterator[Rows]:
     """Split text into rows and fields, some megabytes at a time.
 
     Args:
@@ -334,6 +317,7 @@ def split_rows(text: Text, num_columns: int, delimiter: str, quoted: bool) -> It
         delimiter: one character.
         quoted: whether a double quote starts a field that can contain delimiters and line ends; if
             not, it is an ordinary character.
+        first_row: number of the first row.
 
     Yields:
         `Rows`, at least once. Empty lines at the end of the file are not rows; an empty line
@@ -342,12 +326,14 @@ def split_rows(text: Text, num_columns: int, delimiter: str, quoted: bool) -> It
     Raises:
         DataError: if the text cannot be split, for example if a quote is never closed.
     """
-    misfits: list[tuple[int, int]] = []
+    misfits: list[tuple[int, int, int]] = []  # row in the text, fields, swallowed
     batches: list[pa.RecordBatch] = []
-    num_before = 0
+    num_before, next_num = 0, first_row
 
     def note_misfit(row: Any) -> str:
-        misfits.append((row.number, row.actual_columns))
+        after = _lines(row.text)[1:] if quoted else []
+        is_swallowed = any(line.count(delimiter) >= num_columns - 1 for line in after)
+        misfits.append((row.number, row.actual_columns, len(after) if is_swallowed else 0))
         return "skip"
 
     names = [str(column) for column in range(num_columns)]
@@ -355,19 +341,32 @@ def split_rows(text: Text, num_columns: int, delimiter: str, quoted: bool) -> It
 
     def rows_so_far() -> Rows:
         """Return the rows read since the last call, with their numbers."""
-        nonlocal batches, num_before
+        nonlocal batches, num_before, next_num
         table = pa.Table.from_batches(batches) if batches else nothing
         number = 0  # pyarrow can have found misfits further down already
         while number < len(misfits) and misfits[number][0] <= num_before + len(table) + number + 1:
             number += 1
-        found = misfits[:number]
+        found = np.array(misfits[:number], np.int64).reshape(-1, 3)
         del misfits[:number]
-        row_nums = np.arange(num_before + 1, num_before + table.num_rows + len(found) + 1)
-        is_misfit = np.zeros(len(row_nums), bool)
-        is_misfit[[row_num - num_before - 1 for row_num, _ in found]] = True
-        batches, num_before = [], num_before + len(row_nums)
         columns = [column.combine_chunks() for column in table.columns]
-        return Rows(columns, row_nums[~is_misfit], found)
+        num_fields = np.full(table.num_rows + number, num_columns)
+        is_misfit, swallowed = np.zeros(len(num_fields), bool), np.zeros(len(num_fields), np.int64)
+        places = found[:, 0] - num_before - 1
+        is_misfit[places], num_fields[places], swallowed[places] = True, found[:, 1], found[:, 2]
+        if quoted:
+            in_fields = _swallowed_in_fields(columns, delimiter)
+            swallowed[~is_misfit] = in_fields
+            is_misfit |= swallowed > 0
+            if (in_fields > 0).any():
+                whole = pa.array(in_fields == 0)
+                columns = [column.filter(whole) for column in columns]
+        row_nums = next_num + np.arange(len(num_fields)) + np.cumsum(swallowed) - swallowed
+        batches, num_before = [], num_before + len(num_fields)
+        next_num += len(num_fields) + int(swallowed.sum())
+        of_misfits = (values[is_misfit].tolist() for values in (row_nums, num_fields, swallowed))
+        return Rows(
+            columns, row_nums[~is_misfit], [Misfit(*one) for one in zip(*of_misfits, strict=True)]
+        )
 
     try:
         reader = pa.csv.open_csv(
@@ -392,9 +391,34 @@ def split_rows(text: Text, num_columns: int, delimiter: str, quoted: bool) -> It
             if len(batches) >= BATCHES_AT_ONCE and sum(map(len, batches)) >= ROWS_AT_LEAST:
                 yield rows_so_far()
     except pa.ArrowInvalid as error:
-        reason = "a row is longer than 1 MiB" if "straddl" in str(error) else str(error).strip(".")
+        name, reason = text.source.file, str(error).strip(".")
+        if "straddl" in reason:  # all rows before have been read
+            row_num = next_num + sum(map(len, batches)) + sum(1 + n for _, _, n in misfits)
+            reason = f"row {row_num} is longer than 1 MiB"
         hint = " Is a quote left open?" if quoted else ""
-        name = text.source.file
         raise DataError(f"{name} cannot be cut into rows: {reason}.{hint}") from None
     if batches or misfits or not num_before:
         yield rows_so_far()
+
+
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _swallowed_in_fields(columns: list[pa.Array], delimiter: str) -> Ints:
+    """Return int64 [num_rows], rows that a quote left open made part of a row's field.
+
+    A field with line ends is such a field if there are enough delimiters before its first line end
+    to complete its own row, and after its last one to complete the row that comes there.
+    """
+    swallowed = np.zeros(len(columns[0]), np.int64)
+    for place, column in enumerate(columns):
+        offsets, data = raw_bytes(column)
+        used = data[offsets[0] : offsets[-1]]
+        ends = np.flatnonzero((used == 10) | (used == 13)) + offsets[0]
+        for row in np.unique(np.searchsorted(offsets, ends, side="right") - 1).tolist():
+            lines = _lines(column[row].as_py())
+            missing = len(columns) - 1 - place
+            if lines[0].count(delimiter) >= missing and lines[-1].count(delimiter) >= place:
+                swallowed[row] += len(lines) - 1
+    return swallowed

@@ -9,7 +9,7 @@ import pytest
 
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.data.ledger import Ledger, Line
-from fedgru.data.reading import growing_columns, sources
+from fedgru.data.reading import growing_columns, sources, unpacking
 from fedgru.data.reading.delimited import read_csv
 from fedgru.data.reading.timestamps import guess_layout, read_times
 from fedgru.data.reading.tsmc2014 import read_tsmc2014
@@ -391,12 +391,45 @@ def test_a_zip_must_hold_one_file(tmp_path):
 def test_a_row_without_end(tmp_path):
     path = write(tmp_path / "long.txt", [ROWS[0], "x" * 3_000_000])
     assert message(read_tsmc2014, path) == (
-        "long.txt cannot be cut into rows: a row is longer than 1 MiB."
+        "long.txt cannot be cut into rows: row 2 is longer than 1 MiB."
     )
-    path = write(tmp_path / "quote.csv", ["who,place,when", '"ann,b,c', *["a,b,c"] * 600_000])
+    rows = ["who,place,when", *["a,b,c"] * 300_000, '"ann,b,c', *["a,b,c"] * 600_000]
+    assert message(read_csv, write(tmp_path / "quote.csv", rows), COLUMNS) == (
+        "quote.csv cannot be cut into rows: row 300002 is longer than 1 MiB. Is a quote left open?"
+    )
+
+
+def test_an_open_quote_is_named_with_the_rows_that_it_swallows(tmp_path):
+    # rows 2 to 6 are good; the quote of row 7 is open to the end of the file, row 19
+    rows = [at(f"{i:02}") for i in range(5)] + ['ann,"ho,2012-04-03T18:00:05Z']
+    rows += [at(f"{i:02}") for i in range(6, 18)]
+    path = write(tmp_path / "v.csv", ["who,place,when", *rows])
     assert message(read_csv, path, COLUMNS) == (
-        "quote.csv cannot be cut into rows: a row is longer than 1 MiB. Is a quote left open?"
+        "v.csv, row 7: a quote is left open in this row: it swallows the 12 rows after it, to row "
+        "19. Close the quote, or write a quote that is part of a name twice.\n"
+        f"13 bad rows in all; {SKIP}"
     )
+    reading = read_csv(path, COLUMNS, skip_bad_rows=True)
+    assert (len(reading.check_ins), reading.num_rows) == (5, 18)
+    lost = "a quote left open, and the rows it swallowed"
+    assert reading.ledger.lines == (Line("dropped", lost, 13, (7, 8, 9, 10, 11)),)
+
+
+def test_a_quote_that_a_later_quote_closes(tmp_path, monkeypatch):
+    # row 3's quote ends at that of row 5: three rows are one with the right number of fields
+    rows = [at("00"), 'ann,"ho,2012-04-03T18:00:01Z', at("02"), 'ann,"home,2012-04-03T18:00:03Z']
+    rows += ["too,few", at("05"), 'ann,"a home,\nwith a, b",2012-04-03T18:00:06Z']
+    for part in (1 << 20, 128):  # bytes
+        monkeypatch.setattr(sources, "_MAX_ROW_BYTES", part)
+        path = write(tmp_path / "v.csv", ["who,place,when,note", *(f"{row},x" for row in rows)])
+        reading = read_csv(path, COLUMNS, skip_bad_rows=True)
+        assert reading.check_ins.venue.values == ("home", "a home,\nwith a, b")
+        assert (reading.check_ins.time_s - 1333476000).tolist() == [0, 5, 6]
+        assert reading.ledger.lines == (
+            Line("dropped", "wrong number of fields", 1, (6,)),
+            Line("dropped", "a quote left open, and the rows it swallowed", 3, (3, 4, 5)),
+        )
+        assert reading.num_rows == 7
 
 
 # csv
@@ -625,6 +658,103 @@ def test_names_that_no_concept_can_have(name):
     assert text.startswith(f"`keep` {name!r} cannot name a concept: ")
 
 
+NO_ZONE = "time has no zone, read as"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "hours", "clock"),
+    [
+        ({}, (18, 22), None),  # refused
+        ({"times_without_zone": "utc"}, (18, 18, 22), "UTC"),
+        ({"offset_min": -240}, (18, 22, 22), "local time by the given offset"),
+        ({"offset_min": -240, "times_without_zone": "utc"}, (18, 18, 22), "UTC"),
+    ],
+)
+def test_times_without_a_zone_among_others(tmp_path, kwargs, hours, clock):
+    rows = [
+        "a,v0,2012-04-03T18:00:09Z",
+        "a,v1,2012-04-03T18:00:09",
+        "a,v2,2012-04-03T18:00:09-04:00",
+    ]
+    path = write(tmp_path / "v.csv", ["who,place,when", *rows])
+    if clock is None:
+        assert message(read_csv, path, COLUMNS) == (
+            "v.csv, row 3: 1 time has no zone, but 2 have one. Give `times_without_zone` utc, or "
+            "an offset from UTC if they are local time."
+        )
+        return
+    reading = read_csv(path, COLUMNS, **kwargs)
+    assert (reading.check_ins.time_s // 3600 % 24).tolist() == list(hours)
+    assert reading.ledger.lines == (Line("missing", f"{NO_ZONE} {clock}", 1, (3,)),)
+
+
+def test_times_without_a_zone_are_local_time_by_the_offset_column(tmp_path):
+    rows = ["ann,v0,2012-04-03 18:00:09,-240", "ann,v1,2012-04-03 23:30:00,330"]
+    path = write(tmp_path / "v.csv", ["who,place,when,off", *rows])
+    columns = COLUMNS | {"offset": "off"}
+    local = read_csv(path, columns)
+    # 18:00:09 four hours behind UTC is 22:00:09 UTC; 23:30 five and a half ahead is 18:00 UTC
+    assert (local.check_ins.time_s - 1333411200).tolist() == [18 * 3600, 22 * 3600 + 9]
+    assert (local.check_ins.local_time_s % 86400).tolist() == [23 * 3600 + 1800, 18 * 3600 + 9]
+    column = f"{NO_ZONE} local time by the offset column"
+    assert local.ledger.lines[0] == Line("missing", column, 2, (2, 3))
+    utc = read_csv(path, columns, times_without_zone="utc")
+    assert (utc.check_ins.time_s - 1333411200).tolist() == [18 * 3600 + 9, 23 * 3600 + 1800]
+    assert utc.ledger.lines == (Line("missing", f"{NO_ZONE} UTC", 2, (2, 3)),)
+    text = message(read_csv, path, COLUMNS, times_without_zone="local", kind=ConfigError)
+    assert text == (
+        "`times_without_zone` local needs the clock: give `offset_min` or `columns` offset=NAME."
+    )
+
+
+def test_windows_1252_is_recognised_by_its_quotes_and_dashes(tmp_path):
+    rows = ["who,place,when", "Joe\u2019s,Caf\u00e9,1333476009"]
+    reading = read_csv(write(tmp_path / "v.csv", rows, "cp1252"), COLUMNS)
+    assert reading.source.encoding == "windows-1252"
+    assert reading.check_ins.user.values == ("Joe\u2019s",)
+    assert reading.check_ins.venue.values == ("Caf\u00e9",)
+    path = tmp_path / "bad.csv"
+    path.write_bytes(b"who,place,when\nJoe\x92s,a\x81b,1333476009\n")
+    assert message(read_csv, path, COLUMNS) == (
+        "bad.csv is not text in UTF-8, Latin-1 or Windows-1252: line 2 has the byte 0x81, a "
+        "control character. Convert the file to UTF-8."
+    )
+
+
+def test_blank_lines_before_the_header_are_skipped(tmp_path):
+    path = tmp_path / "v.csv"
+    path.write_bytes(b"\r\n  \r\nwho,place,when\r\nann,home,1333476009\r\n,,\r\n")
+    reading = read_csv(path, COLUMNS, skip_bad_rows=True)
+    assert reading.num_rows == 2
+    assert reading.ledger.lines == (
+        Line("repaired", "blank line before the header, skipped", 2, (1, 2)),
+        Line("dropped", "row is empty", 1, (5,)),  # lines as in the file: the header is the third
+    )
+
+
+def test_missing_values_in_disguise_are_counted(tmp_path):
+    rows = ["nan,0.0,0,00000000", "NULL,1,0,n/a", "Nana,0,0.0,7", "ann,,,home"]
+    rows = [
+        "user,time,lat,lon,venue",
+        *(f"{r[0]},1333476009,{','.join(r[1:])}" for r in (row.split(",") for row in rows)),
+    ]
+    columns = {
+        "user": "user",
+        "venue": "venue",
+        "time": "time",
+        "latitude": "lat",
+        "longitude": "lon",
+    }
+    reading = read_csv(write(tmp_path / "v.csv", rows), columns)
+    assert reading.ledger.lines == (
+        Line("missing", "coordinates are empty", 1, (5,)),
+        Line("kept", "coordinates are 0, 0: often a missing value", 2, (2, 4)),
+        Line("kept", "user is nan, NULL: often a missing value", 2, (2, 3)),
+        Line("kept", "venue is 00000000, n/a: often a missing value", 2, (2, 3)),
+    )
+    assert len(reading.check_ins) == 4
+
+
 # times
 
 
@@ -793,7 +923,7 @@ def test_a_csv_is_read_in_parts_as_in_one(tmp_path, monkeypatch):
 
 
 def test_what_unpacks_to_more_than_a_text_can(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "BOMB_BYTES", 1000)
+    monkeypatch.setattr(unpacking, "BOMB_BYTES", 1000)
     bomb = tmp_path / "bomb.gz"
     bomb.write_bytes(gzip.compress(b"a" * 1_000_000))
     assert message(read_tsmc2014, bomb) == (
