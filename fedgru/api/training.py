@@ -165,6 +165,7 @@ def baseline(
     if kind not in BASELINES:
         raise ConfigError(f"`kind` is {kind!r}, expected one of {', '.join(BASELINES)}.")
     settings = baseline_workflow.settings_of(BASELINES[kind], values, config_file, preset)
+    settings = baseline_workflow.without_missing_features(BASELINES[kind], settings, data_dir)
     task, facts = open_task(settings, data_dir)
     if on_task is not None:
         on_task(task, facts)

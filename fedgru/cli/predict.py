@@ -52,6 +52,12 @@ from fedgru.cli.options import (
     help="With --history: minutes from UTC of the local clock, for every row.",
 )
 @click.option(
+    "--times-without-zone",
+    metavar="local|utc",
+    help="With --history: clock of the times without a zone.  [default: local if an offset is "
+    "given, else utc; needed if other times have a zone]",
+)
+@click.option(
     "--skip-bad-rows",
     is_flag=True,
     help="With --history: drop and count bad rows instead of stopping at the first.",
@@ -69,6 +75,7 @@ def predict(
     columns: dict[str, str],
     categories: str | None,
     offset_min: int | None,
+    times_without_zone: str | None,
     skip_bad_rows: bool,
     as_json: bool,
     data_dir: Path,
@@ -81,6 +88,7 @@ def predict(
     """
     from fedgru.console import describe, predictions
     from fedgru.data.datasets import read_passport
+    from fedgru.data.reading.rows import NO_ZONE
     from fedgru.predict import past as pasts
     from fedgru.predict.load import load_model
     from fedgru.runs import listing
@@ -93,6 +101,7 @@ def predict(
             ("--column", columns),
             ("--categories", categories),
             ("--offset", offset_min),
+            ("--times-without-zone", times_without_zone),
             ("--skip-bad-rows", skip_bad_rows),
         ):
             if value:
@@ -114,11 +123,15 @@ def predict(
             offset_min,
             until,
             skip_bad_rows,
+            times_without_zone,
         )
     found = pasts.forecast(task, schema, weights, past, k)
     head = {"run": str(folder.path), "data": task.settings.data.data, "round": round_num}
     note(describe.describe_origin(folder.path, task.settings))
     for line in past.ledger.lines:
+        if line.reason.startswith(NO_ZONE):
+            rows = "1 row" if line.rows == 1 else f"{line.rows:,} rows"
+            note(f"Note: {rows} of {history}: {line.reason}.")
         if line.kind == "dropped":
             rows = "1 row" if line.rows == 1 else f"{line.rows:,} rows"
             verb = "was" if line.rows == 1 else "were"

@@ -80,7 +80,7 @@ def check_together(settings: Settings) -> None:
 
 
 def _check_users(settings: Settings) -> None:
-    users, train_users = settings.data.users, settings.data.train_users
+    users, train_users = settings.data.num_users, settings.data.train_users
     if train_users is None:
         return
     if users is None:

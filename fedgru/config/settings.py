@@ -43,8 +43,8 @@ class Section(BaseModel):
 
 class DataSettings(Section):
     data: str = Field(EMBEDDED, description="Data set, a folder under data/.")
-    users: Count | None = Field(
-        None, description="Use only the N most active users.  [default: all]"
+    users: CountOrAll | None = Field(
+        None, description="Use only the N most active users, or all.  [default: all]"
     )
     train_users: CountOrAll | None = Field(
         None,
@@ -54,6 +54,11 @@ class DataSettings(Section):
     min_checkins: Annotated[int, Field(ge=3)] = Field(
         5, description="Leave out users with fewer check-ins."
     )
+
+    @property
+    def num_users(self) -> int | None:
+        """How many users at most, or None for all."""
+        return None if self.users == "all" else self.users
 
 
 class InputSettings(Section):

@@ -36,7 +36,7 @@ def _overview(facts: Facts) -> list[tuple[str, str, str]]:
     span, zone, counts = facts["span"], facts["time_zone"], facts["counts"]
     first, last = (span[key].replace("T", " ").rstrip("Z") for key in ("first", "last"))
     offsets = sorted(zone["offsets_min"].items(), key=lambda item: -item[1])
-    clocks = [f"{_utc_offset(int(offset))} ({number:,})" for offset, number in offsets[:3]]
+    clocks = [f"{utc_offset(int(offset))} ({number:,})" for offset, number in offsets[:3]]
     if len(offsets) > 3:
         clocks.append(f"{len(offsets) - 3} more")
 
@@ -132,6 +132,7 @@ def _ledger(facts: Facts) -> str:
     return f"Rows changed or dropped at import\n{table}"
 
 
-def _utc_offset(offset_min: int) -> str:
+def utc_offset(offset_min: int) -> str:
+    """Return an offset from UTC in words: UTC-04:00."""
     hours, minutes = divmod(abs(offset_min), 60)
     return f"UTC{'-' if offset_min < 0 else '+'}{hours:02}:{minutes:02}"

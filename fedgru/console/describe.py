@@ -302,8 +302,8 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
         lines.append(_describe_backdoor(report))
     if report["test/unknown_targets"]:
         lines.append(
-            f"{report['test/unknown_targets']:,} targets were never seen in train: they count as "
-            f"misses and have no loss.{_known_to_counting(report)}"
+            f"{report['test/unknown_targets']:,} targets were never seen in train: the model "
+            f"misses them and has no loss for them.{_known_to_counting(report)}"
         )
     if "users" in report:
         lines += [line.strip() for line in describe_known_through_others(report["users"])]
@@ -315,11 +315,17 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
 
 
 def _known_to_counting(report: Facts) -> str:
-    """Return a sentence on the targets that static counting does not know either; maybe empty."""
-    number = report["baselines"].get("commonest", {}).get("test/unknown_targets")
-    if number is None or number == report["test/unknown_targets"]:
-        return ""
-    return f" Static counting also knows those of validation: it misses {number:,}."
+    """Return a sentence on the rows that count further and so know other targets; maybe empty."""
+    of_number: dict[int, list[str]] = {}
+    for name, row in report["baselines"].items():
+        number = row.get("test/unknown_targets", report["test/unknown_targets"])
+        if number != report["test/unknown_targets"]:
+            of_number.setdefault(number, []).append(name.replace("_", " "))
+    rows = [
+        f"{', '.join(names)} {'misses' if len(names) == 1 else 'miss'} {number:,}"
+        for number, names in of_number.items()
+    ]
+    return f" Rows that count after train know some of them: {'; '.join(rows)}." if rows else ""
 
 
 def _describe_counting(report: Facts) -> list[str]:

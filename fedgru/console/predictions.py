@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fedgru.console.data_sets import utc_offset
 from fedgru.console.tables import align, count
 from fedgru.core.visible import in_one_line
 
@@ -14,7 +15,9 @@ def describe_forecast(found: Mapping[str, Any]) -> str:
     title = f"{in_one_line(found['user'])} after {count(found['check_ins'], 'check-in')}"
     if found["last"]:
         last = found["last"]
-        when = datetime.fromtimestamp(last["time_s"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        local = datetime.fromtimestamp(last["time_s"] + 60 * last["offset_min"], UTC)
+        zone = utc_offset(last["offset_min"]) if last["offset_min"] else "UTC"
+        when = f"{local:%Y-%m-%d %H:%M} {zone}"
         kind = "" if last["category"] is None else f", {in_one_line(last['category'])}"
         title += f", the last at {in_one_line(last['venue'])}{kind} ({when})"
     lines = [title]

@@ -158,14 +158,14 @@ def check_time_zone(check_ins: CheckIns) -> dict[str, Any]:
         Dict: "offsets_min" (offset in minutes, as text, to number of check-ins),
         "busiest_local_hour" and "quietest_local_hour" (0 to 23; of equal hours the earliest; None
         with fewer than `MIN_CHECKINS_FOR_CLOCK` check-ins), and "warning": a sentence if the
-        quietest hour is 9 to 20, when people are awake, else None.
+        quietest hour is 7 to 23, when people are awake, else None.
     """
     offsets, counts = np.unique(check_ins.offset_min, return_counts=True)
     busiest = quietest = warning = None
     if len(check_ins) >= MIN_CHECKINS_FOR_CLOCK:
         per_hour = np.bincount(check_ins.local_time_s // 3600 % 24, minlength=24)
         busiest, quietest = int(per_hour.argmax()), int(per_hour.argmin())
-    if quietest is not None and 9 <= quietest < 21:
+    if quietest is not None and quietest >= 7:
         warning = (
             f"The quietest hour of the day is {quietest:02}:00 local time, expected at night. "
             "The offsets from UTC are perhaps wrong or missing."

@@ -79,6 +79,7 @@ def file_past(
     offset_min: int | None = None,
     until: int | None = None,
     skip_bad_rows: bool = False,
+    times_without_zone: str | None = None,
 ) -> Past:
     """Return the Past in a file of check-ins, see `fedgru.data.reading.delimited.read_csv`.
 
@@ -94,6 +95,7 @@ def file_past(
         offset_min: minutes from UTC of every row's local clock, or None.
         until: take this many check-ins, the first ones; all by default.
         skip_bad_rows: drop and count bad rows instead of stopping at the first.
+        times_without_zone: "local" or "utc", see `read_csv`.
 
     Raises:
         ConfigError: if the table is missing or not the one of the import; as `read_csv`.
@@ -102,7 +104,14 @@ def file_past(
     """
     header = delimited.read_column_names(path)
     columns = {field: field for field in FIELDS if field in header} | dict(columns or {})
-    reading = delimited.read_csv(path, columns, None, offset_min, skip_bad_rows)
+    reading = delimited.read_csv(
+        path,
+        columns,
+        None,
+        offset_min,
+        skip_bad_rows,
+        times_without_zone=times_without_zone,
+    )
     found, file = reading.check_ins, reading.source.file
     users = found.user.values
     if user is None and len(users) > 1:
@@ -137,10 +146,11 @@ def forecast(
 
     Returns:
         dict that JSON can hold: `user`, `check_ins` (their number), `last` (venue, category, Unix
-        seconds; None without one), `cold_start` (fewer check-ins than any client of the run had),
-        `unknown` ({feature or "target": check-ins whose value the model does not know}), `target`,
-        `prior`, `top` (list of {"value", "probability"}) and, where it is known, `came` (value,
-        probability and rank of what came next; None for a value that the model does not know).
+        seconds, minutes from UTC of the local clock; None without one), `cold_start` (fewer
+        check-ins than any client of the run had), `unknown` ({feature or "target": check-ins whose
+        value the model does not know}), `target`, `prior`, `top` (list of {"value",
+        "probability"}) and, where it is known, `came` (value, probability and rank of what came
+        next; None for a value that the model does not know).
     """
     predictor = Predictor.start(schema, weights).extend(past.check_ins)
     noise = None
@@ -152,7 +162,12 @@ def forecast(
         "user": past.user,
         "check_ins": len(past.check_ins),
         "last": last
-        and {"venue": last.venue, "category": last.category, "time_s": int(last.time_s)},
+        and {
+            "venue": last.venue,
+            "category": last.category,
+            "time_s": int(last.time_s),
+            "offset_min": int(last.offset_min),
+        },
         "cold_start": len(past.check_ins) < schema.min_checkins,
         "unknown": predictor.stream.unknown,
         "target": schema.target,

@@ -101,7 +101,7 @@ def data_used(runs: Sequence[ReportedRun]) -> Section:
         parts.append(
             paragraph(
                 f"{unknown:,} of {run.test['test/targets']:,} test targets{of_run(runs, run)} are "
-                "of a class never seen in train; they count as misses and have no loss."
+                "of a class never seen in train; the model misses them and has no loss for them."
             )
         )
         through_others = run.facts.get("users", {}).get("known_through_others", {}).get("test")

@@ -138,7 +138,7 @@ def _made_from(data_set: DataSet, settings: Settings) -> dict[str, Any]:
     made_from: dict[str, Any] = {
         "fedgru": __version__,
         "fingerprint": data_set.passport["fingerprint"],
-        "data": {"users": settings.data.users, "min_checkins": settings.data.min_checkins},
+        "data": {"users": settings.data.num_users, "min_checkins": settings.data.min_checkins},
         "inputs": settings.inputs.model_dump(exclude={"prior"}),
         "layout": settings.layout.model_dump(),
         "local_epochs": settings.client.local_epochs,

@@ -669,24 +669,38 @@ def _with_validated(
 
 def _check_columns(data_set: DataSet, inputs_settings: InputSettings, names: Sequence[str]) -> None:
     """Refuse features and a target whose columns the data set does not have."""
+    missing = [name for name in names if not has_column(data_set, name)]
+    if inputs_settings.target == "category" and not has_column(data_set, "category"):
+        missing.append("category")
+    for column in sorted({"category", "raw_category"} & set(missing)):
+        raise ConfigError(
+            f"data set {data_set.name} has no {column.replace('_', ' ')}, which `features` "
+            f"{inputs_settings.features} and `target` {inputs_settings.target} ask for. Use "
+            "`target` venue with `features` user,venue,clock,weekday, or import it again "
+            "with a category column."
+        )
+    for column in sorted({"latitude", "longitude"} & set(missing)):
+        raise ConfigError(
+            f"data set {data_set.name} has no {column}, which `features` "
+            f"{inputs_settings.features} asks for. Leave it out, or import the data again with "
+            f"--column {column}=NAME."
+        )
+
+
+def has_column(data_set: DataSet, name: str) -> bool:
+    """Return whether a data set has the column that a feature or a target needs, if it needs one.
+
+    Args:
+        data_set: DataSet.
+        name: of a feature, as `parse_features` returns it, or of a target.
+    """
     check_ins = data_set.check_ins
-    needed = {"category", "raw_category"} & set(names)
-    needed |= {"category"} if inputs_settings.target == "category" else set()
-    for column in sorted(needed):
-        if not len(getattr(check_ins, column).values):
-            raise ConfigError(
-                f"data set {data_set.name} has no {column.replace('_', ' ')}, which `features` "
-                f"{inputs_settings.features} and `target` {inputs_settings.target} ask for. Use "
-                "`target` venue with `features` user,venue,clock,weekday, or import it again "
-                "with a category column."
-            )
-    for column in sorted({"latitude", "longitude"} & set(names)):
-        if not np.isfinite(check_ins.lat_deg if column == "latitude" else check_ins.lon_deg).any():
-            raise ConfigError(
-                f"data set {data_set.name} has no {column}, which `features` "
-                f"{inputs_settings.features} asks for. Leave it out, or import the data again with "
-                f"--column {column}=NAME."
-            )
+    if name in ("category", "raw_category"):
+        return len(getattr(check_ins, name).values) > 0
+    if name in ("latitude", "longitude"):
+        degrees = check_ins.lat_deg if name == "latitude" else check_ins.lon_deg
+        return bool(np.isfinite(degrees).any())
+    return True
 
 
 def _prepare(
@@ -697,7 +711,9 @@ def _prepare(
     names = parse_features(inputs_settings.features)
     _check_columns(data_set, inputs_settings, names)
     data = settings.data
-    clients, coverage = choose_clients(check_ins, data.users, data.min_checkins, data.train_users)
+    clients, coverage = choose_clients(
+        check_ins, data.num_users, data.min_checkins, data.train_users
+    )
     column = getattr(check_ins, inputs_settings.target)
     if fitted is None:
         target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from fedgru import config
+from fedgru.config.feature_names import parse_features
 from fedgru.config.settings import Settings
 from fedgru.core.errors import ConfigError, Interrupted
+from fedgru.data import datasets
 from fedgru.evaluation import evaluate, nearby
 from fedgru.runs.folder import RunFolder
+from fedgru.task.task import has_column
 from fedgru.training import local_models
 from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
@@ -84,6 +87,27 @@ def settings_of(
             f"{kind.words}: leave [agnostic] out of the config file."
         )
     return settings
+
+
+def without_missing_features(kind: RunKind, settings: Settings, data_dir: str | Path) -> Settings:
+    """Return the Settings of a baseline without the features whose columns the data set lacks.
+
+    Only for a counting kind, which reads no feature; else they are returned as they are.
+
+    Args:
+        kind: RunKind, out of `kinds.BASELINES`.
+        settings: from `settings_of`.
+        data_dir: folder of data sets.
+    """
+    if kind.trains:
+        return settings
+    data_set = datasets.open_data_set(settings.data.data, data_dir)
+    names = parse_features(settings.inputs.features)
+    present = [name for name in names if has_column(data_set, name)]
+    if len(present) == len(names):
+        return settings
+    inputs = settings.inputs.model_copy(update={"features": ",".join(present or ["clock"])})
+    return settings.model_copy(update={"inputs": inputs})
 
 
 def make_baseline(

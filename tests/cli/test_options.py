@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from fedgru import config
 from fedgru.cli.main import main
 from fedgru.cli.options import NumberOr, click_type, print_json
+from fedgru.core.errors import ConfigError
 
 
 def commands(group, ctx, words=()):
@@ -44,7 +45,16 @@ def test_a_number_or_a_word():
     for command, shown in (("train", "INTEGER|all"), ("sweep", "INTEGER|all,...")):
         text = CliRunner().invoke(main, [command, "--help"]).stdout
         assert f"--train-users {shown}" in text
-    assert click_type(config.fields()["users"][1].annotation) is int
+    assert click_type(config.fields()["min_checkins"][1].annotation) is int
+
+
+def test_all_users_is_the_default_by_its_name():
+    assert "--users INTEGER|all" in CliRunner().invoke(main, ["train", "--help"]).stdout
+    named, left_out = config.load({"users": "all"}), config.load({})
+    assert (named.data.num_users, left_out.data.num_users) == (None, None)
+    assert config.load({"users": 7}).data.num_users == 7
+    with pytest.raises(ConfigError, match="`train_users` has no effect without `users`"):
+        config.load({"users": "all", "train_users": 3})
 
 
 def test_train_users_on_the_command_line():

@@ -88,7 +88,7 @@ def test_predict_is_the_evaluation_at_that_check_in(here):
 def test_predict_prints_the_check_ins_and_the_places(here):
     result = invoke("predict", "--client", 3, "--until", 37, "--top", 2)
     assert re.fullmatch(
-        r"3 after 37 check-ins, the last at v0036, Cafe \(2012-11-07 20:52 UTC\)\n"
+        r"3 after 37 check-ins, the last at v0036, Cafe \(2012-11-07 15:52 UTC-05:00\)\n"
         r"Not seen in training: the venue of 1 of 37 check-ins\.\n"
         r"    1  \w+ +0\.\d{4}\n"
         r"    2  \w+ +0\.\d{4}\n"
@@ -189,6 +189,18 @@ def test_predict_refuses(here):
         result.stderr.splitlines()[1] == "Note: 1 row of bad.csv was dropped: time is not readable."
     )
     assert result.stdout.startswith("me after 1 check-in, the last at v1 (2012-04-03 18:00 UTC)\n")
+    result = invoke("predict", "--history", "bad.csv", "--skip-bad-rows", "--offset", -210)
+    assert "the last at v1 (2012-04-03 14:30 UTC-03:30)\n" in result.stdout
+    Path("naive.csv").write_text(
+        "user,venue,time\nme,v1,2012-04-03 18:00\nme,v1,2012-04-03T19:00Z\n"
+    )
+    assert error("--history", "naive.csv") == (
+        "naive.csv, row 2: 1 time has no zone, but 1 have one. Give --times-without-zone utc, or "
+        "an offset from UTC if they are local time."
+    )
+    result = invoke("predict", "--history", "naive.csv", "--times-without-zone", "utc")
+    note = "Note: 1 row of naive.csv: time has no zone, read as UTC."
+    assert note in result.stderr.splitlines()
     Path("bad.csv").write_text("who,venue,time\nme,v1,3\n")
     assert error("--history", "bad.csv") == (
         "--column user=NAME is missing: user, venue and time are needed."

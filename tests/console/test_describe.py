@@ -55,7 +55,7 @@ def test_what_cannot_be_told_is_a_dash():
         "95 % interval of acc@1 over clients: 0.2500 to 0.7500",
         "  against user markov: +0.0000 (-0.1250 to +0.1250, not significant)",
         "Worst tenth of clients by acc@1 (1 of 2): acc@1 0.2500, loss 2.5000",
-        "1,000 targets were never seen in train: they count as misses and have no loss.",
+        "1,000 targets were never seen in train: the model misses them and has no loss for them.",
         "Accuracy of a newly trained classifier that recovers a concept (trained on val weeks, "
         "tested on test weeks):",
         "  client (150 values): representation 0.875, logits 0.500; commonest 0.250; sampled 100 "
@@ -75,6 +75,9 @@ def test_how_the_best_counting_was_chosen():
         "gains": {},
         "baselines": {
             "commonest": {"test/unknown_targets": 900},
+            "frequency": {"test/unknown_targets": 900},
+            "last": {"test/unknown_targets": 7},
+            "running_backoff": {"test/unknown_targets": 1000},
             "running_markov": {"val/acc@1/micro": 0.25},
         },
         "best_counting": {"name": "running_markov", "among": 9, "targets": 1234, "clients": 1},
@@ -86,8 +89,9 @@ def test_how_the_best_counting_was_chosen():
         "running markov, 0.2500 there",
         "Popular nearby: within 0.5 km, the best of 0.25, 0.5, 1 on validation; clients would have "
         "to share their visits to each venue",
-        "1,000 targets were never seen in train: they count as misses and have no loss. Static "
-        "counting also knows those of validation: it misses 900.",
+        "1,000 targets were never seen in train: the model misses them and has no loss for them. "
+        "Rows that count after train know some of them: commonest, frequency miss 900; last misses "
+        "7.",
     ]
     report["popular_nearby"] = {"absent": "the data set has no coordinates"}
     lines = describe.describe_report(report, FEDERATED).splitlines()

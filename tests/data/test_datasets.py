@@ -515,8 +515,9 @@ def test_quiet_hours_of_the_day():
         "The quietest hour of the day is 14:00 local time, expected at night. "
         "The offsets from UTC are perhaps wrong or missing."
     )
-    assert check(quiet_at_4, 240)["warning"] is None  # 8:00
-    assert check(quiet_at_4, 300)["warning"] is not None  # 9:00
+    assert check(quiet_at_4, 120)["warning"] is None  # 6:00
+    for offset_min in (180, 240, -300):  # 7:00, 8:00, 23:00
+        assert check(quiet_at_4, offset_min)["warning"] is not None
     assert check(quiet_at_4[:999], 600)["warning"] is None  # too few to tell
     assert check(np.append(hours, 3), -240)["busiest_local_hour"] == 23
 

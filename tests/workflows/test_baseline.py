@@ -9,7 +9,9 @@ import pytest
 from fedgru import config
 from fedgru.agnostic import protection
 from fedgru.config import LayoutSettings
+from fedgru.config.feature_names import parse_features
 from fedgru.core.errors import ConfigError, RunError
+from fedgru.data import datasets
 from fedgru.engines.jax.central import pool_streams
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
@@ -278,3 +280,27 @@ def test_what_cannot_be_fine_tuned_or_audited(baseline):
         f"{run.path} is the baseline last: its clients share no representation, so there is "
         "nothing to audit."
     )
+
+
+def test_counting_needs_no_column_that_it_does_not_count(tmp_path):
+    rows = [f"u{u},v{i * (u + 2) % 5},{1333476009 + 7000 * i}" for i in range(40) for u in range(3)]
+    file = tmp_path / "v.csv"
+    file.write_text("\n".join(["user,venue,time", *rows]))
+    columns = {name: name for name in ("user", "venue", "time")}
+    datasets.import_file("csv", file, "bare", tmp_path / "data", columns=columns)
+
+    def settings(kind, **given):
+        found = baseline_workflow.settings_of(BASELINES[kind], {"data": "bare", **given})
+        return baseline_workflow.without_missing_features(BASELINES[kind], found, tmp_path / "data")
+
+    found = settings("running-backoff", target="venue")
+    # of big: no category, raw_category, latitude and longitude in the file
+    left = set(parse_features("big")) - {"category", "raw_category", "latitude", "longitude"}
+    assert set(found.inputs.features.split(",")) == left
+    task, _ = open_workflow.open_task(found, tmp_path / "data")
+    counted = baseline_workflow.evaluate_counting(task, BASELINES["running-backoff"])
+    # each person's places repeat with period 5, so counting is right about nearly all 24 targets
+    assert (counted.scores.rank == 1).mean() > 0.8
+    assert settings("central", target="venue").inputs.features == "big"
+    with pytest.raises(ConfigError, match="data set bare has no category, which"):
+        open_workflow.open_task(settings("markov"), tmp_path / "data")

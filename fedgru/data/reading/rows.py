@@ -25,6 +25,7 @@ Picked: TypeAlias = tuple[dict[str, Any], dict[str, Any]]  # fields, kept column
 
 _TEXT_FIELDS = ("user", "venue", "category", "raw_category")
 _NOTHING = {"nan", "null", "none", "na", "n/a", "#n/a", "nil", "undefined", "\\n", "<na>"}
+NO_ZONE = "time has no zone, read as"  # begins a reason in the ledger
 _OWN = "own:"  # prefix of a kept column's name, so that it differs from all fields
 MIN_FALLS = 3  # of time from row to row; with fewer, a file with the newest row first is a guess
 MAX_COMPARED = 16  # rows of one second, pair by pair
@@ -205,7 +206,7 @@ def _note_without_zone(
             f"{file}, row {examples[0]}: {have}, but {found.num_good - number:,} have one. Give "
             "`times_without_zone` utc, or an offset from UTC if they are local time."
         )
-    line = Line("missing", f"time has no zone, read as {clock}", number, tuple(examples))
+    line = Line("missing", f"{NO_ZONE} {clock}", number, tuple(examples))
     return ledger + Ledger((line,))
 
 
