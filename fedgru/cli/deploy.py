@@ -1,5 +1,6 @@
 """`fedgru deploy ...`: a real federation. Imports only click at first."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ insecure_option = click.option(
 @click.group(epilog="Example: fedgru deploy app places --features category,clock,weekday")
 def deploy() -> None:
     """Train with people who keep their own check-ins, by Flower (docs/deployment.md)."""
+    os.umask(0o077)  # check-ins, keys, logs and databases, also Flower's, are for the owner alone
 
 
 class AppOptions(LazyOptions):

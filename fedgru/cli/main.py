@@ -35,7 +35,7 @@ from fedgru.cli.options import (
 from fedgru.core import plugins
 from fedgru.core.errors import FedgruError, Interrupted, Terminated
 from fedgru.core.version import __version__
-from fedgru.core.visible import visible
+from fedgru.core.visible import VisibleFormatter, visible
 from fedgru.engines.registry import ENGINES
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class Program(click.Group):
         return super().parse_args(ctx, args)
 
     def main(self, *args: Any, **options: Any) -> Any:
+        if logging.lastResort is not None:  # warnings of commands without a log of their own
+            logging.lastResort.setFormatter(VisibleFormatter("%(message)s"))
         try:
             return super().main(*args, **options)
         except OSError as error:  # help or a message cannot be written; the rest: see `invoke`

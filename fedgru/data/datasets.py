@@ -35,7 +35,7 @@ from fedgru.data.reading.registry import find_reader
 from fedgru.data.reading.timestamps import MAX_OFFSET_MIN
 from fedgru.storage import mapped
 from fedgru.storage.files import open_plain
-from fedgru.storage.folders import check_plain, writing_folder
+from fedgru.storage.folders import check_plain, mend, writing_folder
 
 if TYPE_CHECKING:
     from fedgru.data.synthetic import City
@@ -206,7 +206,7 @@ def _write(
     is_new = not data_dir.exists()
     target = data_dir / name
     try:
-        with writing_folder(target, overwrite) as new:
+        with writing_folder(target, overwrite, private=True) as new:
             parquet = new / "checkins.parquet"
             with ThreadPoolExecutor(1) as beside:
                 written = beside.submit(parquet_files.write, parquet, check_ins, best_prob)
@@ -248,6 +248,7 @@ def _check_free(name: str, data_dir: AnyPath, overwrite: bool) -> None:
         raise DataError(
             f"{EMBEDDED!r} is the made-up city that comes with fedgru: choose another name."
         )
+    mend(data_dir)
     target = Path(data_dir, name)
     if not target.exists():
         return
@@ -294,6 +295,7 @@ def open_data_set(name: str = EMBEDDED, data_dir: AnyPath = "data") -> DataSet:
 def _find(name: str, data_dir: AnyPath) -> Path:
     """Return the folder of a data set."""
     _check_name(name)
+    mend(data_dir)
     folder = Path(data_dir, name)
     if not folder.is_dir():
         names = [folder.name for folder in _folders(data_dir)]
@@ -368,8 +370,7 @@ def read_passport(name: str, data_dir: AnyPath = "data") -> dict[str, Any]:
     """
     if name == EMBEDDED:
         return open_data_set().passport
-    _check_name(name)
-    return _read_passport(Path(data_dir, name))
+    return _read_passport(_find(name, data_dir))
 
 
 def _read_passport(folder: Path) -> dict[str, Any]:
@@ -418,6 +419,7 @@ def list_data_sets(data_dir: AnyPath = "data") -> list[dict[str, Any]]:
     Raises:
         DataError: if a passport cannot be read.
     """
+    mend(data_dir)
     return [_read_passport(folder) for folder in _folders(data_dir)]
 
 

@@ -22,7 +22,7 @@ from fedgru.models.own import OwnSpec
 from fedgru.predict.load import load_model
 from fedgru.predict.schema import Schema
 from fedgru.runs.folder import RunFolder
-from fedgru.storage.folders import writing_folder
+from fedgru.storage.folders import mend, writing_folder
 from fedgru.task.task import Task
 from fedgru.workflows.personal import check_has_model
 
@@ -95,6 +95,7 @@ def open_export(folder: str | Path) -> Schema:
         DataError: if it is one of another format.
     """
     file = Path(folder, DESCRIPTION)
+    mend(file.parent.parent, file.parent.name)
     try:
         return Schema.from_dict(json.loads(file.read_text("utf-8")))
     except FileNotFoundError:

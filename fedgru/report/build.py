@@ -12,6 +12,8 @@ from fedgru.report import failures, groups, results, settings, training
 from fedgru.report.page import page, paragraph, stack
 from fedgru.report.runs import read_runs
 from fedgru.report.words import count, started, trained_on
+from fedgru.storage.files import write_whole
+from fedgru.storage.folders import mend
 
 if TYPE_CHECKING:
     from fedgru.runs.folder import RunFolder
@@ -74,12 +76,10 @@ def write_report(folders: Sequence[RunFolder], data_dir: str | Path, output: str
     output = Path(output)
     _check_output(output)
     content = make_report(folders, data_dir).encode("utf-8")
-    part = output.with_name(f".{output.name}.part")
+    mend(output.parent, output.name)
     try:
-        part.write_bytes(content)
-        part.replace(output)
+        write_whole(output, lambda stream: stream.write(content))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise RunError(f"cannot write {output}: {error.strerror}.") from None
     return len(content)
 

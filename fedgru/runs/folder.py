@@ -45,7 +45,7 @@ from fedgru.storage.files import (
     sync_folder,
     write_text,
 )
-from fedgru.storage.folders import check_plain, scratch_folder
+from fedgru.storage.folders import check_plain, mend, scratch_folder
 from fedgru.storage.locks import Lock, is_locked
 from fedgru.storage.tables import append_csv, write_csv, write_json, write_parquet, write_table
 
@@ -113,7 +113,7 @@ class RunFolder:
             # not `writing_folder`: the name is the first free one, known only at the move
             with scratch_folder(log_dir / "run") as scratch:
                 new = scratch / "new"
-                new.mkdir()
+                new.mkdir(0o700)  # predictions and scores of persons are not everybody's
                 write_text(new / "config.toml", toml)
                 write_json(new / "run.json", facts)
                 run = cls(_move_to_new(new, log_dir / stem))
@@ -141,6 +141,17 @@ class RunFolder:
                 f"{error}: fedgru makes no such run folder. Delete that file, or the run."
             ) from None
         self._is_checked = True
+        self._mend()
+
+    def _mend(self) -> None:
+        """Remove files that a killed process left unfinished, unless another writes here."""
+        if not any(self.path.glob(".*.part")) or is_locked(self.path):
+            return
+        lock = Lock(self.path)
+        with suppress(RunError, OSError):
+            lock.acquire()
+            mend(self.path)
+        lock.release()
 
     def _file(self, name: str) -> Path:
         """The path of a file to read, in a folder that was checked."""

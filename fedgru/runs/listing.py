@@ -1,13 +1,13 @@
 """The runs in a folder of runs: opened by one of their names, listed, deleted."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from fedgru.core.errors import RunError
 from fedgru.runs import order
 from fedgru.runs.folder import RunFolder
-from fedgru.storage.locks import is_locked
+from fedgru.storage.folders import mend, removing_folder
+from fedgru.storage.locks import Lock, is_locked
 
 _STAMP = len("2031-05-02-184500-")  # the time before a run's `name` in its folder's name
 
@@ -25,6 +25,7 @@ def open_run(log_dir: str | Path, name: str | Path | None = None) -> RunFolder:
             started in the future.
     """
     log_dir = Path(log_dir)
+    mend(log_dir)
     if name is None:
         runs = all_runs(log_dir)
         if not runs:
@@ -59,6 +60,7 @@ def open_run(log_dir: str | Path, name: str | Path | None = None) -> RunFolder:
 
 def all_runs(log_dir: str | Path) -> list[RunFolder]:
     """Return the RunFolders in a folder of runs, started last first."""
+    mend(log_dir)
     return [RunFolder(path) for path in order.by_start(log_dir)]
 
 
@@ -79,7 +81,11 @@ def remove_runs(runs: Sequence[RunFolder], log_dir: str | Path) -> None:
         if is_locked(run.path):
             raise RunError(f"{run.path} is being written: wait until that has ended.")
     for run in runs:
+        lock = Lock(run.path)
         try:
-            shutil.rmtree(run.path)
+            lock.acquire()  # nobody begins to write there now
+            removing_folder(run.path)
         except OSError as error:
             raise RunError(f"cannot delete {error.filename}: {error.strerror}.") from None
+        finally:
+            lock.release()

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from filelock import lock_descriptor
 from numpy.lib import format as npy
 
 from fedgru.core.types import AnyPath
@@ -52,16 +53,41 @@ def write_whole(file: AnyPath, write: Callable[[BinaryIO], object]) -> None:
     part = file.with_name(f".{file.name}.part")
     with naming(file):
         try:
-            with open(part, "wb") as stream:
+            with _open_part(part) as stream:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            part.replace(file)
+                part.replace(file)
         except BaseException:
             with suppress(OSError):
                 part.unlink()
             raise
         sync_folder(file.parent)
+
+
+def _open_part(part: Path) -> BinaryIO:
+    """Open a new file that is locked until it is closed, so that `remove_left` leaves it alone."""
+    while True:
+        stream = open(part, "wb")  # noqa: SIM115 - the caller closes it
+        lock_descriptor(stream.fileno(), blocking=False)
+        # another process can have removed it before it was locked
+        with suppress(OSError):
+            if os.path.samestat(os.stat(part), os.fstat(stream.fileno())):
+                return stream
+        stream.close()
+
+
+def remove_left(part: Path) -> bool:
+    """Remove a file that a dead process left unfinished; return whether it was one.
+
+    Args:
+        part: file that `write_whole` wrote to, or another process still does.
+    """
+    with suppress(OSError), open(part, "rb") as stream:
+        if lock_descriptor(stream.fileno(), blocking=False):
+            part.unlink()
+            return True
+    return False
 
 
 def write_text(file: AnyPath, text: str) -> None:

@@ -334,3 +334,9 @@ def test_a_run_on_another_version_of_the_data(finished):
         f"{finished.path} was trained on another version of data set hamlet (fingerprint "
         f"000000000000, now {now[:12]}). Restore that version, or train again."
     )
+
+
+def test_runs_and_data_sets_are_for_their_owner_alone(finished):
+    for folder in (finished.path, Path("data/hamlet")):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert Path("data/hamlet/checkins.parquet").stat().st_mode & 0o777 == 0o600

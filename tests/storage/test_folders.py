@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from fedgru.storage import folders
+from fedgru.storage import files, folders
 from fedgru.storage.locks import is_locked
 
 OLD = {"a.txt": "old", "inside/b.txt": "old too"}
@@ -19,7 +20,7 @@ NEW = {"a.txt": "new", "inside/c.txt": "new too"}
 KILLED = """
 import json, os, sys
 from pathlib import Path
-from fedgru.storage import folders
+from fedgru.storage import files, folders
 case, new, swaps = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3] == "True"
 if not swaps:
     folders.exchange = lambda one, other: False
@@ -196,3 +197,63 @@ def test_a_folder_that_was_deleted_since_does_not_come_back(tmp_path, monkeypatc
     assert len(names(tmp_path)) == 1
     write(tmp_path / "data", {"a.txt": "third"})
     assert (content(tmp_path / "data"), names(tmp_path)) == ({"a.txt": "third"}, ["data"])
+
+
+def test_what_killed_processes_left_is_mended_and_named(tmp_path, caplog):
+    make(tmp_path / ".gone-abcdefgh.part/old")  # killed between two renames
+    make(tmp_path / ".town-abcdefgh.part/new")  # killed while it was written
+    make(tmp_path / "town")
+    make(tmp_path / ".run-1-abcdefgh.part/removed")  # killed while it was deleted
+    (tmp_path / ".report.html.part").write_text("<html>")
+    (tmp_path / ".keep").write_text("mine")
+    folders.mend(tmp_path)
+    assert names(tmp_path) == [".keep", "gone", "town"]
+    assert content(tmp_path / "gone") == content(tmp_path / "town") == OLD
+    assert [record.message for record in caplog.records] == [
+        f"restored {tmp_path}/gone: the process that was to replace it was stopped",
+        f"removed {tmp_path}/.report.html.part, which a process left unfinished",
+        f"finished the deletion of {tmp_path}/run-1, which was stopped",
+        f"removed what a stopped process left of {tmp_path}/town (.town-abcdefgh.part)",
+    ]
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path, caplog):
+    def write_and_mend(stream):
+        stream.write(b"half")
+        folders.mend(tmp_path)
+        assert names(tmp_path) == [".a.txt.part"]
+
+    files.write_whole(tmp_path / "a.txt", write_and_mend)
+    assert content(tmp_path) == {"a.txt": "half"}
+    with folders.scratch_folder(tmp_path / "data") as mine:
+        folders.mend(tmp_path)
+        assert names(tmp_path) == [mine.name, "a.txt"]
+    assert not caplog.records
+
+
+def test_a_folder_is_gone_at_once(tmp_path, monkeypatch):
+    make(tmp_path / "data")
+    real = shutil.rmtree
+
+    def rmtree(path, **options):
+        assert not (tmp_path / "data").exists()
+        real(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    folders.removing_folder(tmp_path / "data")
+    assert names(tmp_path) == []
+
+
+def test_a_private_folder_is_for_its_owner_alone(tmp_path):
+    before = os.umask(0o022)
+    try:
+        write(tmp_path / "data", private=True)
+        write(tmp_path / "open")
+    finally:
+        os.umask(before)
+
+    def modes(folder):
+        return {stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
+
+    assert modes(tmp_path / "data") == {0o700, 0o600}
+    assert modes(tmp_path / "open") == {0o755, 0o644}
