@@ -105,6 +105,10 @@ def import_file(
     options = reader.complete(options)
     categories = reader.categories if categories is None else categories
     _check_free(name, data_dir, overwrite)
+    if not reader.has_categories and categories != reader.categories:
+        raise DataError(
+            f"`categories` {categories} has no effect: the format {reader.name} has no categories."
+        )
     reader.check(options, categories)
     scheme = load_scheme(categories)
     reading = reader.read(path, options)

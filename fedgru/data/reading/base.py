@@ -68,6 +68,15 @@ SKIP_BAD_ROWS = Option(
 )
 
 
+OFFSET = Option(
+    "offset_min",
+    "Minutes from UTC of the local clock, for every row.  [default: local time is UTC]",
+    type=int,
+    flag="--offset",
+    metavar="MINUTES",
+)
+
+
 def _any_categories(options: Mapping[str, Any], categories: str) -> None:
     """Check nothing: for formats whose rows have categories."""
 
@@ -89,6 +98,8 @@ class Reader:
         categories: the default scheme of categories.
         check: called as check(options, categories) before the file is opened; raises a FedgruError
             if categories other than the default would have no effect.
+        has_categories: whether its rows have categories; if not, `categories` other than the
+            default is refused.
     """
 
     name: str
@@ -99,6 +110,7 @@ class Reader:
     example: tuple[str, ...] = ()
     categories: str = "raw"
     check: Callable[[Mapping[str, Any], str], None] = _any_categories
+    has_categories: bool = True
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return a value for each option: the one given, or its default.

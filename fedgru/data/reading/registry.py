@@ -2,11 +2,13 @@
 
 from fedgru.core import plugins
 from fedgru.core.errors import ConfigError
-from fedgru.data.reading import delimited, tsmc2014
+from fedgru.data.reading import delimited, snap, tist2015, tsmc2014
 from fedgru.data.reading.base import Reader
 
 GROUP = "fedgru.readers"  # of entry points
-READERS: dict[str, Reader] = {reader.name: reader for reader in (tsmc2014.READER, delimited.READER)}
+READERS: dict[str, Reader] = {
+    module.READER.name: module.READER for module in (delimited, snap, tist2015, tsmc2014)
+}
 
 
 def reader_names() -> list[str]:

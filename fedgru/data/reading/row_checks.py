@@ -77,7 +77,7 @@ def parse_rows(
     _check_names(bad, fields)
     times = _check_times(bad, fields["time"], time_layout)
     time_s = times.time_s
-    lat_deg, lon_deg = _check_coordinates(bad, fields, swap_hint)
+    lat_deg, lon_deg = check_coordinates(bad, fields, swap_hint)
     if "offset" in fields:
         offsets = _check_offsets(bad, fields["offset"])
         _check_exchanged(bad, fields, lat_deg, lon_deg, offsets, swap_hint)
@@ -224,8 +224,14 @@ def _check_times(bad: BadRows, texts: pa.StringArray, layout: str | None) -> Tim
     return times
 
 
-def _check_coordinates(bad: BadRows, fields: Fields, swap_hint: str) -> tuple[Doubles, Doubles]:
-    """Return latitude and longitude in degrees, NaN where missing or bad."""
+def check_coordinates(bad: BadRows, fields: Fields, swap_hint: str) -> tuple[Doubles, Doubles]:
+    """Return latitude and longitude in degrees, float64 [num_rows], NaN where missing or bad.
+
+    Args:
+        bad: BadRows, which get the rows whose coordinates are out of range, alone or no numbers.
+        fields: as in `parse_rows`.
+        swap_hint: advice if latitude and longitude are swapped.
+    """
     if "latitude" not in fields:
         missing = np.full(len(bad.good), np.nan)
         return missing, missing

@@ -18,6 +18,7 @@ from fedgru.data.checkins import CheckIns, Coded, encode, in_order
 from fedgru.data.ledger import MAX_EXAMPLES, Ledger, Line
 from fedgru.data.reading.base import Reading
 from fedgru.data.reading.growing_columns import NumberColumn, TextColumn
+from fedgru.data.reading.places import Places, join_places
 from fedgru.data.reading.row_checks import BadRows, parse_rows, settle
 from fedgru.data.reading.sources import Rows, Source
 
@@ -115,6 +116,7 @@ def read_rows(
     times_without_zone: str | None = None,
     swap_hint: str = "",
     layout_hint: str = "",
+    places: Places | None = None,
     ledger: Ledger = Ledger(),  # noqa: B008 (frozen)
 ) -> Reading:
     """Parse and check rows, sort the good ones by time, and code their texts.
@@ -133,6 +135,7 @@ def read_rows(
             where an offset is known, else UTC, unless other rows have a zone.
         swap_hint: advice if latitude and longitude are swapped.
         layout_hint: advice if every row has a wrong number of fields.
+        places: coordinates and categories by venue, if they have a file of their own.
         ledger: what happened to the file before.
 
     Returns:
@@ -160,6 +163,8 @@ def read_rows(
     clock = _clock_without_zone(fields, offset_min, times_without_zone)
     ledger = _note_without_zone(ledger, source.file, found, clock, times_without_zone)
     numbers, texts = found.join()
+    if places is not None:
+        ledger = join_places(places, ledger, numbers, texts, source.file)
     ledger = _put_in_order(ledger, numbers, texts)
 
     texts = {name: in_order(texts.pop(name)) for name in list(texts)}

@@ -2,8 +2,7 @@
 
 from fedgru.core.types import AnyPath
 from fedgru.data.reading.base import SKIP_BAD_ROWS, Reader, Reading
-from fedgru.data.reading.rows import read_rows
-from fedgru.data.reading.sources import open_text, split_rows
+from fedgru.data.reading.headerless import read_headerless
 
 FIELDS = (
     "user",
@@ -41,18 +40,14 @@ def read_tsmc2014(path: AnyPath, skip_bad_rows: bool = False) -> Reading:
 
     Source: Yang et al. 2015 (IEEE Trans. SMC: Systems 45(1)), the files published with it.
     """
-    with open_text(path) as text:
-        return read_rows(
-            text.source,
-            split_rows(text, len(FIELDS), "\t", quoted=False),
-            lambda columns: (dict(zip(FIELDS, columns, strict=True)), {}),
-            time_layout="tsmc2014",
-            delimiter="\t",
-            swap_hint="exchange columns 5 and 6 of the file",
-            layout_hint=" For a table with a header use `fedgru data import csv`.",
-            skip_bad_rows=skip_bad_rows,
-            settings={"skip_bad_rows": skip_bad_rows},
-        )
+    return read_headerless(
+        path,
+        FIELDS,
+        time_layout="tsmc2014",
+        skip_bad_rows=skip_bad_rows,
+        swap_hint="exchange columns 5 and 6 of the file",
+        layout_hint=" For a table with a header use `fedgru data import csv`.",
+    )
 
 
 READER = Reader(

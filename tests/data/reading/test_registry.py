@@ -107,15 +107,13 @@ def test_a_reader_of_another_package_imports_by_the_command_line(package, file, 
 
 
 def test_formats_are_listed_with_a_line_of_help(package):
-    assert reader_names() == ["csv", "tsmc2014"]
+    assert reader_names() == sorted(READERS)
     package("gowalla = far_readers:GOWALLA")
-    assert reader_names() == ["csv", "gowalla", "tsmc2014"]
+    assert reader_names() == sorted([*READERS, "gowalla"])
     listed = invoke("data", "import", "--help", code=0).stdout.split("Commands:\n")[1]
-    assert listed.splitlines()[:3] == [
-        "  csv       Import FILE, a table with a header row.",
-        "  gowalla   Import FILE in the layout of Gowalla.",
-        "  tsmc2014  Import FILE in the layout of TSMC2014.",
-    ]
+    lines = listed.splitlines()
+    assert "  gowalla   Import FILE in the layout of Gowalla." in lines
+    assert "  tsmc2014  Import FILE in the layout of TSMC2014." in lines
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,9 @@ def test_unknown_formats_and_options(tmp_path):
             import_file(*args, **options)
         return str(error.value)
 
-    assert message("xls", "x", "x", tmp_path) == ("there is no format 'xls', only csv, tsmc2014.")
+    assert message("xls", "x", "x", tmp_path) == (
+        f"there is no format 'xls', only {', '.join(sorted(READERS))}."
+    )
     assert message("tsmc2014", "x", "x", tmp_path, keep=["a"]) == (
         "keep is not an option of the format tsmc2014, expected skip_bad_rows."
     )
