@@ -13,7 +13,7 @@ from fedgru.core.types import Weights
 from fedgru.data.categories import Scheme, load_scheme, translate
 from fedgru.data.checkins import FIELDS, Coded
 from fedgru.data.ledger import Ledger
-from fedgru.data.reading import delimited
+from fedgru.data.reading import delimited, headers
 from fedgru.predict.predictor import Predictor, check_ins_of, evaluation_noise
 from fedgru.predict.schema import CheckIn, Schema
 from fedgru.task.task import Task
@@ -102,7 +102,7 @@ def file_past(
         DataError: if the file cannot be used; if it has several users and none is chosen, or not
             the chosen one.
     """
-    header = delimited.read_column_names(path)
+    header = headers.read_column_names(path)
     columns = {field: field for field in FIELDS if field in header} | dict(columns or {})
     reading = delimited.read_csv(
         path,

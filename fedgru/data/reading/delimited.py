@@ -1,24 +1,22 @@
-"""Reader of tables with a header row: CSV with any delimiter."""
+"""Reader of tables: CSV with any delimiter, with or without a header row."""
 
-import csv
-import io
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.core.types import AnyPath
 from fedgru.data.checkins import FIELDS, NAMES_TAKEN
-from fedgru.data.ledger import Ledger
 from fedgru.data.reading.base import SKIP_BAD_ROWS, Option, Reader, Reading
-from fedgru.data.reading.row_checks import DELIMITERS
+from fedgru.data.reading.conversions import CountedTime, split_points
+from fedgru.data.reading.headers import open_table
+from fedgru.data.reading.places import FIELDS as PLACE_FIELDS
+from fedgru.data.reading.places import Places, read_places
 from fedgru.data.reading.rows import Picked, read_rows
-from fedgru.data.reading.sources import Rows, Text, open_text, split_rows
+from fedgru.data.reading.sources import Source, open_text
 from fedgru.data.reading.timestamps import MAX_OFFSET_MIN, guess_layout
 
-_HEAD_BYTES = 1 << 16  # the header ends before
 _KEPT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -30,8 +28,12 @@ def read_csv(
     skip_bad_rows: bool = False,
     keep: Sequence[str] = (),
     times_without_zone: str | None = None,
+    no_header: bool = False,
+    time_unit: str | None = None,
+    epoch: str | None = None,
+    places: Places | None = None,
 ) -> Reading:
-    """Read check-ins from a table with a header row and standard quoting.
+    """Read check-ins from a table with standard quoting, with or without a header row.
 
     Times are recognised as ISO 8601, Unix seconds or the TSMC2014 layout. Fractions of a second
     are cut off after sorting, and counted. The local clock of a row is, in this order,
@@ -39,9 +41,10 @@ def read_csv(
     local time by that clock, or UTC with `times_without_zone` "utc"; the ledger counts such rows.
 
     Args:
-        path: the file; plain, .gz or .zip, UTF-8 or Latin-1.
-        columns: dict from `FIELDS` to names in the header; user, venue and time must be there.
-            If raw_category or category is missing, the other one is used for it.
+        path: the file; plain, .gz or .zip, UTF-8, Latin-1 or Windows-1252.
+        columns: dict from `FIELDS` and "point" to names in the header; user, venue and time must
+            be there. A point is `POINT (longitude latitude)` or `[longitude, latitude]`. If
+            raw_category or category is missing, the other one is used for it.
         delimiter: one character; None takes the one of comma, semicolon, tab and bar that splits
             the header into these columns.
         offset_min: minutes from UTC of every row's local clock, or None.
@@ -50,108 +53,161 @@ def read_csv(
             missing value.
         times_without_zone: "local" or "utc"; None for local time where an offset is given, else
             UTC, but not if other times have a zone.
+        no_header: whether the first row is a check-in; columns are called by number, from "1".
+        time_unit: times are numbers of this unit since `epoch`, see `CountedTime`; None if not.
+        epoch: see `time_unit`; 1970 by default.
+        places: coordinates and categories of the venues, if they have a file of their own.
 
     Returns:
         `Reading`.
 
     Raises:
-        ConfigError: if the columns, delimiter or offset are wrong, or a kept column is in use,
-            named twice, or has a name that a concept cannot have.
+        ConfigError: if the columns, delimiter, offset, unit or epoch are wrong, or a kept column is
+            in use, named twice, or has a name that a concept cannot have.
         DataError: as in `read_tsmc2014`, and if the header lacks a column or has it twice.
     """
     _check_csv_settings(columns, delimiter, offset_min)
     _check_zone_setting(times_without_zone, offset_min is not None or "offset" in columns)
     _check_kept_names(keep, columns)
+    counted = _counted_time(time_unit, epoch)
     wanted = {f"`columns` {field}={name}": name for field, name in columns.items()}
     wanted |= {f"`keep` {name}": name for name in keep}
+    given = {
+        "keep": list(keep),
+        "times_without_zone": times_without_zone,
+        "no_header": no_header,
+        "time_unit": time_unit,
+        "epoch": epoch,
+    }
     settings: dict[str, Any] = {
         "columns": columns,
         "offset_min": offset_min,
         "skip_bad_rows": skip_bad_rows,
+        **{name: value for name, value in given.items() if value},
     }
-    if keep:
-        settings["keep"] = list(keep)
-    if times_without_zone is not None:
-        settings["times_without_zone"] = times_without_zone
     swap_hint = "use `columns` latitude={longitude} `columns` longitude={latitude}"
     with open_text(path) as text:
-        file = text.source.file
-        text, num_blank = _without_blank_lines(text)
-        header, delimiter = _read_header(text, wanted, delimiter)
+        table = open_table(text, wanted, delimiter, no_header)
+        place_of = {name: place for place, name in enumerate(table.names)}
 
         def pick(fields: Sequence[Any]) -> Picked:
-            picked = {field: fields[header.index(name)] for field, name in columns.items()}
-            return picked, {name: fields[header.index(name)] for name in keep}
+            picked = {field: fields[place_of[name]] for field, name in columns.items()}
+            if (points := picked.pop("point", None)) is not None:
+                picked["latitude"], picked["longitude"] = split_points(points)
+            if counted is not None:
+                picked["time"] = counted.to_unix(picked["time"])
+            return picked, {name: fields[place_of[name]] for name in keep}
 
-        parts = split_rows(text, len(header), delimiter, quoted=True, first_row=num_blank + 1)
-        parts = _without_header(parts, file, num_blank + 1)
-        first = next(parts)
         return read_rows(
             text.source,
-            itertools.chain([first], parts),
+            table.parts,
             pick,
-            time_layout=guess_layout(pick(first.columns)[0]["time"]),
-            delimiter=delimiter,
+            time_layout=guess_layout(pick(table.first.columns)[0]["time"]),
+            delimiter=table.delimiter,
             offset_min=offset_min,
             times_without_zone=times_without_zone,
             swap_hint=swap_hint.format(**columns) if "latitude" in columns else "",
             skip_bad_rows=skip_bad_rows,
             settings=settings,
-            ledger=Ledger().add(
-                "repaired", "blank line before the header, skipped", range(1, num_blank + 1)
-            ),
+            places=places,
+            ledger=table.ledger,
         )
 
 
-def _without_header(parts: Iterable[Rows], file: str, header_row: int) -> Iterator[Rows]:
-    """Yield Rows without the row of the header."""
-    for number, rows in enumerate(parts):
-        if number > 0:
-            yield rows
-            continue
-        if rows.row_nums[:1] != [header_row]:
-            raise DataError(
-                f"{file}, row {header_row}: the header cannot be read. Is a quote left open?"
-            )
-        if len(rows.row_nums) + len(rows.misfits) == 1:
-            raise DataError(f"{file} has a header but no rows.")
-        columns_below = [column.slice(1) for column in rows.columns]
-        yield Rows(columns_below, rows.row_nums[1:], rows.misfits)
+def read_place_table(
+    path: AnyPath,
+    columns: Mapping[str, str],
+    delimiter: str | None = None,
+    skip_bad_rows: bool = False,
+    no_header: bool = False,
+) -> tuple[Places, Source]:
+    """Return the Places in a table, and the facts about its file.
 
+    Args:
+        path: the file.
+        columns: dict from `fedgru.data.reading.places.FIELDS` and "point" to names in the header;
+            venue must be there, and something else.
+        delimiter, skip_bad_rows, no_header: as in `read_csv`.
 
-def _without_blank_lines(text: Text) -> tuple[Text, int]:
-    """Return a text without the blank lines before its header, and their number."""
-    head = text.head(_HEAD_BYTES)
-    blank = re.match(rb"(?:[ \t]*(?:\r\n|\n|\r))*", head)
-    size = blank.end() if blank else 0
-    lines = head[:size].replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n")
-    return replace(text, begin=text.begin + size), lines
-
-
-def read_column_names(path: AnyPath) -> list[str]:
-    """Return the names in the header row of a table, split by the delimiter with most names."""
+    Raises:
+        ConfigError: if the columns are wrong.
+        DataError: as in `read_csv`.
+    """
+    _check_place_columns(columns)
+    wanted = {f"`place_columns` {field}={name}": name for field, name in columns.items()}
     with open_text(path) as text:
-        header, _ = _read_header(_without_blank_lines(text)[0], {}, None)
-        return header
+        table = open_table(text, wanted, delimiter, no_header)
+        place_of = {name: place for place, name in enumerate(table.names)}
+
+        def pick(fields: Sequence[Any]) -> dict[str, Any]:
+            picked = {field: fields[place_of[name]] for field, name in columns.items()}
+            if (points := picked.pop("point", None)) is not None:
+                picked["latitude"], picked["longitude"] = split_points(points)
+            return picked
+
+        file = text.source.file
+        found = read_places(file, list(table.parts), pick, table.delimiter, skip_bad_rows)
+        return found, text.source
+
+
+def _counted_time(time_unit: str | None, epoch: str | None) -> CountedTime | None:
+    if time_unit is None:
+        if epoch is not None:
+            raise ConfigError(
+                "`epoch` has no effect without `time_unit`, the unit of the times since then."
+            )
+        return None
+    return CountedTime.of(time_unit, *(() if epoch is None else (epoch,)))
+
+
+def _check_place_columns(columns: Mapping[str, str]) -> None:
+    known = (*PLACE_FIELDS, "point")
+    for field, name in columns.items():
+        if field not in known:
+            raise ConfigError(
+                f"`place_columns` {field}={name}: {field!r} is not a field of places, expected one "
+                f"of {', '.join(known)}."
+            )
+    if "venue" not in columns or len(columns) == 1:
+        raise ConfigError(
+            "`places` needs `place_columns` venue=NAME, the id, and the columns of what it gives: "
+            f"{', '.join(known[1:])}."
+        )
+    _check_coordinate_columns(columns, "`place_columns`")
+
+
+def _check_coordinate_columns(columns: Mapping[str, str], option: str) -> None:
+    if ("latitude" in columns) != ("longitude" in columns):
+        given, other = ("latitude", "longitude")[:: 1 if "latitude" in columns else -1]
+        raise ConfigError(f"{option} {given}={columns[given]} needs {option} {other}=NAME too.")
+    if "point" in columns and "latitude" in columns:
+        raise ConfigError(
+            f"{option} point={columns['point']} and latitude={columns['latitude']} say the same: "
+            "give one of them."
+        )
 
 
 def _check_csv_settings(
     columns: Mapping[str, str], delimiter: str | None, offset_min: int | None
 ) -> None:
+    if "order" in columns and "time" not in columns:
+        raise ConfigError(
+            f"`columns` order={columns['order']}: an order alone gives no time, and splits, clocks "
+            "and gaps need one. If its steps have a known length, take it as the time: `columns` "
+            f"time={columns['order']} `time_unit` h `epoch` 2000-01-01."
+        )
     for field in columns:
-        if field not in FIELDS:
+        if field not in (*FIELDS, "point"):
             raise ConfigError(
                 f"`columns` {field}={columns[field]}: {field!r} is not a field, "
-                f"expected one of {', '.join(FIELDS)}."
+                f"expected one of {', '.join(FIELDS)}, point."
             )
     for field in FIELDS[:3]:
         if field not in columns:
             raise ConfigError(
                 f"`columns` {field}=NAME is missing: user, venue and time are needed."
             )
-    if ("latitude" in columns) != ("longitude" in columns):
-        given, other = ("latitude", "longitude")[:: 1 if "latitude" in columns else -1]
-        raise ConfigError(f"`columns` {given}={columns[given]} needs `columns` {other}=NAME too.")
+    _check_coordinate_columns(columns, "`columns`")
     if delimiter is not None and (not delimiter.isascii() or len(delimiter) != 1):
         raise ConfigError(f"`delimiter` is {delimiter!r}, expected one character.")
     if offset_min is None:
@@ -200,40 +256,31 @@ def _check_kept_names(keep: Sequence[str], columns: Mapping[str, str]) -> None:
             )
 
 
-def _read_header(
-    text: Text, wanted: Mapping[str, str], delimiter: str | None
-) -> tuple[list[str], str]:
-    """Return the column names of the first row, and the delimiter that finds most wanted names.
-
-    `wanted`: {option as typed: the column name that it needs}.
-    """
-    file = text.source.file
-    head = text.head(_HEAD_BYTES).decode("utf-8", errors="ignore")
-    headers = {}
-    for candidate in [delimiter] if delimiter else DELIMITERS:
-        cells = next(csv.reader(io.StringIO(head, newline=None), delimiter=candidate))
-        headers[candidate] = [cell.strip() for cell in cells]
-    names = set(wanted.values())
-    delimiter = max(headers, key=lambda key: (len(names & set(headers[key])), len(headers[key])))
-    header = headers[delimiter]
-    for option, name in wanted.items():
-        if header.count(name) != 1:
-            found = f"{header.count(name)} columns" if name in header else "no column"
-            between = DELIMITERS.get(delimiter, repr(delimiter))
-            raise DataError(
-                f"{file} has {found} {name!r} ({option}). "
-                f"Its header, split at {between}, has: {', '.join(header)}."
-            )
-    return header, delimiter
-
-
 def _read(path: AnyPath, options: Mapping[str, Any]) -> Reading:
-    delimiter = options["delimiter"]
-    return read_csv(path, **{**options, "delimiter": "\t" if delimiter in _TABS else delimiter})
+    given = dict(options)
+    delimiter = "\t" if given["delimiter"] in _TABS else given["delimiter"]
+    given["delimiter"] = delimiter
+    file, columns = given.pop("places"), given.pop("place_columns") or {}
+    if file is None:
+        if columns:
+            raise ConfigError("`place_columns` has no effect without `places`, the file.")
+        return read_csv(path, **given)
+    for field in sorted({*given["columns"]} & {*columns} - {"venue"}):
+        raise ConfigError(
+            f"`columns` {field}={given['columns'][field]} and `place_columns` "
+            f"{field}={columns[field]} say the same: give one of them."
+        )
+    places, source = read_place_table(
+        file, columns, None, options["skip_bad_rows"], options["no_header"]
+    )
+    reading = read_csv(path, **given, places=places)
+    settings = {"places": asdict(source), "place_columns": columns}
+    return replace(reading, settings=reading.settings | settings)
 
 
 def _check_categories(options: Mapping[str, Any], categories: str) -> None:
-    if categories != "raw" and not {"category", "raw_category"} & set(options["columns"]):
+    fields = {*options["columns"], *(options["place_columns"] or {})}
+    if categories != "raw" and not {"category", "raw_category"} & fields:
         raise DataError(f"`categories` {categories} has no effect without `columns` category=NAME.")
 
 
@@ -241,7 +288,7 @@ _TABS = ("tab", "\\t")  # as people type a tab
 
 READER = Reader(
     name="csv",
-    help="Import FILE, a table with a header row.",
+    help="Import FILE, a table with or without a header row.",
     details="It needs columns for user, venue and time. Times are ISO 8601 "
     '("2012-04-03T18:00:09Z"), Unix seconds, or as in TSMC2014; the layout is found and shown.',
     example=(
@@ -253,10 +300,40 @@ READER = Reader(
         Option(
             "columns",
             "The name of a column in the header. FIELD is user, venue, time (these three are "
-            "needed), latitude, longitude, category, raw_category or offset (minutes from UTC).",
+            "needed), latitude, longitude, point (WKT, or [longitude, latitude]), category, "
+            "raw_category or offset (minutes from UTC).",
             type=dict,
             flag="--column",
             required=True,
+        ),
+        Option(
+            "no_header",
+            "The first row is a check-in. Columns are called by number then: --column user=1.",
+            type=bool,
+            default=False,
+        ),
+        Option(
+            "places",
+            "A table of the places, joined by the venue's id: see --place-column. The first of "
+            "equal ids counts.",
+            metavar="FILE",
+        ),
+        Option(
+            "place_columns",
+            "With --places: the name of a column in its header. FIELD is venue (needed), latitude, "
+            "longitude, point, category or raw_category.",
+            type=dict,
+            flag="--place-column",
+        ),
+        Option(
+            "time_unit",
+            "Times are numbers of this unit since --epoch.",
+            metavar="ms|s|min|h|d",
+        ),
+        Option(
+            "epoch",
+            "With --time-unit: the moment 0, UTC.  [default: 1970-01-01]",
+            metavar="DATE",
         ),
         Option(
             "keep",

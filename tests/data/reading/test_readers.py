@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from fedgru.core.errors import ConfigError, DataError
+from fedgru.data.datasets import import_file
 from fedgru.data.ledger import Ledger, Line
 from fedgru.data.reading import growing_columns, sources, unpacking
 from fedgru.data.reading.delimited import read_csv
@@ -553,7 +554,30 @@ def test_csv_files_that_do_not_fit(tmp_path):
             {**COLUMNS, "place": "p"},
             {},
             "`columns` place=p: 'place' is not a field, expected one of user, venue, time, "
-            "latitude, longitude, category, raw_category, offset.",
+            "latitude, longitude, category, raw_category, offset, point.",
+        ),
+        (
+            {"user": "u", "venue": "v", "order": "n"},
+            {},
+            "`columns` order=n: an order alone gives no time, and splits, clocks and gaps need "
+            "one. If its steps have a known length, take it as the time: `columns` time=n `time_unit` h "
+            "`epoch` 2000-01-01.",
+        ),
+        (
+            COLUMNS,
+            {"epoch": "2012-04-01"},
+            "`epoch` has no effect without `time_unit`, the unit of the times since then.",
+        ),
+        (COLUMNS, {"time_unit": "week"}, "`time_unit` is 'week', expected ms, s, min, h, d."),
+        (
+            COLUMNS,
+            {"time_unit": "d", "epoch": "April"},
+            "`epoch` is 'April', expected a date like '2012-04-01' or '2012-04-01T00:00Z'.",
+        ),
+        (
+            {**COLUMNS, "point": "p", "latitude": "y", "longitude": "x"},
+            {},
+            "`columns` point=p and latitude=y say the same: give one of them.",
         ),
         (
             {**COLUMNS, "longitude": "x"},
@@ -753,6 +777,78 @@ def test_missing_values_in_disguise_are_counted(tmp_path):
         Line("kept", "venue is 00000000, n/a: often a missing value", 2, (2, 3)),
     )
     assert len(reading.check_ins) == 4
+
+
+def test_a_table_without_a_header_keeps_its_first_row(tmp_path):
+    path = write(tmp_path / "v.csv", ["", "ann;2012-04-03T18:00:09Z;home", "bob;soon;work"])
+    columns = {"user": "1", "venue": "3", "time": "2"}
+    reading = read_csv(path, columns, no_header=True, skip_bad_rows=True)
+    assert (reading.check_ins.user.values, reading.check_ins.venue.values) == (("ann",), ("home",))
+    assert (reading.num_rows, reading.delimiter) == (2, ";")
+    assert reading.ledger.lines == (
+        Line("repaired", "blank line before the first row, skipped", 1, (1,)),
+        Line("dropped", "time is not readable", 1, (3,)),
+    )
+    assert message(read_csv, path, columns | {"user": "4"}, no_header=True) == (
+        "v.csv has no column '4' (`columns` user=4). Its first row, split at semicolons, has the "
+        "columns 1 to 3."
+    )
+
+
+def test_points_and_counted_times(tmp_path):
+    rows = ["who,place,when,at", 'ann,home,1.5,"POINT (28.95 -41.0)"', "ann,work,2,", "ann,gym,x,"]
+    rows += ['ann,gym,3,"POLYGON ((1 2))"', 'ann,bar,0.25,"[1e1, +4.5]"']
+    path = write(tmp_path / "v.csv", rows)
+    given = {"time_unit": "d", "epoch": "2012-04-01", "skip_bad_rows": True}
+    reading = read_csv(path, COLUMNS | {"point": "at"}, **given)
+    check_ins = reading.check_ins
+    # 2012-04-01 is 1333238400; a quarter, one and a half and two days later
+    days = (check_ins.time_s - 1333238400) / 86400
+    assert days.tolist() == [0.25, 1.5, 2]
+    np.testing.assert_array_equal(check_ins.lat_deg, [4.5, -41.0, np.nan])
+    np.testing.assert_array_equal(check_ins.lon_deg, [10, 28.95, np.nan])
+    assert [line for line in reading.ledger.lines if line.kind == "dropped"] == [
+        Line("dropped", "time is not readable", 1, (4,)),
+        Line("dropped", "latitude is not a number from -90 to 90", 1, (5,)),
+    ]
+    minutes = write(tmp_path / "m.csv", ["who,place,when", "ann,home,22224600.5"])
+    assert read_csv(minutes, COLUMNS, time_unit="min").check_ins.time_s.tolist() == [1333476030]
+
+
+def test_places_in_a_table_of_their_own(tmp_path):
+    rows = ["who,place,when", "ann,home,1333476009", "bob,gym,1333476010", "bob,cafe,1333476011"]
+    table = write(
+        tmp_path / "p.csv", ["id|at|kind", "gym|POINT(-74 40.7)|Sports", "home||", "|x|y"]
+    )
+    columns = {"venue": "id", "point": "at", "category": "kind"}
+    given = {"columns": COLUMNS, "places": table, "place_columns": columns}
+    path, data_dir = write(tmp_path / "v.csv", rows), tmp_path / "data"
+    error = message(import_file, "csv", path, "v", data_dir, **given)
+    assert error.startswith("p.csv, row 4: the place has no id.\n1 bad row in all")
+    data_set = import_file("csv", path, "v", data_dir, skip_bad_rows=True, **given)
+    check_ins = data_set.check_ins
+    assert check_ins.category.values == ("Sports",)
+    assert check_ins.category.codes.tolist() == [-1, 0, -1]
+    np.testing.assert_array_equal(check_ins.lon_deg, [np.nan, -74, np.nan])
+    assert [(line["reason"], line["rows"]) for line in data_set.passport["ledger"]] == [
+        ("in p.csv: place has no id", 1),
+        ("venue is not in p.csv", 1),
+    ]
+    assert data_set.passport["settings"]["place_columns"] == columns
+    assert data_set.passport["settings"]["places"]["file"] == "p.csv"
+    with pytest.raises(ConfigError) as error:
+        import_file(
+            "csv",
+            path,
+            "w",
+            data_dir,
+            columns=COLUMNS | {"category": "who"},
+            places=table,
+            place_columns=columns,
+        )
+    assert str(error.value) == (
+        "`columns` category=who and `place_columns` category=kind say the same: give one of them."
+    )
 
 
 # times
