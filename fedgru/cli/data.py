@@ -122,6 +122,48 @@ def import_() -> None:
     """
 
 
+@data.group(epilog=_examples("fedgru data export libcity nyc --to libcity/nyc"))
+def export() -> None:
+    """Write a data set in another project's format."""
+
+
+@export.command("libcity", epilog=_examples("fedgru data export libcity nyc --to libcity/nyc"))
+@click.argument("name", shell_complete=complete_data_sets)
+@click.option(
+    "--to",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="New folder for the files.",
+)
+@data_dir_option
+def export_libcity_(name: str, folder: Path, data_dir: Path) -> None:
+    """Write a data set as LibCity's atomic files: .geo, .usr, .dyna.
+
+    fedgru data import libcity reads them back. LibCity has one category and one pair of coordinates
+    per venue; check-ins that differ are counted.
+    """
+    from fedgru.console.tables import count
+    from fedgru.data.datasets import open_data_set
+    from fedgru.data.libcity_export import export_libcity
+
+    done = export_libcity(name, open_data_set(name, data_dir).check_ins, folder)
+    for field, number in done.differing.items():
+        note(
+            f"Note: {count(number, 'check-in')} had another {field.replace('_', ' ')} than their "
+            "venue's first one, or none; they get that one."
+        )
+    if done.without_coordinates:
+        note(f"Note: {count(done.without_coordinates, 'venue')} without coordinates.")
+    if done.own:
+        note(f"Note: left out, LibCity has no place for them: {', '.join(done.own)}.")
+    click.echo(
+        f"{folder}: {count(done.check_ins, 'check-in')} of {count(done.users, 'user')} at "
+        f"{count(done.venues, 'venue')}."
+    )
+
+
 @data.command(epilog=_examples("fedgru data describe"))
 @click.argument("name", required=False, shell_complete=complete_data_sets)
 @json_option

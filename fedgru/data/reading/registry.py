@@ -2,12 +2,22 @@
 
 from fedgru.core import plugins
 from fedgru.core.errors import ConfigError
-from fedgru.data.reading import delimited, snap, tist2015, tsmc2014
+from fedgru.data.reading import delimited, geolife, getnext, libcity, snap, tist2015, tsmc2014
 from fedgru.data.reading.base import Reader
 
 GROUP = "fedgru.readers"  # of entry points
 READERS: dict[str, Reader] = {
-    module.READER.name: module.READER for module in (delimited, snap, tist2015, tsmc2014)
+    reader.name: reader
+    for reader in (
+        delimited.READER,
+        geolife.READER,
+        getnext.GETNEXT,
+        getnext.WEEPLACES,
+        libcity.READER,
+        snap.READER,
+        tist2015.READER,
+        tsmc2014.READER,
+    )
 }
 
 

@@ -75,7 +75,7 @@ def parse_rows(
     """
     bad = BadRows(rows)
     _check_names(bad, fields)
-    times = _check_times(bad, fields["time"], time_layout)
+    times = check_times(bad, fields["time"], time_layout)
     time_s = times.time_s
     lat_deg, lon_deg = check_coordinates(bad, fields, swap_hint)
     if "offset" in fields:
@@ -213,7 +213,8 @@ def _check_names(bad: BadRows, fields: Fields) -> None:
     bad.flag(empty["venue"], "venue is empty", lambda i: "venue is empty, expected a name or id.")
 
 
-def _check_times(bad: BadRows, texts: pa.StringArray, layout: str | None) -> Times:
+def check_times(bad: BadRows, texts: pa.StringArray, layout: str | None) -> Times:
+    """Return the Times of a column; `bad` gets the rows without one."""
     times = read_times(texts, layout or "iso8601")
     expected = LAYOUTS[layout] if layout else " or ".join(LAYOUTS.values())
     bad.flag(

@@ -560,8 +560,8 @@ def test_csv_files_that_do_not_fit(tmp_path):
             {"user": "u", "venue": "v", "order": "n"},
             {},
             "`columns` order=n: an order alone gives no time, and splits, clocks and gaps need "
-            "one. If its steps have a known length, take it as the time: `columns` time=n `time_unit` h "
-            "`epoch` 2000-01-01.",
+            "one. If its steps have a known length, take it as the time: `columns` time=n "
+            "`time_unit` h `epoch` 2000-01-01.",
         ),
         (
             COLUMNS,

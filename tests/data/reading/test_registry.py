@@ -112,8 +112,8 @@ def test_formats_are_listed_with_a_line_of_help(package):
     assert reader_names() == sorted([*READERS, "gowalla"])
     listed = invoke("data", "import", "--help", code=0).stdout.split("Commands:\n")[1]
     lines = listed.splitlines()
-    assert "  gowalla   Import FILE in the layout of Gowalla." in lines
-    assert "  tsmc2014  Import FILE in the layout of TSMC2014." in lines
+    assert "  gowalla    Import FILE in the layout of Gowalla." in lines
+    assert "  tsmc2014   Import FILE in the layout of TSMC2014." in lines
 
 
 @pytest.mark.parametrize(
