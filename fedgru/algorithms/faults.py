@@ -8,9 +8,9 @@ An update is rejected before it enters the mean if it is:
 * no examples: its number of examples is not above 0;
 * too large: its norm is more than 100 times the norm of the weights that the client received.
 
-Real clients (`fedgru deploy`) can also drop out, or report that they failed. Rejected and missing
-updates are counted and logged. Malicious updates (fedgru/algorithms/attacks.py) that pass these
-rules are the task of the robust means (fedgru/algorithms/robust.py).
+Real clients (`fedgru deploy`) can also drop out, report that they failed, or claim what cannot be.
+Rejected and missing updates are counted and logged. Malicious updates
+(fedgru/algorithms/attacks.py) that pass these rules are the task of the robust means.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ DROPPED_OUT, FAILED = "dropped out", "failed"
 TOO_LATE, WENT_OFF = "too late", "went off"  # in simulated time
 NOT_FINITE, WRONG_SHAPE, NO_EXAMPLES = "not finite", "wrong shape", "no examples"
 TOO_LARGE = "too large"
+FALSE_CLAIM = "false claim"  # of a real client, see fedgru/deploy/claims.py
 REJECTED = (NOT_FINITE, WRONG_SHAPE, NO_EXAMPLES, TOO_LARGE)
 MAX_NORM_RATIO = 100.0
 

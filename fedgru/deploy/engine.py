@@ -20,9 +20,9 @@ from fedgru.algorithms.fed_avg import ClientUpdate, NoUpdate, ServerState
 from fedgru.algorithms.protocol import Algorithm
 from fedgru.core.errors import TrainingError
 from fedgru.core.types import AnyInts, Doubles, Ints, Row, Weights
-from fedgru.deploy import records, secure
+from fedgru.deploy import claims, records, secure
 from fedgru.deploy.federation import Federation
-from fedgru.deploy.scores import read_scores, summarise_clients
+from fedgru.deploy.scores import summarise_clients
 from fedgru.engines.base import Engine, Gathered, OwnParts, refuse_own_parts
 from fedgru.training import loop as round_loop
 from fedgru.training.rounds import FederatedTraining
@@ -49,7 +49,7 @@ class RemoteTask:
     """A `fedgru.task.round_task.RoundTask` whose check-ins are on other machines.
 
     Its number of clients grows when one joins. `federation` has the clients, `privacy` how they
-    protect their updates.
+    protect their updates, `client_weights` how much they count.
     """
 
     settings: Settings
@@ -57,6 +57,7 @@ class RemoteTask:
     kernel: Kernel | None
     federation: Federation
     privacy: Privacy
+    client_weights: str = claims.CAPPED
     protection: None = None
     attackers: frozenset[int] = frozenset()
 
@@ -135,17 +136,21 @@ class FederationEngine(Engine):
             for node, client in nodes.items()
         }
         counts_once = self.task.privacy.noise is not None
+        equal = self.task.client_weights == claims.EQUAL
+        most = claims.cap([members[client].examples for client in there])
+        most = 1 if counts_once or equal else most
         result = secure.aggregate(
             self._federation.exchange,
             {node: records.pack_ask(ask, weights) for node, ask in asks.items()},
-            1 if counts_once else max(members[client].examples for client in there),
+            most,
             secure.clipping_range(self.task.privacy, len(there)),
             round_num,
         )
         if result is None:
             return None, {}
         mean, examples = result
-        return mean, {nodes[node]: number for node, number in examples.items()}
+        # what a client weighs in the sum is hidden: its number here is again its own claim
+        return mean, {nodes[node]: min(max(n, 1), most) for node, n in examples.items()}
 
     def local_updates(
         self,
@@ -163,8 +168,27 @@ class FederationEngine(Engine):
         else:
             self._wait()
             replies = self._ask(weights, cohort, round_num, [])
-        for client in cohort:
-            yield self._read_update(int(client), replies.get(int(client), faults.DROPPED_OUT))
+        found = [
+            self._read_update(int(client), replies.get(int(client), faults.DROPPED_OUT))
+            for client in cohort
+        ]
+        yield from self._weighed(found)
+
+    def _weighed(
+        self, found: Sequence[ClientUpdate | NoUpdate]
+    ) -> Iterator[ClientUpdate | NoUpdate]:
+        """Yield updates that count as much as the app says, see fedgru/deploy/claims.py."""
+        updates = [one for one in found if isinstance(one, ClientUpdate) and one.num_examples > 0]
+        equal = self.task.client_weights == claims.EQUAL
+        most = 1 if equal else claims.cap([one.num_examples for one in updates])
+        for one in found:
+            if isinstance(one, NoUpdate) or one.num_examples <= most:
+                yield one
+                continue
+            if not equal:
+                name = self._federation.names[one.client]
+                logger.info("%s counts as %d examples of %d", name, most, one.num_examples)
+            yield claims.weigh(one, most)
 
     def validate(self, state: ServerState) -> Row:
         """Return {"val/metric/average": value} of a ServerState, over the connected clients.
@@ -179,7 +203,7 @@ class FederationEngine(Engine):
             cohort = [int(c) for c in round_loop.draw_cohort(self.task, next_round)]
         while True:
             replies = self._ask(weights, cohort, next_round, self._wait())
-            found = read_scores(replies, "val", self._federation.names)
+            found = self._read_scores(replies, "val")
             if found:
                 break
             self._ask_again(replies, f"round {state.round_num}")
@@ -188,6 +212,9 @@ class FederationEngine(Engine):
         if silent:
             names = ", ".join(self._federation.names[n] for n in silent)
             logger.info("round %d is validated without %s", state.round_num, names)
+        found, bounded = claims.bounded(found)
+        for client, what in bounded.items():
+            logger.info("validation, %s: %s", self._federation.names[client], what)
         return summarise_clients(found, "val")
 
     def test(self, weights: Weights, round_num: int) -> dict[int, Scores]:
@@ -199,9 +226,32 @@ class FederationEngine(Engine):
                 for client in there
             }
             replies = self._federation.ask(asked, "test")
-            if found := read_scores(replies, "test", self._federation.names):
+            if found := self._read_scores(replies, "test"):
                 return found
             self._ask_again(replies, "the test split")
+
+    def _read_scores(self, replies: dict[int, Any], split: str) -> dict[int, Scores]:
+        """Return {client: Scores} of those whose reply has scores of a split that can be.
+
+        Whose scores cannot be is put aside: in `replies`, a false claim takes the place of the
+        reply, with the update in it.
+        """
+        found = {}
+        for client, reply in replies.items():
+            if isinstance(reply, str) or split not in reply:
+                continue
+            member = self._federation.members[client]
+            try:
+                scores = records.unpack_scores(reply[split])
+                why = claims.false_scores(scores, getattr(member, split))
+            except ValueError as error:
+                scores, why = None, str(error)
+            if scores is not None and why is None:
+                found[client] = scores
+                continue
+            logger.warning("the %s scores of %s are left out: %s", split, member.name, why)
+            replies[client] = faults.FALSE_CLAIM
+        return found
 
     def _ask_again(self, replies: dict[int, Any], what: str) -> None:
         """Log that no client sent scores; raise a TrainingError if all of them failed."""
@@ -234,9 +284,15 @@ class FederationEngine(Engine):
     def _read_update(self, client: int, reply: Any) -> ClientUpdate | NoUpdate:
         if isinstance(reply, str):
             return NoUpdate(client, reply)
+        member = self._federation.members[client]
         try:
-            return records.unpack_update(reply, client)
+            update = records.unpack_update(reply, client)
         except ValueError as error:
-            name = self._federation.names[client]
-            logger.info("the reply of client %s is %s", name, error)
+            logger.info("the reply of client %s is %s", member.name, error)
             return NoUpdate(client, faults.WRONG_SHAPE)
+        counts_once = self.task.privacy.noise is not None
+        why = claims.false_update(update, 1 if counts_once else member.examples)
+        if why is not None:
+            logger.warning("the update of %s is left out: it %s", member.name, why)
+            return NoUpdate(client, faults.FALSE_CLAIM)
+        return update

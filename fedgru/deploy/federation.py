@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from fedgru.algorithms import faults
 from fedgru.core.version import __version__
+from fedgru.deploy import claims
 
 if TYPE_CHECKING:
     from flwr.app import Message, RecordDict
     from flwr.serverapp import Grid
 
 POLL_S = 0.3
+_COUNTS = ("checkins", "examples", "val", "test")  # of a client's hello
 LOG_S = 60.0  # how often a waiting server logs what it waits for
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class Member:
         node_id: Flower's number for it.
         checkins: number of its check-ins.
         examples: training examples in a round, counted once for each local epoch.
+        val, test: targets of these splits.
     """
 
     key: str
@@ -39,6 +42,8 @@ class Member:
     node_id: int
     checkins: int
     examples: int
+    val: int
+    test: int
 
     to_dict = asdict
 
@@ -59,6 +64,7 @@ class Federation:
         members: list of Member of an earlier part of the run, in order of their numbers.
         timeout_s: how long to wait for a reply.
         on_change: called without arguments when a client joins, or returns as a new node.
+        local_epochs: of the run, in which a client counts its examples.
     """
 
     def __init__(
@@ -67,9 +73,10 @@ class Federation:
         members: Iterable[Member] = (),
         timeout_s: float = 600.0,
         on_change: Callable[[], None] = lambda: None,
+        local_epochs: int = 1,
     ) -> None:
         self._grid, self.members, self.timeout_s = grid, list(members), timeout_s
-        self.on_change = on_change
+        self.on_change, self._local_epochs = on_change, local_epochs
         self.admitted = len(self.members)
         self._refused: dict[str, Any] = {}  # key -> activation time of the refused node
         self._there: set[str] | None = None  # keys of the members that were online before
@@ -129,12 +136,12 @@ class Federation:
         for node_id, reply in replies.items():
             key, node = by_id[node_id]
             name = node.name or f"client-{key[:8]}"
-            why = reply if isinstance(reply, str) else _unfit(reply)
+            why = reply if isinstance(reply, str) else _unfit(reply, self._local_epochs)
             if why is not None:
                 logger.warning("%s cannot take part: %s", name, why)
                 self._refused[key] = node.last_activated_at
                 continue
-            counts = {what: int(reply["hello"][what]) for what in ("checkins", "examples")}
+            counts = {what: int(reply["hello"][what]) for what in _COUNTS}
             joined.append(Member(key, name, node_id, **counts))
         for member in joined:
             logger.info("%s joined with %d check-ins", member.name, member.checkins)
@@ -231,7 +238,7 @@ def _key(node: Any) -> str:
     return hashlib.sha256(node.public_key).hexdigest()
 
 
-def _unfit(reply: RecordDict) -> str | None:
+def _unfit(reply: RecordDict, local_epochs: int) -> str | None:
     """The reason why a client that answered cannot take part, or None."""
     try:
         counts = reply["hello"]
@@ -243,7 +250,10 @@ def _unfit(reply: RecordDict) -> str | None:
             return "it has too few check-ins to train on"
         if counts["checkins"] <= 0:
             return "it has no check-ins"
-    except (KeyError, TypeError, ValueError):
+        false = claims.false_counts({what: int(counts[what]) for what in _COUNTS}, local_epochs)
+        if false is not None:
+            return f"{faults.FALSE_CLAIM}: {false}"
+    except (KeyError, TypeError, ValueError, OverflowError):
         return "its answer is not one of fedgru's"
     return None
 

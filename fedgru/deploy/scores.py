@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +14,6 @@ from fedgru.evaluation.evaluate import INTERVAL_METRICS
 
 if TYPE_CHECKING:
     from fedgru.deploy.records import Scores
-
-logger = logging.getLogger(__name__)
-
-
-def read_scores(replies: dict[int, Any], split: str, names: Sequence[str]) -> dict[int, Scores]:
-    """Return {client: Scores} of those whose reply has readable scores of a split."""
-    found = {}
-    for client, reply in replies.items():
-        if isinstance(reply, str) or split not in reply:
-            continue
-        try:
-            found[client] = records.unpack_scores(reply[split])
-        except ValueError as error:
-            name = names[client]
-            logger.warning("the %s scores of client %s are left out: %s", split, name, error)
-    return found
 
 
 def summarise_clients(found: dict[int, Scores], split: str, predictor: str = records.MODEL) -> Row:

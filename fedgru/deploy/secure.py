@@ -81,10 +81,12 @@ def reply(
         limit = context.state.config_records[RECORD_KEY_STATE][Key.CLIPPING_RANGE]
         if np.abs(vector).max() > limit:
             raise TrainingError(f"the update is kept here: a coordinate is beyond {limit:g}.")
+        # more than the server lets a client count would overflow the sum
+        most = int(context.state.config_records[RECORD_KEY_STATE][Key.MAX_WEIGHT])
         result = FitRes(
             Status(Code.OK, ""),
             ndarrays_to_parameters([vector]),
-            update.num_examples,
+            min(update.num_examples, most),
             {},
         )
         content = recorddict_compat.fitres_to_recorddict(result, keep_input=True)

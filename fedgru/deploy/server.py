@@ -81,9 +81,12 @@ def train(grid: Grid, app: App, job: dict[str, Any], state: Path) -> RunFolder:
         RunFolder.
     """
     check_deployable(app.settings)
-    federation = Federation(grid, timeout_s=job["timeout_s"])
+    epochs = app.settings.client.local_epochs
+    federation = Federation(grid, timeout_s=job["timeout_s"], local_epochs=epochs)
     schema = app.schema
-    task = RemoteTask(app.settings, schema.spec, schema.kernel, federation, app.privacy)
+    task = RemoteTask(
+        app.settings, schema.spec, schema.kernel, federation, app.privacy, app.client_weights
+    )
     engine = FederationEngine(task)
     training = FederationTraining(engine, algorithms.from_settings(app.settings))
     unfinished = state / UNFINISHED
@@ -137,6 +140,7 @@ def _facts(app: App, federation: Federation) -> dict[str, Any]:
         "unknown_rates": {},
         "num_classes": app.schema.spec.num_classes,
         "privacy": asdict(app.privacy),
+        "client_weights": app.client_weights,
         **({} if kernel is None else {"kernel": kernel.to_dict()}),
     }
 

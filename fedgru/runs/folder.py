@@ -145,12 +145,15 @@ class RunFolder:
 
     def _mend(self) -> None:
         """Remove files that a killed process left unfinished, unless another writes here."""
-        if not any(self.path.glob(".*.part")) or is_locked(self.path):
+        folders = (self.path, self.checkpoints.folder)
+        left = (file for folder in folders for file in folder.glob(".*.part"))
+        if not any(left) or is_locked(self.path):
             return
         lock = Lock(self.path)
         with suppress(RunError, OSError):
             lock.acquire()
-            mend(self.path)
+            for folder in folders:
+                mend(folder)
         lock.release()
 
     def _file(self, name: str) -> Path:

@@ -29,10 +29,9 @@ from fedgru.cli.main import main
 from fedgru.core.errors import ConfigError, DataError, RunError, TrainingError
 from fedgru.data import datasets
 from fedgru.data.checkins import CheckIns, Coded
-from fedgru.deploy import client, keys, private, processes, records, secure, server
+from fedgru.deploy import claims, client, keys, private, processes, records, secure, server
 from fedgru.deploy.app import PACKAGE, read_app, write_app
 from fedgru.deploy.privacy import Privacy, protect
-from fedgru.deploy.scores import read_scores
 from fedgru.report.runs import read_runs
 from fedgru.training.rounds import run_round
 from fedgru.workflows import reopen as reopen_workflow
@@ -72,6 +71,7 @@ class Grid:
         lost: name of a client that goes away once it has handed out shares of its secrets.
         stretch: name of a client -> what it multiplies its masked update with.
         errors: texts of errors of clients in the secure aggregation.
+        hello: function of a client's name: what it says when it joins.
     """
 
     def __init__(self, tasks):
@@ -79,6 +79,7 @@ class Grid:
         self._ids, self._replies = itertools.count(1), {}
         self._contexts = {name: Context(1, 1, {}, RecordDict(), {}) for name in tasks}
         self.privacy, self.lost, self.stretch, self.errors = Privacy(), None, {}, []
+        self.hello = lambda name: client.hello(tasks[name])
         self._nodes = {
             name: SimpleNamespace(
                 node_id=100 + i,
@@ -110,7 +111,7 @@ class Grid:
     def _answer(self, name, message):
         if message.metadata.message_type == "query":
             self.asked.append((name, "hello", 0, False, ""))
-            return client.hello(self._tasks[name])
+            return self.hello(name)
         if secure.is_part(message):
             return self._mask(name, message)
         ask, weights = records.unpack_ask(message.content)
@@ -229,6 +230,24 @@ def test_secure_aggregation_gives_the_same_but_for_rounding(deploy, tmp_path):
         stage for name, stage, *_ in grid.asked if name == "client-" + task.clients.client_ids[0]
     ]
     assert stages.count("collect_masked_vectors") == 2
+
+
+def test_a_claim_does_not_round_the_others_away_in_secure_aggregation(deploy, tmp_path):
+    """Without the cap, three steps of 2^22 would be left of 10 examples beside 3 * 10^7."""
+    task, app, grid = deploy(Privacy(secure=True), prior="none", rounds=1)
+    name, hello = f"client-{task.clients.client_ids[2]}", grid.hello
+    grid.hello = lambda who: {
+        "hello": type(hello(who)["hello"])(
+            dict(hello(who)["hello"])
+            | ({"checkins": 10**7, "examples": 3 * 10**7} if who == name else {})
+        )
+    }
+    run = run_deployed(app, grid, tmp_path)
+    # it has the number 0 now, as if it had most check-ins; its own training is what it was
+    simulated, _, _ = train_workflow.train(task, {}, tmp_path / "simulated")
+    (ours, _), (expected, _) = (one.load_weights("last") for one in (run, simulated))
+    for what, array in expected.items():
+        np.testing.assert_allclose(ours[what], array, rtol=0, atol=1e-4, err_msg=what)
 
 
 def test_secure_aggregation_survives_a_lost_client(deploy, tmp_path):
@@ -589,7 +608,7 @@ def test_what_is_no_update_is_a_value_error(spoil):
         records.unpack_update(content, 7)
 
 
-def test_scores_that_do_not_add_up_are_left_out(deploy, caplog):
+def test_scores_that_do_not_add_up_are_left_out(deploy):
     task, _, grid = deploy(prior="none")
     own = next(iter(grid._tasks.values()))
     content = client.answer(own, records.Ask(1, 0, False, 0, "val"), protection.init_weights(task))
@@ -606,8 +625,150 @@ def test_scores_that_do_not_add_up_are_left_out(deploy, caplog):
         spoilt["val"][key] = value
         with pytest.raises(ValueError):
             records.unpack_scores(spoilt["val"])
-    assert read_scores({0: "dropped out", 1: {}, 2: spoilt}, "val", ("a", "b", "c")) == {}
-    assert "the val scores of client c are left out" in caplog.text
+
+
+def lie(**sums):
+    """Change an update's sums."""
+
+    def change(content):
+        if "sums" in content:
+            for name, value in sums.items():
+                content["sums"][name] = value
+        return content
+
+    return change
+
+
+def lie_about_loss(value):
+    def change(content):
+        if "val" in content:
+            content["val"]["model/loss"] = [value, content["val"]["model/loss"][1]]
+        return content
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lie(num_examples=10**9), "claims 1,000,000,000 examples, and when it joined claimed"),
+        (lie(num_examples=2**62), "claims 4,611,686,018,427,387,904 examples, and when it joined"),
+        (lie(num_correct=1e9), "claims 1e+09 hits of"),
+        (lie(loss_sum=-1e9), "claims a loss of -1e+09 over"),
+        (lie(loss_sum=1e300), "claims a loss of 1e+300 over"),
+        (lie_about_loss(-1e9), "claims model/loss -1e+09 of"),
+        (lie_about_loss(1e300), "claims model/loss 1e+300 of"),
+    ],
+)
+def test_a_liar_is_put_aside_by_name_and_the_others_go_on(deploy, tmp_path, caplog, change, said):
+    """The result is, to the bit, that of the two honest clients without the third."""
+    task, app, grid = deploy(prior="none", rounds=2)
+    liar = f"client-{task.clients.client_ids[2]}"  # the last: the others have the same numbers
+    honest = [name for name in grid.online if name != liar]
+    # the weights of round r are trained from messages of round r; round 0 is validated with 1
+    grid.spoil = {(liar, number): change for number in (1, 2, 3)}
+    run = run_deployed(app, grid, tmp_path, clients=3)
+    assert run.facts()["faults"] == {"false claim": 2}
+    assert f"{liar},false claim" in (run.path / "faults.csv").read_text()
+    assert said in caplog.text
+    grid.spoil, grid.online = {}, honest
+    (tmp_path / "state").rename(tmp_path / "state-3")
+    alone = run_deployed(app, grid, tmp_path, clients=2)
+    for which in ("best", "last"):
+        (ours, at), (theirs, expected) = (one.load_weights(which) for one in (run, alone))
+        assert at == expected
+        for name, array in theirs.items():
+            np.testing.assert_array_equal(ours[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "counts, said",
+    [
+        ({"checkins": 10**9, "examples": 10**9}, "1,000,000,000 check-ins, at most 10,000,000 are"),
+        ({"examples": 10**9}, "targets of"),
+        ({"examples": 2**62}, "targets of"),
+        ({"val": 10**7}, "targets of"),
+        ({"test": -5}, "it claims fewer than 0 targets"),
+    ],
+)
+def test_claims_that_do_not_fit_each_other_do_not_join(deploy, tmp_path, caplog, counts, said):
+    task, app, grid = deploy(prior="none", rounds=1)
+    liar = f"client-{task.clients.client_ids[2]}"
+    honest_hello = client.hello
+    grid.hello = lambda name: (
+        {
+            "hello": type(honest_hello(grid._tasks[name])["hello"])(
+                dict(honest_hello(grid._tasks[name])["hello"]) | (counts if name == liar else {})
+            )
+        }
+    )
+    run = run_deployed(app, grid, tmp_path, clients=2)
+    assert len(run.facts()["members"]) == 2
+    assert f"{liar} cannot take part: false claim: it claims" in caplog.text and said in caplog.text
+
+
+def test_claims_that_fit_weigh_at_most_twice_the_median(deploy, tmp_path, caplog):
+    """A client that says from the start that it has 2,000 examples moves no more than 2 others."""
+    task, app, grid = deploy(prior="none", rounds=1)
+    names = [f"client-{user}" for user in task.clients.client_ids]
+    most = {"checkins": 10**7, "examples": 10**7}
+    honest_hello = client.hello
+    record = type(honest_hello(grid._tasks[names[0]])["hello"])
+    grid.hello = lambda name: {
+        "hello": record(
+            dict(honest_hello(grid._tasks[name])["hello"]) | (most if name == names[2] else {})
+        )
+    }
+    grid.spoil = {(names[2], 1): lie(num_examples=10**7)}
+    run = run_deployed(app, grid, tmp_path, clients=3)
+    honest = [int(honest_hello(grid._tasks[name])["hello"]["examples"]) for name in names]
+    capped = 2 * sorted([honest[0], honest[1], 10**7])[1]
+    assert f"{names[2]} counts as {capped} examples of 10000000" in caplog.text
+    algorithm, state = start(task)
+    engine = train_workflow.make_engine(task)
+    updates = engine.local_updates(state.weights, np.arange(3), 1)
+    weights = [honest[0], honest[1], capped]
+    expected = sum(
+        w * u.dense["recurrent"].astype(float) for w, u in zip(weights, updates, strict=True)
+    ) / sum(weights)
+    found, _ = run.load_weights("last")
+    np.testing.assert_allclose(found["recurrent"] - state.weights["recurrent"], expected, atol=1e-6)
+
+
+def test_all_clients_can_count_alike(deploy, tmp_path):
+    task, app, grid = deploy(prior="none", rounds=1)
+    write_app(tmp_path / "equal", task, client_weights="equal")
+    run = run_deployed(read_app(tmp_path / "equal"), grid, tmp_path)
+    algorithm, state = start(task)
+    updates = train_workflow.make_engine(task).local_updates(state.weights, np.arange(3), 1)
+    expected = np.mean([u.dense["recurrent"] for u in updates], axis=0)
+    found, _ = run.load_weights("last")
+    np.testing.assert_allclose(found["recurrent"] - state.weights["recurrent"], expected, atol=1e-6)
+    assert run.facts()["client_weights"] == "equal"
+    with pytest.raises(ConfigError, match="`client_weights` is claimed, expected capped or equal"):
+        write_app(tmp_path / "claimed", task, client_weights="claimed")
+
+
+def scores(targets, loss, hits=1):
+    sums = {name: (float(hits), targets) for name in ("acc@1", "acc@5", "acc@10", "mrr", "ndcg")}
+    return records.Scores(targets, 0, {"model": sums | {"loss": (loss * targets, targets)}})
+
+
+def test_no_client_moves_the_validation_far():
+    # median loss 2: at most 4, at least 1; median 10 targets: at most 20 count
+    found = {0: scores(10, 2.0), 1: scores(8, 1.9), 2: scores(1000, 500.0, hits=500)}
+    bounded, whose = claims.bounded(found)
+    assert bounded[0] == found[0] and bounded[1] == found[1]
+    assert bounded[2].targets == 20
+    assert bounded[2].sums["model"]["loss"] == (80.0, 20)
+    assert bounded[2].sums["model"]["acc@1"] == (10.0, 20)
+    assert whose == {2: "1,000 targets count as 20, a loss of 500 counts as 4"}
+    low, _ = claims.bounded({0: scores(10, 2.0), 1: scores(8, 2.2), 2: scores(9, 0.0)})
+    assert low[2].sums["model"]["loss"] == (9.0, 9)
+    two = {0: scores(10, 2.0), 1: scores(10, 99.0)}
+    assert claims.bounded(two) == (two, {})
+    honest = {0: scores(10, 2.0), 1: scores(20, 1.2), 2: scores(7, 3.9)}
+    assert claims.bounded(honest) == (honest, {})
 
 
 def test_a_certificate_is_renewed_by_the_same_authority(tmp_path):
