@@ -6,8 +6,9 @@
 Every row is a training with `--preset candidates` but for what it says, with each seed: test acc@1,
 acc@5 and loss of the round that is best on validation, mean over seeds, and the paired 95 %
 interval over clients of the difference to the prior alone (the outer ends of the seeds'
-intervals). The settings were chosen on validation; test is looked at in this table alone. Trainings
-that are done are kept in `--work`. Prints Markdown.
+intervals). With `--asked-at` the moment of the next check-in is known, to the model and to the
+counts that stand beside it. The settings were chosen on validation; test is looked at in this table
+alone. Trainings that are done are kept in `--work`. Prints Markdown.
 """
 
 import json
@@ -54,18 +55,22 @@ COMPUTE = candidates.client_candidates
 def main():
     parser = bench.data_parser(__doc__)
     parser.add_argument("--target", default="category", choices=["category", "venue"])
+    parser.add_argument("--asked-at", action="store_true", help="the next check-in's time is known")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[*ROWS, DENSE], metavar="ROW")
     parser.add_argument("--val", action="store_true", help="score validation in place of test")
     parser.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    print(f"{bench.machine()}; `{' '.join(sys.argv[1:])}`\n", flush=True)
+    task_name = config.load({"asked_at": args.asked_at}).inputs.task_name
+    print(f"{task_name}; {bench.machine()}; `{' '.join(sys.argv[1:])}`\n", flush=True)
     print("| model | acc@1 | to prior | acc@5 | to prior | loss | to prior | round | minutes |")
     print("| --- " * 9 + "|", flush=True)
     for name in args.only or [CANDIDATES, DENSE, *list(ROWS)[1:]]:
         found = [trained(args, name, seed) for seed in range(args.seeds)]
         if name == (args.only or [CANDIDATES])[0]:
+            for kind in found[0].get("counts", ()):
+                print_row(f"running {kind}", [{"test": one["counts"][kind]} for one in found])
             print_row("the kernel prior alone", [{"test": one["prior"]} for one in found])
         print_row(name, found)
 
@@ -73,10 +78,11 @@ def main():
 def trained(args, name, seed):
     """Return what a training gave, from `--work` if it is there."""
     split = "val" if args.val else "test"
-    file = args.work / f"{args.target}-{split}-{name}-{seed}.json".replace(" ", "")
+    asked = "-asked" if args.asked_at else ""
+    file = args.work / f"{args.target}{asked}-{split}-{name}-{seed}.json".replace(" ", "")
     if file.exists():
         return json.loads(file.read_text())
-    given = {"data": args.data, "seed": seed, "target": args.target}
+    given = {"data": args.data, "seed": seed, "target": args.target, "asked_at": args.asked_at}
     given |= {"users": args.users} if args.users else {}
     overrides, left_out, no_state = ROWS.get(name, ({}, (), False))
     preset = None if name == DENSE else "candidates"
@@ -84,7 +90,7 @@ def trained(args, name, seed):
     started = time.perf_counter()
     found, _ = open_workflow.open_task(settings, args.data_dir)
     found = open_workflow.learn_prior(found)
-    mute(left_out)
+    mute(left_out, candidate_features.feature_set(args.asked_at))
     algorithm = algorithms.from_settings(settings)
     engine = train_workflow.make_engine(found, client_rule=algorithm.client_rule)
     training = FederatedTraining(engine, StateMuted(algorithm) if no_state else algorithm)
@@ -96,6 +102,11 @@ def trained(args, name, seed):
         "round": result.best.round_num,
         "test": bench.sums(scored, METRICS),
         "prior": bench.sums(prior, METRICS),
+        "counts": {
+            kind: bench.sums(evaluate.evaluate_running(found, kind, split), METRICS)
+            for kind in evaluate.running_baselines(found)
+            if args.asked_at and kind != "kernel"
+        },
         "minutes": (time.perf_counter() - started) / 60,
     }
     training.close()
@@ -104,13 +115,13 @@ def trained(args, name, seed):
     return one
 
 
-def mute(groups):
+def mute(groups, names):
     """Set the features of some groups to zero in everything that is computed from now on."""
     starts = tuple(start for group in groups for start in GROUPS[group])
-    columns = [at for at, name in enumerate(candidate_features.FEATURES) if name.startswith(starts)]
+    columns = [at for at, name in enumerate(names.features) if name.startswith(starts)]
     of_context = [
         at
-        for at, name in enumerate(candidate_features.CONTEXT)
+        for at, name in enumerate(names.context)
         if starts and name.removeprefix("log_total_").startswith(starts)
     ]
 

@@ -193,13 +193,17 @@ class Run:
             self.folder, self.task, list(concepts), names, seeds, show_progress
         )
 
-    def predict(self, client: str, *, until: int | None = None, top: int = 5) -> dict[str, Any]:
+    def predict(
+        self, client: str, *, until: int | None = None, top: int = 5, at: str | None = None
+    ) -> dict[str, Any]:
         """Return the most probable next values of a client, and what they rest on.
 
         Args:
             client: a user of the run's data set.
             until: how many of the client's check-ins to use, from the first; None uses all.
             top: how many values.
+            at: when the next check-in is asked for, of a run with `asked_at`; see
+                `fedgru.predict.past.forecast`.
 
         Returns:
             dict with `top`, a list of {"value", "probability"}; see `fedgru.predict.past.forecast`.
@@ -208,7 +212,8 @@ class Run:
         from fedgru.predict.past import client_past, forecast
 
         schema, weights, _ = load_model(self.folder, self.task, client)
-        return forecast(self.task, schema, weights, client_past(self.task, client, until), top)
+        past = client_past(self.task, client, until)
+        return forecast(self.task, schema, weights, past, top, at)
 
     def export(
         self,

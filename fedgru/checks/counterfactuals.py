@@ -18,7 +18,11 @@ _DAY_S = 86400
 
 
 def rewritten(
-    check_ins: CheckIns, clients: Clients, first: Ints, rng: np.random.Generator
+    check_ins: CheckIns,
+    clients: Clients,
+    first: Ints,
+    rng: np.random.Generator,
+    keeps_moment: bool = False,
 ) -> CheckIns:
     """Return CheckIns in which each client's check-ins from a position on are replaced.
 
@@ -32,6 +36,8 @@ def rewritten(
         first: int64 [num_clients], the first replaced position of each client; for a client that
             does not change, the end of its positions.
         rng: numpy Generator.
+        keeps_moment: whether the time of each client's first replaced check-in stays, on both
+            clocks: a model of `asked_at` knows it, and nothing else of that check-in.
     """
     positions = np.arange(len(clients.rows))
     rows = clients.rows[positions >= first[clients.client_of]]
@@ -45,15 +51,14 @@ def rewritten(
 
     shift_s = rng.integers(10 * _DAY_S, 50 * _DAY_S, len(clients))
     shift_of_row = np.zeros(len(check_ins), np.int64)
-    shift_of_row[clients.rows] = np.where(
-        positions >= first[clients.client_of], shift_s[clients.client_of], 0
-    )
+    moved = positions >= first[clients.client_of] + keeps_moment
+    shift_of_row[clients.rows] = np.where(moved, shift_s[clients.client_of], 0)
     lat_deg, lon_deg = check_ins.lat_deg.copy(), check_ins.lon_deg.copy()
     located = rows[np.isfinite(lat_deg[rows])]
     lat_deg[located] = rng.uniform(-60, 60, len(located))
     lon_deg[located] = rng.uniform(-170, 170, len(located))
     offset_min = check_ins.offset_min.copy()
-    offset_min[rows] += 60
+    offset_min[clients.rows[moved]] += 60
     return _in_order_of_time(
         replace(
             check_ins,
@@ -69,7 +74,9 @@ def rewritten(
     )
 
 
-def run_backwards(check_ins: CheckIns, clients: Clients, first: Ints, end: Ints) -> CheckIns:
+def run_backwards(
+    check_ins: CheckIns, clients: Clients, first: Ints, end: Ints, keeps_moment: bool = False
+) -> CheckIns:
     """Return CheckIns in which a range of each client's positions is reversed.
 
     The range holds the same values as before, so everything fitted on the whole range
@@ -81,6 +88,7 @@ def run_backwards(check_ins: CheckIns, clients: Clients, first: Ints, end: Ints)
         clients: Clients over these check-ins.
         first, end: int64 [num_clients], the range; empty for a client that does not change. It
             does not begin with a client's first check-in.
+        keeps_moment: as for `rewritten`; offsets from UTC then stay in their order.
     """
     source = np.arange(len(check_ins))
     time_s = check_ins.time_s.copy()
@@ -90,8 +98,12 @@ def run_backwards(check_ins: CheckIns, clients: Clients, first: Ints, end: Ints)
             source[rows] = rows[::-1]
             before_s = check_ins.time_s[clients.rows[start - 1]]
             gaps_s = np.diff(check_ins.time_s[rows], prepend=before_s)
-            time_s[rows] = before_s + np.cumsum(gaps_s[::-1])
-    return _in_order_of_time(replace(_taken(check_ins, source), time_s=time_s))
+            kept = int(keeps_moment)  # gaps at the start that stay
+            time_s[rows] = before_s + np.cumsum([*gaps_s[:kept], *gaps_s[kept:][::-1]])
+    reversed_ = _taken(check_ins, source)
+    if keeps_moment:
+        reversed_ = replace(reversed_, offset_min=check_ins.offset_min)
+    return _in_order_of_time(replace(reversed_, time_s=time_s))
 
 
 def _in_order_of_time(check_ins: CheckIns) -> CheckIns:

@@ -86,7 +86,10 @@ def _with_other_val_and_test(checked: CheckedRun) -> Task:
     clients = checked.task.clients
     draw = seeding.rng(_SEED, "other val and test")
     first, _ = clients.bounds("val")
-    return checked.rebuilt(counterfactuals.rewritten(checked.task.check_ins, clients, first, draw))
+    asked_at = checked.settings.inputs.asked_at
+    return checked.rebuilt(
+        counterfactuals.rewritten(checked.task.check_ins, clients, first, draw, asked_at)
+    )
 
 
 def check_splits(checked: CheckedRun) -> str:
@@ -151,7 +154,8 @@ def check_training_targets(checked: CheckedRun) -> str:
     draw = seeding.rng(_SEED, "backwards from")
     drawn = draw.integers(starts + 1, np.maximum(ends - 1, starts + 2))
     first = np.where(ends - starts > 2, drawn, ends)
-    reversed_ = counterfactuals.run_backwards(task.check_ins, clients, first, ends)
+    asked_at = task.settings.inputs.asked_at
+    reversed_ = counterfactuals.run_backwards(task.check_ins, clients, first, ends, asked_at)
     again = _scaled_as(task, checked.rebuilt(reversed_))
     compared, trained = 0, task.training_clients
     if not checked.kind.shares_model:
@@ -167,7 +171,7 @@ def check_training_targets(checked: CheckedRun) -> str:
         compared += before.sum()
     return (
         f"the inputs of {compared:,} targets of {len(trained)} clients are unchanged "
-        "when the rest of train is reversed"
+        f"when the rest of train is reversed{_but_the_moment(task)}"
     )
 
 
@@ -229,7 +233,13 @@ def check_scored_targets(checked: CheckedRun) -> str:
     draw = seeding.rng(_SEED, "rewritten from")
     first = np.where(low < ends, draw.integers(low, np.maximum(ends, low + 1)), ends)
     again = checked.rebuilt(
-        counterfactuals.rewritten(task.check_ins, clients, first, seeding.rng(_SEED, "rewritten"))
+        counterfactuals.rewritten(
+            task.check_ins,
+            clients,
+            first,
+            seeding.rng(_SEED, "rewritten"),
+            keeps_moment=task.settings.inputs.asked_at,
+        )
     )
     if any(
         len(v) != len(again.inputs.vocabularies[n]) for n, v in task.inputs.vocabularies.items()
@@ -251,8 +261,13 @@ def check_scored_targets(checked: CheckedRun) -> str:
         compared += before.sum()
     return (
         f"the prediction of {compared:,} {' and '.join(splits)} targets of {len(clients.scored)} "
-        "clients is unchanged when all later check-ins are replaced"
+        f"clients is unchanged when all later check-ins are replaced{_but_the_moment(task)}"
     )
+
+
+def _but_the_moment(task: Task) -> str:
+    """Say that the target's moment stays where the model may know it."""
+    return ", the target's moment alone kept" if task.settings.inputs.asked_at else ""
 
 
 def _refuse_changed(task: Task, what: str, targets: Ints, changed: Bools) -> None:

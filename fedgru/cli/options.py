@@ -61,6 +61,12 @@ def settings_options(
         if name in left_out:
             continue
         default = "" if info.default is None else f"  [default: {info.default}]"
+        if info.annotation is bool:
+            flag = config.option(name)
+            negated = flag.replace("--", "--no-", 1)
+            text = f"{info.description}{default}"
+            options.append(click.Option([f"{flag}/{negated}", name], default=None, help=text))
+            continue
         options.append(
             click.Option(
                 [config.option(name), name],

@@ -33,6 +33,13 @@ from fedgru.cli.options import (
     metavar="N",
     help="Read only the first N check-ins, and show which came next.  [default: all]",
 )
+@click.option(
+    "--at",
+    metavar="TIME",
+    help="With a run of --asked-at: the moment for which the next check-in is asked, such as "
+    "2012-04-10T18:30 (on the local clock of the last check-in) or 2012-04-10T18:30-04:00.  "
+    "[default: with --until, when the next check-in came]",
+)
 @click.option("--top", "k", default=5, show_default=True, type=click.IntRange(1), metavar="K")
 @columns_option(
     "With --history: the name of each field's column, as for fedgru data import csv.  "
@@ -71,6 +78,7 @@ def predict(
     client: str | None,
     history: Path | None,
     until: int | None,
+    at: str | None,
     k: int,
     columns: dict[str, str],
     categories: str | None,
@@ -84,7 +92,8 @@ def predict(
     """Predict where one person goes next (default: by the newest run).
 
     The model reads the person's check-ins up to the last one, or to --until, and names the K most
-    probable categories or venues of the one after it.
+    probable categories or venues of the one after it. With a run of --asked-at it also reads when
+    that is.
     """
     from fedgru.console import describe, predictions
     from fedgru.data.datasets import read_passport
@@ -125,7 +134,7 @@ def predict(
             skip_bad_rows,
             times_without_zone,
         )
-    found = pasts.forecast(task, schema, weights, past, k)
+    found = pasts.forecast(task, schema, weights, past, k, at)
     head = {"run": str(folder.path), "data": task.settings.data.data, "round": round_num}
     note(describe.describe_origin(folder.path, task.settings))
     for line in past.ledger.lines:

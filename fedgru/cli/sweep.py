@@ -130,7 +130,11 @@ def sweep(
     from fedgru.sweep import sweep as sweeps
 
     data_dir, log_dir = others.pop("data_dir"), others.pop("log_dir")
-    given = {setting: values for setting, values in others.items() if values is not None}
+    given: dict[str, Any] = {
+        setting: (values,) if isinstance(values, bool) else values
+        for setting, values in others.items()
+        if values is not None
+    }
     if resume is not None:
         asked = {"name": name, "seeds": seeds, "prune": prune, "config": config_file}
         asked |= {"preset": preset} | given

@@ -19,6 +19,7 @@ from fedgru.config.files import (
 )
 from fedgru.config.settings import (
     EMBEDDED,
+    TASK_NAMES,
     AgnosticSettings,
     AlgorithmSettings,
     AvailabilitySettings,
@@ -60,6 +61,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "Share",
+    "TASK_NAMES",
     "build",
     "change",
     "differences",

@@ -24,6 +24,8 @@ FEATURES = {
     "weekday": "cycle",
     "gap": "scaled",
 }
+# inputs of the model with `asked_at`, of the moment of the next check-in
+ASKED_FEATURES = {"asked_clock": "cycle", "asked_weekday": "cycle", "asked_gap": "scaled"}
 # of Keras models; an input has another name
 _LAYERS = (
     *("bias", "dropout", "erase", "factor", "head", "hidden", "inputs", "log_prior", "noise"),
@@ -76,9 +78,14 @@ def parse_features(text: str) -> tuple[str, ...]:
     return names
 
 
+def with_asked(names: tuple[str, ...], asked_at: bool) -> tuple[str, ...]:
+    """Return the features that `parse_features` returned with those of `asked_at` after them."""
+    return (*names, *ASKED_FEATURES) if asked_at else names
+
+
 def kind_of(name: str) -> str:
-    """Return the kind of a feature that `parse_features` returned."""
-    return FEATURES.get(name, OWN_KIND)
+    """Return the kind of a feature that `with_asked` returned."""
+    return (FEATURES | ASKED_FEATURES).get(name, OWN_KIND)
 
 
 def own_inputs(name: str, width: int) -> tuple[str, ...]:
@@ -97,7 +104,7 @@ def number_inputs(
     """Return {feature: names of its inputs} of the features that are numbers, in their order.
 
     Args:
-        names: as `parse_features` returns them.
+        names: as `with_asked` returns them.
         own_widths: feature of one's own -> how many numbers it gives for a check-in.
 
     Raises:
@@ -107,7 +114,8 @@ def number_inputs(
     {'gap': ('gap',), 'clock': ('clock_sin', 'clock_cos')}
     """
     inputs: dict[str, tuple[str, ...]] = {}
-    owners = {name: name for name in FEATURES}  # so that no name of fedgru's is taken
+    # so that no name of fedgru's is taken
+    owners = {name: name for name in (*FEATURES, *ASKED_FEATURES)}
     owners |= dict.fromkeys(_LAYERS, "a layer of the model")
     for name in names:
         kind = kind_of(name)

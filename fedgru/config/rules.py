@@ -38,10 +38,16 @@ def check_together(settings: Settings) -> None:
         ("scaling", (*SCALED_FEATURES, *own)),
         ("vocabulary", ID_FEATURES),
     ):
-        if getattr(settings.inputs, name) != _default("inputs", name) and not names & set(needed):
+        has_effect = names & set(needed) or (settings.inputs.asked_at and name != "vocabulary")
+        if getattr(settings.inputs, name) != _default("inputs", name) and not has_effect:
             raise ConfigError(
                 f"`{name}` has no effect: `features` {features} holds none of {', '.join(needed)}."
             )
+    if settings.inputs.asked_at and settings.inputs.prior == "markov":
+        raise ConfigError(
+            "`prior` markov counts without the time, which `asked_at` makes known. Use `prior` "
+            "kernel or backoff, or none."
+        )
     _check_users(settings)
     server, loop = settings.server, settings.loop
     if server.server_momentum is not None and server.server_optimizer != "momentum":

@@ -8,6 +8,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 EMBEDDED = "embedded"
+# by the setting `asked_at`
+TASK_NAMES = {False: "next check-in", True: "next check-in, its time known"}
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -78,10 +80,20 @@ class InputSettings(Section):
     vocabulary: Literal["train", "range"] = Field(
         "train", description="Known ids: those in the training data, or the notebook's range(n)."
     )
+    asked_at: bool = Field(
+        False,
+        description="The moment of the next check-in is known, as when a person opens an app: its "
+        "clock, its weekday and the time gone by become inputs of the network and of the counts.",
+    )
     scaling: Literal["standard", "none"] = Field(
         "standard",
         description="Latitude, longitude, gap and features of your own: standardised or unchanged.",
     )
+
+    @property
+    def task_name(self) -> str:
+        """What is predicted of each person; results of different ones are never compared."""
+        return TASK_NAMES[self.asked_at]
 
 
 class LayoutSettings(Section):
@@ -438,6 +450,8 @@ def explain(error: Mapping[str, Any]) -> str:
             expected = f"a number below {context['lt']:g}"
         case "finite_number":
             expected = "a finite number"
+        case kind if kind.startswith("bool"):
+            expected = "true or false"
         case kind if kind.startswith("int"):
             expected = "a whole number"
         case kind if kind.startswith("float"):

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 from fedgru import config
 from fedgru.algorithms.fed_avg import ServerState
 from fedgru.algorithms.registry import PLAIN
-from fedgru.config import EMBEDDED, Settings
+from fedgru.config import EMBEDDED, TASK_NAMES, Settings
 from fedgru.console.tables import align, count
 from fedgru.core.metrics import METRICS
 from fedgru.core.visible import in_one_line
@@ -147,6 +147,7 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
     """
     lines = [
         describe_data(facts["data"]).capitalize(),
+        f"Task: {task.settings.inputs.task_name}",
         f"  {'':28}{'clients':>9}{'check-ins':>12}",
     ]
     lines += [f"  {line.step:28}{line.clients:>9,}{line.checkins:>12,}" for line in task.coverage]
@@ -281,7 +282,8 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
     rows += [(name.replace("_", " "), r) for name, r in report["baselines"].items()]
     lines = [
         f"Test of {in_one_line(str(report['run']))}{_which(report, kind)}"
-        f"{', ' + describe_users(report['users']) if 'users' in report else ''}: "
+        f"{', ' + describe_users(report['users']) if 'users' in report else ''}, "
+        f"{report.get('task', TASK_NAMES[False])}: "
         f"{report['test/targets']:,} targets of {count(report['test/clients'], 'client')}, "
         "each scored once",
         f"  {'':20}" + "".join(f"{name:>9}" for name in columns) + f"{'acc@1 macro':>13}",
@@ -453,8 +455,9 @@ def describe_comparison(found: Facts, markdown: bool = False) -> str:
             cells += _compared_cells(row[name], row is found["rows"][0])
         rows.append(cells)
     caption = (
-        f"{found['targets']:,} targets of {count(found['clients'], 'client')}; means over seeds "
-        "(smallest to largest); differences with paired 95 % intervals over clients"
+        f"{found['task'].capitalize()}: {found['targets']:,} targets of "
+        f"{count(found['clients'], 'client')}; means over seeds (smallest to largest); differences "
+        "with paired 95 % intervals over clients"
     )
     if markdown:
         marked = [head, ["---"] * len(head), *rows]
@@ -527,6 +530,10 @@ def describe_runs(overviews: Iterable[Facts]) -> str:
     for shown in overviews:
         cells = ["-" if shown[column] is None else str(shown[column]) for column in columns]
         rows.append(cells + [_cell(shown[f"test/{name}/micro"], 0) for name in ("acc@1", "loss")])
+    if any(shown["task"] == TASK_NAMES[True] for shown in overviews):
+        head.append("task")
+        for cells, shown in zip(rows[1:], overviews, strict=True):
+            cells.append(shown["task"] or "-")
     if any(shown["users"] for shown in overviews):
         head.append("users")
         for cells, shown in zip(rows[1:], overviews, strict=True):

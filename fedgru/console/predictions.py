@@ -15,11 +15,11 @@ def describe_forecast(found: Mapping[str, Any]) -> str:
     title = f"{in_one_line(found['user'])} after {count(found['check_ins'], 'check-in')}"
     if found["last"]:
         last = found["last"]
-        local = datetime.fromtimestamp(last["time_s"] + 60 * last["offset_min"], UTC)
-        zone = utc_offset(last["offset_min"]) if last["offset_min"] else "UTC"
-        when = f"{local:%Y-%m-%d %H:%M} {zone}"
+        when = _local(last)
         kind = "" if last["category"] is None else f", {in_one_line(last['category'])}"
         title += f", the last at {in_one_line(last['venue'])}{kind} ({when})"
+    if "asked" in found:
+        title += f"; asked at {_local(found['asked'])}"
     lines = [title]
     if not found["check_ins"]:
         lines.append("Cold start: no check-in yet. These are the frequencies of all clients.")
@@ -54,6 +54,13 @@ def describe_forecast(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _local(moment: Mapping[str, Any]) -> str:
+    """Return the `time_s` of something on the clock of its `offset_min`."""
+    local = datetime.fromtimestamp(moment["time_s"] + 60 * moment["offset_min"], UTC)
+    zone = utc_offset(moment["offset_min"]) if moment["offset_min"] else "UTC"
+    return f"{local:%Y-%m-%d %H:%M} {zone}"
+
+
 def describe_export(folder: Path, description: Mapping[str, Any]) -> str:
     """Return the text about an export: the model, its inputs and its output."""
     names = [f"{entry['name']} ({entry['dtype']})" for entry in description["inputs"]]
@@ -68,6 +75,11 @@ def describe_export(folder: Path, description: Mapping[str, Any]) -> str:
         lines.append(
             f"log_prior is the prior {description['prior']['kind']} over the person's own past: "
             "fedgru.predict.predictor.Stream computes it, see docs/predict.md."
+        )
+    if description["asked_at"]:
+        lines.append(
+            "asked_... are of the moment of the next check-in: call the model for a check-in when "
+            "that moment is known, see docs/predict.md."
         )
     if "candidates" in description:
         lines.append(

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Protocol, TypeAlias
 
+from fedgru.config import Settings
 from fedgru.console.describe import describe_gain
 from fedgru.console.tables import align
 
@@ -32,6 +33,9 @@ class SweepPlan(Protocol):
     @property
     def metric(self) -> str: ...
 
+    @property
+    def base(self) -> Settings: ...
+
 
 def describe_plan(path: Path, plan: SweepPlan, scored: Mapping[str, Any]) -> str:
     """Return the text about a sweep's points, and the targets that they are scored on.
@@ -48,7 +52,8 @@ def describe_plan(path: Path, plan: SweepPlan, scored: Mapping[str, Any]) -> str
     seeds = f", {plan.seeds} seeds each" if plan.seeds > 1 else ""
     how = "drawn by TPE" if plan.draws else "in a grid"
     return (
-        f"Sweep {path}: {plan.num_trials} points {how}{seeds}: {axes}\n"
+        f"Sweep {path}, {plan.base.inputs.task_name}: "
+        f"{plan.num_trials} points {how}{seeds}: {axes}\n"
         f"Each is scored on the same {scored['val']:,} validation targets of "
         f"{scored['clients']:,} clients of data set {scored['data']} by {plan.metric}"
     )

@@ -136,10 +136,10 @@ def train(task: Task, ask: Ask, weights: Weights, privacy: Privacy) -> ClientUpd
 
 def _baselines(task: Task) -> dict[str, Evaluation]:
     """The counting baselines that a client can compute alone, on its test split."""
-    found = {name: evaluate.evaluate_counts(task, name, "test") for name in OWN_BASELINES}
-    for kind in evaluate.RUNNING_BASELINES:
-        if kind != "kernel" or task.kernel is not None:
-            found[f"running_{kind}"] = evaluate.evaluate_running(task, kind, "test")
+    names = [name for name in OWN_BASELINES if name in evaluate.ranking_baselines(task)]
+    found = {name: evaluate.evaluate_counts(task, name, "test") for name in names}
+    for kind in evaluate.running_baselines(task):
+        found[f"running_{kind}"] = evaluate.evaluate_running(task, kind, "test")
     return found
 
 

@@ -103,15 +103,15 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         names: metrics.
 
     Returns:
-        dict that JSON can hold: `targets`, `clients`, `reference` (label of the first row), and
-        `rows`, each `label`, `runs`, `seeds`, and per metric {"mean", "lowest", "highest",
-        "difference": None or {"difference", "interval", "significant"}}, None where a run gives
-        no probabilities and so no loss. `worst_tenth`, of each row `label`, and `mean`, `lowest`
-        and `highest` over seeds, of the mean acc@1 of the tenth of the clients with the lowest. If
-        the runs' reports have counting on validation, also `best_counting`: `name`, the baseline
-        that is best there, the same for all rows; `mean`, its acc@1 on test; and `rows`, of each
-        row `label` and `difference`, its acc@1 less that. If a run has simulated time, also
-        `simulated`: `label`, `rounds` and `hours` up to the best round,
+        dict that JSON can hold: `task`, what is predicted, `targets`, `clients`, `reference` (label
+        of the first row), and `rows`, each `label`, `runs`, `seeds`, and per metric {"mean",
+        "lowest", "highest", "difference": None or {"difference", "interval", "significant"}}, None
+        where a run gives no probabilities and so no loss. `worst_tenth`, of each row `label`, and
+        `mean`, `lowest` and `highest` over seeds, of the mean acc@1 of the tenth of the clients
+        with the lowest. If the runs' reports have counting on validation, also `best_counting`:
+        `name`, the baseline that is best there, the same for all rows; `mean`, its acc@1 on test;
+        and `rows`, of each row `label` and `difference`, its acc@1 less that. If a run has
+        simulated time, also `simulated`: `label`, `rounds` and `hours` up to the best round,
         means over seeds, of each such row.
 
     Raises:
@@ -137,6 +137,7 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         for rounds, hours in [np.mean(row.times, axis=0)]
     ]
     return {
+        "task": runs[0].settings().inputs.task_name,
         "targets": int(reference.tables[0]["targets"].sum()),
         "clients": len(reference.tables[0]["targets"]),
         "reference": reference.label,
@@ -205,6 +206,9 @@ def _check_comparable(runs: Sequence[ComparedRun]) -> None:
             )
         if run.settings().inputs.target != target:
             raise RunError(f"{where} it predicts the {run.settings().inputs.target}, not {target}.")
+        asked, theirs_asked = (one.settings().inputs.task_name for one in (first, run))
+        if theirs_asked != asked:
+            raise RunError(f"{where} it predicts the {theirs_asked}, not the {asked}.")
         their_scored = _scored(run)
         if not np.array_equal(their_scored, scored):
             shared = len(np.intersect1d(their_scored, scored))

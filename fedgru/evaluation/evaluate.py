@@ -16,7 +16,9 @@ from fedgru.task import priors
 from fedgru.task.clients import Ends
 from fedgru.task.task import Task
 
-RUNNING_BASELINES = (*priors.COUNTS, "kernel")  # the kernel where the run has learnt one
+# the kernel where the run has learnt one; by what `asked_at` is
+_RUNNING = {False: (*priors.COUNTS, "kernel"), True: (*priors.ASKED_COUNTS, "kernel")}
+RUNNING_BASELINES = tuple(dict.fromkeys(_RUNNING[False] + _RUNNING[True]))
 # those that rank every value of the target that somebody counted; the others are priors, which
 # know the model's classes
 RANKING_BASELINES = (*baselines.STATIC_BASELINES, nearby.NAME, *baselines.RUNNING_COUNTS)
@@ -165,7 +167,7 @@ def evaluate_running(
 
     Args:
         task: Task.
-        kind: "markov", "backoff", or "kernel" if the task has one.
+        kind: out of `running_baselines`.
         split: "train", "val" or "test".
         clients: as for `evaluate`.
 
@@ -255,6 +257,29 @@ def validated(task: Task) -> Ints | None:
     return np.sort(draw.choice(number, VALIDATED, replace=False))
 
 
+def running_baselines(task: Task) -> tuple[str, ...]:
+    """Return the running counts that are compared with a task's model.
+
+    With `asked_at` they all know the moment of the next check-in.
+    """
+    kinds = _RUNNING[task.settings.inputs.asked_at]
+    return tuple(kind for kind in kinds if kind != "kernel" or task.kernel is not None)
+
+
+def baseline_names(asked_at: bool) -> tuple[str, ...]:
+    """Return the names of all baselines that a report can have, by the setting `asked_at`."""
+    ranking = () if asked_at else RANKING_BASELINES
+    return (*ranking, *(f"running_{kind}" for kind in _RUNNING[asked_at]))
+
+
+def ranking_baselines(task: Task) -> tuple[str, ...]:
+    """Return the baselines that rank and are compared with a task's model.
+
+    With `asked_at` there are none: they do not know the moment of the next check-in.
+    """
+    return () if task.settings.inputs.asked_at else RANKING_BASELINES
+
+
 def evaluate_baselines(
     task: Task, split: str = "test", radius_km: float | None = None, clients: Ints | None = None
 ) -> dict[str, Evaluation]:
@@ -266,12 +291,14 @@ def evaluate_baselines(
         radius_km: of popular nearby; None where that cannot be counted.
         clients: as for `evaluate`.
     """
-    kinds = [kind for kind in RUNNING_BASELINES if kind != "kernel" or task.kernel is not None]
     return {
         name: evaluate_counts(task, name, split, clients, radius_km)
-        for name in RANKING_BASELINES
+        for name in ranking_baselines(task)
         if name != nearby.NAME or radius_km is not None
-    } | {f"running_{kind}": evaluate_running(task, kind, split, clients) for kind in kinds}
+    } | {
+        f"running_{kind}": evaluate_running(task, kind, split, clients)
+        for kind in running_baselines(task)
+    }
 
 
 def full_report(
@@ -286,16 +313,17 @@ def full_report(
         cold: Evaluation of the same with the state zero at the start, or None.
 
     Returns:
-        A dict that JSON can hold: `test/metric/average`, of `warm`; `worst_tenth`, see the function
-        of that name; `intervals`, 95 % over clients, of some of them; `cold`; `revisits` and
-        `first_visits` (venues that the client had been to before, or not); `baselines`, the same
-        keys for each and its acc@1 on validation; `best_counting`, see `_best_counting`; `gains`,
-        the difference to each baseline with its paired interval; for the target venue
-        `popular_nearby`: `radius_km`, which was the best of `radii_km` on validation, or `absent`,
-        why it cannot be counted; for a made-up city `best_possible` and `share_of_best`, in acc@1.
+        A dict that JSON can hold: `task`, what is predicted; `test/metric/average`, of `warm`;
+        `worst_tenth`, see the function of that name; `intervals`, 95 % over clients, of some of
+        them; `cold`; `revisits` and `first_visits` (venues that the client had been to before, or
+        not); `baselines`, the same keys for each and its acc@1 on validation; `best_counting`, see
+        `_best_counting`; `gains`, the difference to each baseline with its paired interval; for the
+        target venue `popular_nearby`: `radius_km`, which was the best of `radii_km` on validation,
+        or `absent`, why it cannot be counted; for a made-up city `best_possible` and
+        `share_of_best`, in acc@1.
     """
     revisit = ~first_visits(task)[warm.positions]
-    report: dict[str, Any] = dict(warm.summary())
+    report: dict[str, Any] = {"task": task.settings.inputs.task_name, **warm.summary()}
     report["worst_tenth"] = worst_tenth(warm)
     report["intervals"] = {
         f"test/{name}/micro": list(
@@ -322,7 +350,7 @@ def full_report(
 
 def _nearby(task: Task) -> dict[str, Any]:
     """Return {"popular_nearby": its radii, or why it is absent}; nothing for another target."""
-    if task.settings.inputs.target != "venue":
+    if task.settings.inputs.target != "venue" or nearby.NAME not in ranking_baselines(task):
         return {}
     if why := why_not_nearby(task):
         return {nearby.NAME: {"absent": why}}

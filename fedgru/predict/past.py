@@ -1,8 +1,10 @@
 """The check-ins a prediction starts from: of a client of the data set, or of a file."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from fedgru.predict.schema import CheckIn, Schema
 from fedgru.task.task import Task
 
 MAX_LISTED = 10
+_MINUTE = timedelta(minutes=1)
+EXAMPLE = "2012-04-10T18:30"  # of a moment
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,12 @@ def file_past(
 
 
 def forecast(
-    task: Task, schema: Schema, weights: Weights, past: Past, k: int = 5
+    task: Task,
+    schema: Schema,
+    weights: Weights,
+    past: Past,
+    k: int = 5,
+    at: str | None = None,
 ) -> dict[str, Any]:
     """Return the k most probable next values, and what the model knows of the past.
 
@@ -143,16 +152,28 @@ def forecast(
         weights: name -> float32 array.
         past: Past.
         k: int.
+        at: with `asked_at`, when the next check-in is asked for: ISO 8601, such as
+            2012-04-10T18:30-04:00; without an offset on the local clock of the last check-in. None
+            takes the moment of the check-in that came next, where that is known.
 
     Returns:
-        dict that JSON can hold: `user`, `check_ins` (their number), `last` (venue, category, Unix
-        seconds, minutes from UTC of the local clock; None without one), `cold_start` (fewer
+        dict that JSON can hold: `user`, `task` (see `InputSettings.task_name`), `check_ins` (their
+        number), `last` (venue, category, Unix seconds, minutes from UTC of the local clock; None
+        without one), with `asked_at` `asked` (Unix seconds, minutes from UTC), `cold_start` (fewer
         check-ins than any client of the run had), `unknown` ({feature or "target": check-ins whose
         value the model does not know}), `target`, `prior`, `top` (list of {"value",
         "probability"}) and, where it is known, `came` (value, probability and rank of what came
         next; None for a value that the model does not know).
+
+    Raises:
+        ConfigError: with `asked_at`, if no moment is given or known, or it is no moment; without,
+            if one is given.
+        DataError: if the moment is earlier than the last check-in.
     """
+    moment = _moment(schema, past, at)
     predictor = Predictor.start(schema, weights).extend(past.check_ins)
+    if moment is not None:
+        predictor = predictor.asked(**moment)
     noise = None
     if "noise" in schema.representation and past.position is not None:
         noise = evaluation_noise(task, past.position)
@@ -160,6 +181,7 @@ def forecast(
     last = past.check_ins[-1] if past.check_ins else None
     found: dict[str, Any] = {
         "user": past.user,
+        "task": task.settings.inputs.task_name,
         "check_ins": len(past.check_ins),
         "last": last
         and {
@@ -168,6 +190,7 @@ def forecast(
             "time_s": int(last.time_s),
             "offset_min": int(last.offset_min),
         },
+        **({} if moment is None else {"asked": moment}),
         "cold_start": len(past.check_ins) < schema.min_checkins,
         "unknown": predictor.stream.unknown,
         "target": schema.target,
@@ -182,6 +205,45 @@ def forecast(
             rank = int((log_probs > score).sum()) + 1
             found["came"] |= {"probability": float(np.exp(score)), "rank": rank}
     return found
+
+
+def _moment(schema: Schema, past: Past, at: str | None) -> dict[str, int] | None:
+    """Return the `time_s` and `offset_min` of the moment of asking; None where nothing reads it."""
+    if not schema.asked_at:
+        if at is not None:
+            raise ConfigError(
+                "`at` has no effect: the run was trained without `asked_at`, so its model does not "
+                "read when the next check-in is. Leave it out."
+            )
+        return None
+    if at is not None:
+        return _parse_moment(at, past.check_ins[-1].offset_min if past.check_ins else 0)
+    following = past.following
+    if following is not None:
+        return {"time_s": int(following.time_s), "offset_min": int(following.offset_min)}
+    if not past.check_ins:
+        return None  # the frequencies of all clients, at any time
+    raise ConfigError(
+        "the run was trained with `asked_at`: its model needs the moment of the next check-in. "
+        f"Give it with `at`, such as `at` {EXAMPLE}."
+    )
+
+
+def _parse_moment(text: str, offset_min: int) -> dict[str, int]:
+    """Return the moment in a text; without an offset it is on a clock of `offset_min`."""
+    try:
+        if ":" not in text:  # a day alone would be midnight, which nobody means
+            raise ValueError
+        written = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"`at` is {text!r}, expected a day and a time, such as {EXAMPLE} or {EXAMPLE}-04:00."
+        ) from None
+    if written.tzinfo is None:
+        written = written.replace(tzinfo=timezone(timedelta(minutes=offset_min)))
+    offset = written.utcoffset()
+    assert offset is not None, "it has a time zone"
+    return {"time_s": math.floor(written.timestamp()), "offset_min": round(offset / _MINUTE)}
 
 
 def _cut(

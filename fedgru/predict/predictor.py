@@ -1,7 +1,8 @@
 """Where one person goes next: a stream of check-ins in, probabilities out, one at a time.
 
 `Stream` keeps a person's check-ins as the model needs them, `Predictor` runs the model over them.
-Both are immutable: `push` returns a new one.
+Both are immutable: `push` returns a new one. A model of `asked_at` knows when the next check-in is:
+`asked` gives the moment, and the step of the last check-in waits for it.
 """
 
 import itertools
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.core import seeding
-from fedgru.core.errors import DataError
+from fedgru.core.errors import ConfigError, DataError
 from fedgru.core.jax_setup import import_jax
 from fedgru.core.types import Floats, Int32s, Ints, Weights
 from fedgru.data.checkins import CheckIns, Coded
@@ -51,9 +52,11 @@ class Stream:
         user: the person; None before the first check-in.
         history: History, what the prior counts.
         ids: int32 [num_id_features], those of the last check-in; 0 unknown.
-        numbers: float32 [num_numbers], those of the last check-in.
+        numbers: float32 [num_numbers], those of the last check-in, without those of the moment of
+            asking.
         unknown: id feature, and "target" -> check-ins whose value the model does not know.
         past: all CheckIns so far, if there are features of one's own; else empty.
+        moment: Moments [1], when the next check-in is asked for; None if that was not given.
     """
 
     schema: Schema
@@ -64,6 +67,7 @@ class Stream:
     unknown: dict[str, int]
     past: tuple[CheckIn, ...]
     _codes: _Codes  # shared with earlier streams of the person; it only grows
+    moment: priors.Moments | None = None
 
     @classmethod
     def start(cls, schema: Schema) -> "Stream":
@@ -75,7 +79,7 @@ class Stream:
             None,
             priors.History(*empty),
             np.zeros(len(schema.vocabularies), np.int32),
-            np.zeros(len(schema.number_names), np.float32),
+            np.zeros(0, np.float32),
             dict.fromkeys(names, 0),
             (),
             _Codes(),
@@ -90,7 +94,11 @@ class Stream:
         return stream
 
     def extend(self, check_ins: Sequence[CheckIn]) -> tuple["Stream", Int32s, Floats]:
-        """Return the Stream with more CheckIns, and their inputs.
+        """Return the Stream with more CheckIns, and the inputs of the steps that can be taken now.
+
+        These are those of the given check-ins. With `asked_at` the step of a check-in needs the
+        moment of the one after it: there are those of the last check-in so far, if there is one,
+        and of all given ones but the last.
 
         Args:
             check_ins: list of CheckIn, at least one, in order of time.
@@ -143,8 +151,66 @@ class Stream:
             numbers=numbers[-1],
             unknown=unknown,
             past=(*self.past, *check_ins) if schema.own_widths else (),
+            moment=None,
         )
-        return stream, ids, numbers
+        if not schema.asked_at:
+            return stream, ids, numbers
+        if len(self):
+            ids = np.vstack([self.ids, ids])
+            numbers = np.vstack([self.numbers, numbers])
+        steps = stream.history[len(stream) - len(ids) :]
+        asked = schema.asked_numbers(steps.time_s, steps.asked)
+        return stream, ids[:-1], np.hstack([numbers, asked])[:-1]
+
+    def asked(self, time_s: int, offset_min: int = 0) -> "Stream":
+        """Return the Stream that is asked for the next check-in at a moment, with `asked_at`.
+
+        Args:
+            time_s: Unix seconds.
+            offset_min: minutes to add to UTC for local time.
+
+        Raises:
+            ConfigError: for a model without `asked_at`, which reads no such moment.
+            DataError: if it is earlier than the last check-in.
+        """
+        if not self.schema.asked_at:
+            raise ConfigError(
+                "the model was trained without `asked_at`: it does not read the moment of asking. "
+                "Leave it out."
+            )
+        if len(self) and time_s < self.history.time_s[-1]:
+            raise DataError(
+                f"the moment of asking (time {time_s}) is earlier than the last check-in (time "
+                f"{self.history.time_s[-1]}): give a later one."
+            )
+        moment = np.array([time_s], np.int64)
+        return replace(self, moment=priors.Moments(moment, moment + 60 * offset_min))
+
+    @property
+    def step(self) -> tuple[Int32s, Floats]:
+        """The inputs of the last check-in: ids int32 [num_id_features], numbers [num_numbers].
+
+        Raises:
+            ConfigError: with `asked_at`, if the moment of asking was not given.
+        """
+        if not self.schema.asked_at:
+            return self.ids, self.numbers
+        asked = self.schema.asked_numbers(self.history.time_s[-1:], self._given_moment)
+        return self.ids, np.concatenate([self.numbers, asked[0]])
+
+    @property
+    def _given_moment(self) -> priors.Moments:
+        if self.moment is None:
+            raise ConfigError(
+                "the model was trained with `asked_at`: it needs the moment for which it is asked. "
+                "Give it with asked(time_s, offset_min)."
+            )
+        return self.moment
+
+    @property
+    def _open_ended(self) -> priors.History:
+        """The History with the check-in to come, see `History.with_open_end`."""
+        return self.history.with_open_end(self._given_moment if self.schema.asked_at else None)
 
     def _code(self, column: str, check_ins: Sequence[CheckIn]) -> Int32s:
         values = (getattr(one, column) for one in check_ins)
@@ -160,11 +226,11 @@ class Stream:
 
     def _last_prior(self, kind: str) -> priors.ClientPrior:
         """The ClientPrior of the check-in to come, of one row."""
-        history, shared = self.history.with_open_end(), self.schema.shared
+        history, shared = self._open_ended, self.schema.shared
         if kind == "kernel":
             assert self.schema.kernel is not None, "a schema with this prior has its kernel"
             return kernel_prior(self.schema.kernel, history, shared, len(self) - 1)
-        return priors.count_prior(kind, history, shared)[-1:]
+        return priors.count_prior(kind, history, shared, self.schema.asked_at)[-1:]
 
     def beside(self) -> Any:
         """Return what the head reads beside the state, see `Task.beside`: of one prediction.
@@ -177,12 +243,13 @@ class Stream:
         if not isinstance(schema.spec, CandidateSpec):
             return log_prior[None]
         found = client_candidates(
-            self.history.with_open_end(),
+            self._open_ended,
             schema.shared,
             self._last_prior(schema.prior),
             self._last_prior("backoff"),
             kinds_by_class=schema.target == "category",
             first=len(self) - 1,
+            feature_set=schema.feature_set,
         )
         return Scored(found.candidates, found.classes, log_prior[None])
 
@@ -200,10 +267,14 @@ class Stream:
         Returns:
             {name: array [1, 1] or [1, 1, size]}: one stream, one check-in; with head candidates
             two of them have an axis for these before the last: `num_candidates` differs by person.
+
+        Raises:
+            ConfigError: with `asked_at`, if the moment of asking was not given.
         """
         schema = self.schema
-        named = dict(zip(schema.vocabularies, self.ids, strict=True))
-        named |= dict(zip(schema.number_names, self.numbers, strict=True))
+        ids, numbers = self.step
+        named = dict(zip(schema.vocabularies, ids, strict=True))
+        named |= dict(zip(schema.number_names, numbers, strict=True))
         beside = self.beside()
         if isinstance(beside, Scored):
             named |= {name: array[0] for name, array in keras_candidates.feed(beside).items()}
@@ -226,7 +297,8 @@ class Predictor:
         stream: Stream.
         weights: name -> float32 array.
         state: float32 [1, hidden_dim] each: the hidden state, and for an LSTM its memory; of a
-            model of one's own what `OwnModel.start` gives.
+            model of one's own what `OwnModel.start` gives. With `asked_at` it is the one before the
+            last check-in, whose step waits for the moment after it.
     """
 
     stream: Stream
@@ -262,10 +334,19 @@ class Predictor:
         if not check_ins:
             return self
         stream, ids, numbers = self.stream.extend(check_ins)
-        rows, spec = stream.schema.rows(ids), stream.schema.spec
+        return replace(self, stream=stream, state=self._advanced(ids, numbers))
+
+    def asked(self, time_s: int, offset_min: int = 0) -> "Predictor":
+        """Return the Predictor that is asked at a moment; see `Stream.asked`."""
+        return replace(self, stream=self.stream.asked(time_s, offset_min))
+
+    def _advanced(self, ids: Int32s, numbers: Floats) -> tuple[Any, ...]:
+        """Return the state after some steps, whose inputs these are, [n, ...]."""
+        rows, spec = self.stream.schema.rows(ids), self.stream.schema.spec
+        if not len(rows):
+            return self.state
         if isinstance(spec, OwnSpec):
-            state = spec.own.advance(self.weights, rows, numbers, self.state)
-            return replace(self, stream=stream, state=state)
+            return spec.own.advance(self.weights, rows, numbers, self.state)
         rows = rows[:, None]
         state, begin = self.state, 0
         while begin < len(rows):
@@ -275,7 +356,7 @@ class Predictor:
             step = _forward_step(spec.cell)
             state = step(self._recurrent, rows[part], numbers[part, None], state)
             begin += size
-        return replace(self, stream=stream, state=state)
+        return state
 
     def log_probs(self, noise: Floats | None = None) -> Floats:
         """Return float32 [num_classes], log p(next check-in's class).
@@ -284,13 +365,20 @@ class Predictor:
 
         Args:
             noise: as for `Stream.inputs`.
+
+        Raises:
+            ConfigError: with `asked_at`, if the moment of asking was not given.
         """
         schema = self.stream.schema
         if not len(self):
             return np.log(schema.shared).astype(np.float32)
         if "noise" in schema.representation and noise is None:
             noise = self.stream.draw_noise()
-        seen = gru.represent(self.weights, np.asarray(self.state[0])[0], noise)
+        state = self.state
+        if schema.asked_at:
+            ids, numbers = self.stream.step
+            state = self._advanced(ids[None], numbers[None])
+        seen = gru.represent(self.weights, np.asarray(state[0])[0], noise)
         return log_softmax(schema.spec.logits(self.weights, seen[None], self.stream.beside()))[0]
 
     def top(self, k: int = 5, noise: Floats | None = None) -> list[tuple[str, float]]:

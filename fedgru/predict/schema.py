@@ -14,10 +14,12 @@ from fedgru.data.checkins import Coded
 from fedgru.models.candidate_head import NO_CANDIDATE, PREFIX, CandidateSpec
 from fedgru.models.gru import ModelSpec
 from fedgru.models.own import spec_from_dict, spec_to_dict
-from fedgru.task import candidates, features, own_features, vocabulary
+from fedgru.task import features, own_features, vocabulary
+from fedgru.task.candidate_features import FeatureSet, feature_set
 from fedgru.task.features import Scale
 from fedgru.task.kernel_prior import Kernel
 from fedgru.task.own_features import ClientCheckIns, OwnFeature, as_texts
+from fedgru.task.priors import Moments
 from fedgru.task.task import Task
 
 FORMAT = 1
@@ -54,6 +56,7 @@ class Schema:
     Attributes:
         spec: ModelSpec.
         features: names, in order: id features and number features.
+        asked_at: whether the moment of the next check-in is known; it has inputs of its own then.
         clock: "local" or "utc", what the time features read.
         vocabularies: id feature -> {value: id}; ids begin at 1, anything else has 0.
         sizes: id feature -> how many ids it has rows for.
@@ -71,6 +74,7 @@ class Schema:
 
     spec: ModelSpec
     features: tuple[str, ...]
+    asked_at: bool
     clock: str
     vocabularies: dict[str, dict[str, int]]
     sizes: dict[str, int]
@@ -97,6 +101,7 @@ class Schema:
         return cls(
             spec=task.spec,
             features=feature_names.parse_features(settings.inputs.features),
+            asked_at=settings.inputs.asked_at,
             clock=settings.inputs.clock,
             vocabularies={
                 name: known_ids(getattr(task.check_ins, name), vocab)
@@ -131,7 +136,13 @@ class Schema:
 
     @property
     def _number_inputs(self) -> dict[str, tuple[str, ...]]:
-        return feature_names.number_inputs(self.features, self.own_widths)
+        names = feature_names.with_asked(self.features, self.asked_at)
+        return feature_names.number_inputs(names, self.own_widths)
+
+    @property
+    def feature_set(self) -> FeatureSet:
+        """The FeatureSet of the head candidates."""
+        return feature_set(self.asked_at)
 
     @cached_property
     def _own(self) -> dict[str, OwnFeature]:
@@ -153,7 +164,7 @@ class Schema:
     def numbers(
         self, check_ins: Sequence[CheckIn], gap_s: Ints, before: Sequence[CheckIn] = ()
     ) -> Floats:
-        """Return float32 [n, num_numbers].
+        """Return float32 [n, num_numbers less those of `asked_numbers`].
 
         Args:
             check_ins: CheckIns.
@@ -171,6 +182,22 @@ class Schema:
         own = self._own_numbers([*before, *check_ins], len(before))
         columns = features.number_inputs(self.features, self.scales, clock_s, visits, own)
         return np.array(columns, np.float32).reshape(-1, len(check_ins)).T
+
+    def asked_numbers(self, time_s: Ints, asked: Moments) -> Floats:
+        """Return float32 [n, num_asked], the last of the numbers: those of the asked moments.
+
+        Args:
+            time_s: int64 [n], of the check-ins.
+            asked: Moments [n], when the next check-in of each is asked for.
+        """
+        if not self.asked_at:
+            return np.empty((len(time_s), 0), np.float32)
+        missing = np.full(len(time_s), np.nan)
+        visits = features.Visits(missing, missing, time_s, asked.time_s - time_s)
+        clock_s = asked.time_s if self.clock == "utc" else asked.local_time_s
+        names = tuple(feature_names.ASKED_FEATURES)
+        columns = features.number_inputs(names, self.scales, time_s, visits, {}, clock_s)
+        return np.array(columns, np.float32).T
 
     def _own_numbers(self, check_ins: Sequence[CheckIn], first: int) -> dict[str, Doubles]:
         """Return {feature of one's own: float64 [n, width]} of the CheckIns from `first` on."""
@@ -209,6 +236,7 @@ class Schema:
             "model": spec_to_dict(self.spec),
             "inputs": self._describe_inputs(),
             "features": list(self.features),
+            "asked_at": self.asked_at,
             "clock": self.clock,
             "vocabularies": {
                 name: {"size": self.sizes[name], "ids": known}
@@ -234,8 +262,8 @@ class Schema:
         """Names along the axes of the inputs of the head candidates; empty with another head."""
         if not isinstance(self.spec, CandidateSpec):
             return {}
-        names = {"features": list(candidates.FEATURES), "context": list(candidates.CONTEXT)}
-        return {"candidates": names}
+        names = self.feature_set
+        return {"candidates": {"features": list(names.features), "context": list(names.context)}}
 
     @classmethod
     def from_dict(cls, described: Mapping[str, Any]) -> "Schema":
@@ -255,6 +283,7 @@ class Schema:
         schema = cls(
             spec=spec_from_dict(described["model"]),
             features=tuple(described["features"]),
+            asked_at=described.get("asked_at", False),
             clock=described["clock"],
             vocabularies={name: known["ids"] for name, known in vocabularies.items()},
             sizes={name: known["size"] for name, known in vocabularies.items()},
@@ -288,8 +317,10 @@ class Schema:
                 what = f"({feature} - mean) / deviation; see scales"
                 described += [{"name": name, "dtype": "float32", "what": what} for name in names]
                 continue
+            read = features.ASKED_CYCLES.get(feature, feature)
+            when = "" if read == feature else " at the moment of asking"
             for name, wave in zip(names, ("sin", "cos"), strict=False):
-                what = f"{wave} of 2 pi times the {feature}'s turn, in {clock_name}"
+                what = f"{wave} of 2 pi times the {read}'s turn{when}, in {clock_name}"
                 if feature in self.scales:
                     what = _describe_scaled(feature, self.scales[feature])
                 described.append({"name": name, "dtype": "float32", "what": what})

@@ -44,7 +44,8 @@ def make_report(folders: Sequence[RunFolder], data_dir: str | Path) -> str:
     runs = read_runs(folders, data_dir)
     test, labels = runs[0].test, ", ".join(run.label for run in runs)
     about = (
-        f"Next {runs[0].settings.inputs.target} of {count(test['test/clients'], 'client')} in data "
+        f"{runs[0].settings.inputs.task_name.capitalize()}: the {runs[0].settings.inputs.target}, "
+        f"of {count(test['test/clients'], 'client')} in data "
         f"set {runs[0].facts['data']}: {count(test['test/targets'], 'test check-in')}, each scored "
         f"once, in the round chosen on validation."
     )

@@ -233,7 +233,7 @@ def _count_traffic(task: Task) -> Traffic:
         weights,
         own_rows(task),
         has_head=task.protection is not None,
-        has_kernel=task.kernel is not None,
+        kernel=task.kernel,
         whole_table=registry.engine_of(task.settings).sends_whole_table,
         sent=sent_by(algorithms.from_settings(task.settings)),
     )
@@ -259,6 +259,11 @@ def _check_comparable(first: ReportedRun, other: ReportedRun) -> None:
         what = (
             f"one predicts the {first.settings.inputs.target}, the other the "
             f"{other.settings.inputs.target}"
+        )
+    elif first.settings.inputs.task_name != other.settings.inputs.task_name:
+        what = (
+            f"one predicts the {first.settings.inputs.task_name}, the other the "
+            f"{other.settings.inputs.task_name}"
         )
     elif not np.array_equal(np.sort(first.outcomes.row), np.sort(other.outcomes.row)):
         what = (

@@ -288,7 +288,8 @@ class RunFolder:
         """
         shown: dict[str, Any] = dict.fromkeys(
             (
-                *("kind", "data", "users", "status", "seed", "rounds", "best_round", "started"),
+                *("kind", "data", "task", "users", "status", "seed", "rounds", "best_round"),
+                "started",
                 *_LISTED_METRICS,
             )
         )
@@ -296,7 +297,8 @@ class RunFolder:
             facts, test = self.facts(), self.test()
             shown |= {key: facts[key] for key in shown if key in facts}
             shown |= {"kind": self.kind.name, "status": self.status()}
-            shown["seed"] = self.settings().loop.seed
+            settings = self.settings()
+            shown |= {"seed": settings.loop.seed, "task": settings.inputs.task_name}
             shown |= {key: test[key] for key in _LISTED_METRICS if key in test}
         except FedgruError as error:
             shown["status"] = str(error)

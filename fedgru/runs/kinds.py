@@ -19,6 +19,8 @@ class RunKind:
         pools: whether all clients' check-ins are trained on in one place.
         has_engine: whether one of the engines runs the clients, and what they exchange counts.
         learns_alone: whether each client learns or counts from its own check-ins alone.
+        knows_moment: whether it can use the moment of the next check-in, with `asked_at`.
+        needs_moment: whether it is nothing without that.
         has_check_ins: whether this machine has its check-ins. Without them the task cannot be
             built again, and there are no predictions.
     """
@@ -32,6 +34,8 @@ class RunKind:
     pools: bool = False
     has_engine: bool = False
     learns_alone: bool = False
+    knows_moment: bool = True
+    needs_moment: bool = False
     has_check_ins: bool = True
 
     @property
@@ -84,19 +88,27 @@ DEPLOYED = RunKind(
 CENTRAL = RunKind("central", shares_model=True, resumes=True, learns_kernel=True, pools=True)
 LOCAL = RunKind("local", learns_alone=True)  # each client learns a kernel of its own
 
+
+def _blind(name: str, counting: str | None = None, learns_alone: bool = False) -> RunKind:
+    """A counting baseline that does not know the moment of the next check-in."""
+    counting = name.replace("-", "_") if counting is None else counting
+    return RunKind(name, counting=counting, learns_alone=learns_alone, knows_moment=False)
+
+
 KINDS = {
     kind.name: kind
     for kind in (
         FEDERATED,
         DEPLOYED,
-        RunKind("commonest", counting="commonest"),
-        RunKind("last", counting="last", learns_alone=True),
-        RunKind("frequency", counting="frequency", learns_alone=True),
-        RunKind("markov", counting="user_markov", learns_alone=True),
-        RunKind("global-markov", counting="global_markov"),
-        RunKind("popular-nearby", counting="popular_nearby"),
-        RunKind("running-user-markov", counting="running_user_markov", learns_alone=True),
-        RunKind("running-markov", counting="running_markov"),
+        _blind("commonest"),
+        _blind("last", learns_alone=True),
+        _blind("frequency", learns_alone=True),
+        _blind("markov", counting="user_markov", learns_alone=True),
+        _blind("global-markov"),
+        _blind("popular-nearby"),
+        _blind("running-user-markov", learns_alone=True),
+        _blind("running-markov"),
+        RunKind("running-by-hour", counting="running_by_hour", needs_moment=True),
         RunKind("running-backoff", counting="running_backoff"),
         RunKind("kernel", counting="running_kernel", learns_kernel=True),
         CENTRAL,

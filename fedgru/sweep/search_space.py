@@ -20,7 +20,9 @@ DIGITS = 4  # significant digits of a number drawn from a range: it can be typed
 STARTUP_TRIALS = 10  # drawn at random, before TPE knows enough
 
 # Points that differ in one of these are scored on other check-ins, or by another metric.
-WHO_IS_SCORED = ("data", "users", "min_checkins", "target", "stop_metric", "eval_clients")
+WHO_IS_SCORED = (
+    *("data", "users", "min_checkins", "target", "asked_at", "stop_metric", "eval_clients"),
+)
 
 
 def import_optuna() -> ModuleType:

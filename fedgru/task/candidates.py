@@ -3,7 +3,8 @@
 The head `candidates` (fedgru/models/candidate_head.py) scores every class that a client has been to
 in its last `WINDOW` check-ins, and one "somewhere new", which stands for all other classes. What it
 scores them by is computed here, on the client, from its own check-ins up to and including the last
-one: nothing of the future enters, and nothing leaves the client.
+one: nothing of the future enters, and nothing leaves the client. With `asked_at` the moment of the
+next check-in is known, and nothing else of it.
 
 A candidate's features are of three kinds. Let i be the last check-in and c the candidate:
 
@@ -27,16 +28,7 @@ import numpy as np
 
 from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
 from fedgru.models.candidate_head import NO_CANDIDATE, Candidates
-from fedgru.task.candidate_features import (
-    CONTEXT,
-    CONTEXT_LIMIT,
-    CONTEXT_SCALES,
-    CONTEXT_SHIFTS,
-    FEATURES,
-    NEVER,
-    SCALES,
-    SHIFTS,
-)
+from fedgru.task.candidate_features import CONTEXT_LIMIT, NEVER, NEXT, FeatureSet
 from fedgru.task.look_back import Seen, look_back
 from fedgru.task.priors import ClientPrior, History
 from fedgru.task.similarities import CheckInFacts
@@ -84,6 +76,7 @@ def client_candidates(
     backoff: ClientPrior,
     kinds_by_class: bool = True,
     first: int = 0,
+    feature_set: FeatureSet = NEXT,
 ) -> ClientCandidates:
     """Return the candidates of a client's predictions.
 
@@ -95,19 +88,20 @@ def client_candidates(
         kinds_by_class: whether the kind of a candidate is its class; otherwise all that were
             visited are of one kind.
         first: leave out the predictions of the check-ins up to and including this one.
+        feature_set: FeatureSet, what they are scored by.
 
     Returns:
         ClientCandidates with n - 1 - first rows; row j predicts check-in first + j + 1.
     """
-    facts = CheckInFacts.of(history)
+    facts = CheckInFacts.of(history, feature_set.asked_at)
     support = prior.support
     width = min(len(support), MOST_CANDIDATES)
     num_pairs = len(history) - 1 - first
     estimates = _Estimates(support, shared, prior, backoff)
     found = ClientCandidates(
         Candidates(
-            features=np.zeros((num_pairs, 1 + width, len(FEATURES)), np.float32),
-            context=np.empty((num_pairs, len(CONTEXT)), np.float32),
+            features=np.zeros((num_pairs, 1 + width, len(feature_set.features)), np.float32),
+            context=np.empty((num_pairs, len(feature_set.context)), np.float32),
             log_prior=np.full((num_pairs, 1 + width), NO_CANDIDATE, np.float32),
             kinds=np.zeros((num_pairs, 1 + width), np.int32),
         ),
@@ -115,7 +109,8 @@ def client_candidates(
         np.zeros(num_pairs, np.float32),
     )
     offset = len(history) - 1 - len(prior.log_rest)  # of the priors' rows
-    for rows, seen in look_back(facts, support, first, first + num_pairs, WINDOW, BLOCK):
+    end = first + num_pairs
+    for rows, seen in look_back(facts, feature_set, support, first, end, WINDOW, BLOCK):
         part = slice(int(rows[0]) - first, int(rows[-1]) + 1 - first)
         _fill(found[part], facts, rows, seen, estimates, rows - offset, kinds_by_class)
     return found
@@ -214,18 +209,17 @@ def _fill(
     found.classes[:, 0] = np.where(is_new, top, -1)
     found.log_top[:] = np.log(np.maximum(top_prob, LEAST)) - np.log(new_prior)
 
-    places = np.minimum(facts.codes["place_in_day"][rows], 6) / 3
-    log_length = np.log1p(np.minimum(rows, WINDOW))
-    context = [*facts.clock[rows].T, facts.log_gap[rows], places, log_length]
-    standard = np.stack([*context, *np.log1p(seen.totals)], axis=1) - CONTEXT_SHIFTS
-    standard /= CONTEXT_SCALES
+    shifts, scales = seen.feature_set.context_scaling
+    own = facts.context(rows) + [np.log1p(np.minimum(rows, WINDOW))]
+    standard = np.stack([*own, *np.log1p(seen.totals)], axis=1) - shifts
+    standard /= scales
     found.candidates.context[...] = np.clip(standard, -CONTEXT_LIMIT, CONTEXT_LIMIT)
 
 
 def _fill_features(
     candidates: Candidates, seen: Seen, estimates: _Estimates, pairs: Ints, chosen: _Chosen
 ) -> None:
-    """Write the features, in the order of FEATURES."""
+    """Write the features, in the order of the FeatureSet."""
     support, shared = estimates.support, estimates.shared
     recent = seen.visited("half_15").T
     total = recent.sum(axis=1, keepdims=True) + SHARED_WEIGHT
@@ -238,6 +232,7 @@ def _fill_features(
         estimates.probs(estimates.prior, pairs),
         estimates.probs(estimates.backoff, pairs),
     )
+    shifts, scales = seen.feature_set.scaling
     log_totals = np.log1p(seen.totals)
     # [features, candidates, rows] until they are written
     ratios = chosen.take_each(seen.counts) / chosen.take(base).T.astype(np.float32)
@@ -248,7 +243,7 @@ def _fill_features(
     begin = 0
     for values in (ratios, chosen.take_each(seen.recency), np.array(logs, np.float32)):
         part = slice(begin, begin + len(values))
-        values = (values - SHIFTS[part, None, None]) / SCALES[part, None, None]
+        values = (values - shifts[part, None, None]) / scales[part, None, None]
         np.copyto(values, 0, where=~chosen.exists.T)
         candidates.features[:, 1:, part] = values.transpose(2, 1, 0)
         begin = part.stop
@@ -256,7 +251,7 @@ def _fill_features(
     never = np.broadcast_to(np.array(NEVER, np.float32)[:, None], (len(NEVER), len(pairs)))
     new_logs = [np.log(np.maximum(chosen.new(*each), TINY)) for each in by_estimate]
     somewhere_new = np.concatenate([-log_totals, never, new_logs]).T.astype(np.float32)
-    candidates.features[:, 0] = (somewhere_new - SHIFTS) / SCALES
+    candidates.features[:, 0] = (somewhere_new - shifts) / scales
 
 
 def _top_of_new(estimates: _Estimates, pairs: Ints, of_own: Doubles) -> tuple[Int32s, Doubles]:

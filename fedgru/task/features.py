@@ -21,11 +21,14 @@ class Visits:
     Attributes:
         lat_deg, lon_deg: float64 [n], degrees, NaN where missing.
         gap_s: int64 [n], seconds since the client's previous check-in; 0 for its first.
+        asked_gap_s: int64 [n], seconds until the next check-in is asked for, with `asked_at`; else
+            None.
     """
 
     lat_deg: Doubles
     lon_deg: Doubles
     gap_s: Ints
+    asked_gap_s: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,18 @@ class Scaled:
     values: Callable[[Visits], Doubles]
 
 
+def _log_asked_gap(visits: Visits) -> Doubles:
+    assert visits.asked_gap_s is not None, "features of `asked_at` need the asked moments"
+    return np.log1p(visits.asked_gap_s / 3600)
+
+
 SCALED = {
     "latitude": Scaled("degrees", lambda visits: visits.lat_deg),
     "longitude": Scaled("degrees", lambda visits: visits.lon_deg),
     "gap": Scaled(
         "log(1 + hours since the check-in before)", lambda visits: np.log1p(visits.gap_s / 3600)
     ),
+    "asked_gap": Scaled("log(1 + hours until the moment of asking)", _log_asked_gap),
 }
 
 
@@ -73,6 +82,9 @@ CYCLES: dict[str, Callable[[Ints], Doubles]] = {
     # Monday is 0, and 1970-01-01 was a Thursday
     "weekday": lambda time_s: (time_s // 86400 + 3) % 7 / 7,
 }
+
+
+ASKED_CYCLES = {"asked_clock": "clock", "asked_weekday": "weekday"}  # of the moment of asking
 
 
 @dataclass(frozen=True)
@@ -167,7 +179,7 @@ def build_inputs(
     Args:
         check_ins: CheckIns.
         clients: Clients over these check-ins.
-        names: feature names, as `parse_features` returns them.
+        names: feature names, as `with_asked` returns them.
         clock: "local", or "utc" as in the reference notebook.
         vocabulary_rule: "train", or "range" as in the reference notebook.
         scaling: whether scaled features are brought to mean 0 and deviation 1. A missing
@@ -194,12 +206,22 @@ def build_inputs(
 
     time_s, rows = check_ins.time_s, clients.rows
     local_time_s = time_s if clock == "utc" else check_ins.local_time_s
-    visits = Visits(check_ins.lat_deg[rows], check_ins.lon_deg[rows], _gap_s(time_s[rows], clients))
+    following = _following(clients)
+    visits = Visits(
+        check_ins.lat_deg[rows],
+        check_ins.lon_deg[rows],
+        _gap_s(time_s[rows], clients),
+        time_s[rows[following]] - time_s[rows] if "asked_gap" in names else None,
+    )
     in_train = clients.in_split("train")
+    # what is asked for after the last check-in of train is not in train
+    asked_in_train = in_train & in_train[following] & (following > np.arange(len(rows)))
     scales = {
         name: fitted.scales[name]
         if fitted
-        else _fit_scale(scaled.values(visits)[in_train], scaling)
+        else _fit_scale(
+            scaled.values(visits)[asked_in_train if name == "asked_gap" else in_train], scaling
+        )
         for name, scaled in SCALED.items()
         if name in names
     }
@@ -212,7 +234,9 @@ def build_inputs(
     for name, values in own.items():
         for one, column in zip(inputs_of[name], values.T, strict=True):
             scales[one] = fitted.scales[one] if fitted else _fit_scale(column[in_train], scaling)
-    number_columns = number_inputs(names, scales, local_time_s[rows], visits, own)
+    number_columns = number_inputs(
+        names, scales, local_time_s[rows], visits, own, local_time_s[rows[following]]
+    )
     num_positions = len(clients.rows)
     return Inputs(
         rows=np.stack(id_columns, 1).astype(np.int32)
@@ -235,15 +259,18 @@ def number_inputs(
     clock_s: Ints,
     visits: Visits,
     own: Mapping[str, Doubles],
+    asked_clock_s: Ints | None = None,
 ) -> list[Doubles]:
     """Return the number inputs of some check-ins, a list of float64 [n], as the features come.
 
     Args:
-        names: feature names, as `parse_features` returns them; id features are ignored.
+        names: feature names, as `with_asked` returns them; id features are ignored.
         scales: name -> Scale, one per scaled feature.
         clock_s: int64 [n], seconds since 1970-01-01 00:00 on the clock of the cycles.
         visits: Visits, the check-ins.
         own: feature of one's own -> float64 [n, width].
+        asked_clock_s: as `clock_s`, of the moment at which the next check-in is asked for; None
+            where no feature needs it.
     """
     columns = []
     widths = {name: values.shape[1] for name, values in own.items()}
@@ -253,6 +280,9 @@ def number_inputs(
             columns += [scales[one].apply(values) for one, values in pairs]
         elif name in CYCLES:
             columns += circle(clock_s, name)
+        elif name in ASKED_CYCLES:
+            assert asked_clock_s is not None, "features of `asked_at` need the asked moments"
+            columns += circle(asked_clock_s, ASKED_CYCLES[name])
         else:
             columns.append(scales[name].apply(SCALED[name].values(visits)))
     return columns
@@ -282,6 +312,13 @@ def _gap_s(time_s: Ints, clients: Clients) -> Ints:
     gap_s = np.diff(time_s, prepend=time_s[:1])
     gap_s[clients.starts[:-1]] = 0
     return gap_s
+
+
+def _following(clients: Clients) -> Ints:
+    """Return int64 [num_positions], where a client's next check-in is; of its last one its own."""
+    following = np.arange(1, len(clients.rows) + 1)
+    following[clients.starts[1:] - 1] -= 1
+    return following
 
 
 def _fit_scale(train_values: Doubles, scaling: bool) -> Scale:

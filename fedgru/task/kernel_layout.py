@@ -33,8 +33,9 @@ class Pasts:
         num_followed: int [num_own] of each client, how often each class followed.
         codes: int32 [clients, 5, n], what is compared for equality: venue, category, weekend,
             category before, venue before; missing ones equal none.
-        points: float32 [clients, 6, n], what else is compared: north, east at the equator, by how
-            much east is narrower here, cosine and sine of the hour, months.
+        points: float32 [clients, 6 or 7, n], what else is compared: north, east at the equator, by
+            how much east is narrower here, cosine and sine of the hour, months; with `asked_at` the
+            log of the hours until the next check-in.
         located: bool [clients, n], whether there are coordinates.
         earlier_codes, earlier_points, earlier_located: the same [clients, ..., 1, num_earlier].
         earlier: int32 [clients, 1, num_earlier], the places of these check-ins; n in padding.
@@ -66,14 +67,16 @@ class Pasts:
     is_other: Floats
 
 
-def lay_out(histories: Sequence[History], shared: Doubles) -> Pasts:
+def lay_out(histories: Sequence[History], shared: Doubles, asked_at: bool = False) -> Pasts:
     """Return the Pasts of some clients, of all their check-ins.
 
     Args:
         histories: one History for each client, of 2 check-ins or more.
         shared: float64 [num_classes], frequencies of all clients.
+        asked_at: as for ClientPast.
     """
-    parts = [ClientPast(history, shared).part(0, len(history), 0) for history in histories]
+    pasts = [ClientPast(history, shared, asked_at) for history in histories]
+    parts = [past.part(0, len(h), 0) for past, h in zip(pasts, histories, strict=True)]
     return _stacked(parts, 0)
 
 
@@ -83,12 +86,14 @@ class ClientPast:
     Args:
         history: History of n check-ins.
         shared: float64 [num_classes].
+        asked_at: whether the moment of the next check-in is known: hour and weekend of a check-in
+            are then those of the one after it.
 
     Attributes:
         support: int32 [num_own], the classes that the client ever counts.
     """
 
-    def __init__(self, history: History, shared: Doubles) -> None:
+    def __init__(self, history: History, shared: Doubles, asked_at: bool = False) -> None:
         self.support, self._places = own_classes(history)
         self._own_shared = shared[self.support]
         self._log_others = np.log(np.delete(shared, self.support)).astype(np.float32)
@@ -101,8 +106,9 @@ class ClientPast:
         )
         first = np.argmax(located)
         unit = KM_PER_DEG / np.sqrt(2)  # nearness is exp(-distance^2) then
-        hour_turn = 2 * np.pi * history.local_hour / 24
-        measured = (
+        moments = history.asked if asked_at else history.moments
+        hour_turn = 2 * np.pi * moments.local_hour / 24
+        measured = [
             # from the first check-in: small numbers keep float32 precise
             unit * (lat_deg - lat_deg[first]),
             unit * (lon_deg - lon_deg[first]),
@@ -110,9 +116,11 @@ class ClientPast:
             np.cos(hour_turn),
             np.sin(hour_turn),
             (history.time_s - history.time_s[0]) / MONTH_S,
-        )
+        ]
+        if asked_at:
+            measured.append(history.log_asked_gap)
         before = [np.append(-1, values[:-1]) for values in (history.categories, history.venues)]
-        codes = np.stack([history.venues, history.categories, history.weekend, *before])
+        codes = np.stack([history.venues, history.categories, moments.weekend, *before])
         self._codes, self._located = codes.astype(np.int32), located
         self._points = np.stack(measured).astype(np.float32)
 

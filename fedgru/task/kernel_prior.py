@@ -15,16 +15,20 @@ difference of the local hours, both or neither at the weekend, same category bef
 before. Recent frequencies are the client's class counts with a half-life of 15 days. Only the last
 `WINDOW` check-ins before i are compared with it, so that time is linear in the length of a history.
 
-The weights are eleven numbers, the same for everybody, learnt by federated SGD: in each round
-every client sends its gradient of these eleven, at a few of its own train pairs, and a quadratic
-penalty pulls them to their start values, so that little data moves them little. A special case
-of a Nadaraya-Watson estimate (1964) over a person's own past; the softmax form is the log-linear
-pool of both estimates.
+With `asked_at` the moment of check-in i + 1 is known: hour and weekend are then those of check-ins
+i + 1 and j + 1, and there is one similarity more, exp(-2 (log gap_i - log gap_j)^2), of the hours
+gap_i from i to i + 1, plus 1, and gap_j from j to j + 1.
+
+The weights are eleven numbers (twelve with `asked_at`), the same for everybody, learnt by federated
+SGD: in each round every client sends its gradient of these numbers, at a few of its own train
+pairs, and a quadratic penalty pulls them to their start values, so that little data moves them
+little. A special case of a Nadaraya-Watson estimate (1964) over a person's own past; the softmax
+form is the log-linear pool of both estimates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -49,7 +53,8 @@ CELLS_AT_ONCE = 1 << 16  # pairs of check-ins compared at once: as much as a cor
 class Kernel:
     """The shared numbers, with the values that learning starts from and shrinks to.
 
-    A number that must be positive is stored as its logarithm.
+    A number that must be positive is stored as its logarithm. `gap` is None where the moment of the
+    next check-in is not known.
     """
 
     same_venue: float = 1.0
@@ -63,9 +68,30 @@ class Kernel:
     log_k: float = 0.0
     trust: float = 1.0
     base_power: float = 1.0
+    gap: float | None = None
+
+    @classmethod
+    def start(cls, asked_at: bool) -> "Kernel":
+        """Return the Kernel that learning starts from."""
+        return cls(gap=1.0) if asked_at else cls()
+
+    @property
+    def asked_at(self) -> bool:
+        """Whether it reads the moment of the next check-in."""
+        return self.gap is not None
+
+    @property
+    def similarities(self) -> tuple[str, ...]:
+        """The numbers that weigh similarities, in the order of the arrays."""
+        return (*SIMILARITIES, "gap") if self.asked_at else SIMILARITIES
+
+    def places(self, names: Sequence[str]) -> list[int]:
+        """Return where some numbers stand in `to_dict`."""
+        order = list(self.to_dict())
+        return [order.index(name) for name in names]
 
     def to_dict(self) -> dict[str, float]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, float]) -> "Kernel":
@@ -74,8 +100,8 @@ class Kernel:
 
 # What two check-ins are compared by, in the order of the arrays: first what is equal or not.
 EQUAL = ("same_venue", "same_category", "weekend", "same_category_before", "same_venue_before")
-COMPARED = (*EQUAL, "near", "hour", "log_forgetting")
-PLACES = [list(Kernel().to_dict()).index(name) for name in COMPARED]
+SIMILARITIES = (*EQUAL, "near", "hour")
+AGE = len(SIMILARITIES)  # the place of the months; that of the gap is behind it
 FAR = 40.0  # exp(-40) is nothing beside 1; below exp(-87) float32 loses digits, and time
 TINY = 1e-30
 
@@ -93,7 +119,7 @@ class _Predictions:
         share_others: [clients, pairs], probability of all other classes together.
         others_mean: [clients, 1], mean of log shared over the other classes, by their
             probabilities.
-        compared: [clients, 8, pairs, num_earlier], see COMPARED.
+        compared: [clients, 8 or 9, pairs, num_earlier], see `_compare`.
         weights: [clients, pairs, num_earlier].
         base_counts: [clients, pairs, num_own], k base.
         all_counts: the same, with the counts.
@@ -129,10 +155,10 @@ def kernel_prior(kernel: Kernel, history: History, shared: Doubles, first: int =
     Returns:
         ClientPrior with n - 1 - first rows; row j is the prediction of check-in first + j + 1.
     """
-    past, length = ClientPast(history, shared), len(history) - 1
+    past, length = ClientPast(history, shared, kernel.asked_at), len(history) - 1
     log_own = np.empty((length - first, len(past.support)), np.float32)
     log_rest = np.empty(length - first, np.float32)
-    numbers = np.array(astuple(kernel), np.float32)
+    numbers = np.array(list(kernel.to_dict().values()), np.float32)
     in_window = len(history) <= WINDOW
     part = max(length, 1) if in_window else PART
     block = BLOCK if in_window else max(1, CELLS_AT_ONCE // (WINDOW + PART))
@@ -155,6 +181,7 @@ def fit_kernel(
     threads: int | None = None,
     on_round: Callable[[int, float], object] | None = None,
     rounds: int = FIT_ROUNDS,
+    asked_at: bool = False,
 ) -> Kernel:
     """Learn the shared numbers by federated SGD with a server Adam.
 
@@ -166,6 +193,7 @@ def fit_kernel(
         threads: int, all cores if None. The result does not depend on it.
         on_round: called as on_round(round_num, mean loss in nats), or None.
         rounds: int.
+        asked_at: whether the moment of the next check-in is known.
 
     Returns:
         Kernel; the start values if no client has more than MIN_PAST pairs.
@@ -174,10 +202,10 @@ def fit_kernel(
     able = [client for client, h in enumerate(histories) if len(h) - 1 > MIN_PAST]
     counts = np.array([len(histories[client]) - 1 - MIN_PAST for client in able], np.float64)
     groups = [
-        (group, lay_out([histories[client] for client in group], shared))
+        (group, lay_out([histories[client] for client in group], shared, asked_at))
         for group in _groups(able, [len(histories[client]) for client in able])
     ]
-    numbers = start = np.array(astuple(Kernel()))
+    numbers = start = np.array(list(Kernel.start(asked_at).to_dict().values()))
     first, second = np.zeros_like(numbers), np.zeros_like(numbers)
 
     def gradients(group: list[int], pasts: Pasts, round_num: int) -> Doubles:
@@ -218,7 +246,7 @@ def _predict(numbers: Floats, pasts: Pasts, rows: AnyInts) -> _Predictions:
     """Return the _Predictions of some pairs of each client.
 
     Args:
-        numbers: float32 [11], those of a Kernel.
+        numbers: float32 [11 or 12], those of a Kernel.
         pasts: Pasts.
         rows: int [clients, pairs]; pair i predicts check-in i + 1.
     """
@@ -227,7 +255,7 @@ def _predict(numbers: Floats, pasts: Pasts, rows: AnyInts) -> _Predictions:
     at = np.arange(len(rows))[:, None], rows - pasts.base_from
     compared = _compare(pasts, rows)
     exponent = np.einsum("m,cmij->cij", _coefficients(kernel), compared)
-    exponent -= numbers[:7].sum()
+    exponent -= numbers[sorted(kernel.places(kernel.similarities))].sum()
     is_later = pasts.earlier >= rows[..., None].astype(np.int32)
     np.copyto(exponent, -np.inf, where=is_later)
     if max(pasts.lengths) > WINDOW:
@@ -276,15 +304,15 @@ def _predict(numbers: Floats, pasts: Pasts, rows: AnyInts) -> _Predictions:
 
 
 def _compare(pasts: Pasts, rows: AnyInts) -> Floats:
-    """Return float32 [clients, 8, pairs, num_earlier], in the order of COMPARED."""
+    """Return float32 [clients, 8 or 9, pairs, num_earlier]: SIMILARITIES, months, if known gap."""
     at = np.arange(len(rows))[:, None], slice(None), rows
-    shape = len(rows), len(COMPARED), rows.shape[1], pasts.earlier.shape[2]
+    shape = len(rows), len(EQUAL) + pasts.points.shape[1] - 3, rows.shape[1], pasts.earlier.shape[2]
     compared = np.empty(shape, np.float32)
-    equal, (near, hour, months) = compared[:, :5], np.moveaxis(compared[:, 5:], 1, 0)
+    equal, (near, hour, months, *gaps) = compared[:, :5], np.moveaxis(compared[:, 5:], 1, 0)
     codes = np.swapaxes(pasts.codes[at], 1, 2)
     equal[...] = codes[..., None] == pasts.earlier_codes
     now = np.moveaxis(pasts.points[at], 2, 0)[..., None]
-    north, east, narrowing, cos, sin, time = zip(
+    north, east, narrowing, cos, sin, time, *log_gaps = zip(
         now, np.moveaxis(pasts.earlier_points, 1, 0), strict=True
     )
 
@@ -303,17 +331,23 @@ def _compare(pasts: Pasts, rows: AnyInts) -> Floats:
     np.multiply(*cos, out=hour)
     hour += np.multiply(*sin, out=other)
     np.subtract(*time, out=months)
+    for gap, log_gap in zip(gaps, log_gaps, strict=True):
+        np.subtract(*log_gap, out=gap)
+        gap *= gap
+        gap *= -2
+        np.exp(gap, out=gap)
     return compared
 
 
 def _coefficients(kernel: Kernel) -> Floats:
-    """Return float32 [8], what each of COMPARED counts for in the exponent."""
-    similarity = [getattr(kernel, name) for name in COMPARED[:7]]
-    return np.array([*similarity, -np.exp(kernel.log_forgetting)], np.float32)
+    """Return float32 [8 or 9], what each of `_compare` counts for in the exponent."""
+    found = [getattr(kernel, name) for name in kernel.similarities]
+    found.insert(AGE, -np.exp(kernel.log_forgetting))
+    return np.array(found, np.float32)
 
 
 def _gradients(numbers: Floats, pasts: Pasts, rows: AnyInts) -> Doubles:
-    """Return float64 [clients, 12], the gradient of each client's mean loss, and the loss.
+    """Return float64 [clients, 12 or 13], the gradient of each client's mean loss, and the loss.
 
     Args: as for `_predict`. A pair whose class is unknown does not count.
     """
@@ -343,8 +377,11 @@ def _gradients(numbers: Floats, pasts: Pasts, rows: AnyInts) -> Doubles:
     by_coefficient = of_rows.sum(axis=2, dtype=np.float64)
 
     gradients = np.empty((len(rows), len(numbers) + 1))
-    gradients[:, PLACES] = by_coefficient
-    gradients[:, :7] -= by_exponent.sum(axis=(1, 2))[:, None]
+    names = list(kernel.similarities)
+    similar = kernel.places(names)
+    names.insert(AGE, "log_forgetting")
+    gradients[:, kernel.places(names)] = by_coefficient
+    gradients[:, similar] -= by_exponent.sum(axis=(1, 2))[:, None]
     gradients[:, 7] *= -np.exp(kernel.log_forgetting)
     gradients[:, 8] = (
         (by_count * found.base_counts).sum(axis=(1, 2))
@@ -355,5 +392,5 @@ def _gradients(numbers: Floats, pasts: Pasts, rows: AnyInts) -> Doubles:
     gradients[:, 9] += (by_rest * found.rest_gain).sum(axis=1)
     gradients[:, 10] = (by_own * log_base).sum(axis=(1, 2))
     gradients[:, 10] += (by_rest * (pasts.log_base_rest[at] + found.others_mean)).sum(axis=1)
-    gradients[:, 11] = -log_prob.sum(axis=(1, 2)) / num_known[:, 0]
+    gradients[:, -1] = -log_prob.sum(axis=(1, 2)) / num_known[:, 0]
     return gradients

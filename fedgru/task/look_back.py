@@ -1,6 +1,6 @@
 """Sums over what a client's check-ins see of their past, class by class.
 
-Public names: look_back, which gives Seen, the counts and the recency of some predictions; WEIGHTS.
+Public names: look_back, which gives Seen, the counts and the recency of some predictions.
 
 Arrays of pairs of check-ins are [columns, rows], as in fedgru/task/similarities.py. Sums over the
 columns of a class are products with a sparse matrix.
@@ -14,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.core.types import Floats, Int32s, Ints
-from fedgru.task.candidate_features import FOLLOWED, NEVER, RECENCY, VISITED
+from fedgru.task.candidate_features import NEVER, RECENCY, FeatureSet
 from fedgru.task.similarities import HOUR_S, Buffers, CheckInFacts, Similarities, shifted
 
 AnyFloats: TypeAlias = npt.NDArray[np.floating[Any]]
-
-WEIGHTS = (*FOLLOWED, *VISITED)  # in the order of what is counted; some names are in both
 
 
 @dataclass(frozen=True)
@@ -27,27 +25,36 @@ class Seen:
     """What some rows see of the past, over the client's support.
 
     Attributes:
-        counts: float32 [num_weights, num_own, rows], in the order of WEIGHTS.
+        feature_set: FeatureSet.
+        counts: float32 [num_weights, num_own, rows], in the order of its `counts`.
         totals: float32 [num_weights, rows], their sums.
         recency: float32 [len(RECENCY), num_own, rows].
     """
 
+    feature_set: FeatureSet
     counts: Floats
     totals: Floats
     recency: Floats
 
     def visited(self, name: str) -> Floats:
-        """Return float32 [num_own, rows], the counts of a weight of VISITED."""
-        return self.counts[len(FOLLOWED) + list(VISITED).index(name)]
+        """Return float32 [num_own, rows], the counts of a weight of `visited`."""
+        return self.counts[self.feature_set.counts.index(f"visited_{name}")]
 
 
 def look_back(
-    facts: CheckInFacts, support: Int32s, first: int, end: int, window: int, block: int
+    facts: CheckInFacts,
+    feature_set: FeatureSet,
+    support: Int32s,
+    first: int,
+    end: int,
+    window: int,
+    block: int,
 ) -> Iterator[tuple[Ints, Seen]]:
     """Yield some rows, int64 [rows], and the Seen of them, block by block.
 
     Args:
         facts: CheckInFacts.
+        feature_set: FeatureSet; with `asked_at` the facts know the moments that are asked for.
         support: int32 [num_own], ascending; every class that is not -1 is in it.
         first, end: the range of check-ins from which is predicted.
         window: how many check-ins are seen, the last one included.
@@ -58,11 +65,12 @@ def look_back(
     places = np.where(facts.classes >= 0, places, -1)
     for start in range(first, end, block):
         rows = np.arange(start, min(start + block, end))
-        yield rows, _see(facts, places, len(support), rows, window, buffers)
+        yield rows, _see(facts, feature_set, places, len(support), rows, window, buffers)
 
 
 def _see(
     facts: CheckInFacts,
+    feature_set: FeatureSet,
     places: Ints,
     num_own: int,
     rows: Ints,
@@ -71,20 +79,20 @@ def _see(
 ) -> Seen:
     """Return the Seen of some rows; places: int64 [n], those of the classes in the support."""
     columns = np.arange(max(0, int(rows[0]) - window + 1), int(rows[-1]) + 1)
-    counts = np.empty((len(WEIGHTS), num_own, len(rows)), np.float32)
+    counts = np.empty((len(feature_set.counts), num_own, len(rows)), np.float32)
     alike = Similarities(facts, rows, columns, window, buffers)
     # what follows the last column is the future
     followed = _ByClass(np.append(places[columns[1:]], -1), num_own)
     visited = _ByClass(places[columns], num_own)
-    for place, weight in alike.products(FOLLOWED, sees_itself=False):
+    for place, weight in alike.products(feature_set.followed, sees_itself=False):
         counts[place] = followed.sums(weight)
-    for place, weight in alike.products(VISITED, sees_itself=True):
-        counts[len(FOLLOWED) + place] = visited.sums(weight)
+    for place, weight in alike.products(feature_set.visited, sees_itself=True):
+        counts[len(feature_set.followed) + place] = visited.sums(weight)
     recency = np.empty((len(RECENCY), num_own, len(rows)), np.float32)
     recency[...] = np.array(NEVER, np.float32)[:, None, None]
     # some classes at a time: one running float32 sum of hundreds would lose a digit
     totals = [counts[:, i : i + 32].sum(axis=1) for i in range(0, max(num_own, 1), 32)]
-    seen = Seen(counts, np.sum(totals, axis=0), recency)
+    seen = Seen(feature_set, counts, np.sum(totals, axis=0), recency)
     if len(visited.order):
         _fill_recency(seen, facts, places, alike, visited, window)
     for ago, name in enumerate(("is_last", "is_before", "is_before_that")):
@@ -111,7 +119,8 @@ def _fill_recency(
     def hours(seconds: Ints) -> Floats:
         return (seconds / HOUR_S).astype(np.float32)
 
-    since_h = hours(facts.time_s[at_row] - facts.time_s[last])
+    now_s = facts.time_s if facts.asked is None else facts.asked.time_s
+    since_h = hours(now_s[at_row] - facts.time_s[last])
     between_h = hours(facts.time_s[last] - facts.time_s[first]) / np.maximum(count - 1, 1)
     between_h[count < 2] = 9999
     squared = alike["squared_km"]

@@ -12,10 +12,39 @@ import numpy as np
 from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
 
 COUNTS = ("markov", "backoff")  # plain counts; "kernel" is in fedgru/task/kernel_prior.py
+ASKED_COUNTS = ("by_hour", "backoff")  # those that know the moment of the next check-in
 SHARED_WEIGHT = 3.0  # check-ins that the shared frequencies count for
 FREQUENCY_WEIGHT = {"markov": 5.0, "backoff": 10.0}  # own frequencies, in transitions
 BACKOFF_WEIGHT = 15.0  # the coarser estimate, in transitions out of the finer context
 CELLS_AT_ONCE = 1 << 20  # check-ins times classes that are counted at once: 8 MB in each array
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Some moments, in two clocks.
+
+    Attributes:
+        time_s: int64 [n], Unix seconds.
+        local_time_s: int64 [n], the same on the local clock.
+    """
+
+    time_s: Ints
+    local_time_s: Ints
+
+    @property
+    def local_hour(self) -> Doubles:
+        """float64 [n], 0 to 24."""
+        return self.local_time_s % 86400 / 3600
+
+    @property
+    def weekday(self) -> Ints:
+        """int64 [n], 0 to 6, Monday first."""
+        return (self.local_time_s // 86400 + 3) % 7  # 1970-01-01 was a Thursday
+
+    @property
+    def weekend(self) -> Bools:
+        """bool [n], Saturday or Sunday on the local clock."""
+        return self.weekday >= 5
 
 
 @dataclass(frozen=True)
@@ -50,23 +79,45 @@ class History:
         joined = zip(vars(self).values(), vars(other).values(), strict=True)
         return History(*(np.concatenate(values) for values in joined))
 
-    def with_open_end(self) -> "History":
+    def with_open_end(self, moment: Moments | None = None) -> "History":
         """Return the History with one more check-in, whose class is unknown.
 
         The last row of a prior is then the prediction of the check-in to come.
+
+        Args:
+            moment: Moments [1], when that is, with `asked_at`; None where nothing reads it.
         """
         last = self[-1:]
-        return self.join(replace(last, classes=np.full_like(last.classes, -1)))
+        last = replace(last, classes=np.full_like(last.classes, -1))
+        return self.join(last if moment is None else replace(last, **vars(moment)))
+
+    @property
+    def moments(self) -> Moments:
+        """Moments [n] of the check-ins."""
+        return Moments(self.time_s, self.local_time_s)
+
+    @property
+    def asked(self) -> Moments:
+        """Moments [n] at which the check-in after each is asked for: when that one was.
+
+        Of the last check-in, which nothing is predicted from, it is its own.
+        """
+        return Moments(*(np.append(v[1:], v[-1:]) for v in vars(self.moments).values()))
+
+    @property
+    def log_asked_gap(self) -> Doubles:
+        """float64 [n], log(1 + hours) from each check-in to the moment in `asked`."""
+        return np.log1p(np.maximum(self.asked.time_s - self.time_s, 0) / 3600)
 
     @property
     def local_hour(self) -> Doubles:
         """float64 [n], 0 to 24."""
-        return self.local_time_s % 86400 / 3600
+        return self.moments.local_hour
 
     @property
     def weekend(self) -> Bools:
         """bool [n], Saturday or Sunday on the local clock."""
-        return (self.local_time_s // 86400 + 3) % 7 >= 5  # 1970-01-01 was a Thursday
+        return self.moments.weekend
 
 
 @dataclass(frozen=True)
@@ -125,7 +176,9 @@ def shared_frequencies(train_classes: AnyInts, num_classes: int) -> Doubles:
     return counts / counts.sum()
 
 
-def count_prior(kind: str, history: History, shared: Doubles) -> ClientPrior:
+def count_prior(
+    kind: str, history: History, shared: Doubles, asked_at: bool = False
+) -> ClientPrior:
     """Return the running counts of one client's check-ins as a ClientPrior.
 
     With n the class counts up to and including a check-in, m the counts of what followed its class,
@@ -136,20 +189,24 @@ def count_prior(kind: str, history: History, shared: Doubles) -> ClientPrior:
       the same (class, hour // 4, weekend); p3 = (d + 15 p2) / (sum(d) + 15), d the counts of
       what followed the same venue.
 
+    With `asked_at` the moment of check-in j + 1 is known in row j, and the hour and the weekend are
+    those of that moment: (h, w) = (hour // 4, weekend) there, and of each counted check-in its own.
+
+    * by_hour: p1 with (h, w) in place of the class: what the person does at that time;
+    * backoff: p0 = by_hour; p1 as above from p0, p2 with this (h, w) and p3 with the venue and this
+      (h, w).
+
     Args:
-        kind: "markov" or "backoff".
+        kind: "markov" or "backoff"; with `asked_at` out of ASKED_COUNTS.
         history: History of n check-ins.
         shared: float64 [num_classes].
+        asked_at: bool.
 
     Returns:
         ClientPrior with n - 1 rows; row j is the prediction of check-in j + 1.
     """
     support, places = own_classes(history)
-    keys = [(history.classes, FREQUENCY_WEIGHT[kind])]
-    if kind == "backoff":
-        hour_block = history.local_hour.astype(np.int64) // 4
-        keys.append(((history.classes * 6 + hour_block) * 2 + history.weekend, BACKOFF_WEIGHT))
-        keys.append((history.venues, BACKOFF_WEIGHT))
+    keys = _asked_contexts(kind, history) if asked_at else _contexts(kind, history)
 
     # the sums of counts first: then the classes do not need one another
     known = (places >= 0).astype(float)[:, None]
@@ -171,6 +228,35 @@ def count_prior(kind: str, history: History, shared: Doubles) -> ClientPrior:
             own = (followers(key, one_hot) + weight * own) / total[:, None]
         log_own[:, some] = np.log(own + rest[:, None] * shared[support[some]])
     return ClientPrior(support, log_own, np.log(rest).astype(np.float32), 1.0)
+
+
+def _contexts(kind: str, history: History) -> list[tuple[AnyInts, float]]:
+    """Return what check-ins are counted by, and the weight of what is coarser, [(key, weight)]."""
+    keys: list[tuple[AnyInts, float]] = [(history.classes, FREQUENCY_WEIGHT[kind])]
+    if kind == "backoff":
+        keys.append((_at_hour(history.classes, history.moments), BACKOFF_WEIGHT))
+        keys.append((history.venues, BACKOFF_WEIGHT))
+    return keys
+
+
+def _asked_contexts(kind: str, history: History) -> list[tuple[AnyInts, float]]:
+    """As `_contexts`, where the moment of the next check-in is known."""
+    asked = history.asked
+    keys: list[tuple[AnyInts, float]] = [
+        (_at_hour(np.zeros_like(history.classes), asked), FREQUENCY_WEIGHT["backoff"])
+    ]
+    if kind == "backoff":
+        keys.append((history.classes, FREQUENCY_WEIGHT[kind]))
+        keys.append((_at_hour(history.classes, asked), BACKOFF_WEIGHT))
+        keys.append((_at_hour(history.venues, asked), BACKOFF_WEIGHT))
+    return keys
+
+
+def _at_hour(codes: AnyInts, moments: Moments) -> AnyInts:
+    """Return int64 [n], equal where code, hour // 4 and weekend are."""
+    hour_block = moments.local_hour.astype(np.int64) // 4
+    key: AnyInts = (codes * 6 + hour_block) * 2 + moments.weekend
+    return key
 
 
 def own_classes(history: History) -> tuple[Int32s, Ints]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
 from fedgru.task.candidate_features import CLOCK
-from fedgru.task.priors import History
+from fedgru.task.priors import History, Moments
 
 HOUR_S, DAY_S, MONTH_S = 3600.0, 86400.0, 30 * 86400.0
 FORGETTING = 0.43  # per month
@@ -27,10 +27,71 @@ FAR_KM = 50.0
 ORDER = (
     *("one", "fade", "half_3", "half_15", "half_60"),
     *("yesterday", "week_ago", "today", "last_10", "last_3"),
+    *("asked_yesterday", "asked_week_ago", "asked_today", "asked_last_hours"),
+    *("asked_weekend", "asked_hour", "asked_sharp_hour", "asked_sharpest_hour", "asked_weekday"),
     *("weekend", "hour", "sharp_hour", "weekday", "soon", "within_2_hours", "within_8_hours"),
     *("venue", "venue_before", "category", "category_before", "category_before_that"),
     *("place_in_day", "gap", "near", "around"),
+    *("asked_place_in_day", "asked_gap"),
 )
+AGO_H = {  # before the asked moment: least and most hours
+    "asked_yesterday": (21, 27),
+    "asked_week_ago": (165, 171),
+    "asked_last_hours": (0, 4),
+}
+SHARPNESS = {"hour": 4, "sharp_hour": 12, "sharpest_hour": 40}
+
+
+@dataclass(frozen=True)
+class AskedFacts:
+    """What is known of the check-in after each: its moment, all arrays [n].
+
+    Attributes:
+        codes: {name: int32}, what is compared for equality, between these moments.
+        day: int32, the local day, compared with those of check-ins.
+        time_s, cos, sin, clock: as in CheckInFacts.
+        log_gap: float32, of the hours from the check-in to this moment.
+    """
+
+    codes: dict[str, Int32s]
+    day: Int32s
+    time_s: Ints
+    cos: Floats
+    sin: Floats
+    log_gap: Floats
+    clock: Floats
+
+    @classmethod
+    def of(cls, history: History) -> "AskedFacts":
+        """Return the AskedFacts of a History of n check-ins."""
+        asked = history.asked
+        day, place = history.local_time_s // 86400, _place_in_day(history.local_time_s // 86400)
+        asked_day = asked.local_time_s // 86400
+        turn = 2 * np.pi * asked.local_hour / 24
+        codes = {
+            "asked_weekday": asked.weekday,
+            "asked_weekend": asked.weekend,
+            # how many check-ins there were before on the day of this moment
+            "asked_place_in_day": np.where(asked_day == day, place + 1, 0),
+        }
+        return cls(
+            codes={name: np.asarray(values, np.int32) for name, values in codes.items()},
+            day=asked_day.astype(np.int32),
+            time_s=asked.time_s,
+            cos=np.cos(turn).astype(np.float32),
+            sin=np.sin(turn).astype(np.float32),
+            log_gap=history.log_asked_gap.astype(np.float32),
+            clock=_clock(asked),
+        )
+
+
+def _clock(moments: Moments) -> Floats:
+    """Return float32 [n, len(CLOCK)]."""
+    turn, week = 2 * np.pi * moments.local_hour / 24, 2 * np.pi * moments.weekday / 7
+    clock = [np.sin(turn), np.cos(turn), np.sin(2 * turn), np.cos(2 * turn)]
+    clock += [moments.weekend.astype(float), np.sin(week), np.cos(week)]
+    assert len(clock) == len(CLOCK)
+    return np.stack(clock, axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -49,6 +110,7 @@ class CheckInFacts:
         located: bool, whether there are coordinates.
         log_gap: float32, of the hours since the check-in before.
         clock: float32 [n, len(CLOCK)].
+        asked: AskedFacts, where the moment of the next check-in is known; else None.
     """
 
     classes: Int32s
@@ -63,14 +125,19 @@ class CheckInFacts:
     located: Bools
     log_gap: Floats
     clock: Floats
+    asked: AskedFacts | None = None
 
     @classmethod
-    def of(cls, history: History) -> "CheckInFacts":
-        """Return the CheckInFacts of a History of n check-ins."""
+    def of(cls, history: History, asked_at: bool = False) -> "CheckInFacts":
+        """Return the CheckInFacts of a History of n check-ins.
+
+        Args:
+            history: History.
+            asked_at: whether the moment of the next check-in is known.
+        """
         day = history.local_time_s // 86400
-        weekday = (day + 3) % 7  # 1970-01-01 was a Thursday
         gap_h = np.diff(history.time_s, prepend=history.time_s[:1]) / HOUR_S
-        turn, week = 2 * np.pi * history.local_hour / 24, 2 * np.pi * weekday / 7
+        turn = 2 * np.pi * history.local_hour / 24
         lat_deg, lon_deg = history.lat_deg, history.lon_deg
         located = np.isfinite(lat_deg) & np.isfinite(lon_deg)
         lat_deg, lon_deg = (np.where(located, v, 0.0) for v in (lat_deg, lon_deg))
@@ -80,21 +147,17 @@ class CheckInFacts:
             "category_before": shifted(history.categories, 1),
             "venue_before": shifted(history.venues, 1),
             "category_before_that": shifted(history.categories, 2),
-            "weekday": weekday,
+            "weekday": history.moments.weekday,
             "weekend": history.weekend,
             "place_in_day": _place_in_day(day),
             "day": day,
         }
-        clock = [np.sin(turn), np.cos(turn), np.sin(2 * turn), np.cos(2 * turn)]
-        clock += [history.weekend.astype(float), np.sin(week), np.cos(week)]
-        assert len(clock) == len(CLOCK)
         as_float = {
             "hour": history.local_hour,
             "cos": np.cos(turn),
             "sin": np.sin(turn),
             "narrowing": np.cos(np.radians(lat_deg)),
             "log_gap": np.log1p(np.maximum(gap_h, 0)),
-            "clock": np.stack(clock, axis=1),
         }
         return cls(
             classes=history.classes,
@@ -103,8 +166,24 @@ class CheckInFacts:
             north_km=KM_PER_DEG * lat_deg,
             east_km=KM_PER_DEG * lon_deg,
             located=located,
+            clock=_clock(history.moments),
+            asked=AskedFacts.of(history) if asked_at else None,
             **{name: values.astype(np.float32) for name, values in as_float.items()},
         )
+
+    def context(self, rows: Ints) -> list[Floats | Doubles]:
+        """Return the context of some rows but the log of their number, a list of [rows]."""
+        asked, gap = self.asked, self.log_gap[rows]
+        if asked is None:
+            return [*self.clock[rows].T, gap, _few(self.codes["place_in_day"][rows])]
+        place = _few(asked.codes["asked_place_in_day"][rows])
+        return [*asked.clock[rows].T, gap, asked.log_gap[rows], place]
+
+
+def _few(places: Int32s) -> Doubles:
+    """Return places in the day as a number of the context."""
+    found: Doubles = np.minimum(places, 6) / 3
+    return found
 
 
 def shifted(values: AnyInts, by: int) -> AnyInts:
@@ -215,21 +294,27 @@ class Similarities:
                 now, then = facts.time_s[self.rows], facts.time_s[self.columns, None]
                 np.subtract(now, then, out=out, casting="unsafe")
                 return np.maximum(out, 0, out=out)  # the future is not seen, but may overflow
-            case "weekend":
+            case "weekend" | "asked_weekend":
                 out = self._equal(name, out)
                 out *= np.float32(0.75)
                 out += np.float32(0.25)
                 return out
-            case "cos":  # of the difference of the hours, minus 1
-                self._outer(np.multiply, facts.cos, out)
-                out += self._outer(np.multiply, facts.sin, self.new("other"))
+            case "cos" | "asked_cos":  # of the difference of the hours, minus 1
+                turn = facts if name == "cos" else self._asked
+                self._outer(np.multiply, turn.cos, out)
+                out += self._outer(np.multiply, turn.sin, self.new("other"))
                 out -= 1
                 return out
             case "hour" | "sharp_hour":
-                np.multiply(self["cos"], np.float32(4 if name == "hour" else 12), out=out)
+                np.multiply(self["cos"], np.float32(SHARPNESS[name]), out=out)
                 return np.exp(out, out=out)
-            case "gap":
-                self._outer(np.subtract, facts.log_gap, out)
+            case "asked_hour" | "asked_sharp_hour" | "asked_sharpest_hour":
+                sharpness = SHARPNESS[name.removeprefix("asked_")]
+                np.multiply(self["asked_cos"], np.float32(sharpness), out=out)
+                return np.exp(out, out=out)
+            case "gap" | "asked_gap":
+                log_gap = facts.log_gap if name == "gap" else self._asked.log_gap
+                self._outer(np.subtract, log_gap, out)
                 out *= out
                 out *= -2
                 return np.exp(out, out=out)
@@ -257,8 +342,13 @@ class Similarities:
                 )
                 out[...] = found
                 return self.unseen(out)
+            case "asked_yesterday" | "asked_week_ago" | "asked_last_hours":
+                return self.unseen(self._ago(*AGO_H[name], out))
             case "today":
                 return self.unseen(self._equal("day", out))
+            case "asked_today":
+                asked, days = self._asked.day[self.rows], facts.codes["day"]
+                return self.unseen(self._where(np.equal, asked, days[self.columns, None], out))
             case "last_10" | "last_3":
                 limit = int(name.removeprefix("last_"))
                 out.fill(0)
@@ -272,6 +362,17 @@ class Similarities:
             case "squared_km":
                 return self._squared_km(out)
         return self._equal(name, out)
+
+    @property
+    def _asked(self) -> AskedFacts:
+        assert self._facts.asked is not None, "similarities of asked moments need these"
+        return self._facts.asked
+
+    def _ago(self, least_h: float, most_h: float, out: Floats) -> Floats:
+        """Write 1 where a column lies some hours before the asked moment of a row, else 0."""
+        ago_s = self._asked.time_s[self.rows] - self._facts.time_s[self.columns, None]
+        out[...] = (ago_s >= least_h * HOUR_S) & (ago_s <= most_h * HOUR_S)
+        return out
 
     def _decayed(self, rate: Any, out: Floats) -> Floats:
         np.multiply(self["seconds"], rate, out=out)
@@ -310,7 +411,7 @@ class Similarities:
         return out
 
     def _equal(self, name: str, out: Floats) -> Floats:
-        codes = self._facts.codes[name]
+        codes = (self._asked if name.startswith("asked_") else self._facts).codes[name]
         now = codes[self.rows]
         now = np.where(now < 0, -2, now).astype(np.int32)
         return self._where(np.equal, now, codes[self.columns, None], out)

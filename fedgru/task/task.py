@@ -12,7 +12,7 @@ from fedgru.agnostic.protection import Protection, make_protection
 from fedgru.algorithms import attacks, robust
 from fedgru.algorithms.backdoor import Backdoor
 from fedgru.config import InputSettings, Settings
-from fedgru.config.feature_names import parse_features
+from fedgru.config.feature_names import parse_features, with_asked
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.core.trees import map_arrays
@@ -258,10 +258,14 @@ class Task:
             has_prior=True,
             head_dim=HEAD_DIM if model.head_dim is None else model.head_dim,
             head_dropout=HEAD_DROPOUT if model.head_dropout is None else model.head_dropout,
-            num_features=len(candidate_features.FEATURES),
-            num_context=len(candidate_features.CONTEXT),
+            num_features=len(self._feature_set.features),
+            num_context=len(self._feature_set.context),
             num_kinds=1 + (self.num_classes if by_class else 1),
         )
+
+    @property
+    def _feature_set(self) -> candidate_features.FeatureSet:
+        return candidate_features.feature_set(self.settings.inputs.asked_at)
 
     @cached_property
     def shared(self) -> Doubles:
@@ -330,7 +334,14 @@ class Task:
         own = zip(*self.clients.bounds("train"), strict=True)
         loop = self.settings.loop
         histories = [self.history[start:end] for start, end in own]
-        kernel = fit_kernel(histories, self.shared, loop.seed, loop.threads, on_round)
+        kernel = fit_kernel(
+            histories,
+            self.shared,
+            loop.seed,
+            loop.threads,
+            on_round,
+            asked_at=self.settings.inputs.asked_at,
+        )
         return replace(self, kernel=kernel)
 
     @cached_property
@@ -400,7 +411,8 @@ class Task:
                 assert self.kernel is not None, "the kernel is learnt by with_kernel"
                 prior = kernel_prior(self.kernel, own, self.shared)
             else:
-                prior = priors.count_prior(kind, own, self.shared)
+                asked_at = self.settings.inputs.asked_at
+                prior = priors.count_prior(kind, own, self.shared, asked_at)
         if self._recurs(client):
             self._client_priors[client, kind] = prior
         return prior
@@ -528,6 +540,7 @@ class Task:
                 backoff,
                 kinds_by_class=self.settings.inputs.target == "category",
                 first=first,
+                feature_set=self._feature_set,
             )
 
     def trained_candidates(
@@ -708,7 +721,7 @@ def _prepare(
 ) -> stored.StoredParts:
     """Make the StoredParts of a data set in a pass over every check-in. Errors as `build_task`."""
     check_ins, inputs_settings = data_set.check_ins, settings.inputs
-    names = parse_features(inputs_settings.features)
+    names = with_asked(parse_features(inputs_settings.features), inputs_settings.asked_at)
     _check_columns(data_set, inputs_settings, names)
     data = settings.data
     clients, coverage = choose_clients(

@@ -34,7 +34,7 @@ def count_traffic(
     weights: Weights,
     own_rows: npt.ArrayLike,
     has_head: bool = False,
-    has_kernel: bool = False,
+    kernel: Kernel | None = None,
     whole_table: bool = False,
     sent: Sent = Sent(),  # noqa: B008  # frozen
 ) -> Traffic:
@@ -50,7 +50,7 @@ def count_traffic(
         weights: name -> array, as in best.npz.
         own_rows: int [num_clients], rows of the table that each client names.
         has_head: whether a concept is protected.
-        has_kernel: whether the clients learnt a kernel prior before round 1. In each of its rounds
+        kernel: what the clients learnt before round 1, with a kernel prior. In each of its rounds
             clients receive the numbers, and send their gradient and the loss.
         whole_table: whether each client is sent all rows, as --engine tff does.
         sent: Sent of the algorithm.
@@ -66,8 +66,8 @@ def count_traffic(
     model = FLOAT_BYTES * (num_dense + rows * table.shape[1])
     down = sent.down * model
     up = sent.up * model + FLOAT_BYTES * ids + SUM_BYTES * ((6 if has_head else 3) + sent.sums)
-    num_kernel = len(Kernel().to_dict())
-    prior_bytes = FIT_ROUNDS * FLOAT_BYTES * (2 * num_kernel + 1) if has_kernel else 0
+    num_kernel = 0 if kernel is None else len(kernel.to_dict())
+    prior_bytes = FIT_ROUNDS * FLOAT_BYTES * (2 * num_kernel + 1) if num_kernel else 0
     return Traffic(down, up, model_bytes, prior_bytes)
 
 

@@ -39,7 +39,8 @@ def without_effect(kind: RunKind) -> tuple[str, ...]:
     """Return a tuple of the settings that have no effect on runs of a RunKind."""
     if not kind.trains:
         alone = ("train_users",) if kind.learns_alone else ()
-        return tuple(name for name in config.fields() if name not in _COUNTED or name in alone)
+        counted = (*_COUNTED, "asked_at") if kind.knows_moment else _COUNTED
+        return tuple(name for name in config.fields() if name not in counted or name in alone)
     if not kind.is_baseline:
         return ()
     sections = (*_SERVER, *_ALGORITHM, *_FAULTS, *_SIMULATED)
@@ -73,6 +74,10 @@ def settings_of(
     forced = {"name": overrides.get("name", kind.name)}
     if kind.learns_kernel and not kind.trains:  # the baseline is the kernel prior alone
         forced["prior"] = "kernel"
+    if not kind.knows_moment:  # a config file can have it
+        forced["asked_at"] = False
+    elif kind.needs_moment:
+        forced["asked_at"] = True
     settings = config.load(overrides | forced, config_file, preset)
     if settings.model.model is not None and kind.trains:
         raise ConfigError(

@@ -28,10 +28,8 @@ if TYPE_CHECKING:
     from fedgru.task.task import Task
 
 BEST = "best"  # for `must_beat`: the counting baseline that is best on validation
-BASELINES = (
-    *evaluate.RANKING_BASELINES,
-    *(f"running_{kind}" for kind in evaluate.RUNNING_BASELINES),
-)
+BASELINES = evaluate.baseline_names(asked_at=False)
+ASKED_BASELINES = evaluate.baseline_names(asked_at=True)
 
 # of a run whose clients have models of their own
 AUDITED = "the model that a new client starts with, not the clients' own"
@@ -235,10 +233,10 @@ def audit_run(
 
 def check_baseline(name: str, settings: Settings) -> None:
     """Raise a ConfigError unless the report of a run with these settings has this baseline."""
-    known = list(BASELINES)
+    known = list(ASKED_BASELINES if settings.inputs.asked_at else BASELINES)
     if settings.inputs.prior != "kernel":
         known.remove("running_kernel")
-    if settings.inputs.target != "venue":
+    if settings.inputs.target != "venue" and nearby.NAME in known:
         known.remove(nearby.NAME)
     known.append(BEST)
     if name not in known:

@@ -111,6 +111,8 @@ def test_an_agnostic_run_has_no_problem(data, agnostic):
     [
         {"prior": "kernel", "features": "venue,gap", "target": "venue", "users": 2, "rounds": 1},
         {"layout": "chunks", "local_epochs": 1, "stop_metric": "val/acc@1/macro", "patience": 1},
+        {"asked_at": True, "head": "candidates", "rounds": 1},
+        {"asked_at": True, "prior": "none", "rounds": 1},
     ],
 )
 def test_other_clean_runs_have_no_problem(data, tmp_path, overrides):
@@ -138,7 +140,9 @@ def test_clients_with_models_of_their_own_have_no_problem(data, tmp_path, case):
     assert set(problems(run)) == (set() if case == "ifca" else {"reproduced"})  # it keeps a number
 
 
-@pytest.mark.parametrize("kind", ["commonest", "global-markov", "running-backoff"])
+@pytest.mark.parametrize(
+    "kind", ["commonest", "global-markov", "running-backoff", "running-by-hour"]
+)
 def test_a_counting_baseline_has_no_problem(data, tmp_path, kind):
     found = statuses(make_run(data, tmp_path, kind))
     not_applicable = {name for name, status in found.items() if status == checks.NOT_APPLICABLE}
@@ -296,6 +300,16 @@ def test_a_prior_that_has_counted_the_target_is_found(run, monkeypatch):
     found = problems(run)
     assert found["training targets"].startswith("the prior changes with the target")
     assert found["scored targets"].startswith("a prediction of val changes with the target")
+
+
+def test_more_than_the_moment_of_the_target_is_found(data, tmp_path, monkeypatch):
+    run = make_run(data, tmp_path, asked_at=True, prior="none", rounds=1)
+    own = features._following
+    # the moment of the check-in after the target
+    monkeypatch.setattr(features, "_following", lambda clients: own(clients)[own(clients)])
+    found = problems(run)
+    assert found["training targets"].startswith("a number changes with the target or with later")
+    assert found["scored targets"].startswith("a prediction of val changes with the target or with")
 
 
 def test_a_counting_baseline_that_has_counted_the_target_is_found(data, tmp_path, monkeypatch):

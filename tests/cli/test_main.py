@@ -78,6 +78,7 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
     head, _, log = result.stderr.partition("run folder ")
     assert head == (
         "Data set hamlet\n"
+        "Task: next check-in\n"
         "                                clients   check-ins\n"
         "  in the data set                     6         240\n"
         "  with 5 or more check-ins            6         240\n"
@@ -130,7 +131,8 @@ def test_eval_prints_the_model_beside_the_baselines(here, run_dir):
     assert result.stderr == f"{name}, data set hamlet\n"
     title, header, *lines = result.stdout.splitlines()
     assert title == (
-        f"Test of {name}, round {report['round']}: 51 targets of 6 clients, each scored once"
+        f"Test of {name}, round {report['round']}, next check-in: "
+        "51 targets of 6 clients, each scored once"
     )
     assert " ".join(header.split()) == "acc@1 acc@5 acc@10 mrr ndcg loss acc@1 macro"
     assert [line[:22].strip() for line in lines[:12]] == [

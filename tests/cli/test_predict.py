@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -287,3 +288,47 @@ def test_the_programs_in_the_docs_run(here, capsys):
     exec(compile(with_keras, str(DOCS), "exec"), {})
     by_weights, by_keras = capsys.readouterr().out.splitlines()
     assert eval(by_weights)[0][0] == by_keras  # the most probable of both
+
+
+def test_predict_at_a_moment(here):
+    invoke("train", *SMALL, "--asked-at", "--prior", "kernel", "--name", "asked", "--no-eval")
+    needed = invoke("predict", "--client", 3, code=1).stderr.splitlines()[-1]
+    assert needed == (
+        "Error: the run was trained with --asked-at: its model needs the moment of the next "
+        "check-in. Give it with --at, such as --at 2012-04-10T18:30."
+    )
+    # as the evaluation does, at the moment of the check-in that came
+    check_ins = datasets.open_data_set("hamlet").check_ins
+    row = np.flatnonzero(check_ins.user.codes == check_ins.user.values.index("3"))[37]
+    time_s, offset_min = int(check_ins.time_s[row]), int(check_ins.offset_min[row])
+    came = json.loads(invoke("predict", "--client", 3, "--until", 37, "--json").stdout)
+    assert came["asked"] == {"time_s": time_s, "offset_min": offset_min}
+    assert came["task"] == "next check-in, its time known"
+    zone = timezone(timedelta(minutes=offset_min))
+    text = datetime.fromtimestamp(time_s, zone).isoformat()
+    asked = ("predict", "--client", 3, "--until", 37, "--json", "--at")
+    assert json.loads(invoke(*asked, text).stdout) == came
+    # without an offset it is the local clock of the last check-in; in UTC the same moment, but
+    # another hour of the day
+    assert json.loads(invoke(*asked, text[:19]).stdout) == came
+    utc = datetime.fromtimestamp(time_s, UTC).isoformat()
+    other = json.loads(invoke(*asked, utc).stdout)
+    assert other["asked"] == {"time_s": time_s, "offset_min": 0}
+    assert other["top"] != came["top"]
+    day = f"{datetime.fromtimestamp(time_s, zone):%Y-%m-%d %H:%M}"
+    shown = invoke("predict", "--client", 3, "--until", 37).stdout.splitlines()[0]
+    assert f"; asked at {day} " in shown
+    for wrong in ("2012-11-08", "at noon"):
+        assert invoke(*asked, wrong, code=1).stderr.splitlines()[-1] == (
+            f"Error: --at is {wrong!r}, expected a day and a time, such as 2012-04-10T18:30 or "
+            "2012-04-10T18:30-04:00."
+        )
+    early = invoke(*asked, "2001-01-01T00:00", code=1).stderr.splitlines()[-1]
+    assert early.endswith("give a later one.")
+    first = listing.open_run("log", next(here.glob("log/*-first")).name)
+    assert invoke("predict", first.path.name, "--client", 3, "--at", text, code=1).stderr.endswith(
+        "Error: --at has no effect: the run was trained without --asked-at, so its model does not "
+        "read when the next check-in is. Leave it out.\n"
+    )
+    listed = invoke("runs", "list").stdout
+    assert "next check-in, its time known" in listed

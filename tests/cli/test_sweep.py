@@ -56,7 +56,7 @@ def test_what_a_sweep_prints(invoke, no_audit, tmp_path):
     why = "training diverged. Details: "
     failed = next((tmp_path / log).glob("*-rates-3-seed0")).relative_to(tmp_path)
     assert result.stderr == (
-        f"Sweep {log}: 3 points in a grid, 2 seeds each: client_lr 0.25|0.5|2.0\n"
+        f"Sweep {log}, next check-in: 3 points in a grid, 2 seeds each: client_lr 0.25|0.5|2.0\n"
         "Each is scored on the same 40 validation targets of 6 clients of data set tiny by "
         "val/loss/micro\n"
         "trial 1 of 3: client_lr 0.25: val/loss/micro 6.6250 (6.5000 to 6.7500), 0.0 s\n"
@@ -123,8 +123,8 @@ def test_json_and_going_on(invoke, no_audit):
 def test_ranges_are_drawn(invoke, no_audit):
     result = invoke(*SMALL, "--client-lr", "1e-3..1", "--seq-len", "4..32", "--trials", 3)
     assert result.stderr.splitlines()[0] == (
-        "Sweep log/sweeps/seq-len_client-lr: 3 points drawn by TPE: seq_len 4..32 (evenly), "
-        "client_lr 0.001..1 (by its logarithm)"
+        "Sweep log/sweeps/seq-len_client-lr, next check-in: 3 points drawn by TPE: seq_len 4..32 "
+        "(evenly), client_lr 0.001..1 (by its logarithm)"
     )
     assert "3 done" in result.stdout
     command = re.search("^Train it with: fedgru (train .*)", result.stdout, re.MULTILINE)[1]

@@ -40,6 +40,7 @@ def test_the_notebook_preset_is_the_notebook():
         "prior": "none",
         "clock": "utc",
         "vocabulary": "range",
+        "asked_at": False,
         "scaling": "none",
     }
     assert settings.layout.model_dump() == {"layout": "chunks", "batch_size": 16, "seq_len": 16}
@@ -101,6 +102,12 @@ def test_no_name_occurs_in_two_sections():
             {"features": "clock", "vocabulary": "range"},
             "`vocabulary` has no effect: `features` clock holds none of user, category, venue, "
             "raw_category.",
+        ),
+        ({"asked_at": 3}, "`asked_at` is 3, expected true or false."),
+        (
+            {"asked_at": True, "prior": "markov"},
+            "`prior` markov counts without the time, which `asked_at` makes known. Use `prior` "
+            "kernel or backoff, or none.",
         ),
         ({"client_lr": float("inf")}, "`client_lr` is inf, expected a finite number."),
         (

@@ -45,7 +45,7 @@ def test_what_cannot_be_told_is_a_dash():
         "audited": "the model that a new client starts with, not the clients' own",
     }
     assert describe.describe_report(report, FEDERATED).splitlines() == [
-        "Test of log/x, round 3: 1,234 targets of 2 clients, each scored once",
+        "Test of log/x, round 3, next check-in: 1,234 targets of 2 clients, each scored once",
         "                          acc@1    acc@5   acc@10      mrr     ndcg     loss  acc@1 macro",
         "  model                  0.5000        -        -        -        -        -            -",
         "    cold state           0.5000        -        -        -        -        -            -",
@@ -118,7 +118,9 @@ def test_a_report_says_which_model_was_scored(kind, which, row):
         "baselines": {},
     }
     lines = describe.describe_report(report, KINDS[kind]).splitlines()
-    assert lines[0] == f"Test of log/x{which}: 4 targets of 1 client, each scored once"
+    assert (
+        lines[0] == f"Test of log/x{which}, next check-in: 4 targets of 1 client, each scored once"
+    )
     assert lines[2].split()[0] == row
 
 

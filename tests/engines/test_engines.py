@@ -111,6 +111,7 @@ CASES = {
     "candidates": CANDIDATES,
     "candidates, venues": {**CANDIDATES, "target": "venue"},
     "candidates, lstm": {**CANDIDATES, "cell": "lstm"},
+    "candidates, asked": {**CANDIDATES, "asked_at": True},
     "candidates, scaffold": {**CANDIDATES, "algorithm": "scaffold"},
     "candidates, proximal": {**CANDIDATES, "prox_mu": 3.0},
     "candidates, fed-per": {**CANDIDATES, "algorithm": "fed-per"},
@@ -197,7 +198,7 @@ PAIRS += [
 RAY_CASES = (
     *("client adam, server sgd", "owners, server adam", "lstm", "proximal", "reversal"),
     *("fed-nova", "krum", "centred clipping, owners", "norm bounding"),
-    *("candidates", "candidates, venues"),
+    *("candidates", "candidates, venues", "candidates, asked"),
     *ATTACKS,
 )
 PAIRS += [

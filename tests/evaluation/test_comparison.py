@@ -123,8 +123,8 @@ def test_fine_tuned_copies_are_a_row(make_run):
     assert found["rows"][1]["acc@1"]["difference"]["difference"] == pytest.approx(0.5)
     assert [row["loss"] for row in found["rows"]] == [None] * 3
     assert describe.describe_comparison(found).splitlines()[:5] == [
-        "6 targets of 2 clients; means over seeds (smallest to largest); differences with paired "
-        "95 % intervals over clients",
+        "Next check-in: 6 targets of 2 clients; means over seeds (smallest to largest); "
+        "differences with paired 95 % intervals over clients",
         "",
         "acc@1" + 19 * " " + "seeds          acc@1 against ours",
         "  ours" + 22 * " " + "1  0.5000",
@@ -148,6 +148,11 @@ def test_what_cannot_be_compared(make_run, tmp_path):
     venue = make_run("venue", 0.5, 0.5, target="venue")
     assert message(comparison.compare, [first, venue]) == (
         f"{venue.path} cannot be compared with {first.path}: it predicts the venue, not category."
+    )
+    asked = make_run("asked", 0.5, 0.5, asked_at=True)
+    assert message(comparison.compare, [first, asked]) == (
+        f"{asked.path} cannot be compared with {first.path}: it predicts the next check-in, its "
+        "time known, not the next check-in."
     )
     fewer = make_run("fewer", 0.5, 0.5, rows=range(3, 8))
     assert message(comparison.compare, [first, fewer]) == (

@@ -27,6 +27,7 @@ CASES = {
     },
     "candidates": {"head": "candidates", "prior": "kernel", "head_dim": 7},
     "candidates, venues": {"head": "candidates", "prior": "backoff", "target": "venue"},
+    "asked, candidates": {"asked_at": True, "head": "candidates", "prior": "kernel", "head_dim": 7},
 }
 CLIENT = 4
 
@@ -52,8 +53,11 @@ def walk(task, stream, predict):
     begin, end = task.clients.starts[CLIENT : CLIENT + 2]
     found = []
     check_ins = check_ins_of(task.check_ins, task.clients.rows[begin:end])
-    for position, check_in in enumerate(check_ins[:-1], start=begin + 1):
+    pairs = zip(check_ins[:-1], check_ins[1:], strict=True)
+    for position, (check_in, following) in enumerate(pairs, start=begin + 1):
         stream = stream.push(check_in)
+        if task.settings.inputs.asked_at:
+            stream = stream.asked(following.time_s, following.offset_min)
         found.append(predict(stream, evaluation_noise(task, position)))
     return np.array(found)
 
@@ -63,7 +67,7 @@ def equal(found, expected):
     assert expected.std(axis=0).max() > 0.001
 
 
-@pytest.mark.parametrize("case", slow_but(CASES, "gru, kernel", "noise", "candidates"))
+@pytest.mark.parametrize("case", slow_but(CASES, "gru, kernel", "noise", "asked, candidates"))
 def test_the_exported_keras_model_predicts_as_the_evaluation_does(make_run, tmp_path, case):
     import keras
 
@@ -88,7 +92,7 @@ def test_the_saved_model_predicts_as_the_evaluation_does(make_run, tmp_path, cas
         model.reset_state()
 
 
-@pytest.mark.parametrize("case", ["gru, kernel", "noise", "candidates"])
+@pytest.mark.parametrize("case", ["gru, kernel", "noise", "candidates", "asked, candidates"])
 def test_exported_weights_predict_as_the_evaluation_does(make_run, tmp_path, case):
     run, task, expected = make_run(**CASES[case])
     described = model_export.export_run(run, task, "weights", tmp_path / "out")

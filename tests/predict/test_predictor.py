@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedgru.agnostic import protection
-from fedgru.core.errors import DataError
+from fedgru.core.errors import ConfigError, DataError
 from fedgru.data.datasets import DataSet
 from fedgru.evaluation import evaluate
 from fedgru.predict.predictor import Predictor, Stream, check_ins_of, evaluation_noise
@@ -30,6 +30,9 @@ CASES = {
     "noise": {"agnostic_to": "client", "alpha_schedule": "constant", "rounds": 2},
     "candidates": {"head": "candidates", "prior": "kernel"},
     "candidates, venues": {"head": "candidates", "prior": "markov", "target": "venue"},
+    "asked": {"asked_at": True, "prior": "backoff", "features": "category,clock,gap"},
+    "asked, utc, no prior": {"asked_at": True, "cell": "lstm", "clock": "utc", "prior": "none"},
+    "asked, candidates": {"asked_at": True, "head": "candidates", "prior": "kernel"},
 }
 
 
@@ -49,8 +52,13 @@ def streamed(task, weights, client):
     predictor = Predictor.start(Schema.of(task, weights), weights)
     found = []
     check_ins = check_ins_of(task.check_ins, task.clients.rows[begin:end])
-    for position, check_in in enumerate(check_ins[:-1], start=begin + 1):
+    pairs = zip(check_ins[:-1], check_ins[1:], strict=True)
+    for position, (check_in, following) in enumerate(pairs, start=begin + 1):
         predictor = predictor.push(check_in)
+        if task.settings.inputs.asked_at:
+            # asked at another moment before: that changes nothing
+            predictor.asked(check_in.time_s + 60).log_probs()
+            predictor = predictor.asked(following.time_s, following.offset_min)
         found.append(predictor.log_probs(evaluation_noise(task, position)))
     return np.array(found)
 
@@ -199,8 +207,11 @@ def test_an_interface_goes_through_json(make_task, case):
     assert again.to_dict() == schema.to_dict()
     assert again.shared.tolist() == schema.shared.tolist()
     names = [entry["name"] for entry in schema.to_dict()["inputs"]]
-    first = check_ins_of(task.check_ins, task.clients.rows[:1])
-    assert names == list(Stream.start(again).push(*first).inputs())
+    (first,) = check_ins_of(task.check_ins, task.clients.rows[:1])
+    stream = Stream.start(again).push(first)
+    if task.settings.inputs.asked_at:
+        stream = stream.asked(first.time_s)
+    assert names == list(stream.inputs())
 
 
 def test_a_description_of_another_format_is_refused():
@@ -219,3 +230,47 @@ def test_a_description_of_other_features_of_candidates_is_refused(make_task):
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         Schema.from_dict(described)
+
+
+def test_a_model_that_knows_the_time_needs_the_moment(make_task):
+    def message(action, kind=ConfigError):
+        with pytest.raises(kind) as error:
+            action()
+        return str(error.value)
+
+    task = make_task(asked_at=True)
+    weights = protection.init_weights(task)
+    check_in, *_ = check_ins_of(task.check_ins, task.clients.rows[:5])
+    predictor = Predictor.start(Schema.of(task, weights), weights).push(check_in)
+    assert message(predictor.log_probs) == (
+        "the model was trained with `asked_at`: it needs the moment for which it is asked. Give it "
+        "with asked(time_s, offset_min)."
+    )
+    early = check_in.time_s - 1
+    assert message(lambda: predictor.asked(early), DataError) == (
+        f"the moment of asking (time {early}) is earlier than the last check-in (time "
+        f"{check_in.time_s}): give a later one."
+    )
+    # what follows forgets the moment
+    later = replace(check_in, time_s=check_in.time_s + 3600)
+    assert "needs the moment" in message(predictor.asked(later.time_s).push(later).top)
+    other = make_task()
+    weights = protection.init_weights(other)
+    predictor = Predictor.start(Schema.of(other, weights), weights).push(check_in)
+    assert message(lambda: predictor.asked(later.time_s)) == (
+        "the model was trained without `asked_at`: it does not read the moment of asking. Leave it "
+        "out."
+    )
+
+
+def test_the_moment_of_asking_changes_the_prediction(make_task):
+    task = make_task(asked_at=True, head="candidates")
+    _, weights = drawn(task)
+    check_ins = check_ins_of(task.check_ins, task.clients.rows[:20])
+    predictor = Predictor.start(Schema.of(task, weights), weights).extend(check_ins)
+    last = check_ins[-1]
+    soon, later = (
+        predictor.asked(last.time_s + hours * 3600, last.offset_min).log_probs()
+        for hours in (1, 12)
+    )
+    assert np.abs(soon - later).max() > 0.01

@@ -291,8 +291,8 @@ def test_a_run_of_an_unknown_kind(make_run, kind):
     message = (
         f"{run.path}/run.json has the kind {kind!r}, expected one of federated, "
         "deployed, commonest, last, frequency, markov, global-markov, popular-nearby, "
-        "running-user-markov, running-markov, running-backoff, kernel, central, local. It is "
-        "damaged, or a newer fedgru made the run."
+        "running-user-markov, running-markov, running-by-hour, running-backoff, kernel, central, "
+        "local. It is damaged, or a newer fedgru made the run."
     )
     assert message_of(lambda: run.kind) == message
     assert run.overview()["status"] == message  # and is listed all the same

@@ -8,7 +8,7 @@ import pytest
 
 from fedgru.models.candidate_head import NO_CANDIDATE
 from fedgru.task import candidate_features, candidates
-from fedgru.task.candidate_features import CONTEXT, FEATURES, NEVER
+from fedgru.task.candidate_features import ASKED, NEVER, NEXT
 from fedgru.task.candidates import client_candidates
 from fedgru.task.kernel_prior import Kernel, kernel_prior
 from fedgru.task.priors import History, count_prior
@@ -16,6 +16,9 @@ from fedgru.task.priors import History, count_prior
 NUM_CLASSES = 7
 SHARED = np.arange(1.0, NUM_CLASSES + 1) / np.arange(1.0, NUM_CLASSES + 1).sum()
 DAY, HOUR = 86400, 3600
+FEATURES = NEXT.features
+# without and with the moment of the next check-in
+both = pytest.mark.parametrize("feature_set", [NEXT, ASKED], ids=["next", "asked"])
 
 
 def made_up(n, seed=0, num_classes=NUM_CLASSES - 1, located=True):
@@ -38,16 +41,20 @@ def made_up(n, seed=0, num_classes=NUM_CLASSES - 1, located=True):
     )
 
 
-def found(history, first=0, **others):
-    prior = kernel_prior(Kernel(), history, SHARED)
-    backoff = count_prior("backoff", history, SHARED)
-    return client_candidates(history, SHARED, prior, backoff, first=first, **others)
+def found(history, first=0, feature_set=NEXT, **others):
+    asked_at = feature_set.asked_at
+    prior = kernel_prior(Kernel.start(asked_at), history, SHARED)
+    backoff = count_prior("backoff", history, SHARED, asked_at)
+    return client_candidates(
+        history, SHARED, prior, backoff, first=first, feature_set=feature_set, **others
+    )
 
 
-def unscaled(candidates_found, name):
-    at = FEATURES.index(name)
+def unscaled(candidates_found, name, feature_set=NEXT):
+    at = feature_set.features.index(name)
     values = candidates_found.candidates.features[..., at]
-    return values * candidate_features.SCALES[at] + candidate_features.SHIFTS[at]
+    shifts, scales = feature_set.scaling
+    return values * scales[at] + shifts[at]
 
 
 def by_class(of_candidates, candidates_found, pair):
@@ -105,20 +112,44 @@ def slow_weights(history, i, j):
     }
     for days in (3, 15, 60):
         weights[f"half_{days}"] = 0.5 ** (age_s / DAY / days)
-    return weights, km
+    return weights | slow_asked_weights(history, i, j), km
 
 
+def slow_asked_weights(history, i, j):
+    """The same of the moments of the check-ins after i and j."""
+    k, m = i + 1, j + 1
+    hour, day = history.local_hour, history.local_time_s // DAY
+    cos = math.cos(2 * math.pi * (hour[k] - hour[m]) / 24)
+    since_h = (history.time_s[k] - history.time_s[j]) / HOUR
+    gaps = [math.log1p((history.time_s[n + 1] - history.time_s[n]) / HOUR) for n in (i, j)]
+    place = [int((day[: n + 1] == day[n + 1]).sum()) for n in (i, j)]
+    return {
+        "asked_hour": math.exp(4 * (cos - 1)),
+        "asked_sharp_hour": math.exp(12 * (cos - 1)),
+        "asked_sharpest_hour": math.exp(40 * (cos - 1)),
+        "asked_weekend": 1.0 if history.weekend[k] == history.weekend[m] else 0.25,
+        "asked_weekday": float((day[k] - day[m]) % 7 == 0),
+        "asked_gap": math.exp(-2 * (gaps[0] - gaps[1]) ** 2),
+        "asked_place_in_day": float(place[0] == place[1]),
+        "asked_yesterday": float(21 <= since_h <= 27),
+        "asked_week_ago": float(165 <= since_h <= 171),
+        "asked_last_hours": float(since_h <= 4),
+        "asked_today": float(day[j] == day[k]),
+    }
+
+
+@both
 @pytest.mark.parametrize("located", [True, False])
-def test_counts_equal_sums_written_down_one_by_one(located):
+def test_counts_equal_sums_written_down_one_by_one(located, feature_set):
     history = made_up(40, located=located)
-    ours = found(history)
+    ours = found(history, feature_set=feature_set)
     for i in (0, 1, 7, 38):
         alike = [slow_weights(history, i, j)[0] for j in range(i + 1)]
         recent = np.zeros(NUM_CLASSES)
         for j in range(i + 1):
             recent[history.classes[j]] += alike[j]["half_15"]
         base = (recent + 5 * SHARED) / (recent.sum() + 5)
-        tables = {"followed": candidate_features.FOLLOWED, "visited": candidate_features.VISITED}
+        tables = {"followed": feature_set.followed, "visited": feature_set.visited}
         for kind, table in tables.items():
             ahead = kind == "followed"
             for name, factors in table.items():
@@ -127,13 +158,14 @@ def test_counts_equal_sums_written_down_one_by_one(located):
                     weight = math.prod(alike[j][factor] for factor in factors)
                     counts[history.classes[j + ahead]] += weight
                 wanted = np.log((counts + base) / (counts.sum() + 1)) - np.log(base)
-                values = by_class(unscaled(ours, f"{kind}_{name}"), ours, i)
+                values = by_class(unscaled(ours, f"{kind}_{name}", feature_set), ours, i)
                 assert set(values) == set(history.classes[: i + 1].tolist())
                 for c, value in values.items():
                     assert value == pytest.approx(wanted[c], abs=2e-4), (name, c)
-                new = unscaled(ours, f"{kind}_{name}")[i, 0]
+                new = unscaled(ours, f"{kind}_{name}", feature_set)[i, 0]
                 assert new == pytest.approx(-np.log(counts.sum() + 1), abs=2e-4)
-                total = ours.candidates.context[i, CONTEXT.index(f"log_total_{kind}_{name}")]
+                at = feature_set.context.index(f"log_total_{kind}_{name}")
+                total = ours.candidates.context[i, at]
                 assert total == pytest.approx((np.log1p(counts.sum()) - 2.2) / 1.2, abs=2e-4)
 
 
@@ -165,6 +197,92 @@ def test_recency_by_hand():
     assert new == pytest.approx(NEVER, abs=1e-5)
     # after one visit there is no interval yet
     assert by_class(unscaled(ours, "log_interval"), ours, 1)[1] == pytest.approx(math.log(10000))
+
+
+def test_features_of_an_asked_moment_by_hand():
+    # Thursday: class 0 at 8:00 and class 1 at 12:00; Friday: class 0 at 8:00, asked at 12:00
+    time_s = np.array([8, 12, 32, 36]) * HOUR
+    history = History(
+        classes=np.array([0, 1, 0, 1], np.int32),
+        categories=np.array([0, 1, 0, 1], np.int32),
+        venues=np.array([0, 1, 0, 1], np.int32),
+        time_s=time_s,
+        local_time_s=time_s,
+        lat_deg=np.zeros(4),
+        lon_deg=np.zeros(4),
+    )
+    ours = found(history, feature_set=ASKED)
+
+    def at(name):
+        return by_class(unscaled(ours, name, ASKED), ours, 2)
+
+    # to the asked moment, 4 h after the last check-in: 4 and 24 hours; 24 between visits to class 0
+    assert at("log_hours_since") == pytest.approx({0: math.log(5), 1: math.log(25)}, abs=1e-5)
+    assert at("log_overdue") == pytest.approx(
+        {0: math.log(5 / 25), 1: math.log(25 / 10000)}, abs=1e-5
+    )
+    # 12:00 yesterday lies 24 h before, 8:00 lies 28 h before; today class 0 alone
+    recent = {0: 0.5 ** (1 / 15) + 1, 1: 0.5 ** (20 / 24 / 15)}
+    base = {c: (recent[c] + 5 * SHARED[c]) / (sum(recent.values()) + 5) for c in (0, 1)}
+    assert at("visited_yesterday") == pytest.approx(
+        {0: -math.log(2), 1: math.log((1 + base[1]) / 2 / base[1])}, abs=1e-4
+    )
+    assert at("visited_today") == pytest.approx(
+        {0: math.log((1 + base[0]) / 2 / base[0]), 1: -math.log(2)}, abs=1e-4
+    )
+    # followed: class 1 at 12:00 after 4 h, as is asked; class 0 at 8:00 after 20 h. One sixth of a
+    # turn between 8:00 and 12:00, the cosine is 0.5
+    fade = [math.exp(-0.43 * h / 24 / 30) for h in (24, 20)]
+    counts = {1: fade[0], 0: fade[1] * math.exp(12 * (0.5 - 1))}
+    total = sum(counts.values()) + 1
+    assert at("followed_sharp_hour") == pytest.approx(
+        {c: math.log((counts[c] + base[c]) / total / base[c]) for c in (0, 1)}, abs=1e-4
+    )
+    context = dict(zip(ASKED.context, ours.candidates.context[2], strict=True))
+    assert context["cos"] == pytest.approx(-1 / 0.7, abs=1e-5)  # noon, as is asked
+    assert context["log_asked_gap"] == pytest.approx((math.log(5) - 1.1) / 1.25, abs=1e-5)
+    assert context["log_gap"] == pytest.approx((math.log(21) - 1.1) / 1.25, abs=1e-5)
+    assert context["place_in_day"] == pytest.approx((1 / 3 - 1) / 0.8, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_the_next_check_in_its_moment_alone_is_known(seed):
+    """Its class, venue and place, and all later ones, change nothing; its moment does."""
+    history, rng = made_up(120, seed), np.random.default_rng(seed)
+    pair = int(rng.integers(20, 110))
+    other = made_up(120, seed + 100)
+    shift = history.time_s[pair + 2] + 5 * DAY - other.time_s[pair + 2]
+    later = dataclasses.replace(
+        other, time_s=other.time_s + shift, local_time_s=other.local_time_s + shift
+    )[pair + 2 :]
+    following = dataclasses.replace(
+        other[pair + 1 : pair + 2],
+        time_s=history.time_s[[pair + 1]],
+        local_time_s=history.local_time_s[[pair + 1]],
+    )
+    past = history[: pair + 1]
+    changed = past.join(following).join(later)
+    assert not np.array_equal(changed.lat_deg[pair + 1 :], history.lat_deg[pair + 1 :])
+    ours, theirs = (found(h, feature_set=ASKED) for h in (history, changed))
+    for at in range(pair + 1):
+        for name in ASKED.features:
+            one, two = (by_class(unscaled(f, name, ASKED), f, at) for f in (ours, theirs))
+            assert one == pytest.approx(two, abs=1e-5), name
+        context = ours.candidates.context[at]
+        assert context == pytest.approx(theirs.candidates.context[at], abs=1e-5)
+    moments = {n: getattr(following, n) + 3 * HOUR for n in ("time_s", "local_time_s")}
+    delayed = dataclasses.replace(following, **moments)
+    moved = found(past.join(delayed), feature_set=ASKED).candidates.features[pair]
+    assert np.abs(moved - ours.candidates.features[pair][: len(moved)]).max() > 0.01
+
+
+@both
+def test_features_come_in_eights(feature_set):
+    # the C code reads whole vectors of them
+    assert len(feature_set.features) % 8 == 0
+    assert len(set(feature_set.features)) == len(feature_set.features)
+    assert feature_set.scaling.shape == (2, len(feature_set.features))
+    assert feature_set.context_scaling.shape == (2, len(feature_set.context))
 
 
 @pytest.mark.parametrize("window", [1024, 30])

@@ -5,7 +5,12 @@ from calendar import timegm
 import numpy as np
 import pytest
 
-from fedgru.config.feature_names import CYCLE_FEATURES, SCALED_FEATURES, parse_features
+from fedgru.config.feature_names import (
+    ASKED_FEATURES,
+    CYCLE_FEATURES,
+    SCALED_FEATURES,
+    parse_features,
+)
 from fedgru.core.errors import ConfigError
 from fedgru.task import features
 from fedgru.task.clients import choose_clients
@@ -35,8 +40,12 @@ def test_first_row_of_the_new_york_file_in_utc():
 
 
 def test_every_feature_that_is_no_column_has_a_function():
+    asked = {
+        kind: {n for n, k in ASKED_FEATURES.items() if k == kind} for kind in ("cycle", "scaled")
+    }
     assert set(features.CYCLES) == set(CYCLE_FEATURES)
-    assert set(features.SCALED) == set(SCALED_FEATURES)
+    assert set(features.ASKED_CYCLES) == asked["cycle"]
+    assert set(features.SCALED) == {*SCALED_FEATURES, *asked["scaled"]}
 
 
 def test_local_clock_is_the_default():

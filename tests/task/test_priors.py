@@ -60,6 +60,8 @@ def random_history(seed, n=60, num_classes=4, missing=False):
 SHARED = np.array([0.4, 0.3, 0.15, 0.1, 0.05])  # class 4 never occurs in a random history
 KERNEL = kernel_prior.Kernel(1.5, 0.7, 2.8, 1.4, 0.3, 0.4, 0.5, -0.5, 0.3, 0.9, 0.8)
 
+ASKED_KERNEL = replace(KERNEL, gap=1.2)
+
 
 def prior_of(kind, history, shared=SHARED):
     if kind == "kernel":
@@ -76,9 +78,47 @@ def test_counts_equal_the_slow_ones(kind, missing):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def slow_asked_counts(kind, history, shared):
+    """One prediction after the other: what followed before, at such an hour and otherwise."""
+    h, rows = history, []
+    times = [(h.local_time_s // 3600 % 24 // 4)[j] * 2 + h.weekend[j] for j in range(len(h))]
+    for i in range(len(h) - 1):
+        n = Counter(c for c in h.classes[: i + 1].tolist() if c >= 0)
+        by_time, by_class, by_both, by_venue = (Counter() for _ in range(4))
+        for j in (j for j in range(i) if h.classes[j + 1] >= 0):
+            same_time, followed = times[j + 1] == times[i + 1], h.classes[j + 1]
+            same_class, same_venue = (v[j] == v[i] for v in (h.classes, h.venues))
+            by_time[followed] += same_time
+            by_class[followed] += same_class
+            by_both[followed] += same_class and same_time
+            by_venue[followed] += same_venue and same_time
+        levels = [(by_time, 10)]
+        if kind == "backoff":
+            levels += [(by_class, 10), (by_both, 15), (by_venue, 15)]
+        row = []
+        for v in range(len(shared)):
+            p = (n[v] + 3 * shared[v]) / (n.total() + 3)
+            for level, weight in levels:
+                p = (level[v] + weight * p) / (level.total() + weight)
+            row.append(p)
+        rows.append(row)
+    return np.log(rows)
+
+
+@pytest.mark.parametrize("kind", priors.ASKED_COUNTS)
+@pytest.mark.parametrize("missing", [False, True])
+def test_counts_that_know_the_time_equal_the_slow_ones(kind, missing):
+    history = random_history(0, n=90, missing=missing)
+    found = priors.count_prior(kind, history, SHARED, asked_at=True).log_probs(SHARED)
+    np.testing.assert_allclose(found, slow_asked_counts(kind, history, SHARED), atol=1e-5)
+    blind = priors.count_prior("backoff", history, SHARED).log_probs(SHARED)
+    assert np.abs(found - blind).max() > 0.05
+
+
 def slow_kernel(kernel, history, shared, window=10**9):
     """One pair of check-ins after the other, as the formula is written."""
-    h, rows = history, []
+    h, rows, ahead = history, [], int(kernel.asked_at)
+    hours = np.log1p(np.diff(h.time_s) / 3600)
     for i in range(len(h) - 1):
         counts, recent = np.zeros(len(shared)), np.zeros(len(shared))
         for j in range(i + 1):
@@ -90,15 +130,16 @@ def slow_kernel(kernel, history, shared, window=10**9):
             km_east = 111.2 * np.cos(np.radians(h.lat_deg[i]))
             km_east *= h.lon_deg[i] - h.lon_deg[j]
             near = np.exp(-(km_north**2 + km_east**2) / 2)
-            turn = 2 * np.pi * (h.local_time_s[i] - h.local_time_s[j]) / 86400
+            turn = 2 * np.pi * (h.local_time_s[i + ahead] - h.local_time_s[j + ahead]) / 86400
             alike = [
                 h.venues[i] == h.venues[j],
                 h.categories[i] == h.categories[j] >= 0,
                 h.venues[i] == h.venues[j] if np.isnan(near) else near,
                 np.cos(turn),
-                h.weekend[i] == h.weekend[j],
+                h.weekend[i + ahead] == h.weekend[j + ahead],
                 j > 0 and h.categories[i - 1] == h.categories[j - 1] >= 0,
                 j > 0 and h.venues[i - 1] == h.venues[j - 1],
+                np.exp(-2 * (hours[i] - hours[j]) ** 2),
             ]
             weights = [
                 kernel.same_venue,
@@ -108,6 +149,7 @@ def slow_kernel(kernel, history, shared, window=10**9):
                 kernel.weekend,
                 kernel.same_category_before,
                 kernel.same_venue_before,
+                kernel.gap or 0,
             ]
             exponent = sum(w * (x - 1) for w, x in zip(weights, alike, strict=True))
             months = (h.time_s[i] - h.time_s[j]) / (30 * 86400)
@@ -122,11 +164,12 @@ def slow_kernel(kernel, history, shared, window=10**9):
     return np.array(rows)
 
 
+@pytest.mark.parametrize("kernel", [KERNEL, ASKED_KERNEL], ids=["next", "asked"])
 @pytest.mark.parametrize("missing", [False, True])
-def test_kernel_equals_the_slow_one(missing):
+def test_kernel_equals_the_slow_one(missing, kernel):
     history = random_history(2, n=70, missing=missing)  # two blocks of 64, the second padded
-    found = prior_of("kernel", history).log_probs(SHARED)
-    np.testing.assert_allclose(found, slow_kernel(KERNEL, history, SHARED), atol=2e-4)
+    found = kernel_prior.kernel_prior(kernel, history, SHARED).log_probs(SHARED)
+    np.testing.assert_allclose(found, slow_kernel(kernel, history, SHARED), atol=2e-4)
 
 
 def test_kernel_of_a_client_that_owns_every_class():
@@ -262,14 +305,15 @@ def test_learning_the_kernel_finds_what_the_clients_go_by():
     assert kernel_prior.Kernel.from_dict(kernel.to_dict()) == kernel
 
 
+@pytest.mark.parametrize("kernel", [KERNEL, ASKED_KERNEL], ids=["next", "asked"])
 @pytest.mark.parametrize("missing", [False, True])
-def test_gradient_of_the_kernel_by_finite_differences(missing):
+def test_gradient_of_the_kernel_by_finite_differences(missing, kernel):
     # the second client is shorter, and knows fewer classes
     histories = [random_history(5, missing=missing), random_history(6, n=30)]
     histories[1] = replace(histories[1], classes=np.minimum(histories[1].classes, 1))
-    pasts = kernel_layout.lay_out(histories, SHARED)
+    pasts = kernel_layout.lay_out(histories, SHARED, kernel.asked_at)
     rows = np.stack([np.arange(20, 50), np.arange(30) % 19 + 10])
-    numbers = np.array(list(KERNEL.to_dict().values()), np.float32)
+    numbers = np.array(list(kernel.to_dict().values()), np.float32)
     gradients = kernel_prior._gradients(numbers, pasts, rows)
     for i in range(len(numbers)):
         nudge = np.zeros_like(numbers)

@@ -6,6 +6,7 @@ import pytest
 from fedgru import algorithms, config
 from fedgru.algorithms.sent import sent_by
 from fedgru.engines.jax.engine import JaxEngine
+from fedgru.task.kernel_prior import Kernel
 from fedgru.training.traffic import count_traffic, own_rows
 from tests.conftest import start
 
@@ -48,7 +49,7 @@ def test_bytes_of_each_client():
 
 
 def test_bytes_with_a_protected_concept_and_the_kernel_prior():
-    found = count_traffic(weights(), [3], has_head=True, has_kernel=True)
+    found = count_traffic(weights(), [3], has_head=True, kernel=Kernel())
     assert found.up_bytes.tolist() == [148 + 12 + 48]
     assert found.prior_bytes == 80 * 4 * (11 + 11 + 1)
 

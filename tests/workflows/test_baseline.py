@@ -216,6 +216,20 @@ def test_a_counting_run_scores_what_the_report_of_every_run_says(baseline, kind,
     )
 
 
+@pytest.mark.parametrize("kind", ["running-by-hour", "running-backoff", "kernel", "local"])
+def test_what_knows_the_time_stands_beside_the_same_alone(baseline, kind):
+    given = {} if kind == "running-by-hour" else {"asked_at": True}
+    _, task, report = baseline(kind, **given)
+    counted = ["running_by_hour", "running_backoff"] + ["running_kernel"] * (kind == "kernel")
+    assert list(report["baselines"]) == counted
+    assert report["task"] == "next check-in, its time known"
+    blind = evaluate.evaluate_running(
+        replace(task, settings=config.change(task.settings, {"asked_at": False})), "backoff", "test"
+    )
+    backoff = report["baselines"]["running_backoff"]["test/loss/micro"]
+    assert backoff != pytest.approx(blind.summary()["test/loss/micro"], abs=1e-3)
+
+
 def test_popular_nearby_counts_venues(baseline, tmp_path):
     with pytest.raises(ConfigError) as error:
         baseline("popular-nearby")
@@ -253,10 +267,17 @@ def test_what_has_no_effect_on_a_baseline_is_refused(baseline, tmp_path):
     for kind, given, message in (
         ("markov", {"hidden_dim": 8}, "`hidden_dim` has no effect on the baseline markov."),
         ("local", {"mean": "owners"}, "`mean` has no effect on the baseline local."),
+        ("markov", {"asked_at": True}, "`asked_at` has no effect on the baseline markov."),
     ):
         with pytest.raises(ConfigError) as error:
             baseline_workflow.settings_of(BASELINES[kind], given)
         assert str(error.value) == message
+    # of a config file, what counts without the time takes the rest
+    file = tmp_path / "asked.toml"
+    file.write_text(config.dump(config.load({"asked_at": True})))
+    for kind, asked_at in (("markov", False), ("running-backoff", True), ("central", True)):
+        found = baseline_workflow.settings_of(BASELINES[kind], {}, file)
+        assert found.inputs.asked_at is asked_at
     file = tmp_path / "agnostic.toml"
     file.write_text(config.dump(config.load({"agnostic_to": "zone", "hidden_dim": 9})))
     with pytest.raises(ConfigError) as error:

@@ -97,6 +97,7 @@ SIZES = {
     "candidates, whole blocks": CANDIDATES | {"hidden_dim": 32, "head_dim": 48},
     "candidates, one unit": CANDIDATES | {"hidden_dim": 1, "head_dim": 1, "seq_len": 1},
     "candidates, proximal": CANDIDATES | {"hidden_dim": 8, "head_dim": 50, "prox_mu": 3.0},
+    "candidates, asked": CANDIDATES | {"asked_at": True, "hidden_dim": 8, "head_dim": 20},
     "candidates, venues": CANDIDATES | {"target": "venue", "hidden_dim": 8},
 }
 
