@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 import struct
+import tempfile
 import time
 import zipfile
 from collections import Counter, defaultdict
@@ -34,15 +35,86 @@ def base(kind):
     if kind == "config.yaml":
         nested = config.load({"users": 7, "name": "try-out"}).model_dump(exclude_none=True)
         return "own.yaml", json.dumps(nested, indent=1).encode()  # YAML holds JSON
+    if kind in PUBLISHED:
+        name = IN_A_FOLDER.get(kind, ("f.txt",))[0]
+        return name, "".join(f"{row}\n" for row in PUBLISHED[kind]).encode()
     name = {"tsmc2014": "checkins.txt", "csv": "visits.csv", "categories": "categories.csv"}[kind]
     return name, (DATA / name).read_bytes()
+
+
+# Good files of published formats, as their READMEs describe them.
+PUBLISHED = {
+    "snap": [
+        f"{user}\t2010-10-1{9 - i}T23:55:2{i}Z\t30.2{i}\t-97.7{user}\t{i * 7}"
+        for user in range(3)
+        for i in range(4)
+    ],
+    "tist2015": [
+        f"{i % 3}\tv{i % 4}\tTue Apr 03 18:00:1{i} +0000 2012\t{60 * i}" for i in range(9)
+    ],
+    "tist2015 places": [f"v{i}\t4{i}.5\t28.{i}\tCaf\u00e9 {i}\tTR" for i in range(4)],
+    "libcity": [
+        "dyna_id,type,time,entity_id,location",
+        *(f"{i},trajectory,2012-04-03T18:00:0{i}Z,{i % 3},{i % 2}" for i in range(9)),
+    ],
+    "libcity places": [
+        "geo_id,type,coordinates,venue_category_name",
+        *(f'{i},Point,"[-7{i}.5,4{i}.25]","Bar {i}, open"' for i in range(3)),
+    ],
+    "geolife": [
+        *("Geolife trajectory", "WGS 84", "Altitude is in Feet", "Reserved 3"),
+        *("0,2,255,My Track,0,0,2,8421376", "0"),
+        *(f"39.9{i // 4},116.3,0,492,39744,2008-10-23,0{i}:00:00" for i in range(9)),
+    ],
+    "getnext": [
+        "user_id,POI_id,POI_catid,POI_catname,latitude,longitude,timezone,UTC_time",
+        *(
+            f"{i % 2},p{i},c{i},Bar {i},4{i}.7,-74.0,-240,2012-04-0{i} 18:00:09"
+            for i in range(1, 6)
+        ),
+    ],
+    "weeplaces": [
+        "userid,placeid,datetime,lat,lon,city,category",
+        *(f'u{i % 2},p{i},2010-10-2{i}T23:44:29,4{i}.4,-80.4,K,"Food:Bar {i}"' for i in range(6)),
+    ],
+}
+# kind: (name of the damaged file in its folder, format, {other file: kind})
+IN_A_FOLDER = {
+    "tist2015": (
+        "dataset_TIST2015_Checkins.txt",
+        "tist2015",
+        {"dataset_TIST2015_POIs.txt": "tist2015 places"},
+    ),
+    "tist2015 places": (
+        "dataset_TIST2015_POIs.txt",
+        "tist2015",
+        {"dataset_TIST2015_Checkins.txt": "tist2015"},
+    ),
+    "libcity": ("f.dyna", "libcity", {"f.geo": "libcity places"}),
+    "libcity places": ("f.geo", "libcity", {"f.dyna": "libcity"}),
+    "geolife": ("f.plt", "geolife", {}),
+}
+
+
+def _read_in_a_folder(kind):
+    """A reader of a damaged file among good ones, in a folder that is gone afterwards."""
+    name, format_name, others = IN_A_FOLDER[kind]
+
+    def read(file, data_dir, skip):
+        with tempfile.TemporaryDirectory() as folder:
+            for other, its_kind in others.items():
+                (Path(folder) / other).write_bytes(base(its_kind)[1])
+            (Path(folder) / name).write_bytes(file.read_bytes())
+            datasets.import_file(format_name, folder, "made", data_dir, skip_bad_rows=skip)
+
+    return read
 
 
 def files(kind, number, seed=0):
     """Yield (what was done, file name, bytes) of damaged files, all ways in turn.
 
     Args:
-        kind: "tsmc2014", "csv", "categories", "config.toml" or "config.yaml".
+        kind: "tsmc2014", "csv", a key of PUBLISHED, "categories", "config.toml" or "config.yaml".
         number: how many files.
         seed: int.
     """
@@ -333,6 +405,13 @@ READERS = {
     "csv": lambda file, data_dir, skip: datasets.import_file(
         "csv", file, "made", data_dir, columns=COLUMNS, skip_bad_rows=skip
     ),
+    **{
+        kind: lambda file, data_dir, skip, kind=kind: datasets.import_file(
+            kind, file, "made", data_dir, skip_bad_rows=skip
+        )
+        for kind in ("snap", "getnext", "weeplaces")
+    },
+    **{kind: _read_in_a_folder(kind) for kind in IN_A_FOLDER},
     "categories": lambda file, data_dir, skip: categories.load_scheme(str(file)),
     "config.toml": lambda file, data_dir, skip: config.load(config_file=file),
     "config.yaml": lambda file, data_dir, skip: config.load(config_file=file),
@@ -382,7 +461,7 @@ def _read_file(kind, folder, name, data, skip):
         assert len(str(error)) < 3000, "a message of more than 3000 characters"
         outcome = "refused"
     left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-    made = [] if outcome == "refused" or kind not in ("tsmc2014", "csv") else MADE
+    made = [] if outcome == "refused" or kind not in MAKES_A_DATA_SET else MADE
     assert left == sorted([name, *made]), f"{outcome}, but it left {left}"
     assert not (folder.parent / "escaped.txt").exists()
     if made:
@@ -392,6 +471,7 @@ def _read_file(kind, folder, name, data, skip):
     return outcome
 
 
+MAKES_A_DATA_SET = ("tsmc2014", "csv", *PUBLISHED)
 MADE = ["data", "data/made", "data/made/checkins.parquet", "data/made/passport.json"]
 
 

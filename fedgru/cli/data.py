@@ -122,12 +122,12 @@ def import_() -> None:
     """
 
 
-@data.group(epilog=_examples("fedgru data export libcity nyc --to libcity/nyc"))
+@data.group(epilog=_examples("fedgru data export libcity embedded --to libcity"))
 def export() -> None:
     """Write a data set in another project's format."""
 
 
-@export.command("libcity", epilog=_examples("fedgru data export libcity nyc --to libcity/nyc"))
+@export.command("libcity", epilog=_examples("fedgru data export libcity embedded --to libcity"))
 @click.argument("name", shell_complete=complete_data_sets)
 @click.option(
     "--to",
