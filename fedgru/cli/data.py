@@ -166,21 +166,36 @@ def export_libcity_(name: str, folder: Path, data_dir: Path) -> None:
 
 @data.command(epilog=_examples("fedgru data describe"))
 @click.argument("name", required=False, shell_complete=complete_data_sets)
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write a page with figures and a map.",
+)
 @json_option
 @data_dir_option
-def describe(name: str | None, as_json: bool, data_dir: Path) -> None:
-    """Show counts and what was dropped.
+def describe(name: str | None, html: Path | None, as_json: bool, data_dir: Path) -> None:
+    """Show counts, small plots, warnings and what was dropped.
 
-    It also shows the time span, the local clock, check-ins per user, and why rows were dropped.
-    NAME is a data set; without it the embedded one is described.
+    It also shows the time span, the local clock, check-ins per user, and why rows were dropped. A
+    warning is given for moves faster than a plane, repeats, venues with one visit, coordinates 0, 0
+    and a clock that is quietest by day. NAME is a data set; without it the embedded one is
+    described.
     """
     from fedgru.console.data_sets import describe_data_set
     from fedgru.data.datasets import EMBEDDED, open_data_set
     from fedgru.data.passport import describe as get_facts
+    from fedgru.data.quality import describe_quality
 
     if name is None:
         note("Using the embedded data set, a made-up city.")
-    facts = get_facts(open_data_set(name or EMBEDDED, data_dir))
+    data_set = open_data_set(name or EMBEDDED, data_dir)
+    facts = get_facts(data_set) | {"quality": describe_quality(data_set.check_ins)}
+    if html is not None:
+        from fedgru.report.data_page import write_data_page
+
+        size = write_data_page(facts, data_set.check_ins, html)
+        note(f"Wrote {html} ({size / 1024:,.0f} KiB).")
     if as_json:
         print_json(facts)
     else:
@@ -229,6 +244,24 @@ def list_(as_json: bool, data_dir: Path) -> None:
     echo(describe_data_sets(passports))
 
 
+@data.command(epilog=_examples("fedgru data sources"))
+@json_option
+def sources(as_json: bool) -> None:
+    """List published data sets that can be imported: address, licence, citation, size.
+
+    Nothing is downloaded. What no trustworthy source gives is called unknown.
+    """
+    from dataclasses import asdict
+
+    from fedgru.console.data_sets import describe_published
+    from fedgru.data.published import PUBLISHED
+
+    if as_json:
+        print_json([asdict(one) for one in PUBLISHED])
+    else:
+        click.echo(describe_published([asdict(one) for one in PUBLISHED]))
+
+
 @data.command(epilog=_examples("fedgru data synth --name town --users 20 --checkins-per-user 100"))
 @name_option
 @click.option("--users", type=click.IntRange(1), help="Number of people.  [default: as embedded]")
@@ -265,18 +298,21 @@ def _show_saved(data_set: DataSet, data_dir: Path) -> None:
     facts = get_facts(data_set)
     echo(describe_data_set(facts))
     if _has_no_clock(facts):
+        is_table = facts["source"]["kind"] == "csv"
+        has_column = " or --column offset=NAME" if is_table else ""
         note(
             "Note: no row has an offset from UTC, so local time is UTC. If it is not, give "
-            "--offset MINUTES or --column offset=NAME."
+            f"--offset MINUTES{has_column}."
         )
     note(f"Saved as {data_dir}/{data_set.name}.")
 
 
 def _has_no_clock(facts: dict[str, Any]) -> bool:
+    """Return whether all local times are UTC, and nobody said so."""
     settings = facts["settings"]
     return (
-        facts["source"]["kind"] == "csv"
+        "offset_min" in settings
         and set(facts["time_zone"]["offsets_min"]) == {"0"}
         and settings["offset_min"] is None
-        and "offset" not in settings["columns"]
+        and "offset" not in settings.get("columns", {})
     )

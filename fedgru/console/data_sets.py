@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from fedgru.console.plots import spark_line, sums_of
 from fedgru.console.tables import align, count
 
 Facts: TypeAlias = Mapping[str, Any]
+MOST_MARKS = 72  # of a plot, beside each other
 
 
 def describe_data_sets(passports: Sequence[Facts]) -> str:
@@ -27,9 +29,30 @@ def describe_data_set(facts: Facts) -> str:
         f"{count(counts['users'], 'user')} at {count(counts['venues'], 'venue')}"
     )
     blocks = [align(_overview(facts)), _per_user(facts["check_ins_per_user"])]
+    if "quality" in facts:
+        blocks += _quality(facts["quality"], counts)
     if facts["source"]["kind"] != "made-up city":
         blocks.append(_ledger(facts))
     return "\n\n".join([title, *blocks])
+
+
+def describe_published(published: Sequence[Facts]) -> str:
+    """Return a block of lines per published data set, see `fedgru.data.published.Published`."""
+    blocks = []
+    for one in published:
+        size = None if one["size_bytes"] is None else f"{one['size_bytes']:,} bytes"
+        rows = (
+            ("import by", f"fedgru data import {one['format']}"),
+            ("address", one["address"]),
+            ("files", one["files"]),
+            ("counts", one["counts"]),
+            ("licence", one["licence"]),
+            ("cite", one["citation"]),
+            ("size", size or "unknown"),
+            ("SHA-256", one["sha256"] or "unknown"),
+        )
+        blocks.append(f"{one['name']}\n{align([('', *row) for row in rows])}")
+    return "\n\n".join(blocks)
 
 
 def _overview(facts: Facts) -> list[tuple[str, str, str]]:
@@ -105,6 +128,31 @@ def _per_user(quantiles: Mapping[str, float]) -> str:
     ]
     table = align(rows, right=range(1, len(rows[0])))
     return f"Check-ins per user (mean {quantiles['mean']:,.1f})\n{table}"
+
+
+def _quality(quality: Facts, counts: Mapping[str, int]) -> list[str]:
+    """Return blocks of text about the result of `fedgru.data.quality.describe_quality`."""
+    days, size = sums_of(quality["per_day"]["counts"], MOST_MARKS)
+    each = "a day" if size == 1 else f"{size} days"
+    hours, users = quality["per_local_hour"], quality["users_by_check_ins"]
+    ranges = "1, 2 to 3, 4 to 7 ..." if len(users) > 3 else "1, 2 to 3 ..."
+    busiest = hours.index(max(hours))
+    plots = [
+        f"Check-ins from {quality['per_day']['first']} on (a mark: {each}; highest {max(days):,})",
+        f"  |{spark_line(days)}|",
+        f"Check-ins per local hour, 0 to 23 (highest {max(hours):,} at {busiest}:00)",
+        f"  |{spark_line(hours)}|",
+        f"Users with {ranges} check-ins (highest {max(users):,})",
+        f"  |{spark_line(users)}|",
+    ]
+    rows = [
+        ("", "repeats of user, venue and second", f"{quality['repeats']:,}", "check-ins"),
+        ("", "faster than a plane", f"{quality['jumps']:,}", f"of {quality['moves']:,} moves"),
+        ("", "one visit", f"{quality['one_visit_venues']:,}", f"of {counts['venues']:,} venues"),
+        ("", "at coordinates 0, 0", f"{quality['at_origin']:,}", "check-ins"),
+    ]
+    warnings = [f"Warning: {sentence}" for sentence in quality["warnings"]]
+    return ["\n".join(plots), "\n".join([align(rows, right=(2,)), *warnings])]
 
 
 def _ledger(facts: Facts) -> str:

@@ -5,10 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fedgru.core.errors import DataError
-from fedgru.core.types import AnyPath, Doubles
+from fedgru.core.types import AnyPath
+from fedgru.data.distances import distances_km
 from fedgru.data.reading.base import SKIP_BAD_ROWS, Option, Reader, Reading
 from fedgru.data.reading.headerless import read_headerless
 from fedgru.data.reading.places import Places, read_places
@@ -19,7 +18,6 @@ FIELDS = ("user", "venue", "time", "offset")
 PLACE_FIELDS = ("venue", "latitude", "longitude", "category")  # and a country code
 CITY_FIELDS = 6  # name, latitude, longitude, country code, country name, kind of city
 RADIUS_KM = 25.0
-_EARTH_KM = 6371.0
 
 
 def read_tist2015(
@@ -119,21 +117,9 @@ def _only(places: Places, cities_file: Path, city: str, radius_km: float) -> Pla
     except ValueError:
         raise DataError(f"{cities_file.name}: the centre of {city} is not a coordinate.") from None
     assert places.lat_deg is not None and places.lon_deg is not None, "the table has them"
-    away_km = distance_km(places.lat_deg, places.lon_deg, lat_deg, lon_deg)
+    away_km = distances_km(places.lat_deg, places.lon_deg, lat_deg, lon_deg)
     where = f"{radius_km:g} km around {found[0][0]}"
     return places.only(away_km <= radius_km, where)
-
-
-def distance_km(lat_deg: Doubles, lon_deg: Doubles, lat0_deg: float, lon0_deg: float) -> Doubles:
-    """Return float64 [num], great-circle distances in km from one point; NaN where missing.
-
-    >>> distance_km(np.array([0.0, np.nan]), np.array([1.0, 0.0]), 0.0, 0.0).round(1).tolist()
-    [111.2, nan]
-    """
-    lat, lon, lat0, lon0 = (np.radians(deg) for deg in (lat_deg, lon_deg, lat0_deg, lon0_deg))
-    half = np.sin((lat - lat0) / 2) ** 2
-    half = half + np.cos(lat) * np.cos(lat0) * np.sin((lon - lon0) / 2) ** 2
-    return 2 * _EARTH_KM * np.arcsin(np.sqrt(np.minimum(half, 1)))
 
 
 def _read(path: AnyPath, options: Mapping[str, Any]) -> Reading:
