@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ _TSMC2014_WIDTH = len("Tue Apr 03 18:00:09 +0000 2012")
 _TSMC2014_DIGITS = [8, 9, 11, 12, 14, 15, 17, 18, 21, 22, 23, 24, 26, 27, 28, 29]
 _TSMC2014_FIXED = {**dict.fromkeys((3, 7, 10, 19, 25), b" "), 13: b":", 16: b":", 20: b"+-"}
 _TSMC2014_NAMES = (0, _WEEKDAYS), (4, _MONTHS)
+
+_ISO8601_WIDTH = len("2012-04-03T18:00:09Z")
+_ISO8601_DIGITS = [0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18]
+_ISO8601_FIXED = {4: b"-", 7: b"-", 10: b"Tt ", 13: b":", 16: b":", 19: b"Zz"}
 
 LAYOUTS = {
     "tsmc2014": "'Tue Apr 03 18:00:09 +0000 2012'",
@@ -84,8 +89,9 @@ def read_times(texts: pa.StringArray, layout: str) -> Times:
     ([1333476009, 0], [-240, 0], [True, False])
     """
     texts = trim(texts)
-    if layout == "tsmc2014" and (digits := fixed_width(texts, _TSMC2014_WIDTH)) is not None:
-        times = _read_tsmc2014(digits)
+    width, read_fixed = _FIXED.get(layout, (0, None))
+    if read_fixed is not None and (digits := fixed_width(texts, width)) is not None:
+        times = read_fixed(digits)
         odd = np.flatnonzero(~times.ok)
         if len(odd) and len(odd) < len(texts):  # read only the unusual texts by the pattern
             _put(times, odd, read_times(texts.take(pa.array(odd)), layout))
@@ -160,13 +166,7 @@ def _read_tsmc2014(text: npt.NDArray[np.uint8]) -> Times:
     The result is that of the pattern, but it makes no text for each part of each row.
     """
     digit = text - np.uint8(ord("0"))  # other characters wrap to 10 or more
-
-    def number(*columns: int) -> Ints:
-        value = np.zeros(len(text), np.int64)
-        for column in columns:
-            value = 10 * value + digit[:, column]
-        return value
-
+    number = partial(_decimal, digit)
     ok = np.asarray((digit[:, _TSMC2014_DIGITS] < 10).all(axis=1))
     for column, characters in _TSMC2014_FIXED.items():
         ok &= np.isin(text[:, column], list(characters))
@@ -184,6 +184,43 @@ def _read_tsmc2014(text: npt.NDArray[np.uint8]) -> Times:
         weekday=weekday,
     )
     return _to_times(ok & (zone_minute < 60), written, ok, np.zeros(len(text), np.int64))
+
+
+def _read_iso8601(text: npt.NDArray[np.uint8]) -> Times:
+    """Return the Times of uint8 [num_rows, 20] such as `2012-04-03T18:00:09Z`.
+
+    The result is that of the pattern.
+    """
+    digit = text - np.uint8(ord("0"))  # other characters wrap to 10 or more
+    number = partial(_decimal, digit)
+    ok = np.asarray((digit[:, _ISO8601_DIGITS] < 10).all(axis=1))
+    for column, characters in _ISO8601_FIXED.items():
+        ok &= np.isin(text[:, column], list(characters))
+    written = _Written(
+        year=np.where(ok, number(0, 1, 2, 3), 0),
+        month=number(5, 6),
+        day=number(8, 9),
+        hour=number(11, 12),
+        minute=number(14, 15),
+        second=number(17, 18),
+        zone_min=np.zeros(len(text), np.int64),
+        weekday=None,
+    )
+    return _to_times(ok, written, ok, np.zeros(len(text), np.int64))
+
+
+def _decimal(digit: npt.NDArray[np.uint8], *columns: int) -> Ints:
+    """Return int64 [num_rows], the number that some columns of digits write."""
+    value = np.zeros(len(digit), np.int64)
+    for column in columns:
+        value = 10 * value + digit[:, column]
+    return value
+
+
+_FIXED = {
+    "tsmc2014": (_TSMC2014_WIDTH, _read_tsmc2014),
+    "iso8601": (_ISO8601_WIDTH, _read_iso8601),
+}
 
 
 def _place(text: npt.NDArray[np.uint8], names: Sequence[str]) -> Ints:

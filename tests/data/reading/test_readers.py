@@ -886,6 +886,19 @@ def test_times_that_do_not_exist():
     assert guess_layout(pa.array(texts)) is None
 
 
+def test_iso_times_read_alike_with_and_without_the_quick_way():
+    texts = ["2012-02-29T23:59:59Z", "2013-02-29T00:00:00Z", "2012-04-03 18:00:09z"]
+    texts += ["2012-04-03T18:00:0xZ", "2012-04-03T24:00:00Z", "2012/04-03T18:00:09Z"]
+    texts += ["2012-04-03T18:00:09+", "2012-04-03T18:00:60Z", "0012-04-03T18:00:09Z"]
+    quick = read_times(pa.array(texts), "iso8601")
+    # a longer text among them: the pattern reads all
+    slow = read_times(pa.array([*texts, "2012-04-03T18:00:09.5Z"]), "iso8601")
+    for name in ("ok", "time_s", "zone_min", "has_zone", "fraction_ns"):
+        np.testing.assert_array_equal(getattr(quick, name), getattr(slow, name)[:-1], name)
+    assert quick.ok.tolist() == [True, False, True, *[False] * 6]
+    assert quick.time_s[2] == 1333476009
+
+
 # ledger
 
 
