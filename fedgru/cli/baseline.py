@@ -52,8 +52,9 @@ def baseline(
 
     KIND is one of: commonest, last, frequency, markov, global-markov, popular-nearby (counts of
     train and validation; popular-nearby needs --target venue), running-user-markov,
-    running-markov, running-backoff, kernel (counts that continue through the test split), central
-    (the same model, all check-ins in one place), local (one model per client, nothing is
+    running-markov, running-backoff, kernel (counts that continue through the test split),
+    running-by-hour (the same at a known moment, as running-backoff and kernel with --asked-at),
+    central (the same model, all check-ins in one place), local (one model per client, nothing is
     exchanged).
     """
     from fedgru.api import training as api

@@ -200,8 +200,8 @@ def test_recency_by_hand():
 
 
 def test_features_of_an_asked_moment_by_hand():
-    # Thursday: class 0 at 8:00 and class 1 at 12:00; Friday: class 0 at 8:00, asked at 12:00
-    time_s = np.array([8, 12, 32, 36]) * HOUR
+    # Thursday: class 0 at 8:00 and class 1 at 12:00; Friday: class 0 at 8:00, asked at 14:00
+    time_s = np.array([8, 12, 32, 38]) * HOUR
     history = History(
         classes=np.array([0, 1, 0, 1], np.int32),
         categories=np.array([0, 1, 0, 1], np.int32),
@@ -216,12 +216,12 @@ def test_features_of_an_asked_moment_by_hand():
     def at(name):
         return by_class(unscaled(ours, name, ASKED), ours, 2)
 
-    # to the asked moment, 4 h after the last check-in: 4 and 24 hours; 24 between visits to class 0
-    assert at("log_hours_since") == pytest.approx({0: math.log(5), 1: math.log(25)}, abs=1e-5)
+    # to the asked moment, 6 h after the last check-in: 6 and 26 hours; 24 between visits to class 0
+    assert at("log_hours_since") == pytest.approx({0: math.log(7), 1: math.log(27)}, abs=1e-5)
     assert at("log_overdue") == pytest.approx(
-        {0: math.log(5 / 25), 1: math.log(25 / 10000)}, abs=1e-5
+        {0: math.log(7 / 25), 1: math.log(27 / 10000)}, abs=1e-5
     )
-    # 12:00 yesterday lies 24 h before, 8:00 lies 28 h before; today class 0 alone
+    # 12:00 yesterday lies 26 h before, 8:00 lies 30 h before; today class 0 alone
     recent = {0: 0.5 ** (1 / 15) + 1, 1: 0.5 ** (20 / 24 / 15)}
     base = {c: (recent[c] + 5 * SHARED[c]) / (sum(recent.values()) + 5) for c in (0, 1)}
     assert at("visited_yesterday") == pytest.approx(
@@ -230,17 +230,19 @@ def test_features_of_an_asked_moment_by_hand():
     assert at("visited_today") == pytest.approx(
         {0: math.log((1 + base[0]) / 2 / base[0]), 1: -math.log(2)}, abs=1e-4
     )
-    # followed: class 1 at 12:00 after 4 h, as is asked; class 0 at 8:00 after 20 h. One sixth of a
-    # turn between 8:00 and 12:00, the cosine is 0.5
+    # followed: class 1 at 12:00, a twelfth of a turn from 14:00; class 0 at 8:00, a quarter
     fade = [math.exp(-0.43 * h / 24 / 30) for h in (24, 20)]
-    counts = {1: fade[0], 0: fade[1] * math.exp(12 * (0.5 - 1))}
+    counts = {
+        1: fade[0] * math.exp(12 * (math.sqrt(3) / 2 - 1)),
+        0: fade[1] * math.exp(12 * (0 - 1)),
+    }
     total = sum(counts.values()) + 1
     assert at("followed_sharp_hour") == pytest.approx(
         {c: math.log((counts[c] + base[c]) / total / base[c]) for c in (0, 1)}, abs=1e-4
     )
     context = dict(zip(ASKED.context, ours.candidates.context[2], strict=True))
-    assert context["cos"] == pytest.approx(-1 / 0.7, abs=1e-5)  # noon, as is asked
-    assert context["log_asked_gap"] == pytest.approx((math.log(5) - 1.1) / 1.25, abs=1e-5)
+    assert context["cos"] == pytest.approx(-math.sqrt(3) / 2 / 0.7, abs=1e-5)  # of 14:00
+    assert context["log_asked_gap"] == pytest.approx((math.log(7) - 1.1) / 1.25, abs=1e-5)
     assert context["log_gap"] == pytest.approx((math.log(21) - 1.1) / 1.25, abs=1e-5)
     assert context["place_in_day"] == pytest.approx((1 / 3 - 1) / 0.8, abs=1e-5)
 
