@@ -2,13 +2,16 @@
 
     fedgru data import tsmc2014 dataset_TSMC2014_NYC.partial.txt.gz --name nyc
     python benchmarks/candidates.py --data nyc --users 100 --work candidates-nyc
+    python benchmarks/candidates.py --data nyc --users 100 --config configs/nyc-venues.toml \
+        --work candidates-venues --only candidates --counts
 
 Every row is a training with `--preset candidates` but for what it says, with each seed: test acc@1,
 acc@5 and loss of the round that is best on validation, mean over seeds, and the paired 95 %
 interval over clients of the difference to the prior alone (the outer ends of the seeds'
 intervals). With `--asked-at` the moment of the next check-in is known, to the model and to the
-counts that stand beside it. The settings were chosen on validation; test is looked at in this table
-alone. Trainings that are done are kept in `--work`. Prints Markdown.
+counts that stand beside it. `--counts` puts the counting baselines beside it, with their acc@1 on
+validation, by which the strongest is chosen. The settings were chosen on validation; test is looked
+at in this table alone. Trainings that are done are kept in `--work`. Prints Markdown.
 """
 
 import json
@@ -22,14 +25,14 @@ import bench
 import numpy as np
 
 from fedgru import algorithms, config
-from fedgru.evaluation import evaluate
+from fedgru.evaluation import evaluate, nearby
 from fedgru.task import candidate_features, candidates
 from fedgru.training import loop as round_loop
 from fedgru.training.rounds import FederatedTraining
 from fedgru.workflows import open as open_workflow
 from fedgru.workflows import train as train_workflow
 
-METRICS = ("acc@1", "acc@5", "loss")
+METRICS = ("acc@1", "acc@5", "acc@10", "loss")
 CANDIDATES, DENSE = "candidates", "dense head, default settings"
 GROUPS = {  # of features, by the beginning of their names
     "followers": ("followed_",),
@@ -54,18 +57,20 @@ COMPUTE = candidates.client_candidates
 
 def main():
     parser = bench.data_parser(__doc__)
-    parser.add_argument("--target", default="category", choices=["category", "venue"])
+    parser.add_argument("--config", type=Path, help="settings on top of the preset")
+    parser.add_argument("--target", choices=["category", "venue"])
     parser.add_argument("--asked-at", action="store_true", help="the next check-in's time is known")
+    parser.add_argument("--counts", action="store_true", help="score the counting baselines too")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=[*ROWS, DENSE], metavar="ROW")
     parser.add_argument("--val", action="store_true", help="score validation in place of test")
     parser.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    task_name = config.load({"asked_at": args.asked_at}).inputs.task_name
+    task_name = settings_of(args, 0).inputs.task_name
     print(f"{task_name}; {bench.machine()}; `{' '.join(sys.argv[1:])}`\n", flush=True)
-    print("| model | acc@1 | to prior | acc@5 | to prior | loss | to prior | round | minutes |")
-    print("| --- " * 9 + "|", flush=True)
+    print(f"| model | {' | '.join(f'{m} | to prior' for m in METRICS)} | round | minutes |")
+    print("| --- " * (3 + 2 * len(METRICS)) + "|", flush=True)
     for name in args.only or [CANDIDATES, DENSE, *list(ROWS)[1:]]:
         found = [trained(args, name, seed) for seed in range(args.seeds)]
         if name == (args.only or [CANDIDATES])[0]:
@@ -73,20 +78,60 @@ def main():
                 print_row(f"running {kind}", [{"test": one["counts"][kind]} for one in found])
             print_row("the kernel prior alone", [{"test": one["prior"]} for one in found])
         print_row(name, found)
+    if args.counts:
+        for name, one in counted(args).items():
+            print_row(f"{name}, {one['val']:.4f} on validation", [one])
+
+
+def settings_of(args, seed, **overrides):
+    """Return the Settings of a training with the preset and what the options say."""
+    given = {"data": args.data, "seed": seed, "users": args.users, "target": args.target}
+    given |= {"asked_at": args.asked_at or None}
+    given = {name: value for name, value in given.items() if value is not None}
+    return config.load(given | overrides, args.config, preset="candidates")
+
+
+def counted(args):
+    """Return {baseline: its acc@1 on validation and what it scores}, the kernel that of seed 0."""
+    file = args.work / "counts.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    task = open_workflow.open_task(settings_of(args, 0), args.data_dir)[0]
+    task, found = open_workflow.learn_prior(task), {}
+    split = "val" if args.val else "test"
+    names = [n for n in evaluate.RANKING_BASELINES if n != nearby.NAME or can_be_nearby(task)]
+    for name in names + [f"running_{kind}" for kind in evaluate.running_baselines(task)]:
+        score, kind = evaluate.evaluate_counts, name
+        if name not in names:
+            score, kind = evaluate.evaluate_running, name.removeprefix("running_")
+        on_val, scored = score(task, kind, "val"), score(task, kind, split)
+        measured = [metric for metric in METRICS if metric in scored.scores.values]
+        found[name] = {"val": on_val.summary()["val/acc@1/micro"]}
+        found[name] |= {"test": bench.sums(scored, measured)}
+    file.write_text(json.dumps(found))
+    return found
+
+
+def can_be_nearby(task):
+    return evaluate.why_not_nearby(task) is None
 
 
 def trained(args, name, seed):
     """Return what a training gave, from `--work` if it is there."""
     split = "val" if args.val else "test"
+    settings = settings_of(args, seed)
     asked = "-asked" if args.asked_at else ""
-    file = args.work / f"{args.target}{asked}-{split}-{name}-{seed}.json".replace(" ", "")
+    start = f"{settings.inputs.target}{asked}-{split}"
+    file = args.work / f"{start}-{name}-{seed}.json".replace(" ", "")
     if file.exists():
         return json.loads(file.read_text())
-    given = {"data": args.data, "seed": seed, "target": args.target, "asked_at": args.asked_at}
-    given |= {"users": args.users} if args.users else {}
     overrides, left_out, no_state = ROWS.get(name, ({}, (), False))
-    preset = None if name == DENSE else "candidates"
-    settings = config.load(given | overrides, preset=preset)
+    if name == DENSE:
+        inputs, data = settings.inputs, {"data": args.data, "users": args.users}
+        given = data | {"seed": seed, "target": inputs.target, "asked_at": inputs.asked_at}
+        settings = config.load({k: v for k, v in given.items() if v is not None})
+    else:
+        settings = settings_of(args, seed, **overrides)
     started = time.perf_counter()
     found, _ = open_workflow.open_task(settings, args.data_dir)
     found = open_workflow.learn_prior(found)
@@ -158,6 +203,9 @@ class StateMuted:
 def print_row(name, found):
     cells = [name]
     for metric in METRICS:
+        if metric not in found[0]["test"]:
+            cells += ["", ""]
+            continue
         values = [bench.total(one, metric) for one in found]
         cells.append(f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})")
         if "prior" not in found[0]:

@@ -52,7 +52,7 @@ def check_vocabulary(checked: CheckedRun) -> str:
     if not np.array_equal(task.shared, again.shared):
         raise Problem("the frequencies that all clients share change with what comes after train")
     sizes = [f"{name} {len(v)}" for name, v in task.inputs.vocabularies.items()]
-    return f"known from train alone: {', '.join([*sizes, f'target {task.num_classes}'])}"
+    return f"known from train alone: {', '.join([*sizes, f'target {task.num_listed}'])}"
 
 
 def _because_of_range(task: Task) -> str:

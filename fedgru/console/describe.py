@@ -65,6 +65,9 @@ class DescribedTask(Protocol):
     def num_classes(self) -> int: ...
 
     @property
+    def num_listed(self) -> int: ...
+
+    @property
     def spec(self) -> ModelSpec: ...
 
     @property
@@ -163,9 +166,11 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
     if rates:
         lines.append(f"  unknown in val / test: {', '.join(rates)}")
     head = ", head candidates" if isinstance(task.spec, CandidateSpec) else ""
+    classes = f"{task.num_listed} classes of {task.settings.inputs.target}"
+    if number := task.num_classes - task.num_listed:
+        classes += f" and {number} for a client's own that train does not have"
     lines.append(
-        f"Model: {task.spec.cell} of {task.spec.hidden_dim} units{head}, "
-        f"{task.num_classes} classes of {task.settings.inputs.target}, "
+        f"Model: {task.spec.cell} of {task.spec.hidden_dim} units{head}, {classes}, "
         f"prior {task.settings.inputs.prior}"
     )
     if task.settings.algorithm.algorithm != PLAIN:

@@ -106,9 +106,10 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         dict that JSON can hold: `task`, what is predicted, `targets`, `clients`, `reference` (label
         of the first row), and `rows`, each `label`, `runs`, `seeds`, and per metric {"mean",
         "lowest", "highest", "difference": None or {"difference", "interval", "significant"}}, None
-        where a run gives no probabilities and so no loss. `worst_tenth`, of each row `label`, and
-        `mean`, `lowest` and `highest` over seeds, of the mean acc@1 of the tenth of the clients
-        with the lowest. If the runs' reports have counting on validation, also `best_counting`:
+        where a run gives no probabilities and so no loss; the difference is None where two runs
+        have a loss for not the same targets. `worst_tenth`, of each row `label`, and `mean`,
+        `lowest` and `highest` over seeds, of the mean acc@1 of the tenth of the clients with the
+        lowest. If the runs' reports have counting on validation, also `best_counting`:
         `name`, the baseline that is best there, the same for all rows; `mean`, its acc@1 on test;
         and `rows`, of each row `label` and `difference`, its acc@1 less that. If a run has
         simulated time, also `simulated`: `label`, `rounds` and `hours` up to the best round,
@@ -177,7 +178,9 @@ def _cell(row: Row, reference: Row, name: str) -> dict[str, Any] | None:
     cell: dict[str, Any] = _over_seeds(values)
     if row is reference or not reference.has(name):
         return cell | {"difference": None}
-    (ours, counts), (theirs, _) = row.sums(name), reference.sums(name)
+    (ours, counts), (theirs, their_counts) = row.sums(name), reference.sums(name)
+    if not np.array_equal(counts, their_counts):  # losses of other targets: see task.unlisted
+        return cell | {"difference": None}
     low, high = metrics.paired_bootstrap_interval(
         ours, theirs, counts, seeding.rng(RESAMPLING_SEED, "compare")
     )

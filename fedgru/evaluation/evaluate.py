@@ -53,7 +53,8 @@ class Evaluation:
         client_index: int32 [num_targets], among the clients that are scored.
         scores: TargetScores.
         num_clients: int, clients that are scored.
-        class_names: the names of the classes in `scores`.
+        class_names: the names of the classes in `scores`; unlisted ones, which come after them, are
+            the client's own, see `fedgru.task.unlisted`.
     """
 
     split: str
@@ -209,8 +210,9 @@ def evaluate_counts(
         if radius_km is None:
             radius_km = nearby.best_radius(_counting(task, "val", validated(task)))
         baseline = partial(nearby.popular_nearby, radius_km=radius_km)
-    counting, listed = _counting(task, split, clients), task.classes >= 0
-    scores = baselines.rank(baseline, counting, listed, task.num_classes)
+    counting = _counting(task, split, clients)
+    listed = (task.classes >= 0) & (task.classes < task.num_listed)
+    scores = baselines.rank(baseline, counting, listed, task.num_listed)
     ends = _ends(task, clients)
     first, end = ends.target_bounds(split)
     return Evaluation(
@@ -424,18 +426,37 @@ def prediction_table(task: Task, evaluation: Evaluation) -> dict[str, npt.NDArra
     gives no probabilities; `prob` of the prediction; `first_visit`, bool.
     """
     positions, scores = evaluation.positions, evaluation.scores
-    column = getattr(task.check_ins, task.settings.inputs.target)
+    names = np.array([*getattr(task.check_ins, task.settings.inputs.target).values, None], object)
     nothing = np.full(len(positions), np.nan)
     return {
         "client_id": np.array(task.clients.client_ids, object)[evaluation.client_index],
         "row": task.clients.rows[positions],
-        "target": np.array([*column.values, None], object)[task.target_codes[positions]],
-        "predicted": np.array(evaluation.class_names, object)[scores.predicted],
+        "target": names[task.target_codes[positions]],
+        "predicted": _predicted_values(task, evaluation, names),
         "rank": scores.rank,
         "log_prob": -scores.values.get("loss", nothing),
         "prob": scores.prob,
         "first_visit": first_visits(task)[positions],
     }
+
+
+def _predicted_values(
+    task: Task, evaluation: Evaluation, names: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Return object [num_targets], the predicted values; `names` are those of the target's codes.
+
+    None is an unlisted value that the client has not been to yet.
+    """
+    num_listed, predicted = len(evaluation.class_names), evaluation.scores.predicted
+    listed = np.array([*evaluation.class_names, None], object)
+    values = listed[np.minimum(predicted, num_listed)]
+    starts = task.clients.starts[evaluation.client_index]
+    for row in np.flatnonzero(predicted >= num_listed):
+        past = slice(starts[row], evaluation.positions[row])
+        visits = np.flatnonzero(task.history.classes[past] == predicted[row])
+        if len(visits):
+            values[row] = names[task.target_codes[past][visits[0]]]
+    return values
 
 
 def client_table(task: Task, evaluation: Evaluation) -> dict[str, npt.NDArray[Any]]:

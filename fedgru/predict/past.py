@@ -200,8 +200,9 @@ def forecast(
     if past.following is not None:
         value = getattr(past.following, schema.target)
         found["came"] = {"value": value, "probability": None, "rank": None}
-        if value in schema.classes:
-            score = log_probs[schema.classes.index(value)]
+        place = predictor.stream.class_of(value)
+        if place >= 0:
+            score = log_probs[place]
             rank = int((log_probs > score).sum()) + 1
             found["came"] |= {"probability": float(np.exp(score)), "rank": rank}
     return found

@@ -24,7 +24,7 @@ from fedgru.models import gru, keras_candidates
 from fedgru.models.candidate_head import CandidateSpec, Scored
 from fedgru.models.own import OwnSpec
 from fedgru.predict.schema import CheckIn, Schema
-from fedgru.task import priors
+from fedgru.task import priors, unlisted
 from fedgru.task.candidates import client_candidates
 from fedgru.task.clients import SPLITS
 from fedgru.task.kernel_prior import kernel_prior
@@ -129,10 +129,11 @@ class Stream:
         ids, classes = schema.ids(check_ins), schema.target_classes(check_ins)
         numbers = schema.numbers(check_ins, gap_s, self.past)
         offset_min = np.array([one.offset_min for one in check_ins], np.int64)
+        venues = self._code("venue", check_ins)
         history = priors.History(
-            classes=classes,
+            classes=self._past_classes(classes, venues),
             categories=self._code("category", check_ins),
-            venues=self._code("venue", check_ins),
+            venues=venues,
             time_s=time_s,
             local_time_s=time_s + 60 * offset_min,
             lat_deg=np.array([one.lat_deg for one in check_ins], float),
@@ -216,6 +217,37 @@ class Stream:
         values = (getattr(one, column) for one in check_ins)
         codes = [-1 if value is None else self._codes[column, value] for value in values]
         return np.array(codes, np.int32)
+
+    def _past_classes(self, classes: Int32s, venues: Int32s) -> Int32s:
+        """Return int32 [n], the classes of more check-ins, the unlisted ones included."""
+        num_listed, number = len(self.schema.classes), self.schema.num_unlisted
+        if not number:
+            return classes
+        before = np.where(self.history.classes < num_listed, self.history.classes, -1)
+        every = np.concatenate([before, classes])
+        codes = np.concatenate([self.history.venues, venues])
+        ends = np.array([0, len(every)])
+        return unlisted.number_unlisted(every, codes, ends, num_listed, number)[1][len(self) :]
+
+    def class_of(self, value: str | None) -> int:
+        """Return the class of a value of the target; -1 if neither train nor this person has it."""
+        classes = self.schema.classes
+        if value in classes:
+            return classes.index(value)
+        return next((place for place, text in self._unlisted.items() if text == value), -1)
+
+    def value_of(self, place: int) -> str | None:
+        """Return the value of a class; None for an unlisted one that the person does not have."""
+        classes = self.schema.classes
+        return classes[place] if place < len(classes) else self._unlisted.get(place)
+
+    @property
+    def _unlisted(self) -> dict[int, str]:
+        """{unlisted class: its value}, of those that the person has been to."""
+        has = self.history.classes >= len(self.schema.classes)
+        text_of = {code: text for (column, text), code in self._codes.items() if column == "venue"}
+        pairs = zip(self.history.classes[has].tolist(), self.history.venues[has], strict=True)
+        return {place: text_of[int(code)] for place, code in pairs}
 
     def log_prior(self) -> Floats | None:
         """Return float32 [num_classes], log p(next) by the person's own past; None without one."""
@@ -384,9 +416,9 @@ class Predictor:
     def top(self, k: int = 5, noise: Floats | None = None) -> list[tuple[str, float]]:
         """Return the k most probable values and their probabilities, [(value, probability)]."""
         log_probs = self.log_probs(noise)
-        order = np.argsort(-log_probs, kind="stable")[:k]
-        classes = self.stream.schema.classes
-        return [(classes[i], float(np.exp(log_probs[i]))) for i in order]
+        order = np.argsort(-log_probs, kind="stable")
+        values = ((self.stream.value_of(i), float(np.exp(log_probs[i]))) for i in order.tolist())
+        return list(itertools.islice(((v, p) for v, p in values if v is not None), k))
 
 
 @cache

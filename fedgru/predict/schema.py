@@ -65,6 +65,7 @@ class Schema:
         target: "category" or "venue", what is predicted.
         classes: the target's values, class 0 first.
         prior: "none", "markov", "backoff" or "kernel".
+        num_unlisted: how many classes come after these, see `fedgru.task.unlisted`.
         shared: float64 [num_classes], the frequencies that all clients share.
         kernel: Kernel, with the prior of that name; else None.
         representation: the steps between hidden state and head, out of "erase" and "noise".
@@ -82,6 +83,7 @@ class Schema:
     own_widths: dict[str, int]
     target: str
     classes: Sequence[str]
+    num_unlisted: int
     prior: str
     shared: Doubles
     kernel: Kernel | None
@@ -112,6 +114,7 @@ class Schema:
             own_widths=inputs.own_widths,
             target=settings.inputs.target,
             classes=task.target_vocabulary.values,
+            num_unlisted=task.num_classes - task.num_listed,
             prior=settings.inputs.prior,
             shared=task.shared,
             kernel=task.kernel,
@@ -225,7 +228,7 @@ class Schema:
         return found
 
     def target_classes(self, check_ins: Sequence[CheckIn]) -> Int32s:
-        """Return int32 [n], the class of each CheckIn as a target; -1 if train did not have it."""
+        """Return int32 [n], each CheckIn's class on the list; -1 if train did not have it."""
         class_of = {value: i for i, value in enumerate(self.classes)}
         return np.array([class_of.get(getattr(c, self.target), -1) for c in check_ins], np.int32)
 
@@ -246,6 +249,7 @@ class Schema:
             "scales": {name: asdict(scale) for name, scale in self.scales.items()},
             "target": self.target,
             "classes": list(self.classes),
+            "num_unlisted": self.num_unlisted,
             "prior": {
                 "kind": self.prior,
                 "shared": self.shared.tolist(),
@@ -291,6 +295,7 @@ class Schema:
             own_widths=described.get("own_widths", {}),
             target=described["target"],
             classes=tuple(described["classes"]),
+            num_unlisted=described.get("num_unlisted", 0),
             prior=prior["kind"],
             shared=np.array(prior["shared"]),
             kernel=None if kernel is None else Kernel.from_dict(kernel),

@@ -34,7 +34,7 @@ from fedgru.task.priors import ClientPrior, History
 from fedgru.task.similarities import CheckInFacts
 
 WINDOW = 1024  # check-ins before the last one that are looked at: the cost is linear in a history
-MOST_CANDIDATES = 64  # of one prediction; beyond it, those that the prior finds likeliest
+MOST_CANDIDATES = 256  # of one prediction; beyond it, those that the prior finds likeliest
 BLOCK = 96  # predictions computed at once
 TINY = 1e-9  # smaller probabilities are this, in features
 LEAST = 1e-30  # and this, where a model starts from them

@@ -25,7 +25,7 @@ from fedgru.data.checkins import CheckIns
 from fedgru.data.datasets import DataSet
 from fedgru.storage import mapped
 from fedgru.storage.linear_pieces import LinearPieces, compress
-from fedgru.task import features, own_features, priors
+from fedgru.task import features, own_features, priors, unlisted
 from fedgru.task.clients import Clients, CoverageLine
 from fedgru.task.features import Inputs, Scale
 from fedgru.task.vocabulary import Vocabulary
@@ -48,6 +48,7 @@ class StoredParts:
     Attributes:
         clients, inputs, target_vocabulary, classes, target_codes, history, best_prob,
             training_clients: as in Task.
+        num_classes: as in Task.
         coverage: tuple of CoverageLine, as in Task without what depends on `eval_clients`.
         known: {name of a property of Task: its value} for those that were computed already.
         folder: the Mapped that holds the arrays, if they are on disk; then there are also
@@ -58,6 +59,7 @@ class StoredParts:
     clients: Clients
     inputs: Inputs
     target_vocabulary: Vocabulary
+    num_classes: int
     classes: Int32s
     target_codes: Int32s
     history: priors.History
@@ -145,6 +147,8 @@ def _made_from(data_set: DataSet, settings: Settings) -> dict[str, Any]:
     }
     if settings.data.train_users is not None:
         made_from["data"]["train_users"] = settings.data.train_users
+    if number := unlisted.num_unlisted(settings):
+        made_from["unlisted"] = number
     if own:
         made_from["own_features"] = {name: feature.digest() for name, feature in own.items()}
     return made_from
@@ -172,9 +176,10 @@ def _to_arrays(
         arrays |= _vocabulary_arrays(f"input.{name}", vocabulary)
     if parts.best_prob is not None:
         arrays["best_prob"] = parts.best_prob
-    num_classes, in_split = len(parts.target_vocabulary), clients.in_split
-    arrays["shared"] = priors.shared_frequencies(parts.classes[in_split("train")], num_classes)
+    train = parts.classes[clients.in_split("train")]
+    arrays["shared"] = priors.shared_frequencies(train, parts.num_classes)
     facts = {
+        "num_classes": parts.num_classes,
         "id_names": inputs.id_names,
         "number_names": inputs.number_names,
         "own_widths": inputs.own_widths,
@@ -238,6 +243,7 @@ def _from_arrays(found: mapped.Mapped, check_ins: CheckIns) -> StoredParts:
         clients=clients,
         inputs=inputs,
         target_vocabulary=vocabulary("target"),
+        num_classes=facts["num_classes"],
         classes=arrays["classes"],
         target_codes=arrays["target_codes"],
         history=priors.History(*(arrays[f"history.{field.name}"] for field in _HISTORY)),

@@ -36,6 +36,7 @@ from fedgru.task import (
     priors,
     stored,
     streams,
+    unlisted,
     vocabulary,
 )
 from fedgru.task.backdoor import choose_backdoor
@@ -100,10 +101,11 @@ class Task:
         clients: Clients.
         inputs: Inputs of every position.
         target_vocabulary: Vocabulary of the target; class = id - 1.
-        classes: int32 [num_positions], class of each position, -1 if not seen in train.
+        classes: int32 [num_positions], class of each position as a target, -1 if it has none: see
+            `fedgru.task.unlisted`.
         target_codes: int32 [num_positions], the target column as the data set codes it.
         num_target_codes: how many codes there are.
-        history: History of all positions, client after client.
+        history: History of all positions, client after client. Its classes are those of the past.
         kernel: the Kernel that the clients have learnt, with `prior` kernel; else None.
         best_prob: float32 [num_positions], the chance of the best possible predictor to be right
             there, for the categories of a made-up city; else None.
@@ -215,8 +217,14 @@ class Task:
         return whole.large if same else None
 
     @property
-    def num_classes(self) -> int:
+    def num_listed(self) -> int:
+        """How many classes are on the list: the target's values that train has."""
         return len(self.target_vocabulary)
+
+    @property
+    def num_classes(self) -> int:
+        """Those on the list, and after them the unlisted ones, see `fedgru.task.unlisted`."""
+        return self.num_listed + unlisted.num_unlisted(self.settings)
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -301,6 +309,7 @@ class Task:
         classes = self.classes[: len(scored.rows)]
         own = np.append(np.zeros(self.num_classes, bool), True)  # -1 is not known at all
         own[np.unique(classes[scored.in_split("train")])] = True
+        own[self.num_listed :] = True  # an unlisted value is the client's own
         for split in ("val", "test"):
             found[split] = int((~own[classes[scored.target_positions(split)]]).sum())
         return found
@@ -583,7 +592,7 @@ class Task:
     def _as_a_liar_has_them(self, targets: AnyInts, inputs_at: AnyInts) -> AnyInts:
         """Return the targets that a liar trains on, of the inputs at some positions."""
         if self.settings.faults.attack == "label-flip":
-            return attacks.flip_labels(targets, self.num_classes)
+            return attacks.flip_labels(targets, self.num_listed)
         if self.backdoor is None:
             return targets
         (categories,) = self.read(["history.categories"], inputs_at)
@@ -734,7 +743,14 @@ def _prepare(
         ids = {value: number for number, value in enumerate(fitted.classes, start=1)}
         target_vocabulary = vocabulary.from_ids(column, ids, len(ids))
     target_codes = column.codes[clients.rows]
-    classes = target_vocabulary.encode(target_codes) - 1
+    num_unlisted = unlisted.num_unlisted(settings)
+    classes, past_classes = unlisted.number_unlisted(
+        target_vocabulary.encode(target_codes) - 1,
+        target_codes,
+        clients.starts,
+        len(target_vocabulary),
+        num_unlisted,
+    )
     num_trained = _count_trained(settings, clients, classes)
     training_clients = np.flatnonzero(num_trained)
     if not len(training_clients):
@@ -762,7 +778,7 @@ def _prepare(
     if data_set.best_prob is not None and inputs_settings.target == "category":
         best_prob = data_set.best_prob[clients.rows]
     history = priors.History(
-        classes=classes,
+        classes=past_classes,
         categories=codes("category"),
         venues=codes("venue"),
         time_s=check_ins.time_s[clients.rows],
@@ -782,6 +798,7 @@ def _prepare(
             fitted,
         ),
         target_vocabulary=target_vocabulary,
+        num_classes=len(target_vocabulary) + num_unlisted,
         classes=classes,
         target_codes=target_codes,
         history=history,

@@ -14,13 +14,15 @@ from fedgru.runs import folder as run_folder
 def make_run(tmp_path):
     """Make a run folder that looks evaluated: two clients, ann of 4 targets and bob of 2."""
 
-    def make(name, ann, bob, kind="federated", rows=range(6), loss=None, facts=(), **overrides):
+    def make(
+        name, ann, bob, kind="federated", rows=range(6), loss=None, unknown=1, facts=(), **overrides
+    ):
         settings = config.load({"name": name} | overrides)
         facts = {"kind": kind, "data": "town", "fingerprint": "f" * 20} | dict(facts)
         run = run_folder.RunFolder.create(tmp_path / "log", settings, facts)
         clients = np.array(["bob", "ann"], object)
         table = {"client_id": clients, "checkins": [10, 20], "targets": [2, 4]}
-        table |= {"unknown_targets": [0, 1], "acc@1": [bob, ann]}
+        table |= {"unknown_targets": [0, unknown], "acc@1": [bob, ann]}
         if loss is not None:
             table["loss"] = loss
         rows = np.array(rows, np.int64)
@@ -46,6 +48,15 @@ def test_a_difference_by_hand(make_run):
     assert gain["significant"] is False
     # one of ann's targets is unknown and has no loss: (3 * 2 + 2 * 1) / 5, (3 * 1 + 2 * 1.5) / 5
     assert (first["loss"]["mean"], second["loss"]["mean"]) == pytest.approx((8 / 5, 6 / 5))
+
+
+def test_losses_of_other_targets_are_not_compared(make_run):
+    ours = make_run("ours", ann=0.75, bob=0.5, loss=[1.0, 2.0])
+    theirs = make_run("theirs", ann=0.25, bob=1.0, kind="local", loss=[1.5, 1.0], unknown=2)
+    _, second = comparison.compare([ours, theirs], ("acc@1", "loss"))["rows"]
+    assert second["acc@1"]["difference"]["difference"] == pytest.approx(-1 / 6)
+    # (2 * 1 + 2 * 1.5) / 4
+    assert (second["loss"]["mean"], second["loss"]["difference"]) == (pytest.approx(5 / 4), None)
 
 
 def test_seeds_are_one_row(make_run):

@@ -22,11 +22,11 @@ from fedgru.engines.jax.native.calls import Cohort, NativeCode
 from fedgru.engines.jax.prepared import Prepared
 from fedgru.models.candidate_head import Candidates, CandidateSpec, Trained
 from fedgru.storage.files import write_text
-from fedgru.task.candidates import MOST_CANDIDATES
 from fedgru.task.task import LocalData, Task
 
 STEPS = 3  # of a made-up client: the first and the last local step do less than the others
 OWN_ROWS = 100  # rows of the table that a made-up client has
+CANDIDATES = 64  # of each of its check-ins, where there are as many classes
 BUDGET_S = 0.4  # for each of the two, without the time to compile
 WORTH_S = 10.0  # a training that takes less in C ends before a faster XLA loop would pay
 FILE = "local-loops.json"
@@ -129,7 +129,7 @@ def make_up_client(task: Task, own_rows: int, rng: np.random.Generator) -> Local
     classes = task.num_classes
     beside: Floats | Trained | None = None
     if isinstance(task.spec, CandidateSpec):
-        classes = min(classes, MOST_CANDIDATES)
+        classes = min(classes, CANDIDATES)
         beside = _make_up_candidates(task.spec, (*shape, 1 + classes), rng)
     elif task.spec.has_prior:
         beside = _make_up_log_prior((*shape, classes), rng)

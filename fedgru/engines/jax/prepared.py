@@ -13,7 +13,7 @@ from fedgru.task.task import LocalData
 
 # Sizes that arrays are padded to, so that few shapes are compiled.
 ROW_SIZES = (128, 256, 512, 1024, 2048, 4096)
-CANDIDATE_SIZES = (8, 16, 24, 32, 48, 64)
+CANDIDATE_SIZES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 257)
 MIN_STEPS = 8
 
 Arrays: TypeAlias = tuple[Any, ...]  # of NumPy or of JAX; None where a client has none
