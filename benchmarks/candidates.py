@@ -99,7 +99,8 @@ def counted(args):
     task = open_workflow.open_task(settings_of(args, 0), args.data_dir)[0]
     task, found = open_workflow.learn_prior(task), {}
     split = "val" if args.val else "test"
-    names = [n for n in evaluate.RANKING_BASELINES if n != nearby.NAME or can_be_nearby(task)]
+    names = [] if args.asked_at else list(evaluate.RANKING_BASELINES)
+    names = [n for n in names if n != nearby.NAME or can_be_nearby(task)]
     for name in names + [f"running_{kind}" for kind in evaluate.running_baselines(task)]:
         score, kind = evaluate.evaluate_counts, name
         if name not in names:

@@ -279,7 +279,7 @@ class Stream:
             schema.shared,
             self._last_prior(schema.prior),
             self._last_prior("backoff"),
-            kinds_by_class=schema.target == "category",
+            common_classes=schema.target == "category",
             first=len(self) - 1,
             feature_set=schema.feature_set,
         )

@@ -14,7 +14,7 @@ A candidate's features are of three kinds. Let i be the last check-in and c the 
   log((count_c + b_c) / (sum of counts + 1)) - log b_c: how much more than usual;
 * when c was visited last, how regularly, and how far away it is (RECENCY);
 * what other estimates say: log of b_c, of the shared frequency, of the prior and of back-off counts
-  (ESTIMATES).
+  (ESTIMATES). The shared frequency is left out, 0, for venues: see `client_candidates`.
 
 The context, the same for all candidates, is the clock, the gap, and how much there was to count.
 
@@ -74,7 +74,7 @@ def client_candidates(
     shared: Doubles,
     prior: ClientPrior,
     backoff: ClientPrior,
-    kinds_by_class: bool = True,
+    common_classes: bool = True,
     first: int = 0,
     feature_set: FeatureSet = NEXT,
 ) -> ClientCandidates:
@@ -85,8 +85,10 @@ def client_candidates(
         shared: float64 [num_classes], frequencies of all clients.
         prior: ClientPrior of the run, whose last row predicts the last check-in.
         backoff: the same, of back-off counts.
-        kinds_by_class: whether the kind of a candidate is its class; otherwise all that were
-            visited are of one kind.
+        common_classes: whether all clients go to the same classes, as to categories. Then a
+            candidate's kind is its class. Otherwise all that were visited are of one kind, and
+            log_shared is 0: where a venue has one or two visitors, its frequency in train tells how
+            often the client comes back before train ends, and nothing of the time after that.
         first: leave out the predictions of the check-ins up to and including this one.
         feature_set: FeatureSet, what they are scored by.
 
@@ -112,7 +114,9 @@ def client_candidates(
     end = first + num_pairs
     for rows, seen in look_back(facts, feature_set, support, first, end, WINDOW, BLOCK):
         part = slice(int(rows[0]) - first, int(rows[-1]) + 1 - first)
-        _fill(found[part], facts, rows, seen, estimates, rows - offset, kinds_by_class)
+        _fill(found[part], facts, rows, seen, estimates, rows - offset, common_classes)
+    if not common_classes:
+        found.candidates.features[..., feature_set.features.index("log_shared")] = 0
     return found
 
 
@@ -187,7 +191,7 @@ def _fill(
     seen: Seen,
     estimates: _Estimates,
     pairs: Ints,
-    kinds_by_class: bool,
+    common_classes: bool,
 ) -> None:
     """Write the candidates of some rows; `pairs` are the rows of the priors."""
     prior, other_prior = estimates.probs(estimates.prior, pairs)
@@ -203,7 +207,7 @@ def _fill(
     log_prior[:, 1:] = np.where(chosen.exists, log_own, NO_CANDIDATE)
     classes = np.where(chosen.exists, estimates.support[chosen.own], -1)
     found.classes[:, 1:] = classes
-    found.candidates.kinds[:, 1:] = (classes + 1) if kinds_by_class else chosen.exists
+    found.candidates.kinds[:, 1:] = (classes + 1) if common_classes else chosen.exists
 
     top, top_prob = _top_of_new(estimates, pairs, np.where(chosen.is_candidate, -1.0, prior))
     found.classes[:, 0] = np.where(is_new, top, -1)

@@ -547,7 +547,7 @@ class Task:
                 self.shared,
                 prior,
                 backoff,
-                kinds_by_class=self.settings.inputs.target == "category",
+                common_classes=self.settings.inputs.target == "category",
                 first=first,
                 feature_set=self._feature_set,
             )

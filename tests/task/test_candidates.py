@@ -321,6 +321,21 @@ def test_recency_equals_what_is_looked_up_one_by_one(monkeypatch, window):
             assert {name: values[name][c] for name in wanted} == pytest.approx(wanted, abs=3e-4)
 
 
+def test_the_shared_frequency_is_left_out_where_classes_are_not_common():
+    """It would tell how often a venue is visited in the rest of train."""
+    history = made_up(40)
+    common, others = found(history), found(history, common_classes=False)
+    at = FEATURES.index("log_shared")
+    wanted = {c: math.log(SHARED[c]) for c in range(NUM_CLASSES - 1)}
+    assert by_class(unscaled(common, "log_shared"), common, 38) == pytest.approx(wanted, abs=1e-5)
+    assert not others.candidates.features[..., at].any()
+    same = [place for place in range(len(FEATURES)) if place != at]
+    np.testing.assert_array_equal(
+        others.candidates.features[..., same], common.candidates.features[..., same]
+    )
+    assert others.candidates.kinds.max() == 1 and common.candidates.kinds.max() == NUM_CLASSES - 1
+
+
 def test_log_prior_sums_to_one_and_spreads_as_the_prior():
     history = made_up(60)
     ours = found(history)

@@ -11,6 +11,8 @@ from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
 from fedgru.predict.predictor import Predictor, check_ins_of
 from fedgru.predict.schema import Schema
+from fedgru.task import features
+from fedgru.task.task import build_task
 from fedgru.task.unlisted import NUM_UNLISTED, number_unlisted
 from tests.conftest import make_check_ins
 
@@ -135,3 +137,17 @@ def test_a_stream_numbers_them_as_the_task(make_task):
     assert sorted(value for value, _ in predictor.top(200)) == [*"abcxyz"]
     log_probs = dict(predictor.top(200))
     assert np.log(log_probs["z"]) == pytest.approx(float(predictor.log_probs()[5]), abs=1e-6)
+
+
+def test_a_list_from_elsewhere_leaves_some_of_train_unlisted(make_task):
+    """A client of a deployment is given the list; it also trains on its own venues beyond it."""
+    settings = make_task(one_user(), **SETTINGS, local_epochs=1).settings
+    shared = np.full(2 + NUM_UNLISTED, 1 / (2 + NUM_UNLISTED))
+    fitted = features.Fitted(ids={}, sizes={}, scales={}, classes=("a", "b"), shared=shared)
+    task = build_task(one_user(), settings, fitted=fitted)
+    a, b, c = 0, 1, 2  # c is the first that is not on the list
+    assert task.num_classes == len(task.shared) == 2 + NUM_UNLISTED
+    assert task.history.classes[:9].tolist() == [a, b, c] * 3
+    assert task.classes[:9].tolist() == [a, b, -1, a, b, c, a, b, c]
+    # 8 train targets; the first visit to c is left out
+    assert task.local_data(0).num_examples == 7
