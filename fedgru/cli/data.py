@@ -72,8 +72,9 @@ def _import_command(reader: Reader) -> click.Command:
             default=reader.categories,
             show_default=True,
             metavar="coarse|raw|FILE",
-            help="27 coarse categories, the names as they are, or a CSV with the header "
-            "name,category.",
+            help="27 coarse categories, the names as they are, a CSV with the header "
+            "name,category, or FILE.json:DEPTH, a tree of categories as Foursquare publishes it, "
+            "by id or name (1: its roots).",
         ),
         overwrite_option,
         data_dir_option,
@@ -117,8 +118,8 @@ def data() -> None:
 def import_() -> None:
     """Make a data set from a file of check-ins.
 
-    The file can be plain, .gz or .zip, in UTF-8 or Latin-1. Nothing is written unless the whole
-    import succeeds.
+    The file can be plain, .gz or .zip, in UTF-8, Latin-1 or Windows-1252. Nothing is written unless
+    the whole import succeeds.
     """
 
 

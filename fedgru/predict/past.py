@@ -273,7 +273,8 @@ def _find_scheme(categories: Mapping[str, Any], table: str | Path | None) -> Sch
             f"`categories` {name}."
         )
     scheme = load_scheme(table or "coarse")
-    if scheme.sha256 != sha256:
+    other_depth = scheme.depth is not None and not name.endswith(f":{scheme.depth}")
+    if scheme.sha256 != sha256 or other_depth:
         raise ConfigError(
             f"{table or 'the coarse table of this fedgru'} is not the table that the categories of "
             f"the run's data set were made by ({name}, SHA-256 {sha256[:12]}...)."

@@ -1,5 +1,7 @@
 import csv
+import json
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +148,66 @@ def test_a_quote_left_open_does_not_swallow_the_table(tmp_path):
     )
     path.write_text('name,category\nBar,"Food\nCaf\u00e9,Food"\nGym,Sports\n', "utf-8")
     assert error_of(load_scheme, path) == "own.csv, row 2: a quote is left open."
+
+
+TREE = [
+    {"id": "a", "name": "Food", "categories": [
+        {"id": "b", "name": "Cafe", "categories": [{"id": "c", "name": "Tea Room"}]},
+        {"id": "d", "name": "Other", "categories": []},
+    ]},
+    {"id": "e", "name": "Shop", "categories": [{"id": "f", "name": "Other", "categories": []}]},
+]  # fmt: skip
+
+
+def with_ids(*pairs):
+    """Check-ins of which only category ids and names matter."""
+    ids, names = (code_texts(pa.array(texts, pa.string())) for texts in zip(*pairs, strict=True))
+    return replace(named(*["x"] * len(pairs)), category=names, raw_category=ids)
+
+
+def test_a_tree_cut_at_a_depth(tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text(json.dumps({"response": {"categories": TREE}}))
+    # by id where it is known (an old name), else by name; neither id nor name: stays missing
+    check_ins = with_ids(
+        ("c", "Tearoom"), (None, "Cafe"), ("f", "Other"), ("d", "Other"), (None, None)
+    )
+
+    def cut(depth):
+        found = apply_scheme(check_ins, load_scheme(f"{path}{depth}"), "nyc.txt").category
+        return [None if code < 0 else found.values[code] for code in found.codes]
+
+    assert cut("") == ["Food", "Food", "Shop", "Food", None]
+    assert cut(":2") == ["Cafe", "Cafe", "Other", "Other", None]
+    assert cut(":3") == ["Tea Room", "Cafe", "Other", "Other", None]
+    assert load_scheme(f"{path}:2").name == "tree.json:2"
+    # an old name without id: as the check-ins of that name with ids, if these agree
+    old = [("c", "Tearoom"), (None, "Tearoom"), ("b", "Old"), ("f", "Old")]
+    found = apply_scheme(with_ids(*old), load_scheme(path), "nyc.txt").category
+    assert [found.values[code] for code in found.codes] == ["Food", "Food", "Food", "Shop"]
+    assert "'Old' (1 check-in)" in error_of(
+        apply_scheme, with_ids(*old, (None, "Old")), load_scheme(path), "nyc.txt"
+    )
+    # the name alone does not say which Other it is
+    assert error_of(apply_scheme, with_ids((None, "Other")), load_scheme(path), "nyc.txt") == (
+        "nyc.txt: 1 category name is not in tree.json:1:\n"
+        "  'Other' (1 check-in)\n"
+        "Neither their ids nor their names are in it. Use `categories` raw, or `categories` FILE "
+        "with your own table (header name,category)."
+    )
+    path.write_text('[{"name": "Food"}]')
+    assert error_of(load_scheme, path) == (
+        "tree.json is not a tree of categories: expected a JSON list of objects with id, name and "
+        "categories."
+    )
+    path.write_text(json.dumps(TREE))
+    assert error_of(load_scheme, f"{path}:0").startswith(
+        "`categories` tree.json:0: expected a tree"
+    )
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+def test_the_official_tree_has_ten_roots():
+    scheme = load_scheme(SHARED / "foursquare_categories.json")
+    assert (len(scheme.by_id), len(set(scheme.by_id.values()))) == (970, 10)

@@ -80,7 +80,7 @@ def test_the_commands_in_the_readme_exist():
             pytest.fail(f"fedgru {shlex.join(words)}: {error.format_message()}")
 
 
-@pytest.mark.parametrize("page", ["command-line.md", "predict.md", "deployment.md"])
+@pytest.mark.parametrize("page", ["command-line.md", "predict.md", "deployment.md", "data.md"])
 def test_the_commands_in_the_docs_exist(page):
     commands = fedgru_commands((ROOT / "docs" / page).read_text("utf-8"))
     assert len(commands) >= 4

@@ -129,7 +129,7 @@ def join_places(
     """
     venue = texts["venue"]
     row_of_value = pc.index_in(pa.array(venue.values, pa.string()), value_set=places.ids)
-    row_of_value = row_of_value.fill_null(-1).to_numpy(False).astype(np.int64)
+    row_of_value = row_of_value.fill_null(-1).to_numpy(False).astype(np.int32)
     if places.inside is not None:
         keep = np.append(places.inside, False)[row_of_value][venue.codes]
         dropped = numbers["row_nums"][~keep]

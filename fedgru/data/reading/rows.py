@@ -50,7 +50,7 @@ class _Part:
     Attributes:
         fields: the fields out of FIELDS that the file has.
         texts: {field, or "own:" and a name: pyarrow dictionary array}.
-        numbers: {name: array}: row_nums, time_s, offset_min, lat_deg, lon_deg.
+        numbers: {name: array}: row_nums, time_s, offset_min; lat_deg, lon_deg if the file has them.
         fractions: (places of the rows whose time has a fraction, these in nanoseconds).
         without_zone: row numbers of the first rows whose time has no zone, and how many there are.
         bad: BadRows.
@@ -165,6 +165,9 @@ def read_rows(
     numbers, texts = found.join()
     if places is not None:
         ledger = join_places(places, ledger, numbers, texts, source.file)
+    for name in ("lat_deg", "lon_deg"):
+        if name not in numbers:
+            numbers[name] = np.full(len(numbers["time_s"]), np.nan)
     ledger = _put_in_order(ledger, numbers, texts)
 
     texts = {name: in_order(texts.pop(name)) for name in list(texts)}
@@ -232,9 +235,9 @@ def _read_part(
         "row_nums": rows.row_nums[keep].astype(np.uint32),  # MAX_TEXT_BYTES hold no more rows
         "time_s": parsed.time_s[keep],
         "offset_min": parsed.offset_min[keep].astype(np.int32),
-        "lat_deg": parsed.lat_deg[keep],
-        "lon_deg": parsed.lon_deg[keep],
     }
+    if "latitude" in fields:
+        numbers |= {"lat_deg": parsed.lat_deg[keep], "lon_deg": parsed.lon_deg[keep]}
     fraction_ns = parsed.fraction_ns[keep]
     fractions = np.flatnonzero(fraction_ns), fraction_ns[fraction_ns > 0]
     without = np.flatnonzero(parsed.good & ~parsed.has_zone)
