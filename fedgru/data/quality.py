@@ -93,16 +93,16 @@ def _warnings(check_ins: CheckIns, found: dict[str, Any]) -> list[str]:
         )
     if found["repeats"] > MANY_REPEATS * num:
         sentences.append(
-            f"{found['repeats']:,} check-ins ({found['repeats'] / num:.1%}) repeat the user, venue "
-            "and second of an earlier one."
+            "Check-ins that repeat the user, venue and second of an earlier one: "
+            f"{found['repeats']:,} ({found['repeats'] / num:.1%})."
         )
     if found["one_visit_venues"] > MANY_ONE_VISIT * num_venues:
         sentences.append(
             f"{found['one_visit_venues'] / num_venues:.0%} of the venues have one check-in: no "
-            "model can predict it from the venue's past."
+            "model can predict it from the past of that venue."
         )
     if found["at_origin"] > MANY_AT_ORIGIN * num:
         sentences.append(
-            f"{found['at_origin']:,} check-ins are at coordinates 0, 0: often a missing value."
+            f"Check-ins at coordinates 0, 0, often a missing value: {found['at_origin']:,}."
         )
     return sentences

@@ -66,9 +66,9 @@ def test_counts():
     assert found["warnings"] == [
         "1 of 5 moves (20.0%) are faster than a plane (1,000 km/h over more than 10 km): shared "
         "accounts, invented check-ins, or wrong coordinates.",
-        "1 check-ins (12.5%) repeat the user, venue and second of an earlier one.",
-        "80% of the venues have one check-in: no model can predict it from the venue's past.",
-        "1 check-ins are at coordinates 0, 0: often a missing value.",
+        "Check-ins that repeat the user, venue and second of an earlier one: 1 (12.5%).",
+        "80% of the venues have one check-in: no model can predict it from the past of that venue.",
+        "Check-ins at coordinates 0, 0, often a missing value: 1.",
     ]
 
 
