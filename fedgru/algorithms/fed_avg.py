@@ -1,7 +1,7 @@
 """Federated averaging (McMahan et al. 2017) with any server optimizer (Reddi et al. 2021)."""
 
 from collections.abc import Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,14 +79,21 @@ class ServerState:
     simulated: Simulated | None = None
 
 
+def counted_once(update: ClientUpdate) -> ClientUpdate:
+    """Return a ClientUpdate that counts as one example, the mean of its client's."""
+    return replace(
+        update,
+        num_examples=1,
+        loss_sum=update.loss_sum / update.num_examples,
+        num_correct=update.num_correct / update.num_examples,
+    )
+
+
 class Total(Sized, Protocol):
     """The sum of the updates of a cohort, or of a part of it; its length is the number of clients.
 
     UpdateSum is one, `fedgru.algorithms.update_list.UpdateList` another.
     """
-
-    @property
-    def num_examples(self) -> int: ...
 
     def add(self, update: ClientUpdate) -> None:
         """Add one client's update."""

@@ -36,11 +36,6 @@ class Buffer:
     def __len__(self) -> int:
         return len(self.total)
 
-    @property
-    def num_examples(self) -> int:
-        """See Total."""
-        return self.total.num_examples
-
     def add(self, update: ClientUpdate) -> None:
         """Add one client's update."""
         if self.staleness:

@@ -122,10 +122,6 @@ class Clustered:
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
-    @property
-    def num_examples(self) -> int:
-        return sum(part.num_examples for part in self.parts)
-
     def add(self, update: ClientUpdate) -> None:
         """Add one ClientUpdate."""
         self.parts[update.measured].add(update)

@@ -122,10 +122,6 @@ class WithControls:
     def __len__(self) -> int:
         return len(self.updates)
 
-    @property
-    def num_examples(self) -> int:
-        return self.updates.num_examples
-
     def add(self, update: ClientUpdate) -> None:
         """Add one ClientUpdate, with `extra` the change of its control."""
         assert update.extra is not None, "SCAFFOLD's clients send the change of their control"

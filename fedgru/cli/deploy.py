@@ -72,14 +72,6 @@ class AppOptions(LazyOptions):
     help="Noise in each round's sum of updates, in units of --clip. Each client adds its share, "
     "and all clients get the same weight.",
 )
-@click.option(
-    "--client-weights",
-    type=click.Choice(["capped", "equal"]),
-    default="capped",
-    show_default=True,
-    help="How much a client counts in the mean: by its examples, at most twice as many as the "
-    "median client of the round has, or all alike. How many examples it has only a client knows.",
-)
 @quiet_option
 @data_dir_option
 def app(
@@ -89,7 +81,6 @@ def app(
     secure: bool,
     clip: float | None,
     noise: float | None,
-    client_weights: str,
     data_dir: Path,
     **given: Any,
 ) -> None:
@@ -111,7 +102,7 @@ def app(
     check_privacy(privacy, settings)
     task, _ = open_workflow.open_task(settings, data_dir)
     task = open_workflow.learn_prior(task, shows_progress())
-    write_app(folder, task, privacy, client_weights)
+    write_app(folder, task, privacy)
     sizes = ", ".join(f"{name} {size:,}" for name, size in task.inputs.sizes.items())
     note(f"ids in the tables: {sizes or 'none'}; {task.num_classes} classes")
     if "user" in task.inputs.sizes:

@@ -60,7 +60,8 @@ def settings_options(
     for name, (_, info) in config.fields().items():
         if name in left_out:
             continue
-        default = "" if info.default is None else f"  [default: {info.default}]"
+        text = config.default_text(name)
+        default = f"  [default: {text}]" if text else ""
         if info.annotation is bool:
             flag = config.option(name)
             negated = flag.replace("--", "--no-", 1)

@@ -4,6 +4,7 @@
 Other packages import from here.
 """
 
+from fedgru.config.by_head import default_text, defaults_of, differences, why_dense
 from fedgru.config.files import (
     MAX_CONFIG_BYTES,
     PRESETS,
@@ -14,6 +15,7 @@ from fedgru.config.files import (
     preset_names,
     read_config_file,
     read_config_text,
+    read_stored,
     read_toml,
     resolve,
 )
@@ -36,7 +38,6 @@ from fedgru.config.settings import (
     ServerSettings,
     Settings,
     Share,
-    differences,
     fields,
     option,
 )
@@ -64,6 +65,8 @@ __all__ = [
     "TASK_NAMES",
     "build",
     "change",
+    "default_text",
+    "defaults_of",
     "differences",
     "dump",
     "fields",
@@ -72,6 +75,8 @@ __all__ = [
     "preset_names",
     "read_config_file",
     "read_config_text",
+    "read_stored",
     "read_toml",
     "resolve",
+    "why_dense",
 ]

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fedgru.config import by_head
 from fedgru.config.rules import check_together
 from fedgru.config.settings import Settings, explain, fields, short
 from fedgru.core.errors import ConfigError
@@ -40,6 +41,8 @@ def resolve(
     preset: str | None = None,
 ) -> tuple[Settings, dict[str, str]]:
     """Resolve the settings: defaults < preset < config file < overrides.
+
+    Some defaults depend on the head, see `fedgru.config.by_head`.
 
     Args:
         overrides: {field name: value} from the command line.
@@ -69,7 +72,13 @@ def resolve(
     check_known(overrides or {})
     for name, value in (overrides or {}).items():
         merge({fields()[name][0]: {name: value}}, "command line")
+    by_head.fill(merged)
     return build(merged), origins
+
+
+def read_stored(path: AnyPath) -> Settings:
+    """Return the Settings in the TOML file of a run, as they stand there; errors as `resolve`."""
+    return build(read_toml(path))
 
 
 def check_known(names: Iterable[str]) -> None:

@@ -111,7 +111,7 @@ class ModelSettings(Section):
         "fedgru.models; if not given, the recurrent network of fedgru.",
     )
     head: Literal["dense", "candidates"] = Field(
-        "dense",
+        "dense",  # `by_head` chooses another one
         description="What turns the cell's state into scores: a dense layer over all classes, or "
         "candidates: a network that scores the places a person knows by its own past.",
     )
@@ -141,6 +141,11 @@ class ServerSettings(Section):
     mean: Literal["clients", "owners"] = Field(
         "owners",
         description="Average each id's row over all clients, or over the clients that own it.",
+    )
+    client_weights: Literal["examples", "equal"] = Field(
+        "examples",
+        description="What a client counts for in a mean: its number of examples, or equally much "
+        "as any other.",
     )
     server_optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = Field(
         "sgd", description="Optimizer of the pseudo-gradient."
@@ -414,15 +419,6 @@ def option(name: str) -> str:
     '--client-lr'
     """
     return "--" + name.replace("_", "-")
-
-
-def differences(settings: Settings) -> dict[str, Any]:
-    """Return {field name: value} of the settings that are not the defaults."""
-    return {
-        name: getattr(getattr(settings, section), name)
-        for name, (section, info) in fields().items()
-        if getattr(getattr(settings, section), name) != info.default
-    }
 
 
 def explain(error: Mapping[str, Any]) -> str:

@@ -165,12 +165,11 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
         return "\n".join(lines)
     if rates:
         lines.append(f"  unknown in val / test: {', '.join(rates)}")
-    head = ", head candidates" if isinstance(task.spec, CandidateSpec) else ""
     classes = f"{task.num_listed} classes of {task.settings.inputs.target}"
     if number := task.num_classes - task.num_listed:
         classes += f" and {number} for a client's own that train does not have"
     lines.append(
-        f"Model: {task.spec.cell} of {task.spec.hidden_dim} units{head}, {classes}, "
+        f"Model: {task.spec.cell} of {task.spec.hidden_dim} units, {_head(task)}{classes}, "
         f"prior {task.settings.inputs.prior}"
     )
     if task.settings.algorithm.algorithm != PLAIN:
@@ -178,6 +177,16 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
     if task.protection is not None:
         lines.append(_describe_protection(task, task.protection))
     return "\n".join(lines)
+
+
+def _head(task: DescribedTask) -> str:
+    """Return the head, and why it is not the default; empty for a model of one's own."""
+    if isinstance(task.spec, CandidateSpec):
+        return "head candidates, "
+    if task.settings.model.model is not None:
+        return ""
+    why = config.why_dense(task.settings)
+    return "head dense, " if why is None else f"head dense (since {why}), "
 
 
 def describe_users(users: Facts) -> str:

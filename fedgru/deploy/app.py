@@ -18,7 +18,6 @@ from fedgru.config.feature_names import OWN_KIND, kind_of, parse_features
 from fedgru.config.settings import Settings
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.core.version import __version__
-from fedgru.deploy import claims
 from fedgru.deploy.privacy import Privacy, check_privacy
 from fedgru.engines import registry
 from fedgru.predict.schema import Schema
@@ -92,14 +91,12 @@ class App:
         settings: Settings of the run.
         schema: Schema: the model's shapes, and the tables of values.
         privacy: Privacy.
-        client_weights: how much clients count, see fedgru/deploy/claims.py.
         sha256: of settings and tables, 64 hex digits.
     """
 
     settings: config.Settings
     schema: Schema
     privacy: Privacy
-    client_weights: str
     sha256: str
 
     @property
@@ -133,26 +130,20 @@ def check_deployable(settings: Settings) -> None:
             "it out."
         )
     refuse_own_features(settings)
-    for name, (section, info) in config.fields().items():
-        if name in _SIMULATED and getattr(getattr(settings, section), name) != info.default:
+    for name in config.differences(settings):
+        if name in _SIMULATED:
             raise ConfigError(
                 f"`{name}` has no effect in a deployment: {_SIMULATED[name]}. Leave it out."
             )
 
 
-def write_app(
-    folder: str | Path,
-    task: Task,
-    privacy: Privacy = PLAIN,
-    client_weights: str = claims.CAPPED,
-) -> None:
+def write_app(folder: str | Path, task: Task, privacy: Privacy = PLAIN) -> None:
     """Write an app whose tables are those of a task.
 
     Args:
         folder: path of the new folder, which must not exist.
         task: Task of the data set that the tables are taken from, its kernel learnt.
         privacy: Privacy.
-        client_weights: "capped" or "equal", see fedgru/deploy/claims.py.
 
     Raises:
         ConfigError: for a setting that a deployment cannot follow.
@@ -161,12 +152,7 @@ def write_app(
     folder = Path(folder)
     check_deployable(task.settings)
     check_privacy(privacy, task.settings)
-    claims.check_client_weights(client_weights)
-    content = {
-        "model": Schema.of(task, {}).to_dict(),
-        "privacy": asdict(privacy),
-        "client_weights": client_weights,
-    }
+    content = {"model": Schema.of(task, {}).to_dict(), "privacy": asdict(privacy)}
     described = json.dumps(content, ensure_ascii=False)
     if len(described.encode()) > MAX_BYTES:
         raise DataError(
@@ -205,14 +191,12 @@ def read_app(folder: str | Path) -> App:
         described = json.loads(texts[1])
         schema = Schema.from_dict(described["model"])
         privacy = Privacy(**described["privacy"])
-        client_weights = described["client_weights"]
-        claims.check_client_weights(client_weights)
     except OSError:
         raise DataError(
             f"{folder} is not an app of fedgru. Make one with: fedgru deploy app FOLDER"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, DataError, ConfigError):
+    except (ValueError, KeyError, TypeError, AttributeError, DataError):
         raise DataError(f"{package / _MODEL} is damaged. Make the app again.") from None
-    settings = config.load(config_file=package / _SETTINGS)
+    settings = config.read_stored(package / _SETTINGS)
     sha256 = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    return App(settings, schema, privacy, client_weights, sha256)
+    return App(settings, schema, privacy, sha256)

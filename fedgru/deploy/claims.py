@@ -6,8 +6,8 @@ bounded:
 * At the join, all counts must fit the number of check-ins, which is at most MAX_CHECKINS.
 * In a round, no count may exceed what the client said at the join, and no sum its range. A client
   whose claim does is put aside by name: its fault is `false claim`.
-* A client counts at most CAP times as much as the median client of its round (`cap`), or all count
-  alike, as the app says.
+* A client counts at most CAP times as much as the median client of its round (`cap`); with
+  `client_weights` equal all count alike, and no number of examples is sent in a round.
 * In validation, a client's mean loss counts at most twice and at least half of the median client's,
   where three or more send one (`bounded`).
 """
@@ -16,30 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedgru.core.errors import ConfigError
 from fedgru.core.metrics import RANK_METRICS
 from fedgru.deploy.records import MODEL, Scores
 
 if TYPE_CHECKING:
     from fedgru.algorithms.fed_avg import ClientUpdate
 
-ClientWeights = Literal["capped", "equal"]
-CAPPED, EQUAL = get_args(ClientWeights)
 MAX_CHECKINS = 10_000_000  # of one person, in 30 years one every two minutes
 CAP = 2  # how often the median client counts who counts most
 LOSS_FACTOR = 2.0  # between the median client's mean loss and the one that counts most
 MAX_LOSS = 1e6  # mean of a client; a model of any use is below 10
 _ROUNDING = 1e-6  # relative, of sums over a client's targets
-
-
-def check_client_weights(client_weights: str) -> None:
-    """Raise a ConfigError unless it is one of ClientWeights."""
-    if client_weights not in get_args(ClientWeights):
-        raise ConfigError(f"`client_weights` is {client_weights}, expected {CAPPED} or {EQUAL}.")
 
 
 def false_counts(counts: Mapping[str, int], local_epochs: int) -> str | None:

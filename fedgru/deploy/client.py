@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedgru.algorithms import faults
+from fedgru.algorithms.fed_avg import counted_once
 from fedgru.config import EMBEDDED
 from fedgru.core import seeding
 from fedgru.core.errors import DataError, TrainingError
@@ -130,6 +131,8 @@ def train(task: Task, ask: Ask, weights: Weights, privacy: Privacy) -> ClientUpd
     (update,) = engine.local_updates(weights, task.training_clients, ask.round_num)
     if privacy.secure and (why := faults.problem(update, weights)) is not None:
         raise TrainingError(f"the update is kept here: {why}.")
+    if task.settings.server.client_weights == "equal":
+        update = counted_once(update)  # its number of examples stays here
     rng = np.random.default_rng()  # seeded by the system: reproducible noise would protect nothing
     return protect(update, len(weights["rows"]), privacy, ask.cohort, rng)
 

@@ -49,7 +49,7 @@ class RemoteTask:
     """A `fedgru.task.round_task.RoundTask` whose check-ins are on other machines.
 
     Its number of clients grows when one joins. `federation` has the clients, `privacy` how they
-    protect their updates, `client_weights` how much they count.
+    protect their updates.
     """
 
     settings: Settings
@@ -57,9 +57,13 @@ class RemoteTask:
     kernel: Kernel | None
     federation: Federation
     privacy: Privacy
-    client_weights: str = claims.CAPPED
     protection: None = None
     attackers: frozenset[int] = frozenset()
+
+    @property
+    def counts_once(self) -> bool:
+        """Whether a client counts as one example, and sends no other number."""
+        return self.privacy.noise is not None or self.settings.server.client_weights == "equal"
 
     def release(self) -> None:
         """See `RoundTask.release`: there is no data set to release."""
@@ -113,11 +117,12 @@ class FederationEngine(Engine):
             return super().gather(algorithm, weights, cohort, round_num, constants)
         there = [n for n in self._wait(secure.MIN_CLIENTS) if n in cohort]
         mean, examples = self._mean_of_masked(weights, there, round_num)
-        gathered = Gathered(algorithm.start(weights))
+        gathered = Gathered(self.task.settings, algorithm.start(weights))
         if mean is not None and len(examples) >= secure.MIN_CLIENTS:
             gathered.total, gathered.loss_sum, gathered.num_correct = secure.from_mean(
                 mean, sum(examples.values()), len(examples), weights
             )
+            gathered.num_examples = sum(examples.values())
         for client in map(int, cohort):
             if client not in examples:
                 gathered.unusable[client] = faults.DROPPED_OUT
@@ -135,10 +140,9 @@ class FederationEngine(Engine):
             node: records.Ask(round_num, client, True, len(there), "")
             for node, client in nodes.items()
         }
-        counts_once = self.task.privacy.noise is not None
-        equal = self.task.client_weights == claims.EQUAL
-        most = claims.cap([members[client].examples for client in there])
-        most = 1 if counts_once or equal else most
+        most = 1
+        if not self.task.counts_once:
+            most = claims.cap([members[client].examples for client in there])
         result = secure.aggregate(
             self._federation.exchange,
             {node: records.pack_ask(ask, weights) for node, ask in asks.items()},
@@ -177,17 +181,15 @@ class FederationEngine(Engine):
     def _weighed(
         self, found: Sequence[ClientUpdate | NoUpdate]
     ) -> Iterator[ClientUpdate | NoUpdate]:
-        """Yield updates that count as much as the app says, see fedgru/deploy/claims.py."""
+        """Yield updates that count at most as much as the cap says, see fedgru/deploy/claims.py."""
         updates = [one for one in found if isinstance(one, ClientUpdate) and one.num_examples > 0]
-        equal = self.task.client_weights == claims.EQUAL
-        most = 1 if equal else claims.cap([one.num_examples for one in updates])
+        most = claims.cap([one.num_examples for one in updates])
         for one in found:
             if isinstance(one, NoUpdate) or one.num_examples <= most:
                 yield one
                 continue
-            if not equal:
-                name = self._federation.names[one.client]
-                logger.info("%s counts as %d examples of %d", name, most, one.num_examples)
+            name = self._federation.names[one.client]
+            logger.info("%s counts as %d examples of %d", name, most, one.num_examples)
             yield claims.weigh(one, most)
 
     def validate(self, state: ServerState) -> Row:
@@ -290,8 +292,7 @@ class FederationEngine(Engine):
         except ValueError as error:
             logger.info("the reply of client %s is %s", member.name, error)
             return NoUpdate(client, faults.WRONG_SHAPE)
-        counts_once = self.task.privacy.noise is not None
-        why = claims.false_update(update, 1 if counts_once else member.examples)
+        why = claims.false_update(update, 1 if self.task.counts_once else member.examples)
         if why is not None:
             logger.warning("the update of %s is left out: it %s", member.name, why)
             return NoUpdate(client, faults.FALSE_CLAIM)

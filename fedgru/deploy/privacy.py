@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fedgru.algorithms.fed_avg import counted_once
 from fedgru.core.errors import ConfigError
 from fedgru.core.types import Floats
 
@@ -130,11 +131,8 @@ def protect(
     rows = np.zeros((num_rows, update.row_update.shape[1]), np.float32)
     rows[clipped.row_ids] = clipped.row_update
     return replace(
-        clipped,
-        num_examples=1,
+        counted_once(clipped),
         dense={name: noisy(array) for name, array in clipped.dense.items()},
         row_ids=np.arange(num_rows, dtype=np.int32),
         row_update=noisy(rows),
-        loss_sum=update.loss_sum / update.num_examples,
-        num_correct=update.num_correct / update.num_examples,
     )

@@ -85,7 +85,7 @@ def train(grid: Grid, app: App, job: dict[str, Any], state: Path) -> RunFolder:
     federation = Federation(grid, timeout_s=job["timeout_s"], local_epochs=epochs)
     schema = app.schema
     task = RemoteTask(
-        app.settings, schema.spec, schema.kernel, federation, app.privacy, app.client_weights
+        app.settings, schema.spec, schema.kernel, federation, app.privacy
     )
     engine = FederationEngine(task)
     training = FederationTraining(engine, algorithms.from_settings(app.settings))
@@ -141,7 +141,6 @@ def _facts(app: App, federation: Federation) -> dict[str, Any]:
         "unknown_rates": {},
         "num_classes": app.schema.spec.num_classes,
         "privacy": asdict(app.privacy),
-        "client_weights": app.client_weights,
         **({} if kernel is None else {"kernel": kernel.to_dict()}),
     }
 

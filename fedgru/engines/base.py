@@ -8,7 +8,7 @@ from fedgru import algorithms
 from fedgru.algorithms import attacks, faults
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.client_start import Starts
-from fedgru.algorithms.fed_avg import ClientUpdate, NoUpdate, ServerState
+from fedgru.algorithms.fed_avg import ClientUpdate, NoUpdate, ServerState, counted_once
 from fedgru.algorithms.protocol import Algorithm, Total
 from fedgru.config.settings import Settings
 from fedgru.core.errors import TrainingError
@@ -59,18 +59,24 @@ class Gathered:
     """What a cohort, or a part of it, sent: the sum of the usable updates, and who sent none.
 
     Args:
+        settings: Settings, whose `client_weights` says what an update counts for in the total.
         total: what the algorithm's `start` gave.
         liars: attacks.Liars, if the attack has the liars act together; else None.
 
     Attributes:
         total: as given.
-        loss_sum, num_correct, protected: sums over the usable updates, see ClientUpdate.
+        num_examples, loss_sum, num_correct, protected: sums over the usable updates, see
+            ClientUpdate.
         unusable: index of a client -> why its update is not in the sums, see
             `fedgru.algorithms.faults`.
     """
 
-    def __init__(self, total: Total, liars: attacks.Liars | None = None) -> None:
+    def __init__(
+        self, settings: Settings, total: Total, liars: attacks.Liars | None = None
+    ) -> None:
         self.total, self._liars = total, liars
+        self._counts_once = settings.server.client_weights == "equal"
+        self.num_examples = 0
         self.loss_sum = self.num_correct = 0.0
         self.protected: AnyFloats | float = 0.0
         self.unusable: dict[int, str] = {}
@@ -88,7 +94,7 @@ class Gathered:
             self._add_sent(attacks.tamper(task, update, round_num), weights)
         elif update.client not in task.attackers:
             if self._add_sent(update, weights):
-                self._liars.see(update)
+                self._liars.see(self._weighed(update))
         elif (why := faults.problem(update, weights)) is not None:
             self.unusable[update.client] = why
         else:
@@ -105,15 +111,21 @@ class Gathered:
         if why is not None:
             self.unusable[sent.client] = why
             return False
-        self.total.add(sent)
+        self.total.add(self._weighed(sent))
+        self.num_examples += sent.num_examples
         self.loss_sum += sent.loss_sum
         self.num_correct += sent.num_correct
         self.protected = self.protected + sent.protected
         return True
 
+    def _weighed(self, sent: ClientUpdate) -> ClientUpdate:
+        """Return what was sent with the number of examples that it counts for."""
+        return counted_once(sent) if self._counts_once else sent
+
     def merge(self, other: "Gathered") -> None:
         """Add what another part of the cohort sent."""
         self.total.merge(other.total)
+        self.num_examples += other.num_examples
         self.loss_sum += other.loss_sum
         self.num_correct += other.num_correct
         self.protected = self.protected + other.protected
@@ -221,7 +233,7 @@ class Engine(Generic[AnyTask]):
         `own` is given if the algorithm is a `fedgru.algorithms.per_client.PerClient`.
         """
         liars = attacks.liars_of(self.task.settings, weights)
-        gathered = Gathered(algorithm.start(weights), liars)
+        gathered = Gathered(self.task.settings, algorithm.start(weights), liars)
         if own is None:
             for update in self.local_updates(weights, cohort, round_num, constants):
                 gathered.add(self.task, update, weights, round_num)

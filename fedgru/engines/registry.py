@@ -84,6 +84,7 @@ ENGINES = {
                 "mean": ("clients",),
                 "server_optimizer": ("sgd", "momentum", "adam", "yogi"),
                 "server_lr_schedule": ("constant",),
+                "client_weights": ("examples",),
             },
             sends_whole_table=True,
         ),

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 def chosen_settings(runs: Sequence[ReportedRun]) -> Section:
     """Settings that are not the defaults, the commands, versions and the data's fingerprint."""
     rows = []
-    for name, (section, info) in config.fields().items():
+    defaults = [config.defaults_of(run.settings) for run in runs]
+    for name, (section, _) in config.fields().items():
         values = [getattr(getattr(run.settings, section), name) for run in runs]
-        if any(value != info.default for value in values):
-            rows.append([config.option(name), *map(_plain, (info.default, *values))])
+        if any(value != own[name] for value, own in zip(values, defaults, strict=True)):
+            by_run = " or ".join(dict.fromkeys(_plain(own[name]) for own in defaults))
+            rows.append([config.option(name), by_run, *map(_plain, values)])
     parts = [] if rows else [paragraph("All settings are the defaults.")]
     for run in runs:
         parts.append(
@@ -47,9 +49,8 @@ def _command(run: ReportedRun) -> str:
     kind = run.folder.kind
     words = [*kind.command]
     unread = without_effect(kind)  # allowed in a config file, not on the command line
-    for name, (section, info) in config.fields().items():
-        value = getattr(getattr(run.settings, section), name)
-        if value != info.default and name not in unread:
+    for name, value in config.differences(run.settings).items():
+        if name not in unread:
             words += [config.option(name), _plain(value)]
     same = shlex.join([*kind.command, "--config", f"{run.folder.path}/config.toml"])
     return f"{shlex.join(words)}\n# the same: {same}"

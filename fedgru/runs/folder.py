@@ -503,7 +503,7 @@ class RunFolder:
 
     def settings(self) -> Settings:
         """Return the run's Settings."""
-        return config.load(config_file=self._file("config.toml"))
+        return config.read_stored(self._file("config.toml"))
 
 
 def _move_to_new(folder: Path, path: Path) -> Path:

@@ -75,7 +75,7 @@ class AsynchronousTraining(SimulatedTraining):
         versions = {**before.versions, version: state.weights}
         flights = Flights(self.devices, before, version, num_in_flight(self.engine.task))
         buffer, staleness, num_answers = self.algorithm.start(state.weights), list[int](), 0
-        gathered = Gathered(buffer)
+        gathered = Gathered(settings, buffer)
         while len(buffer) < wanted:
             answers = flights.wait_for(wanted - len(buffer))
             num_answers += len(answers)
@@ -88,13 +88,13 @@ class AsynchronousTraining(SimulatedTraining):
                     flights.add_fault(gathered.unusable[flight.client], flight.client)
             check_usable(self.task, flights.faults, num_answers, round_num)
         metrics = {
-            "loss": gathered.loss_sum / buffer.num_examples,
-            "acc@1": gathered.num_correct / buffer.num_examples,
+            "loss": gathered.loss_sum / gathered.num_examples,
+            "acc@1": gathered.num_correct / gathered.num_examples,
         }
         check_diverged(settings, metrics["loss"], round_num)
         now = flights.stand(versions, float(np.mean(staleness)))
         after = replace(self.algorithm.apply(state, buffer), simulated=now)
-        return RoundResult(after, metrics, len(buffer), buffer.num_examples, flights.faults)
+        return RoundResult(after, metrics, len(buffer), gathered.num_examples, flights.faults)
 
     def _train(
         self, answers: Sequence[InFlight], versions: Mapping[int, Weights]

@@ -138,15 +138,15 @@ def run_round(
     if len(total) < task.settings.faults.min_clients:
         return _skipped(task, state, found)
     metrics = {
-        "loss": gathered.loss_sum / total.num_examples,
-        "acc@1": gathered.num_correct / total.num_examples,
+        "loss": gathered.loss_sum / gathered.num_examples,
+        "acc@1": gathered.num_correct / gathered.num_examples,
     }
     check_diverged(task.settings, metrics["loss"], round_num)
     after = algorithm.apply(state, total)
     if protected is not None:
         after = protected.after_round(engine, after, cohort)
         metrics |= protected.round_metrics(constants, gathered.protected)
-    return RoundResult(after, metrics, len(total), total.num_examples, found)
+    return RoundResult(after, metrics, len(total), gathered.num_examples, found)
 
 
 def _skipped(task: RoundTask, state: ServerState, found: dict[str, list[int]]) -> RoundResult:

@@ -163,12 +163,12 @@ def test_parts_of_a_cohort_give_the_same(make_task, attack):
     engine = JaxEngine(task)
     whole = engine.gather(algorithm, state.weights, np.arange(6), 1)
     liars = attacks.liars_of(task.settings, state.weights)
-    joined = Gathered(algorithm.start(state.weights), liars)
+    joined = Gathered(task.settings, algorithm.start(state.weights), liars)
     for clients in ([4, 1], [0, 5, 2], [3]):
         updates = list(engine.local_updates(state.weights, clients, 1))
         row_ids = np.unique(np.concatenate([one.row_ids for one in updates]))
         part_liars = attacks.liars_of(task.settings, state.weights, row_ids)
-        part = Gathered(algorithm.start(state.weights, row_ids), part_liars)
+        part = Gathered(task.settings, algorithm.start(state.weights, row_ids), part_liars)
         for one in updates:
             part.add(task, one, state.weights, 1)
         joined.merge(part)

@@ -80,6 +80,7 @@ CASES = {
     "own feature": {"features": "venue,tests.own_features:late_and_home"},
     "owners": {"mean": "owners"},
     "owners, server adam": {"mean": "owners", "server_optimizer": "adam", "server_lr": 0.001},
+    "equal": {"client_weights": "equal"},
     "proximal": {"prox_mu": 3.0},
     "proximal, client sgd": {"client_optimizer": "sgd", "client_lr": 0.1, "prox_mu": 3.0},
     "scaffold": {**BY_SGD, "algorithm": "scaffold"},
@@ -197,7 +198,7 @@ PAIRS += [
 # The rest of it is the jax engine: what is added up, how, and what goes to the actors.
 RAY_CASES = (
     *("client adam, server sgd", "owners, server adam", "lstm", "proximal", "reversal"),
-    *("fed-nova", "krum", "centred clipping, owners", "norm bounding"),
+    *("equal", "fed-nova", "krum", "centred clipping, owners", "norm bounding"),
     *("candidates", "candidates, venues", "candidates, asked"),
     *ATTACKS,
 )
@@ -231,7 +232,9 @@ def run_two_rounds(case_task):
         """An engine of the task; one reference for all cases that differ at the server alone."""
         if engine_class is not ReferenceEngine:
             return engine_class(task)
-        key = task.data_name, task.settings.model_dump_json(exclude={"server"})
+        settings = task.settings
+        own = settings.model_dump_json(exclude={"server"})
+        key = task.data_name, own, settings.server.client_weights
         if key not in references:  # Keras takes seconds to build and trace its models
             references[key] = ReferenceEngine(task)
         return references[key]

@@ -76,7 +76,7 @@ class RayEngine(JaxEngine):
             self.task.settings.ray.ray_item,
         )
         liars = attacks.liars_of(self.task.settings, weights)
-        gathered = Gathered(algorithm.start(weights), liars)
+        gathered = Gathered(self.task.settings, algorithm.start(weights), liars)
         try:
             sent = algorithm, weights, round_num, constants
             for part in self._actors.work(sent, items, round_num):

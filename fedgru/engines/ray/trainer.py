@@ -56,8 +56,9 @@ class Trainer:
         algorithm, weights, round_num, constants = sent
         updates = list(self._engine.local_updates(weights, clients, round_num, constants))
         row_ids = np.unique(np.concatenate([update.row_ids for update in updates]))
-        liars = attacks.liars_of(self._engine.task.settings, weights, row_ids)
-        gathered = Gathered(algorithm.start(weights, row_ids), liars)
+        settings = self._engine.task.settings
+        liars = attacks.liars_of(settings, weights, row_ids)
+        gathered = Gathered(settings, algorithm.start(weights, row_ids), liars)
         for update in updates:
             gathered.add(self._engine.task, update, weights, round_num)
         return gathered
