@@ -5,7 +5,7 @@
     python benchmarks/candidates.py --data nyc --users 100 --config configs/nyc-venues.toml \
         --work candidates-venues --only candidates --counts
 
-Every row is a training with `--preset candidates` but for what it says, with each seed: test acc@1,
+Every row is a training with the default settings but for what it says, with each seed: test acc@1,
 acc@5 and loss of the round that is best on validation, mean over seeds, and the paired 95 %
 interval over clients of the difference to the prior alone (the outer ends of the seeds'
 intervals). With `--asked-at` the moment of the next check-in is known, to the model and to the
@@ -47,8 +47,15 @@ ROWS = {  # name -> (settings, groups of features that are left out, whether the
     "the state alone": ({}, tuple(GROUPS), False),
     **{f"without {name}": ({}, (name,), False) for name in GROUPS},
     **{f"{name} alone": ({}, tuple(g for g in GROUPS if g != name), False) for name in GROUPS},
-    "all of `big` as inputs": ({"features": "big", "dropout": 0.3}, (), False),
-    "plain averaging (fed-avg)": ({"algorithm": "fed-avg"}, (), False),
+    "no id of person or place as input": (
+        {"features": "category,clock,weekday,gap,latitude,longitude", "dropout": 0.1},
+        (),
+        False,
+    ),
+    "input dropout of 0.3": ({"dropout": 0.3}, (), False),
+    "clients weighted by examples": ({"client_weights": "examples"}, (), False),
+    "FedNova": ({"client_weights": "examples", "algorithm": "fed-nova"}, (), False),
+    DENSE: ({"head": "dense"}, (), False),
 }
 
 
@@ -57,12 +64,12 @@ COMPUTE = candidates.client_candidates
 
 def main():
     parser = bench.data_parser(__doc__)
-    parser.add_argument("--config", type=Path, help="settings on top of the preset")
+    parser.add_argument("--config", type=Path, help="settings")
     parser.add_argument("--target", choices=["category", "venue"])
     parser.add_argument("--asked-at", action="store_true", help="the next check-in's time is known")
     parser.add_argument("--counts", action="store_true", help="score the counting baselines too")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=[*ROWS, DENSE], metavar="ROW")
+    parser.add_argument("--only", nargs="+", choices=list(ROWS), metavar="ROW")
     parser.add_argument("--val", action="store_true", help="score validation in place of test")
     parser.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
@@ -71,7 +78,7 @@ def main():
     print(f"{task_name}; {bench.machine()}; `{' '.join(sys.argv[1:])}`\n", flush=True)
     print(f"| model | {' | '.join(f'{m} | to prior' for m in METRICS)} | round | minutes |")
     print("| --- " * (3 + 2 * len(METRICS)) + "|", flush=True)
-    for name in args.only or [CANDIDATES, DENSE, *list(ROWS)[1:]]:
+    for name in args.only or ROWS:
         found = [trained(args, name, seed) for seed in range(args.seeds)]
         if name == (args.only or [CANDIDATES])[0]:
             for kind in found[0].get("counts", ()):
@@ -84,11 +91,11 @@ def main():
 
 
 def settings_of(args, seed, **overrides):
-    """Return the Settings of a training with the preset and what the options say."""
+    """Return the Settings of a training: defaults but for what the options say."""
     given = {"data": args.data, "seed": seed, "users": args.users, "target": args.target}
     given |= {"asked_at": args.asked_at or None}
     given = {name: value for name, value in given.items() if value is not None}
-    return config.load(given | overrides, args.config, preset="candidates")
+    return config.load(given | overrides, args.config)
 
 
 def counted(args):
@@ -126,13 +133,8 @@ def trained(args, name, seed):
     file = args.work / f"{start}-{name}-{seed}.json".replace(" ", "")
     if file.exists():
         return json.loads(file.read_text())
-    overrides, left_out, no_state = ROWS.get(name, ({}, (), False))
-    if name == DENSE:
-        inputs, data = settings.inputs, {"data": args.data, "users": args.users}
-        given = data | {"seed": seed, "target": inputs.target, "asked_at": inputs.asked_at}
-        settings = config.load({k: v for k, v in given.items() if v is not None})
-    else:
-        settings = settings_of(args, seed, **overrides)
+    overrides, left_out, no_state = ROWS[name]
+    settings = settings_of(args, seed, **overrides)
     started = time.perf_counter()
     found, _ = open_workflow.open_task(settings, args.data_dir)
     found = open_workflow.learn_prior(found)

@@ -1,6 +1,6 @@
 """The head that a run has if none is given, and the defaults that depend on the head.
 
-The head `candidates` is the default where it can be: see docs/method.md for what it was measured by.
+The head `candidates` is the default where it can be; docs/method.md says by which measurements.
 
 Public names:
     CANDIDATES: the defaults of `head` candidates that differ from those of `head` dense.

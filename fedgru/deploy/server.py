@@ -84,9 +84,7 @@ def train(grid: Grid, app: App, job: dict[str, Any], state: Path) -> RunFolder:
     epochs = app.settings.client.local_epochs
     federation = Federation(grid, timeout_s=job["timeout_s"], local_epochs=epochs)
     schema = app.schema
-    task = RemoteTask(
-        app.settings, schema.spec, schema.kernel, federation, app.privacy
-    )
+    task = RemoteTask(app.settings, schema.spec, schema.kernel, federation, app.privacy)
     engine = FederationEngine(task)
     training = FederationTraining(engine, algorithms.from_settings(app.settings))
     unfinished = state / UNFINISHED

@@ -87,7 +87,8 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
         "  val targets                         6          40\n"
         "  test targets                        6          51\n"
         "  unknown in val / test: venue 15.0 % / 15.7 %, raw_category 0.0 % / 3.9 %\n"
-        "Model: gru of 8 units, 12 classes of category, prior backoff\n"
+        "Model: gru of 8 units, head dense (since `prior` is backoff), 12 classes of category, "
+        "prior backoff\n"
     )
     patterns = [
         re.escape(f"log/{run_dir.name}, engine jax on ") + r".+ \(\d+ threads?; local steps .+\)",
@@ -108,13 +109,12 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
     )
 
 
-def test_the_preset_candidates_from_the_shell(here):
+def test_the_default_head_from_the_shell(here):
     result = invoke(
-        *("train", "--preset", "candidates", "--data", "hamlet", "--rounds", "3"),
+        *("train", "--data", "hamlet", "--rounds", "3"),
         *("--features", "category,clock", "--name", "knows"),
     )
     assert "gru of 32 units, head candidates, 12 classes of category, prior kernel" in result.stderr
-    assert "Algorithm: fed-nova" in result.stderr
     (folder,) = here.glob("log/*-knows")
     kept = json.loads((folder / "run.json").read_text())["kept"]
     # the output's weights are zero at the start: before training the model is its prior
@@ -276,7 +276,7 @@ BAD_COMMANDS = {
         "(each client once).",
     ),
     "0 rounds": (["train", "--rounds", "0"], 1, "--rounds is 0, expected at least 1."),
-    "0 users": (["train", "--users", "0"], 1, "--users is 0, expected at least 1."),
+    "0 users": (["train", "--users", "0"], 1, "--users is 0, expected a whole number of at least 1, or all."),
     "more users than there are": (
         ["train", *SMALL, "--users", "7"],
         1,
@@ -297,7 +297,7 @@ BAD_COMMANDS = {
         ["train", "--preset", "book"],
         2,
         usage("train [OPTIONS]")
-        + "Error: Invalid value for '--preset': 'book' is not one of 'candidates', 'notebook'.",
+        + "Error: Invalid value for '--preset': 'book' is not 'notebook'.",
     ),
     "missing config file": (
         ["train", "--config", "gone.toml"],

@@ -174,7 +174,7 @@ def test_train_users_from_a_file_and_written_again(tmp_path, value):
         ('data = "x"', "data is 'x' in the config file, expected a section [data]."),
         ("loop = 3", "loop is 3 in the config file, expected a section [loop]."),
         ('[loop]\nrounds = "3"', "`rounds` is 3, expected a whole number."),
-        ("[data]\nusers = true", "`users` is True, expected a whole number."),
+        ("[data]\nusers = true", "`users` is True, expected a whole number of at least 1, or all."),
         ("[model]\ncell = 'rnn'", "`cell` is rnn, expected gru or lstm."),
         (
             "[loop]\nrounds = 0\n[client]\nlocal_epochs = 0",
