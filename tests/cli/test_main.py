@@ -276,7 +276,11 @@ BAD_COMMANDS = {
         "(each client once).",
     ),
     "0 rounds": (["train", "--rounds", "0"], 1, "--rounds is 0, expected at least 1."),
-    "0 users": (["train", "--users", "0"], 1, "--users is 0, expected a whole number of at least 1, or all."),
+    "0 users": (
+        ["train", "--users", "0"],
+        1,
+        "--users is 0, expected a whole number of at least 1, or all.",
+    ),
     "more users than there are": (
         ["train", *SMALL, "--users", "7"],
         1,
@@ -296,8 +300,7 @@ BAD_COMMANDS = {
     "unknown preset": (
         ["train", "--preset", "book"],
         2,
-        usage("train [OPTIONS]")
-        + "Error: Invalid value for '--preset': 'book' is not 'notebook'.",
+        usage("train [OPTIONS]") + "Error: Invalid value for '--preset': 'book' is not 'notebook'.",
     ),
     "missing config file": (
         ["train", "--config", "gone.toml"],

@@ -87,7 +87,7 @@ def test_no_name_occurs_in_two_sections():
         ({"min_checkins": 2}, "`min_checkins` is 2, expected at least 3."),
         (
             {"server_momentum": 0.9},
-            "`server_momentum` has no effect with `server_optimizer` sgd. Use `server_optimizer` "
+            "`server_momentum` has no effect with `server_optimizer` adam. Use `server_optimizer` "
             "momentum, or leave it out.",
         ),
         (
