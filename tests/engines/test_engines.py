@@ -60,6 +60,7 @@ ROBUST = {  # of eight clients, so that each rule has somebody to leave out
     "norm bounding": {"robust": "norm-bounding", "clip_norm": 0.05},
 }
 CANDIDATES = {**BY_SGD, "head": "candidates", "head_dim": 5, "head_dropout": 0.0}
+CANDIDATES |= {"server_optimizer": "sgd"}  # Adam would make rounding errors of what is zero large
 ATTACKS = {  # of the same eight
     "alie": {"attack": "alie", "attackers": 3, "attack_scale": 1.5},
     "inner-product": {"attack": "inner-product", "attackers": 2, "mean": "owners"},
