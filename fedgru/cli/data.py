@@ -159,7 +159,7 @@ def export_libcity_(name: str, folder: Path, data_dir: Path) -> None:
         note(f"Note: {count(done.without_coordinates, 'venue')} without coordinates.")
     if done.own:
         note(f"Note: left out, LibCity has no place for them: {', '.join(done.own)}.")
-    click.echo(
+    echo(
         f"{folder}: {count(done.check_ins, 'check-in')} of {count(done.users, 'user')} at "
         f"{count(done.venues, 'venue')}."
     )
@@ -260,7 +260,7 @@ def sources(as_json: bool) -> None:
     if as_json:
         print_json([asdict(one) for one in PUBLISHED])
     else:
-        click.echo(describe_published([asdict(one) for one in PUBLISHED]))
+        echo(describe_published([asdict(one) for one in PUBLISHED]))
 
 
 @data.command(epilog=_examples("fedgru data synth --name town --users 20 --checkins-per-user 100"))

@@ -69,12 +69,11 @@ def table(plan: Plan, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def train_command(plan: Plan, record: dict[str, Any], data_dir: str | Path = "data") -> str:
     """Return the command that trains a point with the first seed; it names all swept settings."""
-    settings, default = plan.settings(record["params"]), config.Settings()
-    words = ["fedgru", "train"]
+    settings = plan.settings(record["params"])
+    given, words = config.differences(settings), ["fedgru", "train"]
     for name, (section, _) in config.fields().items():
         value = getattr(getattr(settings, section), name)
-        is_default = value == getattr(getattr(default, section), name)
-        if name in plan.axes or not (is_default or name == "name"):
+        if name in plan.axes or (name in given and name != "name"):
             words += [config.option(name), str(value)]
     if str(data_dir) != "data":
         words += ["--data-dir", str(data_dir)]

@@ -161,7 +161,7 @@ def _local_steps(in_c: bool) -> str:
 def _made(info: AlgorithmInfo) -> Algorithm:
     """Make an algorithm with its default settings."""
     needs = {"client_optimizer": "sgd"} if info.needs_sgd else {}
-    settings = config.load({"algorithm": info.name, "mean": "clients", **needs})
+    settings = config.load({"head": "dense", "algorithm": info.name, "mean": "clients", **needs})
     return registry.make(info, settings, algorithms.server_half(settings))
 
 

@@ -184,7 +184,7 @@ KINDS = {
 
 
 def chosen(**settings):
-    return algorithms.from_settings(config.load(settings))
+    return algorithms.from_settings(config.load({"head": "dense"} | settings))
 
 
 @pytest.mark.parametrize("robust", KINDS)

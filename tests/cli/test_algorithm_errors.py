@@ -242,7 +242,7 @@ def test_train_says_what_is_wrong(here, options, message):
             f"{BUILT_IN}, or MODULE:CLASS of your own.",
         ),
         (
-            "sweep --algorithm fed-avg,scaffold",
+            "sweep --algorithm fed-avg,scaffold --client-optimizer adam",
             "--algorithm scaffold needs --client-optimizer sgd: its paper has no rule for adam.",
         ),
         (

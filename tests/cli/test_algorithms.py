@@ -83,7 +83,7 @@ def test_what_is_listed_holds(name):
         given["mean"] = "clients"
     if "clip_norm" in one.settings:  # which has no default
         given["clip_norm"] = 2.0
-    made = made_of.from_settings(config.load(one.settings | given))
+    made = made_of.from_settings(config.load({"head": "dense"} | one.settings | given))
     explained = made.server_optimizer if one.asked_by.keys() & {"server_optimizer"} else made
     if name == "fed-buff":  # made around that of the settings, with the simulated clock
         explained = FedBuff(made)

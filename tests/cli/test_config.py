@@ -114,7 +114,7 @@ def test_yaml_that_is_refused(tmp_path, text, message):
 
 def test_yaml_that_is_none_or_missing(tmp_path):
     (tmp_path / "empty.yaml").write_text("# nothing\n")
-    assert config.load(config_file=tmp_path / "empty.yaml") == config.Settings()
+    assert config.load(config_file=tmp_path / "empty.yaml") == config.load()
     (tmp_path / "tag.yaml").write_text("loop: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(
         ConfigError, match=r"tag\.yaml is not a YAML file: line 1, column 7: could not determine a"

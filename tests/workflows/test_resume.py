@@ -362,8 +362,12 @@ def test_a_full_disk(train, tmp_path, monkeypatch):
 
 def test_a_folder_that_has_become_read_only(stopped, monkeypatch):
     # root may write anywhere, so the refusal is played
-    def read_only(*_):
-        raise OSError(30, "Read-only file system")
+    really = os.open
+
+    def read_only(path, flags, *others, **named):
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(30, "Read-only file system")
+        return really(path, flags, *others, **named)
 
     monkeypatch.setattr(locks.os, "open", read_only)
     assert refusal(stopped) == f"cannot write to {stopped.path}: Read-only file system."

@@ -328,7 +328,7 @@ def test_reports_and_lists_say_who_trained(make_run, monkeypatch, tmp_path, tiny
     ] == [None, 6]
     shown = invoke("runs", "show", run.path.name)
     assert f"\n  {said}\n" in shown
-    assert f", {said}: " in shown
+    assert f", {said}, next check-in: " in shown
     assert "--train-users all" in shown
 
 
