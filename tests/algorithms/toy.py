@@ -25,7 +25,7 @@ class Toy(Engine):
     name = "toy"
 
     def __init__(self, clients, client_rule, evaluations=None):
-        settings = config.load({"client_optimizer": "sgd"})
+        settings = config.load({"head": "dense", "client_optimizer": "sgd"})
         ids = tuple(map(str, range(len(clients))))
         self.task = SimpleNamespace(
             settings=settings,

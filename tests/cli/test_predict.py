@@ -27,7 +27,7 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         invoke("data", "synth", "--name", "hamlet", "--users", 6, "--checkins-per-user", 40)
-        invoke("train", *SMALL, "--prior", "kernel", "--name", "first", "--no-eval")
+        invoke("train", *SMALL, "--prior", "kernel", "--head", "dense", "--name", "first", "--no-eval")
     return folder
 
 
