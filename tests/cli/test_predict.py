@@ -27,7 +27,8 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         invoke("data", "synth", "--name", "hamlet", "--users", 6, "--checkins-per-user", 40)
-        invoke("train", *SMALL, "--prior", "kernel", "--head", "dense", "--name", "first", "--no-eval")
+        words = ("--prior", "kernel", "--head", "dense", "--name", "first", "--no-eval")
+        invoke("train", *SMALL, *words)
     return folder
 
 
