@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help env train test test-all lint tensorboard smoke bench tff dist lock lock-tff lock-dist clean
+.PHONY: help env train test test-all lint tensorboard smoke bench tff dist lock lock-tff lock-dist sbom clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -107,6 +107,9 @@ lock-tff:  ## resolve requirements-tff.lock anew from requirements-tff.in (needs
 lock-dist:  ## resolve requirements-dist.lock anew from setup.cfg (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra dev --extra dist --extra flower setup.cfg -o requirements-dist.lock
+
+sbom:  ## bills of materials (CycloneDX) of the three locks, in sbom/
+	$(PYTHON) .ci/sbom.py --output sbom requirements.lock requirements-dist.lock requirements-tff.lock
 
 clean:  ## remove the environment and caches; keeps data/ and log/
 	rm -rf $(VENV) $(VENV_TFF) $(VENV_DIST) build dist *.egg-info .pytest_cache .ruff_cache

@@ -222,6 +222,7 @@ class Run:
         *,
         overwrite: bool = False,
         client: str | None = None,
+        names: bool = False,
     ) -> dict[str, Any]:
         """Write the model for use elsewhere, and return what its model.json says.
 
@@ -230,10 +231,11 @@ class Run:
             output: new folder.
             overwrite: replace an earlier export there.
             client: whose model, where clients have models of their own.
+            names: write users' ids, not pseudonyms.
         """
         from fedgru.predict.export import export_run
 
-        return export_run(self.folder, self.task, to, output, overwrite, client)
+        return export_run(self.folder, self.task, to, output, overwrite, client, names)
 
 
 def open_run(

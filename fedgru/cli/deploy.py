@@ -92,6 +92,7 @@ def app(
     """
     from fedgru import config
     from fedgru.deploy.app import check_deployable, write_app
+    from fedgru.deploy.bundle import sha256_of_folder
     from fedgru.deploy.privacy import DELTA, Privacy, check_privacy, epsilon
     from fedgru.workflows import open as open_workflow
 
@@ -114,6 +115,7 @@ def app(
             "differentially private for each participant, as long as all add their noise. The "
             "scores that clients send are not covered."
         )
+    note(f"SHA-256 of the app, for its clients: {sha256_of_folder(folder)}")
     echo(f"{folder}: start the server with: fedgru deploy server {folder} --clients N")
 
 
@@ -257,6 +259,14 @@ def server(
     show_default=True,
     help="Where the client keeps its check-ins, as imported, and its log.",
 )
+@click.option(
+    "--allow-app",
+    "allow_app",
+    multiple=True,
+    metavar="SHA256",
+    help="Take part in this app too; can be repeated. Without it: in the first one that comes, if "
+    "all of its code is fedgru's.",
+)
 @click.option("--record", is_flag=True, help="Keep a copy of every byte that is sent, in sent/.")
 @click.option(
     "--patience",
@@ -278,6 +288,7 @@ def client(
     categories: str | None,
     skip_bad_rows: bool,
     folder: str,
+    allow_app: tuple[str, ...],
     record: bool,
     patience_s: float,
     insecure: bool,
@@ -296,7 +307,7 @@ def client(
     for line in data_set.passport["ledger"]:
         note(f"  {line['kind']}: {line['reason']}, {line['rows']:,} rows")
     ca_file, key_file = (None, None) if insecure else (ca, key)
-    Client(folder, address, ca_file, key_file, record, patience_s).run(note)
+    Client(folder, address, ca_file, key_file, record, patience_s, allow_app).run(note)
 
 
 def warn(text: str) -> None:

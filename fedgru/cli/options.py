@@ -227,6 +227,14 @@ quiet_option = click.option(
 )
 
 
+names_option = click.option(
+    "--names",
+    "with_names",
+    is_flag=True,
+    help="Write the users' ids, not pseudonyms: for yourself, not to be given away.",
+)
+
+
 def is_quiet() -> bool:
     """Whether --quiet was given, to the program or to the command."""
     return bool(click.get_current_context().meta.get("fedgru.quiet", False))

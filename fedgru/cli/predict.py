@@ -10,6 +10,7 @@ from fedgru.cli.options import (
     echo,
     json_option,
     log_dir_option,
+    names_option,
     note,
     print_json,
     quiet_option,
@@ -178,6 +179,7 @@ def predict(
     help="Whose model, of a run whose clients have models of their own.  [default: the one that "
     "a new client starts with]",
 )
+@names_option
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export there.")
 @json_option
 @quiet_option
@@ -188,6 +190,7 @@ def export(
     kind: str,
     output: Path,
     client: str | None,
+    with_names: bool,
     overwrite: bool,
     as_json: bool,
     data_dir: Path,
@@ -203,7 +206,7 @@ def export(
 
     found = open_run(run, log_dir=log_dir, data_dir=data_dir)
     note(describe.describe_origin(found.path, found.task.settings))
-    description = found.export(kind, output, overwrite=overwrite, client=client)
+    description = found.export(kind, output, overwrite=overwrite, client=client, names=with_names)
     if as_json:
         print_json({"folder": str(output)} | description)
     else:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from fedgru.cli.options import RunName, data_dir_option, echo, log_dir_option, run_argument
+from fedgru.cli.options import (
+    RunName,
+    data_dir_option,
+    echo,
+    log_dir_option,
+    names_option,
+    run_argument,
+)
 
 EXPECTED_PORT = 6006  # TensorBoard's own
 
@@ -19,9 +26,12 @@ EXPECTED_PORT = 6006  # TensorBoard's own
     help="The file to write.  [default: report.html in the run's folder; with several runs, in the "
     "current one]",
 )
+@names_option
 @data_dir_option
 @log_dir_option
-def report(names: tuple[str, ...], output: Path | None, data_dir: Path, log_dir: Path) -> None:
+def report(
+    names: tuple[str, ...], output: Path | None, with_names: bool, data_dir: Path, log_dir: Path
+) -> None:
     """Write a report of evaluated runs, one HTML file (default: the newest run).
 
     It shows up to six runs side by side, if they were scored on the same targets.
@@ -33,7 +43,7 @@ def report(names: tuple[str, ...], output: Path | None, data_dir: Path, log_dir:
     folders = [listing.open_run(log_dir, name) for name in names or (None,)]
     if output is None:
         output = folders[0].path / "report.html" if len(folders) == 1 else Path("report.html")
-    size_bytes = write_report(folders, data_dir, output)
+    size_bytes = write_report(folders, data_dir, output, with_names)
     echo(
         f"Report: {output} ({size_bytes / 1e6:.1f} MB, made in {time.perf_counter() - started:.1f}"
         " s)"

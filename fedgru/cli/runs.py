@@ -110,3 +110,34 @@ def remove(names: tuple[str, ...], yes: bool, log_dir: Path) -> None:
         click.confirm(f"Delete {count} for good?", abort=True, err=True)
     remove_runs(folders, log_dir)
     echo(f"deleted: {', '.join(str(folder.path) for folder in folders)}")
+
+
+@runs.command(name="share", epilog="Example: fedgru runs share --output shared")
+@run_argument
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="New folder for the copy.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier copy there.")
+@json_option
+@log_dir_option
+def share_run(run: str | None, output: Path, overwrite: bool, as_json: bool, log_dir: Path) -> None:
+    """Copy a run without what tells of single persons (default: newest run).
+
+    It leaves out ids, predictions and scores of single clients, and says what it left out and what
+    the rest still tells.
+    """
+    from fedgru.console.tables import align
+    from fedgru.runs.listing import open_run
+    from fedgru.runs.share import share
+
+    done = share(open_run(log_dir, run), output, overwrite)
+    if as_json:
+        print_json({"folder": str(output)} | done)
+        return
+    for title, table in (("Given away:", done["given"]), ("Left out:", done["left_out"])):
+        echo(f"{title}\n{align([('', *row) for row in table.items()])}")
+    echo(f"Copy: {output}")

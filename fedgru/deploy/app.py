@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PACKAGE = "fedgru_app"
 PLAIN = Privacy()
 MAX_BYTES = 10 << 20  # of the packed app, what Flower takes
-_SETTINGS, _MODEL = "settings.toml", "model.json"
+SETTINGS, MODEL = "settings.toml", "model.json"
 _PYPROJECT = """\
 [build-system]
 requires = ["setuptools"]
@@ -137,6 +137,20 @@ def check_deployable(settings: Settings) -> None:
             )
 
 
+def code_files(version: str) -> dict[str, str]:
+    """Return {name: text} of an app's files but its settings and tables: they are always the same.
+
+    Args:
+        version: of the fedgru that makes the app.
+    """
+    return {
+        "pyproject.toml": _PYPROJECT.format(package=PACKAGE, version=version),
+        f"{PACKAGE}/__init__.py": '"""A federation of fedgru."""\n',
+        f"{PACKAGE}/server_app.py": _SERVER_APP,
+        f"{PACKAGE}/client_app.py": _CLIENT_APP,
+    }
+
+
 def write_app(folder: str | Path, task: Task, privacy: Privacy = PLAIN) -> None:
     """Write an app whose tables are those of a task.
 
@@ -159,13 +173,9 @@ def write_app(folder: str | Path, task: Task, privacy: Privacy = PLAIN) -> None:
             f"the tables of values take {len(described.encode()):,} bytes, Flower sends at most "
             f"{MAX_BYTES:,}. Leave venue or user out of `features`."
         )
-    files = {
-        "pyproject.toml": _PYPROJECT.format(package=PACKAGE, version=__version__),
-        f"{PACKAGE}/__init__.py": '"""A federation of fedgru."""\n',
-        f"{PACKAGE}/server_app.py": _SERVER_APP,
-        f"{PACKAGE}/client_app.py": _CLIENT_APP,
-        f"{PACKAGE}/{_SETTINGS}": config.dump(task.settings),
-        f"{PACKAGE}/{_MODEL}": described + "\n",
+    files = code_files(__version__) | {
+        f"{PACKAGE}/{SETTINGS}": config.dump(task.settings),
+        f"{PACKAGE}/{MODEL}": described + "\n",
     }
     if folder.exists():
         raise DataError(f"{folder} exists already: choose another name, or delete it.")
@@ -187,7 +197,7 @@ def read_app(folder: str | Path) -> App:
     folder = Path(folder)
     package = folder / PACKAGE if (folder / PACKAGE).is_dir() else folder
     try:
-        texts = [(package / name).read_text("utf-8") for name in (_SETTINGS, _MODEL)]
+        texts = [(package / name).read_text("utf-8") for name in (SETTINGS, MODEL)]
         described = json.loads(texts[1])
         schema = Schema.from_dict(described["model"])
         privacy = Privacy(**described["privacy"])
@@ -196,7 +206,7 @@ def read_app(folder: str | Path) -> App:
             f"{folder} is not an app of fedgru. Make one with: fedgru deploy app FOLDER"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, DataError):
-        raise DataError(f"{package / _MODEL} is damaged. Make the app again.") from None
-    settings = config.read_stored(package / _SETTINGS)
+        raise DataError(f"{package / MODEL} is damaged. Make the app again.") from None
+    settings = config.read_stored(package / SETTINGS)
     sha256 = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     return App(settings, schema, privacy, sha256)

@@ -222,7 +222,7 @@ def _reply(
 
     folder = Path(context.node_config["folder"])
     started = time.perf_counter()
-    with _logging_to(folder / LOG):
+    with logging_to(folder / LOG):
         try:
             with limited(message.metadata.ttl), compiled_in(folder / "compiled"):
                 content = act(read_app(package))
@@ -241,7 +241,7 @@ def _reply(
 
 
 @contextmanager
-def _logging_to(file: Path) -> Iterator[None]:
+def logging_to(file: Path) -> Iterator[None]:
     """A context in which fedgru's log lines go to a file."""
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)s %(message)s"))

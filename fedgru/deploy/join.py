@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from subprocess import Popen
 from typing import TYPE_CHECKING
 
 from fedgru.core.errors import ConfigError, Interrupted, RunError
 from fedgru.data import datasets
-from fedgru.deploy import processes, require_flower
+from fedgru.deploy import bundle, processes, require_flower
 from fedgru.deploy.client import DATA_SET, LOG, check_one_person
 from fedgru.storage.locks import Lock
 
@@ -77,6 +77,7 @@ class Client:
         key: path of the client's private key; None with plaintext.
         record: whether to keep a copy of every byte that is sent.
         patience_s: how long to try again if the server refuses this client.
+        allowed: SHA-256 of apps to take part in, beside the one it has joined.
     """
 
     def __init__(
@@ -87,9 +88,10 @@ class Client:
         key: str | Path | None,
         record: bool = False,
         patience_s: float = PATIENCE_S,
+        allowed: Sequence[str] = (),
     ) -> None:
         self.folder, self.address, self.patience_s = Path(folder), address, patience_s
-        self.ca, self.key, self.record = ca, key, record
+        self.ca, self.key, self.record, self.allowed = ca, key, record, allowed
 
     def run(self, tell: Callable[[str], None]) -> None:
         """Answer the server until it is interrupted.
@@ -106,6 +108,7 @@ class Client:
         lock = Lock(self.folder)
         lock.acquire()
         try:
+            bundle.allow(self.folder, self.allowed)
             self._run(tell)
         except KeyboardInterrupt as error:
             raise Interrupted(". Take part again with the same command.", error) from error
@@ -180,7 +183,8 @@ class Client:
     def _environment(self) -> dict[str, str]:
         home = self.folder / "flower"
         home.mkdir(exist_ok=True)
-        return processes.environment(home)
+        apps = {bundle.VARIABLE: str((self.folder / bundle.APPS).resolve())}
+        return processes.environment(home, **apps)
 
     def _arguments(self) -> list[str]:
         config = f"folder={_quoted(self.folder.resolve())} record={int(self.record)}"

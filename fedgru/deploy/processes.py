@@ -6,6 +6,7 @@ line: see that module.
 
 import os
 import re
+import secrets
 import shlex
 import signal
 import socket
@@ -21,17 +22,27 @@ from typing import Any
 from fedgru.core.errors import ConfigError
 
 STARTED_BY_FLOWER = ("flower-superexec", "flwr-serverapp", "flwr-clientapp")
+# what a server could have a client start, and fedgru has no use for
+REFUSED = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-simulation")
+SECRET = "FEDGRU_DEPLOY_SECRET"  # opens the doors of Flower's programs to each other, see flower.py
 STOP_S = 8.0  # a program that takes longer to end is killed
 
 
 def environment(home: str | Path, **more: str) -> dict[str, str]:
-    """Return the environment of Flower's programs: no telemetry, no downloads, own folder.
+    """Return the environment of Flower's programs: no telemetry or downloads, own folder, a secret.
 
     Args:
         home: existing folder for Flower's files, in place of ~/.flwr.
         more: further variables.
     """
-    return os.environ | {
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        # which would change who is believed to call, and how much
+        if name != "FORWARDED_ALLOW_IPS" and not name.startswith(("UVICORN_", "FLWR_"))
+    }
+    return own | {
+        SECRET: secrets.token_hex(32),
         "PATH": f"{_write_programs(home)}{os.pathsep}{os.environ.get('PATH', '')}",
         "FLWR_HOME": str(Path(home).resolve()),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -55,6 +66,9 @@ def _write_programs(home: str | Path) -> Path:
         command = shlex.join([sys.executable, "-m", "fedgru.deploy.flower", program])
         file.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         file.chmod(0o755)
+    for program in REFUSED:
+        (folder / program).write_text(f"#!/bin/sh\necho fedgru: no {program} here >&2\nexit 1\n")
+        (folder / program).chmod(0o755)
     return folder
 
 

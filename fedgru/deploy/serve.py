@@ -11,9 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, FedgruError, Interrupted, RunError
 from fedgru.deploy import processes, require_flower
 from fedgru.deploy.app import App, check_deployable, read_app
+from fedgru.deploy.bundle import sha256_of_folder
+from fedgru.deploy.flower import MAX_BYTES, QUEUE
 from fedgru.deploy.keys import CA_CERT, SERVER_CERT, SERVER_KEY, check_certificate, public_keys
 from fedgru.deploy.server import JOB, LOG, OUTCOME, STATE, UNFINISHED
 from fedgru.runs.folder import RunFolder
@@ -25,7 +28,7 @@ GONE_S = 60.0  # wait this long for the programs of a killed server to end
 POLL_S = 0.3
 KEYS_S = 10.0  # how often the folder of keys is read
 ALIVE_S = 30.0  # how often Flower is asked whether the run is alive
-_CONNECTION = "here"
+_CONNECTION, _DATABASE = "here", "superlink.db"
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +94,7 @@ class Server:
             job = {"log_dir": str(Path(log_dir).resolve()), "clients": clients}
             write_text(self.folder / JOB, json.dumps(job | {"timeout_s": timeout_s}))
             (self.folder / OUTCOME).unlink(missing_ok=True)
-            self._prepare_home()
+            self._prepare_home(app)
             log_file = self.folder / "superlink.log"
             with processes.running(
                 "flower-superlink", self._superlink_arguments(), self._env, log_file
@@ -133,10 +136,17 @@ class Server:
                 "machine."
             )
 
-    def _prepare_home(self) -> None:
+    def _prepare_home(self, app: App) -> None:
         home = self.folder / "flower"
         home.mkdir(exist_ok=True)
-        self._env = processes.environment(home, **{STATE: str(self.folder.resolve())})
+        self._env = processes.environment(
+            home,
+            **{
+                STATE: str(self.folder.resolve()),
+                MAX_BYTES: str(largest_body(app)),
+                QUEUE: str((self.folder / _DATABASE).resolve()),
+            },
+        )
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         self._local = f"{host}:{self.port}"
         trust = (
@@ -152,7 +162,7 @@ class Server:
 
     def _superlink_arguments(self) -> list[Any]:
         arguments = ["--host", self.host, "--port", self.port]
-        arguments += ["--database", (self.folder / "superlink.db").resolve()]
+        arguments += ["--database", (self.folder / _DATABASE).resolve()]
         arguments += ["--disable-runtime-dependency-installation"]
         if self.certificates is None:
             return [*arguments, "--insecure"]
@@ -196,7 +206,7 @@ class Server:
             return []
         assert self.keys is not None, "certificates come with keys"
         known = {}
-        if self._registered.exists() and (self.folder / "superlink.db").exists():
+        if self._registered.exists() and (self.folder / _DATABASE).exists():
             known = read_json_object(self._registered)
         here: dict[str, tuple[str, Path]] = {}
         for name, file in public_keys(self.keys).items():
@@ -218,6 +228,7 @@ class Server:
     def _say_where(self, tell: Callable[[str], None], names: Sequence[str]) -> None:
         scheme = "http" if self.certificates is None else "https"
         tell(f"listening at {scheme}://{self.host}:{self.port}")
+        tell(f"SHA-256 of the app, for its clients: {sha256_of_folder(self.app_folder)}")
         if names:
             tell(f"keys registered: {', '.join(names)}")
 
@@ -278,3 +289,13 @@ class Server:
                 f"the run's process ended ({status}). {log_file} ends with:\n"
                 f"{processes.tail(log_file)}\nResume with the same command."
             )
+
+
+def largest_body(app: App) -> int:
+    """Return the bytes of the largest request that a node has a reason to send.
+
+    An update has 4 bytes a weight, a masked one 8, once more for the rows that are owned; Flower
+    sends it in parts.
+    """
+    weights = app.schema.spec.init_weights(seeding.rng(0, "largest body"))
+    return 16 * sum(array.size for array in weights.values()) + (512 << 10)

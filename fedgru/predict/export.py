@@ -9,6 +9,7 @@ weights.npz     --to weights: the arrays of fedgru/models/gru.py, without those 
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def export_run(
     output: str | Path,
     overwrite: bool = False,
     client: str | None = None,
+    names: bool = False,
 ) -> dict[str, Any]:
     """Write the weights of a run's best round as a folder, whole or not at all.
 
@@ -47,6 +49,8 @@ def export_run(
         output: path of the new folder.
         overwrite: replace an earlier export there.
         client: see `load_model`.
+        names: whether users have their ids as names in model.json; else pseudonyms, by which
+            nobody finds the weights of a user.
 
     Returns:
         dict that model.json holds.
@@ -65,10 +69,15 @@ def export_run(
         check_has_model(run, task, client)
     schema, weights, round_num = load_model(run, task, client)
     weights, _ = split_heads(weights)
+    named = list if names else run.pseudonyms
+    if "user" in schema.vocabularies:
+        users = schema.vocabularies["user"]
+        renamed = dict(zip(named(users), users.values(), strict=True))
+        schema = replace(schema, vocabularies=schema.vocabularies | {"user": renamed})
     facts = run.facts()
     description = {
         "run": run.path.name,
-        **({} if client is None else {"client": client}),
+        **({} if client is None else {"client": named([client])[0]}),
         "round": round_num,
         "data": facts["data"],
         "fingerprint": facts["fingerprint"],

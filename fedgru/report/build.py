@@ -31,17 +31,18 @@ SECTIONS = (
 )
 
 
-def make_report(folders: Sequence[RunFolder], data_dir: str | Path) -> str:
+def make_report(folders: Sequence[RunFolder], data_dir: str | Path, names: bool = False) -> str:
     """Return the report of some runs, as HTML; the same runs give the same bytes.
 
     Args:
         folders: RunFolders, evaluated. Nothing is written to them.
         data_dir: folder of data sets.
+        names: see `read_runs`.
 
     Raises:
         RunError, DataError: see `read_runs`.
     """
-    runs = read_runs(folders, data_dir)
+    runs = read_runs(folders, data_dir, names)
     test, labels = runs[0].test, ", ".join(run.label for run in runs)
     about = (
         f"{runs[0].settings.inputs.task_name.capitalize()}: the {runs[0].settings.inputs.target}, "
@@ -61,11 +62,16 @@ def make_report(folders: Sequence[RunFolder], data_dir: str | Path) -> str:
     )
 
 
-def write_report(folders: Sequence[RunFolder], data_dir: str | Path, output: str | Path) -> int:
+def write_report(
+    folders: Sequence[RunFolder],
+    data_dir: str | Path,
+    output: str | Path,
+    names: bool = False,
+) -> int:
     """Write the report of some runs, whole or not at all.
 
     Args:
-        folders, data_dir: see `make_report`.
+        folders, data_dir, names: see `make_report`.
         output: path of the file; one that is there is replaced.
 
     Returns:
@@ -76,7 +82,7 @@ def write_report(folders: Sequence[RunFolder], data_dir: str | Path, output: str
     """
     output = Path(output)
     _check_output(output)
-    content = make_report(folders, data_dir).encode("utf-8")
+    content = make_report(folders, data_dir, names).encode("utf-8")
     mend(output.parent, output.name)
     try:
         write_whole(output, lambda stream: stream.write(content))

@@ -219,9 +219,9 @@ def over_clients(runs: Sequence[ReportedRun]) -> Section:
             f"{accuracy[worst].mean():.3f}{_loss_of_worst(run)}, all clients of "
             f"{accuracy.mean():.3f}"
         )
-        ids, lengths = run.task.clients.client_ids, run.task.clients.lengths
+        names, lengths = run.client_names, run.task.clients.lengths
         rows = [
-            [ids[kept[i]], f"{lengths[kept[i]]:,}", f"{counts[kept[i]]:,}", f"{accuracy[i]:.3f}"]
+            [names[kept[i]], f"{lengths[kept[i]]:,}", f"{counts[kept[i]]:,}", f"{accuracy[i]:.3f}"]
             for i in worst[:10]
         ]
         caption = f"The {count(len(rows), 'client')} with the lowest acc@1{of_run(runs, run)}"

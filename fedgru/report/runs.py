@@ -74,6 +74,7 @@ class ReportedRun:
         times: column -> float64 [rounds + 1], times.csv; empty if nothing was trained.
         passport: dict, of the data set.
         task: Task.
+        client_names: the scored clients' names in the report: pseudonyms, or their ids.
         outcomes: Outcomes.
         traffic: Traffic; None if nothing was exchanged.
         cohort_bytes: (down, up), ints, of all clients in all rounds; (0, 0) without traffic.
@@ -90,6 +91,7 @@ class ReportedRun:
     times: dict[str, Doubles]
     passport: dict[str, Any]
     task: Task
+    client_names: Sequence[str]
     outcomes: Outcomes
     traffic: Traffic | None
     cohort_bytes: tuple[int, int]
@@ -101,12 +103,15 @@ class ReportedRun:
         return sums, np.bincount(index, minlength=size)
 
 
-def read_runs(folders: Sequence[RunFolder], data_dir: str | Path) -> list[ReportedRun]:
+def read_runs(
+    folders: Sequence[RunFolder], data_dir: str | Path, names: bool = False
+) -> list[ReportedRun]:
     """Read runs that are shown in one report.
 
     Args:
         folders: RunFolders.
         data_dir: folder of data sets.
+        names: whether clients have their ids as names; else pseudonyms, those of the first run.
 
     Returns:
         list of ReportedRun, in the order given.
@@ -119,7 +124,8 @@ def read_runs(folders: Sequence[RunFolder], data_dir: str | Path) -> list[Report
     _check_folders(folders)
     labels = label_runs(folders)
     pairs = zip(folders, labels, strict=True)
-    runs = [_read(number, *pair, data_dir) for number, pair in enumerate(pairs)]
+    renamed = None if names else folders[0]
+    runs = [_read(number, *pair, data_dir, renamed) for number, pair in enumerate(pairs)]
     for other in runs[1:]:
         _check_comparable(runs[0], other)
     return runs
@@ -161,12 +167,15 @@ def label_runs(folders: Sequence[RunFolder]) -> list[str]:
     return [folder.path.resolve().name for folder in folders]
 
 
-def _read(number: int, folder: RunFolder, label: str, data_dir: str | Path) -> ReportedRun:
+def _read(
+    number: int, folder: RunFolder, label: str, data_dir: str | Path, renamed: RunFolder | None
+) -> ReportedRun:
     facts, settings = folder.facts(), folder.settings()
     try:
         task = reopen_workflow.reopen_task(folder, data_dir)
     except DataError as error:
         raise DataError(f"{folder.path}: its data set cannot be opened. {error}") from None
+    ids = task.clients.client_ids
     rounds = folder.rounds()
     traffic, cohort_bytes = None, (0, 0)
     if rounds and folder.kind.has_engine:
@@ -188,6 +197,7 @@ def _read(number: int, folder: RunFolder, label: str, data_dir: str | Path) -> R
         times=folder.times(),
         passport=datasets.read_passport(settings.data.data, data_dir),
         task=task,
+        client_names=ids if renamed is None else renamed.pseudonyms(ids),
         outcomes=_read_outcomes(folder, task),
         traffic=traffic,
         cohort_bytes=cohort_bytes,

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import hmac
 import logging
+import secrets
 import shutil
 import time
 from collections import Counter
@@ -83,6 +85,7 @@ class RunFolder:
         self._lock = Lock(self.path)
         self._handler: _RunLog | None = None
         self._is_checked = False
+        self._salt = secrets.token_hex(16)  # of a run that an earlier fedgru made
         self._trains = False  # whether an error is a failure of the run, not of a reader of it
 
     @classmethod
@@ -105,6 +108,7 @@ class RunFolder:
             **facts,
             "config_sha256": hashlib.sha256(toml.encode()).hexdigest(),
             "versions": installed_versions(),
+            "salt": secrets.token_hex(16),
             "status": "running",
         }
         stem = f"{time.strftime('%Y-%m-%d-%H%M%S')}-{settings.loop.name}"
@@ -311,6 +315,15 @@ class RunFolder:
             RunError: if the file is damaged.
         """
         return order.read_json(self._file(order.FACTS))
+
+    def pseudonyms(self, client_ids: Iterable[str]) -> list[str]:
+        """Return other names of clients, which cannot be led back without this run's run.json.
+
+        The same client has the same name in all that is made of this run, and another in others.
+        """
+        salt = str(self.facts().get("salt") or self._salt).encode()
+        digests = (hmac.new(salt, name.encode(), "sha256").hexdigest() for name in client_ids)
+        return [f"client-{digest[:10]}" for digest in digests]
 
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Add to run.json."""

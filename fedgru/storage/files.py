@@ -25,7 +25,7 @@ from numpy.lib import format as npy
 from fedgru.core.types import AnyPath
 
 MAX_JSON_BYTES = 256 << 20  # the largest of fedgru's, a checkpoint of many rounds, has a few MiB
-MAX_DIGITS = 18  # of a whole number in JSON: more do not fit the 64 bits that arrays and files have
+MAX_DIGITS = 20  # of a whole number in JSON: those of 64 bits, as Flower numbers its nodes
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 

@@ -72,7 +72,7 @@ def test_the_exported_keras_model_predicts_as_the_evaluation_does(make_run, tmp_
     import keras
 
     run, task, expected = make_run(**CASES[case])
-    model_export.export_run(run, task, "keras", tmp_path / "out")
+    model_export.export_run(run, task, "keras", tmp_path / "out", names=True)
     model = keras.saving.load_model(tmp_path / "out/model.keras")
     stream = Stream.start(model_export.open_export(tmp_path / "out"))
     equal(walk(task, stream, lambda s, noise: model(s.inputs(noise)).numpy()[0, 0]), expected)
@@ -83,7 +83,7 @@ def test_the_saved_model_predicts_as_the_evaluation_does(make_run, tmp_path, cas
     import tensorflow as tf
 
     run, task, expected = make_run(**CASES[case])
-    model_export.export_run(run, task, "savedmodel", tmp_path / "out")
+    model_export.export_run(run, task, "savedmodel", tmp_path / "out", names=True)
     model = tf.saved_model.load(str(tmp_path / "out/saved_model"))
     stream = Stream.start(model_export.open_export(tmp_path / "out"))
     for _ in range(2):
@@ -95,7 +95,7 @@ def test_the_saved_model_predicts_as_the_evaluation_does(make_run, tmp_path, cas
 @pytest.mark.parametrize("case", ["gru, kernel", "noise", "candidates", "asked, candidates"])
 def test_exported_weights_predict_as_the_evaluation_does(make_run, tmp_path, case):
     run, task, expected = make_run(**CASES[case])
-    described = model_export.export_run(run, task, "weights", tmp_path / "out")
+    described = model_export.export_run(run, task, "weights", tmp_path / "out", names=True)
     assert described == json.loads((tmp_path / "out/model.json").read_text())
     weights = model_export.load_weights(tmp_path / "out")
     assert not any(name.startswith("protected") for name in weights)

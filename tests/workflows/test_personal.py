@@ -155,7 +155,9 @@ def test_the_model_of_a_client_is_loaded_and_exported(train, tmp_path):
     _, shared, _ = load_model(run, task, "a new client")
     np.testing.assert_array_equal(loaded["rows"], own["rows"])
     np.testing.assert_array_equal(shared["rows"], weights["rows"])
-    description = export_run(run, task, "weights", tmp_path / "exported", client=client_id)
+    description = export_run(
+        run, task, "weights", tmp_path / "exported", client=client_id, names=True
+    )
     assert description["client"] == client_id
     with np.load(tmp_path / "exported/weights.npz") as arrays:
         np.testing.assert_array_equal(arrays["rows"], own["rows"])

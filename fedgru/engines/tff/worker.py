@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fedgru.core.errors import TrainingError
+from fedgru.engines.tff.open_port import check_open_port
 
 NO_LIMIT = ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)
 
@@ -43,6 +44,7 @@ class Worker:
         clients_at_once: how many clients it works on at the same time.
 
     Raises:
+        ConfigError: on a machine with a public address, see `check_open_port`.
         TrainingError: if the worker cannot be started; with what it printed.
     """
 
@@ -51,6 +53,7 @@ class Worker:
         import portpicker
         import tensorflow_federated as tff
 
+        check_open_port()
         port = portpicker.pick_unused_port()
         program = Path(tff.__file__).parent / "data" / "worker_binary"
         printed = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
