@@ -79,7 +79,7 @@ def main():
 
 def measure(args, concept, row, seed, kernels, trained):
     """Train one row with one seed; return what the table shows of it."""
-    overrides = COMMON | {"data": args.data, "users": args.users, "seed": seed}
+    overrides = COMMON | {"head": "dense", "data": args.data, "users": args.users, "seed": seed}
     overrides |= {"rounds": args.rounds, "prior": args.prior} | ROWS[row]
     if "method" in overrides:
         overrides["agnostic_to"] = concept

@@ -111,6 +111,7 @@ def choose(args, name, candidates):
 
 def settings_of(args, overrides, seed):
     given = {
+        "head": "dense",
         "data": args.data,
         "prior": args.prior,
         "hidden_dim": args.hidden_dim,

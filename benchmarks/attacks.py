@@ -142,7 +142,7 @@ def train(args, results, attackers, attack, mean, seed):
 
 
 def common(args, seed):
-    given = {"seed": seed, "stop_metric": "val/acc@1/micro"}
+    given = {"head": "dense", "seed": seed, "stop_metric": "val/acc@1/micro"}
     given |= {} if args.rounds is None else {"rounds": args.rounds}
     return given | ({} if args.hidden_dim is None else {"hidden_dim": args.hidden_dim})
 

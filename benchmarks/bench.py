@@ -39,13 +39,15 @@ def data_parser(description):
 
 
 def open_task(args, **settings):
-    """Return the Task of the data that the options name, and of further settings."""
+    """Return the Task of the data that the options name, with a dense head, and of settings."""
     from fedgru import config
     from fedgru.workflows import open as open_workflow
 
     if args.users:
         settings["users"] = args.users
-    task, _ = open_workflow.open_task(config.load({"data": args.data, **settings}), args.data_dir)
+    task, _ = open_workflow.open_task(
+        config.load({"head": "dense", "data": args.data, **settings}), args.data_dir
+    )
     return task
 
 

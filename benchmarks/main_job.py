@@ -42,7 +42,7 @@ def main():
         if args.file:
             name = "timed"
             rows.append(("import, process start included, s", time_import(args.file, data_dir)))
-        overrides = {"data": name} | ({"users": args.users} if args.users else {})
+        overrides = {"head": "dense", "data": name} | ({"users": args.users} if args.users else {})
         settings = config.load(overrides, args.config)
         task = build_task(datasets.open_data_set(name, data_dir), settings)
         started = time.perf_counter()
