@@ -38,6 +38,8 @@ OF_A_CLIENT = LEARNT_FROM + HISTORY  # stored side by side in the file of a larg
 ENDS, DRAWN_FROM = "clients.pieces", "training_clients.pieces"
 FEW_VALUES = 10_000  # up to this many texts are read into memory; more stay on the disk
 
+LAYOUT = 2  # raise it when what is stored changes, so that nothing older is read
+
 logger = logging.getLogger(__name__)
 
 
@@ -139,6 +141,7 @@ def _made_from(data_set: DataSet, settings: Settings) -> dict[str, Any]:
     own = own_features.find_all(parse_features(settings.inputs.features))
     made_from: dict[str, Any] = {
         "fedgru": __version__,
+        "stored_layout": LAYOUT,
         "fingerprint": data_set.passport["fingerprint"],
         "data": {"users": settings.data.num_users, "min_checkins": settings.data.min_checkins},
         "inputs": settings.inputs.model_dump(exclude={"prior"}),
