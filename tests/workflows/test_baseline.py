@@ -51,6 +51,7 @@ def of_one(task, client=0):
 
 
 CANDIDATES = {"head": "candidates", "head_dropout": 0.0, "client_optimizer": "sgd"}
+CANDIDATES |= {"local_epochs": 4, "server_optimizer": "sgd"}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_alone_a_client_knows_its_own_values_only(make_task):
     np.testing.assert_allclose(own.shared, counts / counts.sum())
 
 
-@pytest.mark.parametrize("given", [{}, {"head": "candidates"}])
+@pytest.mark.parametrize("given", [{}, {"head": "candidates", "server_optimizer": "sgd"}])
 def test_local_training_of_one_client_is_a_federation_of_one(make_task, given):
     task = of_one(make_task(rounds=3, patience=0, mean="clients", client_lr=0.01, **given))
     (model,), rows = local_models.train_local(task)
