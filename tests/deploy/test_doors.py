@@ -144,7 +144,7 @@ class Behind:
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
 
-def status(doors, path, size=0, client="127.0.0.1", chunks=1, **headers):
+def status(doors, path, size=0, client="127.0.0.1", chunks=1, state=None, **headers):
     """Return (status, bytes received) of a request."""
     sent, received = [], []
 
@@ -158,8 +158,8 @@ def status(doors, path, size=0, client="127.0.0.1", chunks=1, **headers):
     given = {"content-length": str(size)} | {k.replace("_", "-"): v for k, v in headers.items()}
     scope = {
         "type": "http", "path": path, "client": (client, 5), "server": ("10.0.0.1", 9092),
-        "headers": [(k.encode(), v.encode()) for k, v in given.items() if v is not None],
-        "app": SimpleNamespace(state=SimpleNamespace(enable_supernode_auth=False)),
+        "headers": [(k.lower().encode(), v.encode()) for k, v in given.items() if v is not None],
+        "app": SimpleNamespace(state=state or SimpleNamespace(enable_supernode_auth=False)),
     }  # fmt: skip
     asyncio.run(doors(scope, receive, send))
     return sent[0]["status"] if sent else None, sum(received)
@@ -182,6 +182,39 @@ def test_what_the_doors_let_pass():
     behind = Behind()
     status(flower.Doors(behind, "s", max_bytes=1000), "/v1/fleet/x", 600, chunks=9)  # it lies
     assert behind.read <= 1000
+
+
+def test_a_body_waits_for_a_registered_key(monkeypatch):
+    from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+
+    (ann, public), (stranger, _) = generate_key_pairs(), generate_key_pairs()
+    registered, asked, now = {public_key_to_bytes(public)}, [], [100.0]
+
+    class LinkState:
+        def state(self):
+            return self
+
+        def get_node_id_by_public_key(self, key):
+            asked.append(key)
+            return 7 if key in registered else None
+
+    behind = Behind()
+    doors = flower.Doors(behind, "secret", max_bytes=1000)
+    monkeypatch.setattr(flower.time, "monotonic", lambda: now[0])
+    state = SimpleNamespace(enable_supernode_auth=True, linkstate_factory=LinkState())
+
+    def ask(headers):
+        return status(doors, "/v1/fleet/push-object", 10, state=state, **headers)[0]
+
+    assert ask({}) == 401 and ask(signed(stranger)) == 401
+    forged = signed(ann) | {n: v for n, v in signed(stranger).items() if "signature" in n.lower()}
+    assert ask(forged) == 401
+    assert behind.read is None
+    assert ask(signed(ann)) == 200 and behind.read == 10
+    assert ask(signed(ann)) == 200 and len(asked) == 2  # the stranger's and ann's, once each
+    registered.clear()
+    now[0] += flower.KNOWN_S
+    assert ask(signed(ann)) == 401  # withdrawn
 
 
 def test_a_key_posts_no_more_than_it_is_asked_for(monkeypatch):
@@ -270,11 +303,16 @@ def post(live, path, size, headers=()):
 def signed_by(live):
     """The headers of Flower's node authentication, of the registered key."""
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+    return signed(load_ssh_private_key((live.folder / "ann").read_bytes(), None))
+
+
+def signed(private):
+    """The headers of Flower's node authentication, by a private key."""
     from flwr.common.constant import TIMESTAMP_HEADER
     from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
     from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
-    private = load_ssh_private_key((live.folder / "ann").read_bytes(), None)
     now = datetime.datetime.now(datetime.UTC).isoformat()
     return {
         FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(
