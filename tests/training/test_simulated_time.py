@@ -263,7 +263,7 @@ def test_hours_are_shown_beside_the_rounds(tmp_path, monkeypatch):
     best = run_folder.RunFolder(run).facts()["best_round"]
     assert best == 2 and hours > 1
     assert json.loads((run / "test.json").read_text())["simulated_hours"] == hours
-    assert f", round 2 after {hours:.4g} simulated hours: " in printed
+    assert f", round 2 after {hours:.4g} simulated hours, next check-in: " in printed
     assert invoke("compare", "plain", "night").splitlines()[-1] == (
         f"Simulated time up to the best round: night 2 rounds, {hours:.4g} hours."
     )
