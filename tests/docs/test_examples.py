@@ -1,6 +1,7 @@
 """Every command's help ends in an example, and all examples run, on the embedded data."""
 
 import glob
+import gzip
 import re
 import shlex
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from fedgru.cli.main import main
+from tests import mutated_files
 
 ROOT = Path(__file__).parents[2]
 # later commands read what earlier ones made; what is not named here comes before the last
@@ -31,6 +33,19 @@ SMALL = {
 SMALL_OF = {  # where only some of them are taken
     "data": (),  # what is made there is small as it is
     "baseline": ("users",),  # counting has no rounds
+}
+# {file of an example: its rows}, small files in the published layouts
+PUBLISHED = {
+    "Geolife/Data/000/Trajectory/20081023.plt": mutated_files.PUBLISHED["geolife"],
+    "NYC_train.csv": mutated_files.PUBLISHED["getnext"],
+    "weeplace_checkins.csv": mutated_files.PUBLISHED["weeplaces"],
+    "foursquare_tky/foursquare_tky.dyna": mutated_files.PUBLISHED["libcity"],
+    "foursquare_tky/foursquare_tky.geo": mutated_files.PUBLISHED["libcity places"],
+    "loc-gowalla_totalCheckins.txt.gz": mutated_files.PUBLISHED["snap"],
+    "loc-gowalla_edges.txt.gz": ["0\t1", "1\t0"],
+    "dataset_TIST2015/dataset_TIST2015_Checkins.txt": mutated_files.PUBLISHED["tist2015"],
+    "dataset_TIST2015/dataset_TIST2015_POIs.txt": mutated_files.PUBLISHED["tist2015 places"],
+    "dataset_TIST2015/dataset_TIST2015_Cities.txt": ["Istanbul\t41.5\t28.1\tTR\tTurkey\tOther"],
 }
 # They run until they are stopped, or wait for others, and have tests of their own.
 SERVERS = (("tensorboard",), ("deploy", "server"), ("deploy", "client"))
@@ -92,6 +107,11 @@ def test_every_example_runs(tmp_path, monkeypatch):
     """About 50 seconds of a core: federated training and the images' networks compile."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tests").symlink_to(ROOT / "tests")
+    for name, rows in PUBLISHED.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(f"{row}\n" for row in rows).encode()
+        file.write_bytes(gzip.compress(text) if file.suffix == ".gz" else text)
     leaves = [words for words, command in COMMANDS.items() if not isinstance(command, click.Group)]
     leaves.sort(key=lambda words: ORDER.index(words[0] if words[0] in ORDER else "OTHERS"))
     for words in leaves:
