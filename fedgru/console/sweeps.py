@@ -142,8 +142,10 @@ def describe_best(plan: SweepPlan, record: Record, reports: Sequence[Record], co
 def _test_row(
     label: str, rows: Sequence[Record], of: Callable[[Iterable[float]], float] = mean
 ) -> str:
-    values = [of(row[f"test/{name}/micro"] for row in rows) for name in TEST_COLUMNS]
-    return f"  {label:18}" + "".join(f"{value:9.4f}" for value in values)
+    keys = [f"test/{name}/micro" for name in TEST_COLUMNS]
+    # most counting gives no probabilities, and so no loss
+    cells = [f"{of(r[k] for r in rows):.4f}" if k in rows[0] else "-" for k in keys]
+    return f"  {label:18}" + "".join(f"{cell:>9}" for cell in cells)
 
 
 def _spread(record: Record) -> str:

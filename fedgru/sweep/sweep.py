@@ -242,6 +242,7 @@ class Sweep:
                 continue
             unfinished = sum(record["status"] == "running" for record in self.records())
             if not unfinished or on_wait is None:
+                self._write_table()  # a process that died can have finished a trial without it
                 return
             if not waiting:
                 on_wait(unfinished)

@@ -215,6 +215,7 @@ def test_eval(case):
 @pytest.mark.slow
 def test_sweep(case):
     words = ["sweep", "--data", "town", "--client-lr", "0.1,0.2", "--name", "s", *SMALL]
+    words += ["--prior", "none"]
     typed(*words)
     table = Path("log/sweeps/s/sweep.csv").read_text()
     whole = [line.split(",")[:3] for line in table.splitlines()]

@@ -187,8 +187,11 @@ def test_the_same_command_goes_on_and_another_is_refused(script, sweep, monkeypa
     trained = script(lambda s, r: 9.0 - r)
     search = sweep({"seq_len": (4, 8)})
     assert len(trained) == 2
+    table = (search.path / "sweep.csv").read_text()
+    (search.path / "sweep.csv").unlink()  # killed when the last trial was done
     sweep({"seq_len": (4, 8)})
     assert len(trained) == 2  # all was done
+    assert (search.path / "sweep.csv").read_text() == table
     monkeypatch.setitem(SMALL, "dropout", 0.1)
     with pytest.raises(RunError) as error:
         sweep({"seq_len": (4, 8, 16)}, seeds=2)
