@@ -5,6 +5,7 @@ import numpy as np
 from fedgru.core.types import Doubles
 
 EARTH_KM = 6371.0
+KM_PER_DEG = 111.2  # of latitude, and of longitude at the equator
 
 
 def distances_km(

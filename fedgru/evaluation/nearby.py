@@ -10,7 +10,7 @@ import numpy as np
 
 from fedgru.core.types import AnyInts, Doubles, Floats, Ints
 from fedgru.evaluation.baselines import Counting, frequency_scores
-from fedgru.task.kernel_layout import KM_PER_DEG
+from fedgru.data.distances import KM_PER_DEG
 
 NAME = "popular_nearby"
 RADII_KM = (0.25, 0.5, 1.0, 2.0, 5.0)  # validation chooses one

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fedgru.core import metrics
 from fedgru.core.types import Bools, Doubles, Ints
-from fedgru.task.kernel_layout import KM_PER_DEG
+from fedgru.data.distances import KM_PER_DEG
 
 OTHERS = "all others"
 

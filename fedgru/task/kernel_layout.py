@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.core.types import Bools, Doubles, Floats, Int32s, Ints
+from fedgru.data.distances import KM_PER_DEG
 from fedgru.task.priors import History, own_classes
 
 HALF_LIFE_S = 15 * 86400.0  # of the recent frequencies
 MONTH_S = 30 * 86400.0
 SHARED_WEIGHT = 5.0  # check-ins that the shared frequencies count for
-KM_PER_DEG = 111.2
 ROWS_AT_ONCE = 512  # whose frequencies are held in float64
 
 

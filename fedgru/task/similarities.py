@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from fedgru.core.types import AnyInts, Bools, Doubles, Floats, Int32s, Ints
+from fedgru.data.distances import KM_PER_DEG
 from fedgru.task.candidate_features import CLOCK
 from fedgru.task.priors import History, Moments
 
 HOUR_S, DAY_S, MONTH_S = 3600.0, 86400.0, 30 * 86400.0
 FORGETTING = 0.43  # per month
-KM_PER_DEG = 111.2
 FAR_KM = 50.0
 
 # Factors are multiplied in this order, in which many products begin alike. The first of a product

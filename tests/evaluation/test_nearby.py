@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedgru.data.distances import KM_PER_DEG
 from fedgru.evaluation import baselines, nearby
 from fedgru.task.clients import Clients
 
@@ -28,7 +29,7 @@ def count(split="test", missing=()):
         val_ends=starts[:-1] + sizes[:, :2].sum(axis=1),
     )
     classes = np.array([v for parts in VISITS.values() for part in parts for v in part], np.int32)
-    lat = 40 + KM[classes] / nearby.KM_PER_DEG
+    lat = 40 + KM[classes] / KM_PER_DEG
     lat[list(missing)] = np.nan
     return baselines.Counting(clients, classes, 4, split, None, lat, np.full(len(lat), -74.0))
 
@@ -72,7 +73,7 @@ def test_a_check_in_without_coordinates_lies_at_its_venue():
 def test_east_across_the_date_line():
     # at 60 degrees north a degree of longitude is half as long
     counting = count()
-    east = 179.995 + KM[counting.classes] / (nearby.KM_PER_DEG / 2)
+    east = 179.995 + KM[counting.classes] / (KM_PER_DEG / 2)
     lon = np.where(east > 180, east - 360, east)
     assert (lon[counting.classes == 0] > 0).all() and (lon[counting.classes == 1] < 0).all()
     moved = replace(counting, lat_deg=np.full(len(lon), 60.0), lon_deg=lon)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fedgru.data.distances import KM_PER_DEG
 from fedgru.report import numbers
 
 
@@ -109,7 +110,7 @@ def test_cells_of_a_map():
     lon_deg = np.array([0.0, 0.1, 3.9, 4.0, 1.0])
     correct = np.array([True, False, False, False, True])
     found = numbers.map_cells(lat_deg, lon_deg, correct, across=4, beyond=0)
-    assert found.side_km == pytest.approx(numbers.KM_PER_DEG, rel=1e-3)
+    assert found.side_km == pytest.approx(KM_PER_DEG, rel=1e-3)
     assert found.targets.tolist() == [2, 2]
     assert found.error_rate.tolist() == [0.5, 1.0]
     assert found.lat_deg == pytest.approx([0.5, 0.5], rel=1e-3)
@@ -121,7 +122,7 @@ def test_squares_are_square_on_the_ground():
     # at 60 degrees north a degree of longitude is half as long: 2 by 1 degrees are a square
     lat_deg, lon_deg = np.array([59.5, 60.5, 59.5]), np.array([10.0, 10.0, 12.0])
     found = numbers.map_cells(lat_deg, lon_deg, np.ones(3, bool), across=2, beyond=0)
-    assert found.side_km == pytest.approx(numbers.KM_PER_DEG / 2, rel=1e-3)
+    assert found.side_km == pytest.approx(KM_PER_DEG / 2, rel=1e-3)
     assert found.lon_deg == pytest.approx([10.5, 11.5, 10.5], rel=1e-3)
 
 

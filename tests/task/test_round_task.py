@@ -23,7 +23,8 @@ def task(request, make_task):
     if request.param == "here":
         return here
     members = [
-        Member(f"{number:02}", f"client-{number}", number, 9, 9, 3, 3) for number in range(NUM_CLIENTS)
+        Member(f"{number:02}", f"client-{number}", number, 9, 9, 3, 3)
+        for number in range(NUM_CLIENTS)
     ]
     return RemoteTask(here.settings, here.spec, None, Federation(None, members), None)
 
