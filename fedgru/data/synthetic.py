@@ -328,10 +328,10 @@ def _make_habits(
 
 
 def _drift(rng: np.random.Generator, phases: Sequence[Doubles]) -> Doubles:
-    """Return the phases, [num_users, num_phases, num_habits, ...], most of each like the one before.
+    """Return [num_users, num_phases, num_habits, ...], half of each phase as in the one before.
 
     Args:
-        phases: [num_users, num_habits, ...] each, new values of everything.
+        phases: [num_users, num_habits, ...] each, new values of all habits.
     """
     kept = [phases[0]]
     for new in phases[1:]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from fedgru.core.types import AnyInts, Doubles, Floats, Ints
-from fedgru.evaluation.baselines import Counting, frequency_scores
 from fedgru.data.distances import KM_PER_DEG
+from fedgru.evaluation.baselines import Counting, frequency_scores
 
 NAME = "popular_nearby"
 RADII_KM = (0.25, 0.5, 1.0, 2.0, 5.0)  # validation chooses one

@@ -30,6 +30,8 @@ def by_person(city):
         "local_time_s": check_ins.local_time_s[order],
     }
     first = np.diff(columns["user"], prepend=-1) != 0
+    gap_s = np.diff(columns["local_time_s"], prepend=0)
+    columns["gap_s"] = np.where(first, 0, gap_s)
     return columns, first, order
 
 
@@ -41,32 +43,59 @@ def planted_probs(city):
     return probs, columns["category"][~first], order[~first]
 
 
+NEW_PHASE_S = 7 * 86400
+
+
 def two_categories():
-    """One person who likes category 1 at the weekend, and 1 after 0; category 0 peaks at 6 h."""
+    """One person who likes category 1 at the weekend, and 1 after 0; category 0 peaks at 6 h.
+
+    After a week, category 0 is liked on weekdays. Venues 0 and 1 are of category 0, venue 2 of
+    category 1; 0 is 3 km west of 1 and 6 km north of 2.
+    """
     return Habits(
-        after=np.log([[[1.0, 3.0], [1.0, 1.0]]]),
-        taste=np.log([[[1.0, 1.0], [1.0, 2.0]]]),
+        after=np.log([[[[1.0, 3.0], [1.0, 1.0]]] * 2]),
+        taste=np.log([[[[1.0, 1.0], [1.0, 2.0]], [[7.0, 1.0], [1.0, 2.0]]]]),
+        changes_s=np.array([[NEW_PHASE_S]]),
         peak_hour=np.array([[6.0, 18.0]]),
         rhythm=np.log(2),
-        nearby=np.log([[1.0, 1.0], [5.0, 1.0]]),
+        nearby=np.log([[1.0, 1.0], [5.0, 1.0], [1.0, 1.0]]),
+        back=np.log([[1.0, 4.0]]),
+        favourites=np.array([[[0, 1], [2, 2]]]),
+        places_km=np.array([[0.0, 6.0], [3.0, 6.0], [0.0, 0.0]]),
         noise_share=0.1,
     )
 
 
+E, CLOSE = np.e, synthetic.CLOSE
+FROM_0 = (E ** (CLOSE / E), E ** (CLOSE / E**2))  # 3 km to venue 1, 6 km to venue 2
+FROM_1 = (E ** (CLOSE / E), E ** (CLOSE * E ** -np.sqrt(5)))  # 3 km to venue 0, sqrt(45) to 2
+FROM_2 = (E ** (CLOSE / E**2), 1)  # 6 km to venue 0, and no other venue of category 1
+
+
 @pytest.mark.parametrize(
-    "category, venue, day, hour, odds",
+    "category, venue, day, hour, gap_h, odds",
     [
-        (1, 0, 0, 12, (1, 1)),  # a Thursday noon: both cosines are 0, nothing else speaks
-        (0, 0, 0, 12, (1, 3)),  # after category 0
-        (0, 0, 0, 6, (1 * 2, 3 / 2)),  # the rhythm: times 2 at its peak, half twelve hours off
-        (0, 0, 2, 12, (1, 3 * 2)),  # a Saturday
-        (0, 1, 3, 18, (1 * 5 / 2, 3 * 2 * 2)),  # a Sunday at 18 h, in the other venue
+        (1, 0, 0, 12, 1, FROM_0),  # a Thursday noon: both cosines are 0
+        (1, 2, 0, 12, 1, FROM_2),
+        (0, 0, 0, 12, 1, (FROM_0[0], 3 * FROM_0[1])),  # after category 0
+        # the rhythm: times 2 at its peak, half twelve hours off
+        (0, 0, 0, 6, 1, (2 * FROM_0[0], 3 / 2 * FROM_0[1])),
+        (0, 0, 2, 12, 1, (FROM_0[0], 3 * 2 * FROM_0[1])),  # a Saturday
+        # a Sunday at 18 h, in venue 1
+        (0, 1, 3, 18, 1, (5 / 2 * FROM_1[0], 3 * 2 * 2 * FROM_1[1])),
+        (1, 0, 7, 0, 1, (7 * FROM_0[0], FROM_0[1])),  # the next phase has just begun
+        (1, 0, 0, 12, 35, FROM_0),
+        (1, 0, 0, 12, 36, (FROM_0[0], 4 * FROM_0[1])),  # back after 36 hours
     ],
 )
-def test_planted_probabilities_by_hand(category, venue, day, hour, odds):
+def test_planted_probabilities_by_hand(category, venue, day, hour, gap_h, odds):
     local_time_s = np.array([86400 * day + 3600 * hour])  # 1970-01-01 was a Thursday
     probs = two_categories().next_probs(
-        np.array([0]), np.array([category]), np.array([venue]), local_time_s
+        np.array([0]),
+        np.array([category]),
+        np.array([venue]),
+        local_time_s,
+        np.array([3600 * gap_h]),
     )
     expected = 0.9 * np.array(odds) / sum(odds) + 0.05
     np.testing.assert_allclose(probs, [expected], atol=1e-12)
@@ -78,7 +107,7 @@ def test_planted_probabilities_add_up_to_1(city):
     assert probs.min() >= 0.05 / len(CATEGORIES)  # the noise
 
 
-def test_best_prob_depends_on_the_person_and_the_last_check_in_alone(city):
+def test_best_prob_depends_on_the_person_the_last_check_in_and_its_gap_alone(city):
     # Worked out anew from the finished columns, shuffled: nothing else can have come in.
     columns, first, order = by_person(city)
     before = np.flatnonzero(~first) - 1
@@ -99,7 +128,10 @@ def test_best_prob_is_how_often_the_best_guess_is_right(city):
     )
 
 
-@pytest.mark.parametrize("other", ["the category before the last", "the month", "the gap"])
+@pytest.mark.parametrize(
+    "other",
+    ["the category before the last", "the month", "the gap", "the gap before", "days since"],
+)
 def test_no_other_information_helps(city, other):
     # Whatever else one knows, the categories come as often as the planted probabilities say.
     probs, came, rows = planted_probs(city)
@@ -109,6 +141,8 @@ def test_no_other_information_helps(city, other):
         "the category before the last": np.roll(columns["category"], 2)[~first],
         "the month": (time_s[~first] - synthetic.FIRST_DAY_S) // (30 * 86400),
         "the gap": np.minimum(np.diff(time_s)[~first[1:]] // 3600, 24),
+        "the gap before": np.minimum(columns["gap_s"][:-1][~first[1:]] // 3600, 48),
+        "days since": (time_s - np.roll(time_s, 3))[~first] // 86400,
     }[other]
     group = np.unique(known, return_inverse=True)[1]
     difference = np.zeros((group.max() + 1, len(CATEGORIES)))
@@ -138,9 +172,9 @@ def test_the_same_seed_gives_the_same_city():
 def test_the_default_city_is_the_embedded_data_set(city):
     # A change here changes the results of the main job: say so in CHANGELOG.
     check_ins = city.check_ins
-    assert (check_ins.time_s[0], check_ins.time_s[-1]) == (1346497588, 1355126522)
-    assert check_ins.category.values[:4] == ("Shopping", "Bar", "Cafe", "Sports")
-    assert city.best_prob.mean() == pytest.approx(0.638823, abs=1e-6)
+    assert (check_ins.time_s[0], check_ins.time_s[-1]) == (1346495601, 1355119736)
+    assert check_ins.category.values[:4] == ("Shopping", "Sports", "Cafe", "Bar")
+    assert city.best_prob.mean() == pytest.approx(0.652250, abs=1e-6)
 
 
 def test_columns_are_sane(city):
@@ -190,6 +224,54 @@ def test_people_sleep(city):
     assert hours[4] < 0.005
     assert hours[[3, 4, 5]].sum() < 0.01
     assert hours[12:20].sum() > 0.5
+
+
+def test_habits_drift(city):
+    # Half of a person's own habits are others in the next phase, 30 days later: of what follows
+    # each category and of each taste. What is shared by all, or by a type, stays.
+    habits = city.habits
+    assert (np.diff(habits.changes_s, axis=1) == 30 * 86400).all()
+    assert (habits.changes_s[:, 0] < synthetic.FIRST_DAY_S + 30 * 86400).all()
+    assert habits.after.shape[1] == habits.taste.shape[1] == 5  # phases in 100 days
+    taste_changed = (np.diff(habits.taste[:, :, 0], axis=1) != 0).mean()
+    assert taste_changed == pytest.approx(0.5, abs=3 * np.sqrt(0.25 / (80 * 4 * 12)))
+    # a favourite that is drawn anew is the old one in one of twelve cases
+    after_changed = (np.diff(habits.after, axis=1) != 0).any(axis=-1).mean()
+    expected = 0.5 * 11 / 12
+    assert after_changed == pytest.approx(expected, abs=3 * np.sqrt(0.25 / (80 * 4 * 12)))
+
+
+def test_people_go_where_it_is_near(city):
+    # Of the venues of a shared category that a person goes to, the next is nearer than the others.
+    columns, first, _ = by_person(city)
+    before = np.flatnonzero(~first) - 1
+    user, venue = columns["user"][before], columns["venue"][before]
+    category = columns["category"][before + 1]
+    km = city.habits.distances_km(user, venue)[np.arange(len(user)), category]
+    own = city.habits.favourites[user, category]
+    shares = np.array(synthetic.FAVOURITE_SHARES)
+    odds = shares * np.exp(-km / synthetic.NEAR_KM)
+    probs = odds / odds.sum(axis=1, keepdims=True)
+    went = own == columns["venue"][before + 1][:, None]
+    different = (np.diff(np.sort(own, axis=1), axis=1) > 0).all(axis=1)
+    difference = (went - probs)[different].mean(axis=0)
+    error = np.sqrt((probs * (1 - probs))[different].mean(axis=0) / different.sum())
+    assert (np.abs(difference) < 4 * error).all()
+    assert np.abs((went - shares)[different].mean(axis=0)).max() > 0.02  # distance matters
+
+
+def test_people_are_away_and_some_days_are_busier(city):
+    check_ins = city.check_ins
+    day = (check_ins.local_time_s - synthetic.FIRST_DAY_S) // 86400
+    per_day = np.zeros((80, 110))
+    np.add.at(per_day, (check_ins.user.codes, day), 1)
+    for person in per_day[:, :100]:  # late at night the date is the next one
+        for half in (person[:50], person[50:]):
+            # away for 5 of 50 days, of which the first can hold check-ins after midnight
+            quiet = np.convolve(half == 0, np.ones(4), "valid")
+            assert quiet.max() == 4
+    # exponential activity: the variance of a day's number is far above a Poisson's
+    assert (per_day.var(axis=1) / per_day.mean(axis=1)).min() > 1.5
 
 
 def test_numbers_of_check_ins():
