@@ -10,6 +10,7 @@ from fedgru.algorithms.fed_avg import ServerState
 from fedgru.algorithms.registry import PLAIN
 from fedgru.config import EMBEDDED, TASK_NAMES, Settings
 from fedgru.console.tables import align, count
+from fedgru.core import verdict
 from fedgru.core.metrics import METRICS
 from fedgru.core.visible import in_one_line
 from fedgru.models.candidate_head import CandidateSpec
@@ -104,6 +105,9 @@ class DescribedKind(Protocol):
 
     @property
     def shares_model(self) -> bool: ...
+
+    @property
+    def counting(self) -> str | None: ...
 
 
 class DescribedRun(Protocol):
@@ -293,18 +297,25 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
     if "fine_tuned" in report:
         rows.append(("  after fine-tuning", report["fine_tuned"]))
     rows += [(f"  {n.replace('_', ' ')}", report[n]) for n in _PARTS if n in report]
-    rows += [(name.replace("_", " "), r) for name, r in report["baselines"].items()]
     lines = [
         f"Test of {in_one_line(str(report['run']))}{_which(report, kind)}"
         f"{', ' + describe_users(report['users']) if 'users' in report else ''}, "
         f"{report.get('task', TASK_NAMES[False])}: "
         f"{report['test/targets']:,} targets of {count(report['test/clients'], 'client')}, "
         "each scored once",
+        *_describe_verdict(report, kind),
         f"  {'':20}" + "".join(f"{name:>9}" for name in columns) + f"{'acc@1 macro':>13}",
     ]
-    for name, row in rows:
-        cells = "".join(_cell(row.get(f"test/{column}/micro"), 9) for column in columns)
-        lines.append(f"  {name:20}{cells}{_cell(row.get('test/acc@1/macro'), 13)}")
+
+    def cells(name: str, row: Facts) -> str:
+        values = "".join(_cell(row.get(f"test/{column}/micro"), 9) for column in columns)
+        return f"  {name:20}{values}{_cell(row.get('test/acc@1/macro'), 13)}"
+
+    lines += [cells(name, row) for name, row in rows]
+    if report.get("gains"):
+        lines[-len(rows) - 1] += f"{'gain':>10}"
+    for name, row in report["baselines"].items():
+        lines.append(cells(name.replace("_", " "), row) + _gain_over(report, name))
     lines += _describe_intervals(report)
     lines += _describe_counting(report)
     if "worst_tenth" in report and report["test/clients"] > 1:
@@ -328,6 +339,23 @@ def describe_report(report: Facts, kind: DescribedKind) -> str:
     if "audited" in report:
         lines.append(f"  audited: {report['audited']}")
     return "\n".join(lines)
+
+
+def _describe_verdict(report: Facts, kind: DescribedKind) -> list[str]:
+    """Return the lines of the verdict; the last one ends the paragraph."""
+    found = verdict.of_test(report, kind.counting, report.get("prior"))
+    return [found.headline, *(f"  {line}" for line in found.more), ""]
+
+
+def _gain_over(report: Facts, baseline: str) -> str:
+    """Return the cell of a baseline in the column `gain`; empty without one."""
+    gains = report.get("gains", {}).get(baseline)
+    if gains is None:
+        return ""
+    gain = gains["test/acc@1/micro"]
+    low, high = gain["interval"]
+    shown = report["test/clients"] > 1 and not low <= 0 <= high
+    return f"{gain['difference']:>+10.4f}{'*' if shown else ''}"
 
 
 def _known_to_counting(report: Facts) -> str:
@@ -475,11 +503,12 @@ def describe_comparison(found: Facts, markdown: bool = False) -> str:
     )
     if markdown:
         marked = [head, ["---"] * len(head), *rows]
+        verdicts = [line for row in _describe_verdicts(found) for line in (row, "")]
         lines = [f"| {' | '.join(cells)} |" for cells in marked] + ["", caption + "."]
-        return "\n".join(lines + [f"\n{line}" for line in _below(found)])
+        return "\n".join(verdicts + lines + [f"\n{line}" for line in _below(found)])
     # on a screen the metrics are below each other: beside each other they would not fit
     width = max(len(row[0]) for row in rows)
-    lines = [caption]
+    lines = [*_describe_verdicts(found), caption]
     for place, name in enumerate(names):
         values = [row[2 + 2 * place : 4 + 2 * place] for row in rows]
         value_width = max(len(value) for value, _ in values)
@@ -491,7 +520,7 @@ def describe_comparison(found: Facts, markdown: bool = False) -> str:
 
 
 def _below(found: Facts) -> list[str]:
-    """Lines below the table: the worst tenth of the clients, and simulated time."""
+    """Lines below the table: the best counting, the worst tenth of clients, simulated time."""
     worst = []
     for row in found["worst_tenth"]:
         value, _ = _compared_cells(row | {"difference": None}, True)
@@ -504,15 +533,20 @@ def _below(found: Facts) -> list[str]:
 
 
 def _describe_best_counting(found: Facts) -> list[str]:
-    """A line with how the rows stand to the counting that is best on validation; maybe none."""
+    """A line with the counting that is best on validation, if there is one."""
     best = found.get("best_counting")
     if best is None:
         return []
-    rows = "; ".join(f"{row['label']} {row['difference']:+.4f}" for row in best["rows"])
     return [
-        f"Best counting, by acc@1 on validation: {best['name'].replace('_', ' ')}, acc@1 "
-        f"{best['mean']:.4f}. Against it: {rows}."
+        "Best counting, by acc@1 on validation, one for all rows: "
+        f"{best['name'].replace('_', ' ')}, acc@1 {best['mean']:.4f}."
     ]
+
+
+def _describe_verdicts(found: Facts) -> list[str]:
+    """A line for each row: whether it beats the best counting; none without such counting."""
+    rows = found.get("best_counting", {}).get("rows", ())
+    return [f"{row['label']}: {row['verdict']['headline']}" for row in rows]
 
 
 def _describe_hours(found: Facts) -> list[str]:
@@ -585,10 +619,16 @@ def _describe_intervals(report: Facts) -> list[str]:
     if report["test/clients"] == 1:
         return ["No interval of acc@1 over clients: there is one client."]
     low, high = report["intervals"]["test/acc@1/micro"]
-    lines = [f"95 % interval of acc@1 over clients: {low:.4f} to {high:.4f}"]
-    for name, gains in report["gains"].items():
-        gain = describe_gain(gains["test/acc@1/micro"])
-        lines.append(f"  against {name.replace('_', ' ')}: {gain}")
+    lines = []
+    if report.get("gains"):
+        lines = [
+            "  gain: acc@1 of this run less that of the row; * significant, by the 95 % interval "
+            "over clients of the paired difference"
+        ]
+    lines.append(
+        f"95 % interval of acc@1 over clients: {low:.4f} to {high:.4f} (compare two rows by their "
+        "paired difference, not by whether their intervals overlap)"
+    )
     if "fine_tuned" in report:
         gain = describe_gain(report["fine_tuned"]["gains"]["test/acc@1/micro"])
         epochs = count(report["fine_tuned"]["epochs"], "local epoch")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 METRIC = "val/acc@1/micro"
+COLUMN = "counting_"  # before a metric, in clients.csv: of the run's own best
 
 
 def choose(tests: Sequence[Mapping[str, Any]]) -> str | None:

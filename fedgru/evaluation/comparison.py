@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.config.settings import Settings
-from fedgru.core import metrics, seeding
+from fedgru.core import metrics, seeding, verdict
 from fedgru.core.errors import ConfigError, RunError
 from fedgru.core.types import Doubles, Ints
 from fedgru.evaluation import best_counting
@@ -32,6 +32,8 @@ class KindOfRun(Protocol):
     def name(self) -> str: ...
     @property
     def is_baseline(self) -> bool: ...
+    @property
+    def counting(self) -> str | None: ...
 
 
 class ComparedRun(Protocol):
@@ -63,6 +65,10 @@ class Row:
         tables: per seed, {column: [num_clients]} as in clients.csv, clients in order of
             their ids.
         times: per seed with simulated time, its best round and the hours up to it.
+        counted: per seed, the baseline whose scores are the table's columns `counting_...`; None
+            if there are none.
+        counting: for a counting baseline, its name in reports.
+        prior: the model's prior; None without a model.
     """
 
     label: str
@@ -70,6 +76,9 @@ class Row:
     seeds: tuple[int, ...]
     tables: tuple[dict[str, npt.NDArray[Any]], ...]
     times: tuple[tuple[int, float], ...] = ()
+    counted: tuple[str | None, ...] = ()
+    counting: str | None = None
+    prior: str | None = None
 
     def has(self, metric: str) -> bool:
         """Whether the runs measured it: counting baselines have no loss."""
@@ -83,6 +92,12 @@ class Row:
             counts = counts - table["unknown_targets"].astype(np.int64)
         means = np.mean([np.nan_to_num(t[metric]) for t in self.tables], axis=0)
         return means * counts, counts
+
+    def of_counting(self, name: str, metric: str) -> list[Doubles]:
+        """Return each client's mean of a metric of baseline `name`, of each seed that has it."""
+        column = f"{best_counting.COLUMN}{metric}"
+        pairs = zip(self.tables, self.counted, strict=True)
+        return [np.nan_to_num(t[column]) for t, own in pairs if own == name and column in t]
 
     def values(self, metric: str) -> list[float]:
         """Return the micro metric of each seed."""
@@ -111,9 +126,9 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         `lowest` and `highest` over seeds, of the mean acc@1 of the tenth of the clients with the
         lowest. If the runs' reports have counting on validation, also `best_counting`:
         `name`, the baseline that is best there, the same for all rows; `mean`, its acc@1 on test;
-        and `rows`, of each row `label` and `difference`, its acc@1 less that. If a run has
-        simulated time, also `simulated`: `label`, `rounds` and `hours` up to the best round,
-        means over seeds, of each such row.
+        and `rows`, of each row `label`, `difference`, its acc@1 less that, and `verdict`, see
+        `verdict.Verdict`. If a run has simulated time, also `simulated`: `label`, `rounds` and
+        `hours` up to the best round, means over seeds, of each such row.
 
     Raises:
         ConfigError: for an unknown metric.
@@ -164,11 +179,55 @@ def _against_best(runs: Sequence[ComparedRun], rows: Sequence[Row]) -> dict[str,
     if name is None:
         return {}
     mean = best_counting.test_accuracy(tests, name)
-    differences = [
-        {"label": row.label, "difference": float(np.mean(row.values("acc@1"))) - mean}
+    found = [
+        {
+            "label": row.label,
+            "difference": float(np.mean(row.values("acc@1"))) - mean,
+            "verdict": _verdict(row, rows, name, mean).to_dict(),
+        }
         for row in rows
     ]
-    return {"best_counting": {"name": name, "mean": mean, "rows": differences}}
+    return {"best_counting": {"name": name, "mean": mean, "rows": found}}
+
+
+def _verdict(row: Row, rows: Sequence[Row], name: str, mean: float) -> verdict.Verdict:
+    """Return the Verdict on a row against a counting baseline, whose acc@1 on test is `mean`.
+
+    Where a row's runs did not score the baseline, those of the other rows did, on the same targets.
+    """
+    accuracy = _gain_over(row, rows, name, "acc@1")
+    if accuracy is None:
+        accuracy = verdict.Gain(float(np.mean(row.values("acc@1"))) - mean, None)
+    targets = row.tables[0]["targets"]
+    return verdict.judge(
+        verdict.Standing(
+            baseline=name,
+            accuracy=accuracy,
+            loss=_gain_over(row, rows, name, "loss"),
+            targets=int(targets.sum()),
+            clients=len(targets),
+            seeds=len(row.seeds),
+            is_baseline=row.counting == name,
+            is_own_prior=name == f"running_{row.prior}",
+        )
+    )
+
+
+def _gain_over(row: Row, rows: Sequence[Row], name: str, metric: str) -> verdict.Gain | None:
+    """Return the gain over a counting baseline; None where it has not been scored per client."""
+    theirs = row.of_counting(name, metric)
+    if len(theirs) < len(row.tables):
+        theirs = [found for other in rows for found in other.of_counting(name, metric)]
+    if not theirs or not row.has(metric):
+        return None
+    sums, counts = row.sums(metric)
+    their_sums = np.mean(theirs, axis=0) * counts
+    difference = float((sums.sum() - their_sums.sum()) / counts.sum())
+    if len(counts) == 1:
+        return verdict.Gain(difference, None)
+    rng = seeding.rng(RESAMPLING_SEED, "compare")
+    low, high = metrics.paired_bootstrap_interval(sums, their_sums, counts, rng)
+    return verdict.Gain(difference, (low, high))
 
 
 def _cell(row: Row, reference: Row, name: str) -> dict[str, Any] | None:
@@ -260,7 +319,18 @@ def _row(label: str, runs: Sequence[ComparedRun], file: str) -> Row:
     seeds = tuple(run.settings().loop.seed for run in runs)
     tests = [run.test() for run in runs]
     times = tuple((t["round"], t["simulated_hours"]) for t in tests if "simulated_hours" in t)
-    return Row(label, tuple(str(run.path) for run in runs), seeds, tuple(tables), times)
+    counted = tuple((t.get("best_counting") or {}).get("name") for t in tests)
+    kind = runs[0].kind
+    return Row(
+        label,
+        tuple(str(run.path) for run in runs),
+        seeds,
+        tuple(tables),
+        times,
+        counted=counted,
+        counting=kind.counting,
+        prior=None if kind.counting else runs[0].settings().inputs.prior,
+    )
 
 
 def _settings_key(run: ComparedRun) -> str:

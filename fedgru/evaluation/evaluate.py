@@ -305,7 +305,7 @@ def evaluate_baselines(
 
 def full_report(
     task: Task, warm: Evaluation, seed: int, cold: Evaluation | None = None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Evaluation | None]:
     """Compare an evaluation of the test split with the baselines.
 
     Args:
@@ -315,7 +315,8 @@ def full_report(
         cold: Evaluation of the same with the state zero at the start, or None.
 
     Returns:
-        A dict that JSON can hold: `task`, what is predicted; `test/metric/average`, of `warm`;
+        What the best counting baseline scores, None where there is none, and before it a dict that
+        JSON can hold: `task`, what is predicted; `test/metric/average`, of `warm`;
         `worst_tenth`, see the function of that name; `intervals`, 95 % over clients, of some of
         them; `cold`; `revisits` and `first_visits` (venues that the client had been to before, or
         not); `baselines`, the same keys for each and its acc@1 on validation; `best_counting`, see
@@ -347,7 +348,8 @@ def full_report(
     if task.best_prob is not None:
         report["best_possible"] = float(task.best_prob[warm.positions].mean())
         report["share_of_best"] = report["test/acc@1/micro"] / report["best_possible"]
-    return report
+    best = report["best_counting"]
+    return report, None if best is None else beside[best["name"]]
 
 
 def _nearby(task: Task) -> dict[str, Any]:
@@ -459,9 +461,20 @@ def _predicted_values(
     return values
 
 
-def client_table(task: Task, evaluation: Evaluation) -> dict[str, npt.NDArray[Any]]:
-    """Return {column: list} with one row per client that has targets: the per-client CSV."""
+def client_table(
+    task: Task, evaluation: Evaluation, counting: Evaluation | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """Return {column: list} with one row per client that has targets: the per-client CSV.
+
+    Args:
+        counting: of the same targets, of the best counting baseline; what it scores stands in
+            columns `counting_acc@1`, `counting_acc@5` and, where it has one, `counting_loss`.
+    """
     table = metrics.per_client(evaluation.scores, evaluation.client_index, evaluation.num_clients)
+    if counting is not None:
+        theirs = metrics.per_client(counting.scores, counting.client_index, counting.num_clients)
+        names = [name for name in INTERVAL_METRICS if name in theirs]
+        table |= {f"{best_counting.COLUMN}{name}": theirs[name] for name in names}
     kept = table["targets"] > 0
     clients = task.clients.scored
     ids = np.array(clients.client_ids, object)

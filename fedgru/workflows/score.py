@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from fedgru.core import verdict
 from fedgru.core.errors import ConfigError, Interrupted, MissingEngineError, RunError
 from fedgru.engines import registry
 from fedgru.engines.fastest import fastest
@@ -55,7 +56,8 @@ def evaluate_run(
 
     Returns:
         dict, see `evaluate.full_report`, with the run's path, data set, kind, round, the engine
-        that scored, and the number of clients with test targets. If all clients share one
+        that scored, the model's prior, the number of clients with test targets, and `verdict`, see
+        `verdict.Verdict`. If all clients share one
         representation, also `leakage`, see `audit.quick_audit`. With `fine_tune`, also
         `fine_tuned`: epochs, summary, and `gains` over the model itself.
 
@@ -82,12 +84,15 @@ def evaluate_run(
             raise Interrupted(
                 f" while scoring. Score it again with: fedgru eval {run.path}", error
             ) from error
-        table = evaluate.client_table(task, warm)
         seed = task.settings.loop.seed
-        head |= {"test/clients": len(table["client_id"])}
         if "users" in run.facts():
             head["users"] = run.facts()["users"]
-        report = head | evaluate.full_report(task, warm, seed, cold) | more
+        if kind.trains:
+            head["prior"] = task.settings.inputs.prior
+        found, best = evaluate.full_report(task, warm, seed, cold)
+        table = evaluate.client_table(task, warm, best)
+        report = head | {"test/clients": len(table["client_id"])} | found | more
+        report["verdict"] = verdict.of_test(report, kind.counting, head.get("prior")).to_dict()
         if task.backdoor is not None:
             planted = {"trigger": task.backdoor.trigger, "target": task.backdoor.target}
             report |= success_rate(task, warm) | {"backdoor": planted}

@@ -86,7 +86,7 @@ def test_train_prints_what_it_does(first_run, here, run_dir):
         "    used for training                 6         143\n"
         "  val targets                         6          40\n"
         "  test targets                        6          51\n"
-        "  unknown in val / test: venue 15.0 % / 15.7 %, raw_category 0.0 % / 3.9 %\n"
+        "  unknown in val / test: venue 12.5 % / 27.5 %\n"
         "Model: gru of 8 units, head dense (since `prior` is backoff), 12 classes of category, "
         "prior backoff\n"
     )
@@ -129,12 +129,18 @@ def test_eval_prints_the_model_beside_the_baselines(here, run_dir):
     report = json.loads((run_dir / "test.json").read_text())
     name = f"log/{run_dir.name}"
     assert result.stderr == f"{name}, data set hamlet\n"
-    title, header, *lines = result.stdout.splitlines()
+    title, *said, header = result.stdout.split("  model ")[0].splitlines()
+    lines = result.stdout.splitlines()[len(said) + 2 :]
+    assert said == [
+        report["verdict"]["headline"],
+        *(f"  {x}" for x in report["verdict"]["more"]),
+        "",
+    ]
     assert title == (
         f"Test of {name}, round {report['round']}, next check-in: "
         "51 targets of 6 clients, each scored once"
     )
-    assert " ".join(header.split()) == "acc@1 acc@5 acc@10 mrr ndcg loss acc@1 macro"
+    assert " ".join(header.split()) == "acc@1 acc@5 acc@10 mrr ndcg loss acc@1 macro gain"
     assert [line[:22].strip() for line in lines[:12]] == [
         *("model", "cold state", "revisits", "first visits"),
         *(baseline.replace("_", " ") for baseline in BASELINES.split(", ")),
@@ -145,29 +151,28 @@ def test_eval_prints_the_model_beside_the_baselines(here, run_dir):
     low, high = report["intervals"]["test/acc@1/micro"]
     gain = report["gains"]["running_backoff"]["test/acc@1/micro"]
     gain_low, gain_high = gain["interval"]
-    verdict = "not significant" if gain_low <= 0 <= gain_high else "significant"
-    assert lines[12] == f"95 % interval of acc@1 over clients: {low:.4f} to {high:.4f}"
-    assert lines[20] == (  # after seven other baselines
-        f"  against running backoff: {gain['difference']:+.4f} "
-        f"({gain_low:+.4f} to {gain_high:+.4f}, {verdict})"
-    )
+    star = "" if gain_low <= 0 <= gain_high else "*"
+    (backoff,) = (line for line in lines[4:12] if line.startswith("  running backoff "))
+    assert backoff.split()[-1] == f"{gain['difference']:+.4f}{star}"
+    assert lines[12].startswith("  gain: acc@1 of this run less that of the row; * significant")
+    assert lines[13].startswith(f"95 % interval of acc@1 over clients: {low:.4f} to {high:.4f} (")
     best = report["best_counting"]
-    assert lines[21] == (
+    assert lines[14] == (
         "Best of 8 ways of counting, by acc@1 on validation (40 targets of 6 clients): "
         f"{best['name'].replace('_', ' ')}, "
         f"{max(row['val/acc@1/micro'] for row in report['baselines'].values()):.4f} there"
     )
     worst = report["worst_tenth"]
-    assert lines[22] == (
+    assert lines[15] == (
         f"Worst tenth of clients by acc@1 (1 of 6): acc@1 {worst['acc@1']:.4f}, loss "
         f"{worst['loss']:.4f}"
     )
-    assert lines[23] == (
+    assert lines[16] == (
         f"Best possible acc@1 in this made-up city: {report['best_possible']:.4f}; "
         f"the model reaches {100 * report['share_of_best']:.1f} % of it."
     )
-    assert lines[24:] == describe.describe_leakage(report["leakage"]).splitlines()
-    assert [line.split()[0] for line in lines[25:]] == ["client", "zone"]
+    assert lines[17:] == describe.describe_leakage(report["leakage"]).splitlines()
+    assert [line.split()[0] for line in lines[18:]] == ["client", "zone"]
 
 
 def test_eval_json_is_one_object(here, run_dir):
@@ -289,7 +294,7 @@ BAD_COMMANDS = {
     "nobody is active enough": (
         ["train", *SMALL, "--min-checkins", "1000"],
         1,
-        "no user has 1000 check-ins; the most active one, '2', has 53. Lower --min-checkins (at "
+        "no user has 1000 check-ins; the most active one, '5', has 53. Lower --min-checkins (at "
         "least 3, so that train, val and test are not empty).",
     ),
     "more clients per round than there are": (
@@ -425,7 +430,7 @@ def test_training_that_diverges(here):
     result = train("--client-lr", "1e38", "--log-dir", "failed", code=1)
     (folder,) = Path("failed").iterdir()
     message = (
-        "training loss became NaN in round 1 (client 2 first). Try a smaller --client-lr "
+        "training loss became NaN in round 1 (client 5 first). Try a smaller --client-lr "
         f"(now 1e+38) or --server-lr (now 1). Details: {folder}/run.log"
     )
     assert error_of(result) == message + "\n"

@@ -27,7 +27,8 @@ def test_what_cannot_be_told_is_a_dash():
         "cold": row,
         "revisits": row,
         "first_visits": {"test/targets": 0},
-        "baselines": {"user_markov": row},
+        "baselines": {"user_markov": row | {"val/acc@1/micro": 0.75}},
+        "best_counting": {"name": "user_markov", "among": 2, "targets": 99, "clients": 2},
         "intervals": {"test/acc@1/micro": [0.25, 0.75]},
         "gains": {
             "user_markov": {"test/acc@1/micro": {"difference": 0.0, "interval": [-0.125, 0.125]}}
@@ -46,14 +47,24 @@ def test_what_cannot_be_told_is_a_dash():
     }
     assert describe.describe_report(report, FEDERATED).splitlines() == [
         "Test of log/x, round 3, next check-in: 1,234 targets of 2 clients, each scored once",
-        "                          acc@1    acc@5   acc@10      mrr     ndcg     loss  acc@1 macro",
+        "Does not beat the best counting baseline (user markov): acc@1 differs by +0.0 points, "
+        "95 % interval -12.5 to +12.5, not significant.",
+        "  This rests on 1,234 test targets of 2 clients and one seed.",
+        "",
+        "                          acc@1    acc@5   acc@10      mrr     ndcg     loss  acc@1 macro"
+        "      gain",
         "  model                  0.5000        -        -        -        -        -            -",
         "    cold state           0.5000        -        -        -        -        -            -",
         "    revisits             0.5000        -        -        -        -        -            -",
         "    first visits              -        -        -        -        -        -            -",
-        "  user markov            0.5000        -        -        -        -        -            -",
-        "95 % interval of acc@1 over clients: 0.2500 to 0.7500",
-        "  against user markov: +0.0000 (-0.1250 to +0.1250, not significant)",
+        "  user markov            0.5000        -        -        -        -        -            -"
+        "   +0.0000",
+        "  gain: acc@1 of this run less that of the row; * significant, by the 95 % interval over "
+        "clients of the paired difference",
+        "95 % interval of acc@1 over clients: 0.2500 to 0.7500 (compare two rows by their paired "
+        "difference, not by whether their intervals overlap)",
+        "Best of 2 ways of counting, by acc@1 on validation (99 targets of 2 clients): user "
+        "markov, 0.7500 there",
         "Worst tenth of clients by acc@1 (1 of 2): acc@1 0.2500, loss 2.5000",
         "1,000 targets were never seen in train: the model misses them and has no loss for them.",
         "Accuracy of a newly trained classifier that recovers a concept (trained on val weeks, "
@@ -121,7 +132,8 @@ def test_a_report_says_which_model_was_scored(kind, which, row):
     assert (
         lines[0] == f"Test of log/x{which}, next check-in: 4 targets of 1 client, each scored once"
     )
-    assert lines[2].split()[0] == row
+    assert lines[1] == "No verdict: no counting baseline was scored on validation."
+    assert lines[5].split()[0] == row
 
 
 def test_the_audit_names_its_worst_case_and_what_was_left_out():

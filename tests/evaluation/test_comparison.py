@@ -1,5 +1,7 @@
 """Differences by hand, seeds averaged, what must not be compared."""
 
+from unittest.mock import ANY
+
 import numpy as np
 import pytest
 
@@ -88,35 +90,56 @@ def test_seeds_are_one_row(make_run):
 
 
 def test_all_rows_stand_against_one_counting_that_validation_chose(make_run):
-    def counted(run, **accuracies):  # (on validation, on test)
+    def counted(run, best, per_client=None, **accuracies):  # (on validation, on test)
         rows = {
             name: {"val/acc@1/micro": val, "test/acc@1/micro": test}
             for name, (val, test) in accuracies.items()
         }
-        run.save_test({"round": 1, "baselines": rows}, run.client_table(), run.predictions())
+        report = {"round": 1, "baselines": rows, "best_counting": {"name": best}}
+        table = run.client_table()
+        if per_client is not None:
+            table |= {"counting_acc@1": np.array(per_client), "counting_loss": np.array([2.0, 3.0])}
+        run.save_test(report, table, run.predictions())
         return run
 
     plain = counted(
-        make_run("plain", 0.5, 0.5, prior="none"), last=(0.25, 0.75), frequency=(0.375, 0.25)
+        make_run("plain", 0.5, 0.5, prior="none"),
+        "frequency",
+        last=(0.25, 0.75),
+        frequency=(0.375, 0.25),
     )
-    kernel = counted(
-        make_run("kernel", 1.0, 1.0),
-        **{"last": (0.25, 0.75), "frequency": (0.375, 0.25), "running_kernel": (0.5, 0.375)},
-    )
+    kernel_rows = {"last": (0.25, 0.75), "frequency": (0.375, 0.25), "running_kernel": (0.5, 0.375)}
+    kernel = counted(make_run("kernel", 1.0, 1.0), "running_kernel", **kernel_rows)
     found = comparison.compare([plain, kernel], ("acc@1",))
     # `last` is the best on test; on validation it is the kernel, which one of the two runs has
     assert found["best_counting"] == {
         "name": "running_kernel",
         "mean": 0.375,
         "rows": [
-            {"label": "plain", "difference": pytest.approx(0.125)},
-            {"label": "kernel", "difference": pytest.approx(0.625)},
+            {"label": "plain", "difference": pytest.approx(0.125), "verdict": ANY},
+            {"label": "kernel", "difference": pytest.approx(0.625), "verdict": ANY},
         ],
     }
-    assert describe.describe_comparison(found).splitlines()[-1] == (
-        "Best counting, by acc@1 on validation: running kernel, acc@1 0.3750. Against it: plain "
-        "+0.1250; kernel +0.6250."
+    lines = describe.describe_comparison(found).splitlines()
+    assert lines[-1] == (
+        "Best counting, by acc@1 on validation, one for all rows: running kernel, acc@1 0.3750."
     )
+    # of runs by an earlier version there is nothing per client
+    assert lines[0] == (
+        "plain: No verdict: acc@1 is 12.5 points above the best counting baseline (running "
+        "kernel), and there is no interval."
+    )
+    # ann has 4 targets and bob 2: the kernel is right in 1 of 4 and in 1 of 2. The runs gain 1/4
+    # and 0, 3/4 and 1/2: the interval goes from one client's gain, drawn twice, to the other's.
+    counted(kernel, "running_kernel", [0.5, 0.25], **kernel_rows)
+    found = comparison.compare([plain, kernel], ("acc@1",))
+    assert describe.describe_comparison(found).splitlines()[:2] == [
+        "plain: Does not beat the best counting baseline (running kernel): acc@1 differs by +16.7 "
+        "points, 95 % interval +0.0 to +25.0, not significant.",
+        "kernel: Beats the best counting baseline (running kernel, its own prior) by 66.7 points "
+        "of acc@1, 95 % interval 50.0 to 75.0.",
+    ]
+    assert describe.describe_comparison(found, markdown=True).startswith("plain: Does not beat")
     # by an earlier version
     earlier = [make_run("a", 0.5, 0.5), make_run("b", 0.5, 0.5, kind="local")]
     assert "best_counting" not in comparison.compare(earlier)

@@ -57,7 +57,7 @@ def test_every_target_is_scored_exactly_once(engine, weights, split):
 
 def test_revisits_and_first_visits_are_all_targets(engine, weights):
     warm = evaluate.evaluate(engine, weights, "test")
-    report = evaluate.full_report(engine.task, warm, seed=0)
+    report, _ = evaluate.full_report(engine.task, warm, seed=0)
     parts = [report["revisits"], report["first_visits"]]
     assert sum(part["test/targets"] for part in parts) == report["test/targets"] == len(warm.scores)
     hits = [p["test/targets"] * p["test/acc@1/micro"] for p in parts]
@@ -77,7 +77,7 @@ def test_first_visits_by_hand(engine):
 
 def test_report_holds_baselines_intervals_and_the_best_possible(engine, weights):
     warm = evaluate.evaluate(engine, weights, "test")
-    report = evaluate.full_report(engine.task, warm, seed=0)
+    report, _ = evaluate.full_report(engine.task, warm, seed=0)
     assert set(report["baselines"]) == {
         "commonest",
         "last",
@@ -170,7 +170,7 @@ def test_counts_of_some_clients_are_scored_as_among_all(make_task, name):
 def test_the_best_counting_is_chosen_on_validation_never_on_test(engine, weights):
     task = engine.task
     warm = evaluate.evaluate(engine, weights, "test")
-    report = evaluate.full_report(task, warm, seed=0)
+    report, _ = evaluate.full_report(task, warm, seed=0)
     on_val = {name: row["val/acc@1/micro"] for name, row in report["baselines"].items()}
     running = evaluate.evaluate_running(task, "backoff", "val").summary()
     assert on_val["running_backoff"] == running["val/acc@1/micro"]
@@ -182,7 +182,7 @@ def test_the_best_counting_is_chosen_on_validation_never_on_test(engine, weights
     changed = task.target_codes.copy()
     changed[task.clients.in_split("test")] = changed[0]
     moved = replace(task, target_codes=changed)
-    other = evaluate.full_report(moved, warm, seed=0)
+    other, _ = evaluate.full_report(moved, warm, seed=0)
     assert other["best_counting"] == best
     assert {name: row["val/acc@1/micro"] for name, row in other["baselines"].items()} == on_val
     before, after = (r["baselines"]["user_markov"]["test/acc@1/micro"] for r in (report, other))
@@ -194,7 +194,7 @@ def test_popular_nearby_needs_venues_and_coordinates(make_task):
     task = make_task(prior="none", target="venue", features="user,venue")
     assert evaluate.why_not_nearby(task) is None
     warm = evaluate.evaluate_running(task, "markov", "test")
-    report = evaluate.full_report(task, warm, seed=0)
+    report, _ = evaluate.full_report(task, warm, seed=0)
     found = report["popular_nearby"]
     on_val = {
         km: evaluate.evaluate_counts(task, "popular_nearby", "val", None, km).summary()
@@ -205,7 +205,7 @@ def test_popular_nearby_needs_venues_and_coordinates(make_task):
     assert report["baselines"]["popular_nearby"]["val/acc@1/micro"] == max(accuracies)
     nowhere = np.full_like(task.history.lat_deg, np.nan)
     lost = replace(task, history=replace(task.history, lat_deg=nowhere))
-    report = evaluate.full_report(lost, warm, seed=0)
+    report, _ = evaluate.full_report(lost, warm, seed=0)
     assert report["popular_nearby"] == {"absent": "the data set has no coordinates"}
     assert "popular_nearby" not in report["baselines"]
 
