@@ -6,6 +6,7 @@ from fedgru.algorithms import registry, robust
 from fedgru.algorithms.catalogue import DEFAULT_MOMENTUM
 from fedgru.algorithms.client_rule import ClientRule
 from fedgru.algorithms.client_start import ClientStart
+from fedgru.algorithms.dp_fed_avg import DPFedAvg
 from fedgru.algorithms.fed_avg import FedAvg
 from fedgru.algorithms.fed_prox import FedProx
 from fedgru.algorithms.fed_sub_avg import FedSubAvg
@@ -34,6 +35,7 @@ __all__ = [
     "CentredClipping",
     "ClientRule",
     "ClientStart",
+    "DPFedAvg",
     "FedAvg",
     "FedProx",
     "FedSubAvg",
@@ -87,6 +89,8 @@ def server_half(settings: Settings) -> FedAvg:
             optimizer = Adagrad(lr, epsilon=TAU)
     if server.server_lr_schedule == "linear":
         optimizer = Falling(optimizer, settings.loop.rounds)
+    if settings.privacy.is_on:
+        return DPFedAvg(optimizer, rule)
     if server.robust != "none":
         return robust.make(server, optimizer, rule)
     return (FedSubAvg if server.mean == "owners" else FedAvg)(optimizer, rule)

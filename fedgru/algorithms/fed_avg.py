@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fedgru.algorithms.client_rule import DEFAULT_RULE, ClientRule
+from fedgru.algorithms.private import Private
 from fedgru.algorithms.server_optimizers import ServerOptimizer, Slots
 from fedgru.algorithms.simulated import Simulated
 from fedgru.core.errors import TrainingError
@@ -71,12 +72,14 @@ class ServerState:
         optimizer: name of a slot -> {name of a weight -> array}; scalars under "step".
         round_num: rounds done; 0 before training.
         simulated: Simulated, in a run with simulated time; else None.
+        private: Private, in a run with differential privacy; else None.
     """
 
     weights: Weights
     optimizer: Slots
     round_num: int
     simulated: Simulated | None = None
+    private: Private | None = None
 
 
 def counted_once(update: ClientUpdate) -> ClientUpdate:

@@ -193,6 +193,27 @@ class Run:
             self.folder, self.task, list(concepts), names, seeds, show_progress
         )
 
+    def attack(
+        self,
+        attacks: Sequence[str] = ("reconstruction",),
+        *,
+        rounds: int | None = None,
+        canaries: int = 1000,
+        show_progress: bool = False,
+    ) -> dict[str, Any]:
+        """Return what an attacker finds out about clients from updates, and who took part.
+
+        Args:
+            attacks: "reconstruction" (of values from updates) and "membership" (of canary clients,
+                which trains again).
+            rounds: of the training with canaries; None for as many as the run had.
+            canaries: how many.
+            show_progress: whether to draw a bar on stderr.
+        """
+        from fedgru.workflows.attack import attack_run
+
+        return attack_run(self.folder, self.task, attacks, rounds, canaries, show_progress)
+
     def predict(
         self, client: str, *, until: int | None = None, top: int = 5, at: str | None = None
     ) -> dict[str, Any]:

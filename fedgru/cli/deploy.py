@@ -37,11 +37,12 @@ class AppOptions(LazyOptions):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        from fedgru.config import AvailabilitySettings
+        from fedgru.config import AvailabilitySettings, PrivacySettings
         from fedgru.config.rules import BACKDOOR
 
         return (
             *AvailabilitySettings.model_fields,
+            *PrivacySettings.model_fields,
             *("client_dropout", "attack", "attackers", "attack_scale", *BACKDOOR, "agnostic_to"),
             *("engine", "threads", "device", "local_loop", "clients_per_call"),
             *("eval_clients", "train_users"),
@@ -93,7 +94,8 @@ def app(
     from fedgru import config
     from fedgru.deploy.app import check_deployable, write_app
     from fedgru.deploy.bundle import sha256_of_folder
-    from fedgru.deploy.privacy import DELTA, Privacy, check_privacy, epsilon
+    from fedgru.deploy.privacy import Privacy, check_privacy
+    from fedgru.privacy.accounting import DELTA, Releases, epsilon
     from fedgru.workflows import open as open_workflow
 
     overrides = {name: value for name, value in given.items() if value is not None}
@@ -110,10 +112,11 @@ def app(
         note("user is among the --features: everybody can read these users' ids in the app.")
     if noise is not None:
         rounds = settings.loop.rounds
+        found = epsilon(Releases(noise), rounds)
         note(
-            f"After {rounds} rounds the updates are ({epsilon(rounds, noise):.3g}, {DELTA:g})-"
-            "differentially private for each participant, as long as all add their noise. The "
-            "scores that clients send are not covered."
+            f"After {rounds} rounds the updates are ({found:.3g}, {DELTA:g})-differentially "
+            "private for each participant, as long as all add their noise. The scores "
+            "that clients send are not covered."
         )
     note(f"SHA-256 of the app, for its clients: {sha256_of_folder(folder)}")
     echo(f"{folder}: start the server with: fedgru deploy server {folder} --clients N")

@@ -333,6 +333,19 @@ def evaluate(
     help="Only these probes; can be repeated.",
 )
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100))
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    type=click.Choice(["reconstruction", "membership"]),
+    help="Attack the training instead: which values updates reveal, or who took part (trains again "
+    "with canaries); can be repeated.",
+)
+@click.option(
+    "--attack-rounds",
+    type=click.IntRange(1),
+    help="With --attack membership: rounds to train; as many as the run had if not given.",
+)
 @json_option
 @quiet_option
 @data_dir_option
@@ -342,6 +355,8 @@ def audit(
     concepts: tuple[str, ...],
     probes: tuple[str, ...],
     seeds: int,
+    attacks: tuple[str, ...],
+    attack_rounds: int | None,
     as_json: bool,
     data_dir: Path,
     log_dir: Path,
@@ -351,7 +366,19 @@ def audit(
     from fedgru.api.run import open_run
     from fedgru.console import describe
 
+    if attack_rounds is not None and "membership" not in attacks:
+        raise click.UsageError("--attack-rounds has no effect without --attack membership.")
+    if attacks and (concepts or probes or seeds != 1):
+        raise click.UsageError("--concept, --probe and --seeds have no effect with --attack.")
     found = open_run(run, log_dir=log_dir, data_dir=data_dir)
+    if attacks:
+        note(describe.describe_origin(found.path, found.settings))
+        attacked = found.attack(attacks, rounds=attack_rounds, show_progress=shows_progress())
+        if as_json:
+            print_json(attacked)
+        else:
+            echo(describe.describe_attacks(attacked))
+        return
     own = found.task.settings.agnostic.agnostic_to
     default = dict.fromkeys([*([own] if own else []), "client", "zone"])
     note(describe.describe_origin(found.path, found.settings))

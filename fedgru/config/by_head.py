@@ -3,6 +3,7 @@
 The head `candidates` is the default where it can be; docs/method.md says by which measurements.
 
 Public names:
+    PRIVATE: the defaults of a run with differential privacy that differ from those without.
     CANDIDATES: the defaults of `head` candidates that differ from those of `head` dense.
     fill: adds head and defaults to what was given.
     defaults_of, differences: the default of every setting of a run, and what is not the default.
@@ -31,6 +32,8 @@ CANDIDATES: dict[str, Any] = {
     "rounds": 80,
     "patience": 20,
 }
+# with differential privacy, whatever the head: other values are refused
+PRIVATE: dict[str, Any] = {"mean": "clients", "client_weights": "equal", "patience": 0}
 # setting of CANDIDATES -> (another one, the values of it with which the default holds)
 _ONLY_WITH = {
     "client_lr": ("client_optimizer", ("sgd",)),
@@ -85,6 +88,8 @@ def _missing(given: Mapping[str, Any]) -> dict[str, Any]:
             other, values = _ONLY_WITH.get(name, (name, (filled[name],)))
             if filled[other] in values:
                 found[name] = value
+    if given.get("dp_clip") is not None:
+        found |= PRIVATE
     return {name: value for name, value in found.items() if name not in given}
 
 

@@ -77,6 +77,7 @@ def check_together(settings: Settings) -> None:
     _check_faults(settings)
     _check_agnostic(settings.agnostic)
     _check_availability(settings)
+    _check_privacy(settings)
     if loop.min_improvement > 0 and loop.patience == 0:
         raise ConfigError("`min_improvement` has no effect with `patience` 0 (never stop early).")
     if not loop.name.replace("-", "").replace("_", "").replace(".", "").isalnum():
@@ -187,6 +188,87 @@ def _check_agnostic(agnostic: AgnosticSettings) -> None:
         raise ConfigError(
             f"`method` {agnostic.method} trains the heads ahead of the clients: use "
             "`protected_head` server, or leave it out."
+        )
+
+
+def _check_privacy(settings: Settings) -> None:
+    """Refuse what differential privacy cannot be combined with, each with its reason."""
+    privacy, server, loop = settings.privacy, settings.server, settings.loop
+    if not privacy.is_on:
+        for name in type(privacy).model_fields:
+            if getattr(privacy, name) != _default("privacy", name):
+                raise ConfigError(f"`{name}` has no effect without `dp_clip`, such as `dp_clip` 1.")
+        return
+    if (privacy.dp_noise is None) == (privacy.dp_epsilon is None):
+        raise ConfigError("`dp_clip` needs `dp_noise` or `dp_epsilon`, one of the two.")
+    _check_drawn(settings)
+    for name, value, needed, why in (
+        ("mean", server.mean, "clients", "a mean over the owners of a row reveals who owns it"),
+        (
+            "client_weights",
+            server.client_weights,
+            "equal",
+            "the noise hides one client's update, which may not count more than another's",
+        ),
+        ("robust", server.robust, "none", "the noise is made for a sum of clipped updates"),
+        (
+            "algorithm",
+            settings.algorithm.algorithm,
+            "fed-avg",
+            "others send what is not noised, or weigh clients by it",
+        ),
+        (
+            "agnostic_to",
+            settings.agnostic.agnostic_to,
+            None,
+            "what its heads learn from is not noised",
+        ),
+        (
+            "min_clients",
+            settings.faults.min_clients,
+            1,
+            "a skipped round reveals the size of its cohort",
+        ),
+        ("patience", loop.patience, 0, "validation, which is not noised, may not choose the round"),
+    ):
+        if value != needed:
+            instead = "Leave it out" if needed is None else f"Use `{name}` {needed}"
+            raise ConfigError(f"`{name}` {value} does not go with `dp_clip`: {why}. {instead}.")
+    if settings.availability.is_simulated:
+        name = next(n for n, v in settings.availability if v != _default("availability", n))
+        raise ConfigError(
+            f"`{name}` does not go with `dp_clip`: who is on decides who takes part, and the "
+            "accountant knows only cohorts that are drawn. Leave it out."
+        )
+
+
+def _check_drawn(settings: Settings) -> None:
+    """Refuse ways to draw cohorts that the accountant does not know."""
+    privacy, cohort = settings.privacy, settings.loop.clients_per_round
+    if privacy.dp_mechanism == "gaussian":
+        if privacy.dp_bands is not None:
+            raise ConfigError(
+                "`dp_bands` has no effect with `dp_mechanism` gaussian. Use `dp_mechanism` banded, "
+                "or leave it out."
+            )
+        if privacy.dp_sampling is not None and cohort is None:
+            raise ConfigError(
+                "`dp_sampling` has no effect without `clients_per_round`: all take part."
+            )
+        return
+    if cohort is None:
+        raise ConfigError(
+            "`dp_mechanism` banded needs `clients_per_round`: the cohorts take turns."
+        )
+    if privacy.dp_sampling is not None:
+        raise ConfigError(
+            "`dp_sampling` has no effect with `dp_mechanism` banded, whose cohorts take turns. "
+            "Leave it out."
+        )
+    if privacy.dp_adaptive_clip is not None:
+        raise ConfigError(
+            "`dp_adaptive_clip` does not go with `dp_mechanism` banded: noise of several rounds "
+            "can cancel only while the clip stays. Leave one of them out."
         )
 
 

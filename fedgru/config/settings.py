@@ -327,6 +327,57 @@ class AvailabilitySettings(Section):
         return self != AvailabilitySettings()
 
 
+class PrivacySettings(Section):
+    """User-level differential privacy; it is on with `dp_clip`."""
+
+    dp_clip: Positive | None = Field(
+        None,
+        description="Differential privacy for each client: largest norm of an update, all rows of "
+        "the table included. Needs --dp-noise or --dp-epsilon.",
+    )
+    dp_noise: Annotated[float, Field(ge=0.05)] | None = Field(
+        None,
+        description="With --dp-clip: standard deviation of the noise in a round's sum, in units of "
+        "--dp-clip.",
+    )
+    dp_epsilon: Positive | None = Field(
+        None, description="With --dp-clip, instead of --dp-noise: epsilon after --rounds rounds."
+    )
+    dp_delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="With --dp-clip: delta of the guarantee; 1e-5 if not given."
+    )
+    dp_sampling: Literal["poisson", "fixed"] | None = Field(
+        None,
+        description="With --dp-clip and --clients-per-round: draw each client by itself, so that "
+        "the size of a cohort varies (poisson, if not given), or a cohort of just that size.",
+    )
+    dp_mechanism: Literal["gaussian", "banded"] = Field(
+        "gaussian",
+        description="With --dp-clip: independent noise in each round, for cohorts that are drawn; "
+        "or noise correlated over rounds (banded), for cohorts that take turns.",
+    )
+    dp_bands: Count | None = Field(
+        None,
+        description="With --dp-mechanism banded: rounds over which noise is correlated; if not "
+        "given, as many as there are cohorts, at most 16.",
+    )
+    dp_adaptive_clip: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="With --dp-clip: adapt it round by round, so that this share of the updates "
+        "is shorter.",
+    )
+    dp_setup_noise: Annotated[float, Field(ge=0.05)] | None = Field(
+        None,
+        description="With --dp-clip: learn shared frequencies and kernel prior with this much "
+        "noise, in units of what a client adds at most; if not given, neither is learnt.",
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the run is differentially private."""
+        return self.dp_clip is not None
+
+
 class LoopSettings(Section):
     engine: Literal["jax", "reference", "tff", "ray"] = Field(
         "jax", description="What runs the local training."
@@ -399,6 +450,7 @@ class Settings(Section):
     agnostic: AgnosticSettings = AgnosticSettings()
     faults: FaultSettings = FaultSettings()
     availability: AvailabilitySettings = AvailabilitySettings()
+    privacy: PrivacySettings = PrivacySettings()
     loop: LoopSettings = LoopSettings()
     ray: RaySettings = RaySettings()
 

@@ -15,6 +15,7 @@ from fedgru.core.metrics import METRICS
 from fedgru.core.visible import in_one_line
 from fedgru.models.candidate_head import CandidateSpec
 from fedgru.models.gru import ModelSpec
+from fedgru.privacy.covered import lines as lines_of
 
 _PARTS = ("revisits", "first_visits")  # missing in a report that was made from sums
 
@@ -178,6 +179,11 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
     )
     if task.settings.algorithm.algorithm != PLAIN:
         lines.append(f"Algorithm: {task.settings.algorithm.algorithm}")
+    if task.settings.privacy.is_on:
+        open_lines = [line.what for line in lines_of(task.settings) if not line.is_covered]
+        lines.append(
+            "Differential privacy for each client; it does not cover: " + "; ".join(open_lines)
+        )
     if task.protection is not None:
         lines.append(_describe_protection(task, task.protection))
     return "\n".join(lines)
@@ -233,6 +239,11 @@ def describe_end(result: TrainingEnd, settings: Settings) -> str:
     value = "in no round that counts" if result.best_value is None else f"{result.best_value:.4f}"
     simulated = result.last.simulated
     after = "" if simulated is None else f" after {simulated.hours:.4g} simulated hours"
+    if result.last.private is not None:
+        return (
+            f"{result.why}{after}; the last round is kept: {settings.loop.stop_metric} {value}, "
+            f"epsilon {result.last.private.epsilon:.3f}{_describe_faults(result.faults)}"
+        )
     return (
         f"{result.why}{after}; best is round {result.best.round_num} of {result.last.round_num}, "
         f"{settings.loop.stop_metric} {value}{_describe_faults(result.faults)}"
@@ -443,6 +454,45 @@ def _describe_sampled(found: Facts) -> list[str]:
     return [f"sampled {taken:,} of {whole:,} {what}" for what, (taken, whole) in sampled]
 
 
+def describe_attacks(report: Facts) -> str:
+    """Return the tables of `fedgru audit --attack`."""
+    lines = [f"Attacks on {report['run']}, round {report['round']}"]
+    if "reconstruction" in report:
+        found = report["reconstruction"]
+        names = list(found["chance"])
+        lines += [
+            "",
+            f"Reconstruction of {found['clients']} clients' values from their updates (clip "
+            f"{found['clip']:.4g}, noise {found['noise']:.4g} times that), precision / recall:",
+        ]
+        rows = [["", *names]]
+        rows.append(["share of all values", *(f"{found['chance'][n]:.3f}" for n in names)])
+        for view, by_what in found["views"].items():
+            cells = [by_what.get(name) for name in names]
+            pairs = [
+                "-" if c is None else f"{c['precision']:.3f} / {c['recall']:.3f}" for c in cells
+            ]
+            rows.append([view, *pairs])
+        lines.append(align(rows))
+    if "membership" in report:
+        found = report["membership"]
+        most = found["at_most"]
+        states = "no differential privacy" if most is None else f"the accountant states {most:.3f}"
+        lines += [
+            "",
+            f"Membership of {found['canaries']:,} canaries in {found['rounds']} rounds: "
+            f"{found['correct']} of {found['guesses']} guesses are right, so epsilon is at least "
+            f"{found['at_least']:.3f} (95 % confidence); {states}.",
+        ]
+        if found["interval"] is not None:
+            low, high = found["interval"]
+            lines.append(
+                f"  estimate from the scores, if they are Gaussian: {found['estimate']:.3f} "
+                f"({low:.3f} to {high:.3f})"
+            )
+    return "\n".join(lines)
+
+
 def describe_audit(report: Facts) -> str:
     """Return the tables of an audit, one per concept: view, probe, accuracy, interval, control."""
     lines = [f"Audit of {report['run']}, round {report['round']}: accuracy of fresh probes"]
@@ -529,6 +579,7 @@ def _below(found: Facts) -> list[str]:
         f"Mean acc@1 of the worst tenth of clients: {'; '.join(worst)}.",
         *_describe_best_counting(found),
         *_describe_hours(found),
+        *_describe_epsilons(found),
     ]
 
 
@@ -556,6 +607,15 @@ def _describe_hours(found: Facts) -> list[str]:
         for row in found.get("simulated", ())
     ]
     return [f"Simulated time up to the best round: {'; '.join(shown)}."] if shown else []
+
+
+def _describe_epsilons(found: Facts) -> list[str]:
+    """A line with epsilon and delta of the private rows; none without such rows."""
+    shown = [
+        f"{row['label']} epsilon {row['epsilon']:.3f}, delta {row['delta']:g}"
+        for row in found.get("privacy", ())
+    ]
+    return [f"Differential privacy: {'; '.join(shown)}."] if shown else []
 
 
 def _compared_cells(cell: Facts | None, is_reference: bool) -> list[str]:
@@ -654,6 +714,8 @@ def _which(report: Facts, kind: DescribedKind) -> str:
     if kind.shares_model:
         hours = report.get("simulated_hours")
         after = "" if hours is None else f" after {hours:.4g} simulated hours"
+        if "privacy" in report:
+            after += f", epsilon {report['privacy']['epsilon']:.3f}"
         return f", round {report['round']}{after}"
     return f", each client's best of up to {count(report['round'], 'round')}"
 

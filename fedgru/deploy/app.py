@@ -78,6 +78,9 @@ _SIMULATED = {
     **dict.fromkeys(
         config.AvailabilitySettings.model_fields, "real clients take the time that they take"
     ),
+    **dict.fromkeys(
+        config.PrivacySettings.model_fields, "its own options `clip` and `noise` protect updates"
+    ),
     "clients_per_call": "every client trains by itself",
     "algorithm": "its server averages updates, and its clients keep nothing",
 }

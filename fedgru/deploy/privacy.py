@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from fedgru.algorithms.fed_avg import ClientUpdate
     from fedgru.config.settings import Settings
 
-DELTA = 1e-5
-
 
 @dataclass(frozen=True)
 class Privacy:
@@ -75,21 +73,6 @@ def check_privacy(privacy: Privacy, settings: Settings) -> None:
             f"`robust` {server.robust} needs single updates, which `secure` hides: leave one of "
             "them out."
         )
-
-
-def epsilon(rounds: int, noise: float, delta: float = DELTA) -> float:
-    """Return the epsilon of the (epsilon, delta) guarantee for a participant of all rounds.
-
-    Two rounds with noise 1 are rho = 1: 1 + 2 sqrt(ln 100000).
-
-    >>> round(epsilon(2, 1.0), 3)
-    7.786
-
-    Source: Bun and Steinke 2016 (arXiv:1605.02065), Propositions 1.3 and 1.6, Lemma 1.7; of
-        two neighbouring sets of participants one has somebody more.
-    """
-    rho = rounds / (2 * noise**2)
-    return rho + 2 * math.sqrt(rho * math.log(1 / delta))
 
 
 def protect(

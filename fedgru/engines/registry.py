@@ -19,8 +19,10 @@ _SHARED = frozenset(("robust", "faults", "agnostic_to", "prox_mu"))
 _SIMULATED = frozenset(("availability",))
 _BUFFERED = frozenset(("buffer_size", "concurrency"))
 _HEAD = frozenset(("head",))
-LIMITED = _JAX | _SHARED | _SIMULATED | _BUFFERED | _HEAD | {"ray", "tff_aggregator", "model"}
-_SECTIONS = frozenset(("faults", "availability", "ray"))  # the sections in LIMITED
+_PRIVACY = frozenset(("privacy",))
+LIMITED = _JAX | _SHARED | _SIMULATED | _BUFFERED | _HEAD | _PRIVACY
+LIMITED |= {"ray", "tff_aggregator", "model"}
+_SECTIONS = frozenset(("faults", "availability", "ray", "privacy"))  # the sections in LIMITED
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,14 @@ ENGINES = {
         EngineInfo(
             "jax",
             "fedgru.engines.jax.engine:JaxEngine",
-            knows=_JAX | _SHARED | _SIMULATED | _BUFFERED | _HEAD,
+            knows=_JAX | _SHARED | _SIMULATED | _BUFFERED | _HEAD | _PRIVACY,
             trains_here=True,
             trains_on_devices=True,
         ),
         EngineInfo(
             "reference",
             "fedgru.engines.reference:ReferenceEngine",
-            knows=_SHARED | _SIMULATED | _BUFFERED | _HEAD | {"model"},
+            knows=_SHARED | _SIMULATED | _BUFFERED | _HEAD | _PRIVACY | {"model"},
             only={"method": ("reversal",)},
         ),
         EngineInfo(
@@ -91,7 +93,7 @@ ENGINES = {
         EngineInfo(
             "ray",
             "fedgru.engines.ray.engine:RayEngine",
-            knows=_SHARED | _SIMULATED | _HEAD | {"ray", "threads", "local_loop"},
+            knows=_SHARED | _SIMULATED | _HEAD | _PRIVACY | {"ray", "threads", "local_loop"},
         ),
     )
 }

@@ -69,6 +69,7 @@ class Row:
             if there are none.
         counting: for a counting baseline, its name in reports.
         prior: the model's prior; None without a model.
+        privacy: per seed with differential privacy, epsilon and delta.
     """
 
     label: str
@@ -79,6 +80,7 @@ class Row:
     counted: tuple[str | None, ...] = ()
     counting: str | None = None
     prior: str | None = None
+    privacy: tuple[tuple[float, float], ...] = ()
 
     def has(self, metric: str) -> bool:
         """Whether the runs measured it: counting baselines have no loss."""
@@ -128,7 +130,8 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         `name`, the baseline that is best there, the same for all rows; `mean`, its acc@1 on test;
         and `rows`, of each row `label`, `difference`, its acc@1 less that, and `verdict`, see
         `verdict.Verdict`. If a run has simulated time, also `simulated`: `label`, `rounds` and
-        `hours` up to the best round, means over seeds, of each such row.
+        `hours` up to the best round, means over seeds, of each such row. If a run is private, also
+        `privacy`: `label`, `epsilon` and `delta`, the largest over seeds, of each such row.
 
     Raises:
         ConfigError: for an unknown metric.
@@ -152,6 +155,12 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         for row in timed
         for rounds, hours in [np.mean(row.times, axis=0)]
     ]
+    private = [
+        {"label": row.label, "epsilon": float(epsilon), "delta": float(delta)}
+        for row in rows
+        if row.privacy
+        for epsilon, delta in [np.max(row.privacy, axis=0)]
+    ]
     return {
         "task": runs[0].settings().inputs.task_name,
         "targets": int(reference.tables[0]["targets"].sum()),
@@ -169,6 +178,7 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         "worst_tenth": [{"label": row.label, **_over_seeds(row.worst_tenths())} for row in rows],
         **_against_best(runs, rows),
         **({"simulated": simulated} if simulated else {}),
+        **({"privacy": private} if private else {}),
     }
 
 
@@ -319,6 +329,7 @@ def _row(label: str, runs: Sequence[ComparedRun], file: str) -> Row:
     seeds = tuple(run.settings().loop.seed for run in runs)
     tests = [run.test() for run in runs]
     times = tuple((t["round"], t["simulated_hours"]) for t in tests if "simulated_hours" in t)
+    private = [t["privacy"] for t in tests if "privacy" in t]
     counted = tuple((t.get("best_counting") or {}).get("name") for t in tests)
     kind = runs[0].kind
     return Row(
@@ -330,6 +341,7 @@ def _row(label: str, runs: Sequence[ComparedRun], file: str) -> Row:
         counted=counted,
         counting=kind.counting,
         prior=None if kind.counting else runs[0].settings().inputs.prior,
+        privacy=tuple((found["epsilon"], found["delta"]) for found in private),
     )
 
 

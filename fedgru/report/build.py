@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedgru.core.errors import RunError
 from fedgru.core.version import __version__
-from fedgru.report import failures, groups, results, settings, training
+from fedgru.report import failures, groups, privacy, results, settings, training
 from fedgru.report.page import page, paragraph, stack
 from fedgru.report.runs import read_runs
 from fedgru.report.words import count, started, trained_on
@@ -54,10 +54,12 @@ def make_report(folders: Sequence[RunFolder], data_dir: str | Path, names: bool 
     head += [
         paragraph(f"{r.label}: {r.folder.path}, started {started(r)}{trained_on(r)}.") for r in runs
     ]
+    is_private = any("privacy" in run.facts for run in runs)
+    sections = (*SECTIONS, privacy.privacy) if is_private else SECTIONS
     return page(
         title=f"Report of {labels}",
         head=stack(*head, results.glance(runs)),
-        sections=[section(runs) for section in SECTIONS],
+        sections=[section(runs) for section in sections],
         footer=f"Made by fedgru {__version__} from {', '.join(str(r.folder.path) for r in runs)}.",
     )
 

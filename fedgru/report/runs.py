@@ -244,9 +244,14 @@ def _count_traffic(task: Task) -> Traffic:
         own_rows(task),
         has_head=task.protection is not None,
         kernel=task.kernel,
-        whole_table=registry.engine_of(task.settings).sends_whole_table,
+        whole_table=sends_whole_table(task.settings),
         sent=sent_by(algorithms.from_settings(task.settings)),
     )
+
+
+def sends_whole_table(settings: Settings) -> bool:
+    """Whether clients receive and send also rows that they do not own."""
+    return settings.privacy.is_on or registry.engine_of(settings).sends_whole_table
 
 
 def _sum_over_cohorts(task: Task, traffic: Traffic, num_rounds: int) -> tuple[int, int]:

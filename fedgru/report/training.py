@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedgru.engines import registry
 from fedgru.report import figures
 from fedgru.report.page import Section, figure, grid, paragraph, stack, table
+from fedgru.report.runs import sends_whole_table
 from fedgru.report.words import in_bytes, sentence, who, without
 
 if TYPE_CHECKING:
@@ -123,12 +123,11 @@ def cost(runs: Sequence[ReportedRun]) -> Section:
                     "that sent an update in time."
                 )
             )
-        if registry.engine_of(run.settings).sends_whole_table:
+        if sends_whole_table(run.settings):
+            private = run.settings.privacy.is_on
+            why = "--dp-clip" if private else f"--engine {run.settings.loop.engine}"
             parts.append(
-                paragraph(
-                    f"{run.label}: --engine {run.settings.loop.engine} sends the whole table in "
-                    "both directions."
-                )
+                paragraph(f"{run.label}: with {why} the whole table is sent in both directions.")
             )
         if sent.prior_bytes:
             parts.append(

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from fedgru.algorithms.fed_avg import ServerState
+from fedgru.algorithms.private import Private
 from fedgru.algorithms.simulated import Simulated
 from fedgru.core.errors import RunError
 from fedgru.core.types import Weights
@@ -167,6 +168,8 @@ class Checkpoints:
         }
         if state.simulated is not None:
             content["simulated"] = state.simulated.to_dict()
+        if state.private is not None:
+            content["private"] = state.private.to_dict()
         text = {"format": FORMAT, "crc32": _checksum(content), "checkpoint": content}
         write_text(self.folder / _manifest(round_num), json.dumps(text) + "\n")
         self._show_best(checkpoint)
@@ -225,7 +228,9 @@ class Checkpoints:
             used = sorted({flight.version for flight in simulated.in_flight or ()})
             versions = {version: self._read_weights(version, files, like) for version in used}
             simulated = replace(simulated, versions=versions)
-        state = best = ServerState(weights, optimizer, round_num, simulated)
+        is_private = like.state.private is not None
+        private = Private.from_dict(content["private"]) if is_private else None
+        state = best = ServerState(weights, optimizer, round_num, simulated, private)
         if (best_round := content["best_round"]) != round_num:
             # the optimizer's slots of the best round are never read
             best = ServerState(self._read_weights(best_round, files, like), {}, best_round)

@@ -11,6 +11,7 @@ test.json, clients.csv   the evaluation, overall and per client
 predictions.parquet      the evaluation, target by target
 clients-fine-tuned.csv   as clients.csv, after `fedgru eval --fine-tune`
 audit.json     accuracy of fresh probes on the representation, after `fedgru audit`
+attacks.json   what updates reveal and who took part, after `fedgru audit --attack`
 train/, val/, eval/      TensorBoard event files
 checkpoints/   until the run is done: what resuming needs, see fedgru/runs/checkpoints.py
 .lock          while a process writes here: its number
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 _OF_THE_BEST = (
     *("test.json", "predictions.parquet", "clients.csv", "clients-fine-tuned.csv"),
-    "audit.json",
+    *("audit.json", "attacks.json"),
 )
 _LISTED_METRICS = ("test/acc@1/micro", "test/loss/micro")
 
@@ -365,6 +366,15 @@ class RunFolder:
         hours = self.rounds().get("train/hours/simulated")
         return None if hours is None else float(hours[round_num])
 
+    def epsilon(self, round_num: int) -> float | None:
+        """Return the epsilon after a round; None without differential privacy.
+
+        Raises:
+            RunError: as `rounds`.
+        """
+        found = self.rounds().get("train/epsilon/dp")
+        return None if found is None else float(found[round_num])
+
     def times(self) -> dict[str, Doubles]:
         """Return times.csv as `rounds` does: seconds, `train_s` and `val_s`."""
         return self._read_rounds("times.csv", tables.read_rounds)
@@ -468,6 +478,17 @@ class RunFolder:
             concepts = earlier["concepts"] | report["concepts"]
             report = report | {"concepts": concepts}
         write_json(self.path / "audit.json", report)
+
+    def save_attacks(self, report: dict[str, Any]) -> None:
+        """Write attacks.json; other attacks of the same round stay in it."""
+        earlier = self.attacks()
+        if earlier.get("round") == report["round"]:
+            report = earlier | report
+        write_json(self.path / "attacks.json", report)
+
+    def attacks(self) -> dict[str, Any]:
+        """Return attacks.json as a dict; empty if the run has not been attacked."""
+        return order.read_json(self._file("attacks.json"))
 
     def test(self) -> dict[str, Any]:
         """Return test.json as a dict; empty if the run has not been evaluated."""

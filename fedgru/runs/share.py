@@ -24,6 +24,7 @@ TELLS = {
     "eval": "as test.json, for TensorBoard",
     "test.json": "means over the clients, the worst tenth among them, and intervals",
     "audit.json": "how well a probe recovers a concept, over all clients",
+    "attacks.json": "how much attacks found out, means over the clients that were attacked",
     "best.npz": "weights: what the clients' habits have in common; with venues among the features, "
     "which of them people go to, also where a venue has one visitor. Whoever has somebody's "
     "check-ins can find out whether they were trained on",
@@ -101,6 +102,8 @@ def _copy(run: RunFolder, new: Path, name: str) -> None:
         write_json(new / name, _without_paths(run.test(), run.path))
     elif name == "audit.json":
         write_json(new / name, _without_paths(run.audit(), run.path))
+    elif name == "attacks.json":
+        write_json(new / name, _without_paths(run.attacks(), run.path))
     elif source.is_dir():
         shutil.copytree(source, new / name)
     else:

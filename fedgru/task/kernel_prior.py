@@ -43,6 +43,7 @@ FIT_ROUNDS = 80
 FIT_PAIRS = 64  # of each client, in each round
 MIN_PAST = 10  # pairs with a shorter past are not used: they say little
 SHRINKAGE = 10.0  # pull to the start values, as strong as the losses of 10 pairs
+FIT_CLIP = 0.5  # with differential privacy, norm of a client's gradient
 FIT_LR = 0.1  # falls to zero over the rounds
 BLOCK = 64  # check-ins predicted at once
 PART = 512  # check-ins predicted from one layout of a history longer than the window
@@ -182,6 +183,7 @@ def fit_kernel(
     on_round: Callable[[int, float], object] | None = None,
     rounds: int = FIT_ROUNDS,
     asked_at: bool = False,
+    noise: float | None = None,
 ) -> Kernel:
     """Learn the shared numbers by federated SGD with a server Adam.
 
@@ -194,6 +196,10 @@ def fit_kernel(
         on_round: called as on_round(round_num, mean loss in nats), or None.
         rounds: int.
         asked_at: whether the moment of the next check-in is known.
+        noise: with differential privacy, standard deviation of the noise of all rounds together, in
+            units of what a client adds at most: its gradient, clipped to norm `FIT_CLIP`. All
+            clients then count equally, also those with too few check-ins, and no loss is sent: it
+            is NaN. None weighs clients by their pairs.
 
     Returns:
         Kernel; the start values if no client has more than MIN_PAST pairs.
@@ -218,8 +224,16 @@ def fit_kernel(
     with ThreadPoolExecutor(num_threads(threads)) as pool:
         for round_num in range(1, rounds + 1) if able else ():
             sent = list(pool.map(lambda g: gradients(g[0], g[1], round_num), groups))  # noqa: B023
-            *gradient, loss = np.average(np.concatenate(sent), axis=0, weights=counts)
-            gradient = np.array(gradient) + SHRINKAGE / counts.sum() * (numbers - start)
+            found = np.concatenate(sent)
+            if noise is None:
+                mean = np.average(found, axis=0, weights=counts)
+                gradient, loss, pull = mean[:-1], float(mean[-1]), SHRINKAGE / counts.sum()
+            else:
+                draw = seeding.rng(seed, "kernel noise", round_num)
+                total = _noised_sum(found[:, :-1], noise * rounds**0.5, draw)
+                gradient, loss = total / len(histories), float("nan")
+                pull = SHRINKAGE / (FIT_PAIRS * len(histories))
+            gradient = gradient + pull * (numbers - start)
             first = 0.9 * first + 0.1 * gradient
             second = 0.98 * second + 0.02 * gradient**2
             rate = FIT_LR * (1 - (round_num - 1) / rounds) / (1 - 0.9**round_num)
@@ -227,6 +241,14 @@ def fit_kernel(
             if on_round is not None:
                 on_round(round_num, loss)
     return Kernel(*numbers.tolist())
+
+
+def _noised_sum(gradients: Doubles, noise: float, generator: np.random.Generator) -> Doubles:
+    """Return the sum of gradients, float64 [clients, 11 or 12], clipped and with noise."""
+    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
+    clipped = gradients * np.minimum(1.0, FIT_CLIP / np.maximum(norms, TINY))
+    draws = generator.standard_normal(gradients.shape[1])
+    return clipped.sum(axis=0) + noise * FIT_CLIP * draws
 
 
 def _groups(clients: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

@@ -5,6 +5,7 @@ Only the frequencies that all clients share (`shared`) leave the device and, for
 gradients of eleven shared numbers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -174,6 +175,28 @@ def shared_frequencies(train_classes: AnyInts, num_classes: int) -> Doubles:
     """
     counts = np.bincount(train_classes[train_classes >= 0], minlength=num_classes) + 1.0
     return counts / counts.sum()
+
+
+def noised_frequencies(
+    classes: Sequence[AnyInts], num_classes: int, noise: float, generator: np.random.Generator
+) -> Doubles:
+    """Return float64 [num_classes], shared frequencies with differential privacy.
+
+    Each client sends the frequencies of its own classes, whose norm is at most 1, so that clients
+    count equally; the sum gets noise. What noise makes less than one client is one client.
+
+    Args:
+        classes: of each client the classes of its train split, -1 unknown.
+        num_classes: int.
+        noise: standard deviation of the noise in the sum.
+        generator: numpy Generator.
+    """
+    total = np.zeros(num_classes)
+    for own in classes:
+        counts = np.bincount(own[own >= 0], minlength=num_classes)
+        total += counts / max(counts.sum(), 1)
+    total = np.maximum(total + noise * generator.standard_normal(num_classes), 0.0) + 1.0
+    return total / total.sum()
 
 
 def count_prior(

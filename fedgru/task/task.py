@@ -277,13 +277,29 @@ class Task:
 
     @cached_property
     def shared(self) -> Doubles:
-        """float64 [num_classes], the frequencies that all clients share."""
+        """float64 [num_classes], the frequencies that all clients share.
+
+        With differential privacy they are noised; with no noise for that they are all equal.
+        """
         if self.fitted is not None:
             return self.fitted.shared
+        if self.settings.privacy.is_on:
+            return self._private_frequencies()
         if "shared" in self._known_values:
             return self._known_values["shared"]
         train = self.classes[self.clients.in_split("train")]
         return priors.shared_frequencies(train, self.num_classes)
+
+    def _private_frequencies(self) -> Doubles:
+        noise, number = self.settings.privacy.dp_setup_noise, self.num_classes
+        if noise is None:
+            return np.full(number, 1 / number)
+        own = [
+            self.classes[start:end]
+            for start, end in zip(*self.clients.bounds("train"), strict=True)
+        ]
+        draw = seeding.rng(self.settings.loop.seed, "shared frequencies")
+        return priors.noised_frequencies(own, number, noise, draw)
 
     @cached_property
     def unknown_rates(self) -> dict[str, dict[str, float]]:
@@ -333,6 +349,9 @@ class Task:
     def with_kernel(self, on_round: Callable[[int, float], object] | None = None) -> "Task":
         """Return the task with the kernel that the clients learn on their train splits.
 
+        With differential privacy it is learnt with noise; with no noise for that it is that of the
+        start.
+
         The same task if its prior needs no kernel, or it has one already.
 
         Args:
@@ -341,7 +360,9 @@ class Task:
         if self.settings.inputs.prior != "kernel" or self.kernel is not None:
             return self
         own = zip(*self.clients.bounds("train"), strict=True)
-        loop = self.settings.loop
+        loop, privacy = self.settings.loop, self.settings.privacy
+        if privacy.is_on and privacy.dp_setup_noise is None:
+            return replace(self, kernel=Kernel.start(self.settings.inputs.asked_at))
         histories = [self.history[start:end] for start, end in own]
         kernel = fit_kernel(
             histories,
@@ -350,6 +371,7 @@ class Task:
             loop.threads,
             on_round,
             asked_at=self.settings.inputs.asked_at,
+            noise=privacy.dp_setup_noise,
         )
         return replace(self, kernel=kernel)
 

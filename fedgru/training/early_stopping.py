@@ -13,6 +13,7 @@ class EarlyStopping:
         patience: rounds; 0 never stops.
         min_improvement: a change counts if it is more than this. With 0 any change counts.
         best_value, best_round: of the last round that improved; None and 0 before the first.
+        keeps_last: whether each round counts as an improvement, so that validation chooses nothing.
     """
 
     higher_is_better: bool
@@ -21,6 +22,7 @@ class EarlyStopping:
     best_value: float | None = None
     best_round: int = 0
     rounds_without: int = 0
+    keeps_last: bool = False
 
     def report(self, round_num: int, value: float) -> tuple[bool, bool]:
         """Take one round's value.
@@ -32,7 +34,7 @@ class EarlyStopping:
         >>> [rule.report(r, loss) for r, loss in enumerate([3.0, 2.0, 2.0, 2.5], start=1)]
         [(True, False), (True, False), (False, False), (False, True)]
         """
-        if self.best_value is None:
+        if self.best_value is None or self.keeps_last:
             improved = not math.isnan(value)
         else:
             gain = value - self.best_value if self.higher_is_better else self.best_value - value

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from fedgru.algorithms.fed_avg import ServerState
-from fedgru.config.settings import LoopSettings
+from fedgru.config.settings import Settings
 from fedgru.core import metrics, seeding
 from fedgru.core.errors import ConfigError
 from fedgru.core.types import Ints, Row
@@ -154,7 +154,7 @@ def train(
         if found and on_faults is not None:
             on_faults(found)
         measured = {f"train/{name}/micro": value for name, value in result.metrics.items()}
-        row = _plain({**measured, **_simulated_row(state), **training.validate(state)})
+        row = _plain({**measured, **_kept_row(state), **training.validate(state)})
         check_diverged(task.settings, number(row, "val/loss/micro"), round_num, "val")
         task.release()
         seconds = {"train": trained - started, "val": time.perf_counter() - trained}
@@ -202,7 +202,7 @@ def _faults_of(task: RoundTask, round_num: int, result: RoundResult) -> list[Fau
     if found:
         listed = ", ".join(f"{len(clients)} {why}" for why, clients in result.faults.items())
         logger.info("round %d, clients: %s", round_num, listed)
-    if not result.num_clients:
+    if not result.num_clients and not task.settings.privacy.is_on:
         logger.warning(
             "round %d was skipped, the weights stay: fewer usable updates than `min_clients` %d",
             round_num,
@@ -211,30 +211,43 @@ def _faults_of(task: RoundTask, round_num: int, result: RoundResult) -> list[Fau
     return found
 
 
-def make_stopping(loop: LoopSettings) -> EarlyStopping:
-    """Return the EarlyStopping that LoopSettings ask for, before its first report."""
+def make_stopping(settings: Settings) -> EarlyStopping:
+    """Return the EarlyStopping that Settings ask for, before its first report.
+
+    With differential privacy the last round is kept: the choice of another one would need the
+    clients' validation data, which no noise covers.
+    """
+    loop = settings.loop
     metric = parse_stop_metric(loop.stop_metric)
-    return EarlyStopping(metric.higher_is_better, loop.patience, loop.min_improvement)
+    return EarlyStopping(
+        metric.higher_is_better,
+        loop.patience,
+        loop.min_improvement,
+        keeps_last=settings.privacy.is_on,
+    )
 
 
 def _before_training(training: Training) -> Checkpoint:
     """Return the Checkpoint of round 0."""
     task = training.task
-    stopping = make_stopping(task.settings.loop)
+    stopping = make_stopping(task.settings)
     state = training.init()
     started = time.perf_counter()
     untrained = _plain(training.validate(state))
     measured = ("loss", "acc@1", *(task.protection.metric_names if task.protection else ()))
     row: Row = {f"train/{name}/micro": None for name in measured}
-    row |= _simulated_row(state) | untrained
+    row |= _kept_row(state) | untrained
     if task.protection is None or task.protection.is_risen(0):
         stopping.report(0, number(untrained, task.settings.loop.stop_metric))
     seconds = {"train": 0.0, "val": time.perf_counter() - started}
     return Checkpoint(state, state, stopping, ((row, seconds),))
 
 
-def _simulated_row(state: ServerState) -> Row:
-    return {} if state.simulated is None else state.simulated.row()
+def _kept_row(state: ServerState) -> Row:
+    """What a row of metrics.csv has of simulated time and of privacy."""
+    return {
+        k: v for kept in (state.simulated, state.private) if kept for k, v in kept.row().items()
+    }
 
 
 def _plain(row: Mapping[str, Any]) -> Row:
@@ -282,12 +295,24 @@ def parse_stop_metric(key: str) -> metrics.Metric:
 
 
 def draw_cohort(task: RoundTask, round_num: int) -> Ints:
-    """Return int [cohort], ascending: the clients of a round, drawn by seed and round number."""
-    size = task.settings.loop.clients_per_round
+    """Return int [cohort], ascending: the clients of a round, drawn by seed and round number.
+
+    With differential privacy they are drawn as the accountant assumes: each client by itself, a
+    fixed number, or everybody in turn. A cohort can then be empty.
+    """
+    size, seed = task.settings.loop.clients_per_round, task.settings.loop.seed
     if size is None:
         return task.training_clients
-    generator = seeding.rng(task.settings.loop.seed, "cohort", round_num)
-    return task.draw(generator, size)
+    generator = seeding.rng(seed, "cohort", round_num)
+    privacy, clients = task.settings.privacy, task.training_clients
+    if not privacy.is_on or (privacy.dp_sampling == "fixed" and privacy.dp_mechanism == "gaussian"):
+        return task.draw(generator, size)
+    if privacy.dp_mechanism == "gaussian":
+        return clients[generator.random(len(clients)) < size / len(clients)]
+    # as accounted for in `fedgru.privacy.plan`: everybody in turn
+    in_turn = seeding.rng(seed, "cohorts in turn").permutation(clients)
+    cohorts = np.array_split(in_turn, len(clients) // size)
+    return np.sort(cohorts[(round_num - 1) % len(cohorts)])
 
 
 def _report(
@@ -299,10 +324,13 @@ def _report(
     state: ServerState,
 ) -> None:
     shown = {
-        "loss": _short(number(row, "train/loss/micro")),
         "val loss": _short(number(row, "val/loss/micro")),
         "val acc": _short(number(row, "val/acc@1/micro")),
     }
+    if state.private is None:
+        shown = {"loss": _short(number(row, "train/loss/micro"))} | shown
+    else:
+        shown["epsilon"] = f"{state.private.epsilon:.3f}"
     if state.simulated is not None:
         shown["simulated"] = f"{state.simulated.hours:.4g} h"
     logger.info(
@@ -311,7 +339,7 @@ def _report(
         ", ".join(f"{name} {value}" for name, value in shown.items()),
         seconds["train"],
         seconds["val"],
-        ", best so far" if improved else "",
+        ", best so far" if improved and state.private is None else "",
     )
     if progress is not None:
         progress.set_postfix(shown, refresh=False)

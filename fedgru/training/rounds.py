@@ -6,14 +6,16 @@ from typing import Any
 
 from fedgru.agnostic import protection
 from fedgru.algorithms import faults
+from fedgru.algorithms.dp_fed_avg import DPFedAvg
 from fedgru.algorithms.fed_avg import ServerState
 from fedgru.algorithms.per_client import PerClient
 from fedgru.algorithms.protocol import Algorithm
-from fedgru.core.errors import TrainingError
+from fedgru.core.errors import ConfigError, TrainingError
 from fedgru.core.types import Ints, Row
-from fedgru.engines.base import Engine, RoundResult, advice, check_diverged
+from fedgru.engines.base import Engine, Gathered, RoundResult, advice, check_diverged
 from fedgru.evaluation.backdoor import success_rate
 from fedgru.evaluation.evaluate import Forward, evaluate
+from fedgru.privacy.plan import Plan, make_plan
 from fedgru.storage.client_store import ClientStore
 from fedgru.task.round_task import RoundTask
 from fedgru.training.per_client import PerClientRounds, evaluate_personal
@@ -26,11 +28,25 @@ class FederatedTraining:
         engine: Engine.
         algorithm: Algorithm.
         store: ClientStore, if the algorithm keeps something for clients; None for a temporary one.
+        plan: with differential privacy, the Plan of a run; None makes it.
+
+    Raises:
+        ConfigError: if the settings ask for differential privacy, and the algorithm is another.
     """
 
     def __init__(
-        self, engine: Engine[Any], algorithm: Algorithm, store: ClientStore | None = None
+        self,
+        engine: Engine[Any],
+        algorithm: Algorithm,
+        store: ClientStore | None = None,
+        plan: Plan | None = None,
     ) -> None:
+        settings = engine.task.settings
+        if settings.privacy.is_on and not isinstance(algorithm, DPFedAvg):
+            raise ConfigError(f"{algorithm.name} does not go with `dp_clip`: it adds no noise.")
+        if isinstance(algorithm, DPFedAvg):
+            plan = plan or make_plan(settings, len(engine.task.training_clients))
+            algorithm = algorithm.planned(plan)
         self.engine, self.algorithm = engine, algorithm
         self.per_client: PerClientRounds | None = None
         if isinstance(algorithm, PerClient):
@@ -119,6 +135,8 @@ def run_round(
     if engine.runs_whole_rounds:
         return engine.run_round(algorithm, state, cohort)
     task, round_num = engine.task, state.round_num + 1
+    if isinstance(algorithm, DPFedAvg):
+        return _private_round(engine, algorithm.in_round(state), state, cohort)
     protected, constants = task.protection, None
     cohort, gone = faults.drop_out(task, cohort, round_num)
     found = {faults.DROPPED_OUT: gone} if gone else {}
@@ -147,6 +165,27 @@ def run_round(
         after = protected.after_round(engine, after, cohort)
         metrics |= protected.round_metrics(constants, gathered.protected)
     return RoundResult(after, metrics, len(total), gathered.num_examples, found)
+
+
+def _private_round(
+    engine: Engine[Any], algorithm: DPFedAvg, state: ServerState, cohort: Ints
+) -> RoundResult:
+    """As `run_round`, with differential privacy: also without clients, and without their losses.
+
+    A round without an update is not skipped: that would reveal that the cohort was empty.
+    """
+    task, round_num = engine.task, state.round_num + 1
+    cohort, gone = faults.drop_out(task, cohort, round_num)
+    found = {faults.DROPPED_OUT: gone} if gone else {}
+    if len(cohort):
+        gathered = engine.gather(algorithm, state.weights, cohort, round_num)
+    else:
+        gathered = Gathered(task.settings, algorithm.start(state.weights))
+    found |= gathered.by_reason(cohort)
+    check_usable(task, found, len(cohort), round_num)
+    after = algorithm.apply(state, gathered.total)
+    unknown = dict.fromkeys(("loss", "acc@1"), float("nan"))
+    return RoundResult(after, unknown, len(gathered.total), gathered.num_examples, found)
 
 
 def _skipped(task: RoundTask, state: ServerState, found: dict[str, list[int]]) -> RoundResult:

@@ -52,7 +52,7 @@ def count_traffic(
         has_head: whether a concept is protected.
         kernel: what the clients learnt before round 1, with a kernel prior. In each of its rounds
             clients receive the numbers, and send their gradient and the loss.
-        whole_table: whether each client is sent all rows, as --engine tff does.
+        whole_table: whether each client is sent all rows, as with differential privacy.
         sent: Sent of the algorithm.
     """
     table = weights["rows"]

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 _COUNTED = ("data", "users", "train_users", "min_checkins", "target", "seed", "threads", "name")
 _SERVER, _FAULTS = config.ServerSettings.model_fields, config.FaultSettings.model_fields
-_SIMULATED, _ALGORITHM = (
+_SIMULATED, _ALGORITHM, _PRIVACY = (
     config.AvailabilitySettings.model_fields,
     config.AlgorithmSettings.model_fields,
+    config.PrivacySettings.model_fields,
 )
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def without_effect(kind: RunKind) -> tuple[str, ...]:
         return tuple(name for name in config.fields() if name not in counted or name in alone)
     if not kind.is_baseline:
         return ()
-    sections = (*_SERVER, *_ALGORITHM, *_FAULTS, *_SIMULATED)
+    sections = (*_SERVER, *_ALGORITHM, *_FAULTS, *_SIMULATED, *_PRIVACY)
     federation = (*sections, "engine", "clients_per_round", "prox_mu")
     return federation if kind.shares_model else (*federation, "eval_clients")
 
@@ -85,7 +86,8 @@ def settings_of(
             "leave it out."
         )
     # a config file can name one, even one's own that is not here
-    settings = settings.model_copy(update={"algorithm": config.AlgorithmSettings()})
+    unread_sections = {"algorithm": config.AlgorithmSettings(), "privacy": config.PrivacySettings()}
+    settings = settings.model_copy(update=unread_sections)
     if settings.agnostic.agnostic_to is not None:
         raise ConfigError(
             f"`agnostic_to` is {settings.agnostic.agnostic_to}, which has no effect on "

@@ -130,7 +130,14 @@ def learn_prior(task: Task, show_progress: bool = False) -> Task:
     """
     if task.settings.inputs.prior != "kernel" or task.kernel is not None:
         return task
-    losses, said = [], time.monotonic()
+    privacy = task.settings.privacy
+    if privacy.is_on and privacy.dp_setup_noise is None:
+        logger.info(
+            "kernel prior: its start values, and no class is more frequent than another, as there "
+            "is no `dp_setup_noise` to learn them with"
+        )
+        return task.with_kernel()
+    losses, said = list[float](), time.monotonic()
     with tqdm(
         total=FIT_ROUNDS, desc="kernel prior", unit="round", disable=not show_progress, leave=False
     ) as progress:
@@ -152,6 +159,8 @@ def learn_prior(task: Task, show_progress: bool = False) -> Task:
         task = task.with_kernel(on_round)
     if not losses:
         logger.warning("kernel prior: all clients have too few check-ins to learn it from")
+    elif privacy.is_on:
+        logger.info("kernel prior learnt in %d rounds with noise; no loss is sent", len(losses))
     else:
         logger.info(
             "kernel prior learnt in %d rounds: train loss %.3f before, %.3f after",

@@ -57,7 +57,8 @@ def evaluate_run(
     Returns:
         dict, see `evaluate.full_report`, with the run's path, data set, kind, round, the engine
         that scored, the model's prior, the number of clients with test targets, and `verdict`, see
-        `verdict.Verdict`. If all clients share one
+        `verdict.Verdict`. Of a private run also `privacy`: epsilon, delta and noise. If all
+        clients share one
         representation, also `leakage`, see `audit.quick_audit`. With `fine_tune`, also
         `fine_tuned`: epochs, summary, and `gains` over the model itself.
 
@@ -180,6 +181,10 @@ def _evaluate_model(
     more: dict[str, Any] = {"round": round_num}
     hours = run.simulated_hours(round_num)
     more |= {} if hours is None else {"simulated_hours": hours}
+    epsilon = run.epsilon(round_num)
+    if epsilon is not None:
+        plan = run.facts()["privacy"]
+        more["privacy"] = {"epsilon": epsilon} | {name: plan[name] for name in ("delta", "noise")}
     more |= {"engine": scorer.name, "leakage": leakage}
     if personal is not None:
         more["audited"] = AUDITED

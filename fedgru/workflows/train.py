@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from fedgru import algorithms
 from fedgru.agnostic.protection import init_weights
+from fedgru.algorithms.dp_fed_avg import DPFedAvg
 from fedgru.algorithms.fed_buff import FedBuff
 from fedgru.console import describe
 from fedgru.core.errors import Interrupted, RunError, TrainingError
@@ -20,6 +21,7 @@ from fedgru.core.types import OnRound, Row
 from fedgru.core.versions import installed_versions
 from fedgru.engines import registry
 from fedgru.evaluation import evaluate
+from fedgru.privacy.plan import Plan, make_plan
 from fedgru.runs.folder import RunFolder
 from fedgru.runs.kinds import FEDERATED, RunKind
 from fedgru.task.preparation import Preparation
@@ -99,6 +101,7 @@ def train(
         (RunFolder, Task, TrainResult); the Task has the learnt prior.
 
     Raises:
+        ConfigError: if differential privacy does not go with the number of clients.
         Interrupted: on Ctrl-C or SIGTERM; names the command to resume.
         MissingEngineError: if the engine is not installed.
         RunError: if the run folder cannot be written.
@@ -111,6 +114,8 @@ def train(
         if task.settings.algorithm.personal_weights is not None:  # it can name what is not there
             algorithms.from_settings(task.settings).init(init_weights(task))
     facts = facts | {"kind": kind.name} | (simulation.facts if simulation else {})
+    if kind.has_engine and task.settings.privacy.is_on:
+        facts["privacy"] = make_plan(task.settings, len(task.training_clients)).to_dict()
     if algorithm is not None:
         facts["algorithm"] = name_of(algorithm)
     with RunFolder.create(log_dir, task.settings, facts) as run:
@@ -186,6 +191,8 @@ def _train(
             task = learn_prior(task, show_progress)
             record_kernel(run, task)
         training = _make_training(task, run, algorithm, simulation)
+        if isinstance(training, FederatedTraining) and isinstance(training.algorithm, DPFedAvg):
+            logger.info("%s", training.algorithm.plan)
         engine = training.engine
         with closing(engine), closing(training), _keeping_compiled(engine):
             engine.choose_local_loop(run.facts().get("computes_with") if resumes else None)
@@ -290,7 +297,9 @@ def _make_training(
     store = make_store(run, algorithm)
     if simulation is not None:
         return SimulatedTraining(engine, algorithm, simulation, store)
-    return FederatedTraining(engine, algorithm, store)
+    began_with = run.facts().get("privacy")
+    plan = None if began_with is None else Plan.from_dict(began_with)
+    return FederatedTraining(engine, algorithm, store, plan)
 
 
 def _keeping_compiled(engine: Engine) -> AbstractContextManager[None]:
@@ -374,7 +383,7 @@ def _naming_how_to_resume(run: RunFolder) -> Iterator[None]:
 def _restore(run: RunFolder, training: EngineTraining) -> Checkpoint | None:
     """Return the run's folder to its last checkpoint and return that; None if it has none."""
     task, start_state = training.task, training.init()
-    stopping = round_loop.make_stopping(task.settings.loop)
+    stopping = round_loop.make_stopping(task.settings)
     like = round_loop.Checkpoint(start_state, start_state, stopping, ())
     start = run.checkpoints.load(like)
     run.begin_again(start)

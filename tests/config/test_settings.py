@@ -164,7 +164,7 @@ def test_train_users_from_a_file_and_written_again(tmp_path, value):
         (
             "[lop]\nrounds = 2",
             "unknown section [lop] in the config file. Accepted: data, inputs, layout, model, "
-            "client, server, algorithm, agnostic, faults, availability, loop, ray.",
+            "client, server, algorithm, agnostic, faults, availability, privacy, loop, ray.",
         ),
         (
             "[client]\nlr = 2",
