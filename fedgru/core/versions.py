@@ -8,6 +8,7 @@ from fedgru.core.version import __version__
 
 PACKAGES = (
     *("jax", "jaxlib", "numpy", "pandas", "scikit-learn", "keras", "tensorflow"),
+    "dp-accounting",
     "tensorflow-federated",  # in an environment of its own
 )
 

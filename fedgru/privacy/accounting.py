@@ -15,9 +15,7 @@ DELTA = 1e-5
 LEAST_NOISE = 1.0 / 64  # far below any that protects
 MOST_NOISE = 1e6
 SEARCH_STEP = 1.002  # noise that is found is at most this factor too large
-INTERVAL = (
-    1e-3  # of the privacy losses; a tenth of it changes epsilon by 2e-5, in ten times the time
-)
+INTERVAL = 1e-3  # of privacy losses; a tenth changes epsilon by 2e-5, in ten times the time
 
 Sampling = Literal["poisson", "fixed", "all", "blocks"]
 
@@ -62,7 +60,8 @@ def epsilon(releases: Releases, rounds: int, delta: float = DELTA) -> float:
         delta: float.
 
     Returns:
-        float, too large by 1e-4 at most, relative where it is above 1; 0 if nothing was released.
+        float, never too small; too large by some 1e-4 of it after a thousand rounds. 0 if nothing
+        was released.
 
     Source: PLD accounting (Koskela et al. 2020, arXiv:1906.03049) of dp-accounting; with sampling
         "fixed", which it does not know, its Renyi accounting (Wang et al. 2019, arXiv:1808.00087).
@@ -160,6 +159,7 @@ def library() -> Any:
         import dp_accounting
     except ImportError as error:
         raise FedgruError(
-            f"differential privacy needs dp-accounting, which cannot be imported: {error}."
+            "differential privacy needs the package dp-accounting, which cannot be imported "
+            f"({error}): install fedgru anew with `make env`, or run `pip install dp-accounting`."
         ) from error
     return dp_accounting

@@ -68,6 +68,7 @@ def lines(settings: Settings) -> list[Line]:
         found.append(Line("mean and spread of numbers", NOT_COVERED, public))
     return [
         *found,
+        Line("number of clients", NOT_COVERED, "noise, means and cohorts are computed from it"),
         Line("who takes part, drops out or fails", NOT_COVERED, "the server knows its cohorts"),
         Line(
             "scores on validation",

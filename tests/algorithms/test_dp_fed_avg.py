@@ -11,8 +11,6 @@ from fedgru.privacy import correlated
 from fedgru.privacy.plan import Plan
 from tests.algorithms.test_algorithms import WEIGHTS, update
 
-pytest.importorskip("dp_accounting", reason="needs dp-accounting")
-
 BIG = {"rows": np.zeros((100, 50), np.float32), "bias": np.zeros(5000, np.float32)}
 
 

@@ -2,11 +2,7 @@
 
 import json
 
-import pytest
-
 from tests.cli.test_main import SMALL, invoke
-
-pytest.importorskip("dp_accounting", reason="needs dp-accounting")
 
 
 def test_from_training_to_the_report(tmp_path, monkeypatch):

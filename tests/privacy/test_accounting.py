@@ -2,14 +2,13 @@
 
 import math
 
+import dp_accounting
 import numpy as np
 import pytest
+from dp_accounting import pld, rdp
 
 from fedgru.privacy import correlated
 from fedgru.privacy.accounting import Releases, epsilon, find_noise
-
-dp_accounting = pytest.importorskip("dp_accounting", reason="needs dp-accounting")
-pld, rdp = (pytest.importorskip(f"dp_accounting.{name}") for name in ("pld", "rdp"))
 
 
 def by_hand(*events, delta=1e-5):
@@ -59,6 +58,12 @@ def test_a_fixed_size_is_accounted_for_by_replacement():
     accountant.compose(event, 30)
     releases = Releases(4.0, "fixed", population=1000, cohort=20)
     assert epsilon(releases, 30) == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+
+
+def test_a_figure_of_pfl_research():
+    # PLDPrivacyAccountant of pfl 0.6.0: 80 compositions, probability 0.1, noise 1; 1000, 0.01, 0.76
+    assert epsilon(Releases(1.0, "poisson", 0.1), 80) == pytest.approx(6.345619, rel=1e-4)
+    assert epsilon(Releases(0.76, "poisson", 0.01), 1000) == pytest.approx(3.627689, rel=2e-4)
 
 
 def test_the_gaussian_mechanism_by_its_formula():

@@ -13,8 +13,6 @@ from fedgru.training.loop import draw_cohort
 from fedgru.training.rounds import FederatedTraining
 from tests.training.conftest import results
 
-pytest.importorskip("dp_accounting", reason="needs dp-accounting")
-
 DP = {"dp_clip": 0.5, "dp_noise": 2.0, "prior": "backoff"}
 
 
