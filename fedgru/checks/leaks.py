@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -16,13 +16,14 @@ from fedgru.checks import counterfactuals
 from fedgru.checks.checked_run import CheckedRun, NotApplicable, Problem
 from fedgru.config.feature_names import own_inputs
 from fedgru.core import seeding
-from fedgru.core.types import AnyArray, Bools, Ints
+from fedgru.core.types import AnyArray, AnyInts, Bools, Ints
 from fedgru.models.candidate_head import Trained
 from fedgru.task.clients import SPLITS
 
 if TYPE_CHECKING:
     from fedgru.task.task import LocalData, Task
 
+Places: TypeAlias = tuple[AnyInts, ...]  # an array of indices for each axis
 SAME = 1e-4  # sums of the same numbers in another order, in float32
 _SEED = 0  # of the other futures, fixed so that the same run gives the same findings
 
@@ -154,21 +155,23 @@ def check_training_targets(checked: CheckedRun) -> str:
     draw = seeding.rng(_SEED, "backwards from")
     drawn = draw.integers(starts + 1, np.maximum(ends - 1, starts + 2))
     first = np.where(ends - starts > 2, drawn, ends)
-    asked_at = task.settings.inputs.asked_at
-    reversed_ = counterfactuals.run_backwards(task.check_ins, clients, first, ends, asked_at)
+    keeps = _keeps_moment(task)
+    reversed_ = counterfactuals.run_backwards(task.check_ins, clients, first, ends, keeps)
     again = _scaled_as(task, checked.rebuilt(reversed_))
     compared, trained = 0, task.training_clients
     if not checked.kind.shares_model:
         trained = trained[trained < len(clients.scored)]
     for client in trained:
-        pairs = task.batches(client).pairs
-        targets = starts[client] + pairs + 1
-        before = (pairs >= 0) & (targets <= first[client])
+        last = first[client] - starts[client] - 1
+        targets, here = _pairs_up_to(task, client, last)
+        _, there = _pairs_up_to(again, client, last)
         ours, theirs = checked.trained_on(task, client), checked.trained_on(again, client)
-        for what, one, other in _inputs_at(ours, theirs, before):
+        for (what, one), (_, other) in zip(
+            _inputs_at(ours, here), _inputs_at(theirs, there), strict=True
+        ):
             same = np.abs(one - other) <= SAME  # not so if one is NaN
-            _refuse_changed(task, what, targets[before], ~same.reshape(len(same), -1).all(axis=1))
-        compared += before.sum()
+            _refuse_changed(task, what, targets, ~same.reshape(len(same), -1).all(axis=1))
+        compared += len(targets)
     return (
         f"the inputs of {compared:,} targets of {len(trained)} clients are unchanged "
         f"when the rest of train is reversed{_but_the_moment(task)}"
@@ -192,18 +195,27 @@ def _scaled_as(task: Task, again: Task) -> Task:
     return replace(again, inputs=replace(theirs, numbers=numbers))
 
 
-def _inputs_at(
-    ours: LocalData, theirs: LocalData, where: Bools
-) -> Iterator[tuple[str, AnyArray, AnyArray]]:
-    """Yield what the model reads at some places of two LocalDatas, and in words what it is."""
-    yield "an id", ours.rows[where], theirs.rows[where]
-    yield "a number", ours.numbers[where], theirs.numbers[where]
-    if isinstance(ours.beside, Trained) and isinstance(theirs.beside, Trained):
+def _pairs_up_to(task: Task, client: int, last: int) -> tuple[Ints, Places]:
+    """Return the targets of a client's pairs up to one, and where they stand in its LocalData.
+
+    Both are in the order of the pairs: with sessions their places depend on later check-ins.
+    """
+    pairs = task.batches(client).pairs
+    flat = np.flatnonzero((pairs >= 0) & (pairs <= last))
+    flat = flat[np.argsort(pairs.reshape(-1)[flat], kind="stable")]
+    targets = task.clients.starts[client] + pairs.reshape(-1)[flat] + 1
+    return targets, np.unravel_index(flat, pairs.shape)
+
+
+def _inputs_at(data: LocalData, where: Places) -> Iterator[tuple[str, AnyArray]]:
+    """Yield what the model reads at some places of a LocalData, and in words what it is."""
+    yield "an id", data.rows[where]
+    yield "a number", data.numbers[where]
+    if isinstance(data.beside, Trained):
         for name in ("features", "context", "log_prior"):
-            one, other = (getattr(b.candidates, name) for b in (ours.beside, theirs.beside))
-            yield "a candidate", one[where], other[where]
-    elif isinstance(ours.beside, np.ndarray) and isinstance(theirs.beside, np.ndarray):
-        yield "the prior", ours.beside[where], theirs.beside[where]
+            yield "a candidate", getattr(data.beside.candidates, name)[where]
+    elif isinstance(data.beside, np.ndarray):
+        yield "the prior", data.beside[where]
 
 
 def _refuse_carried_state(task: Task) -> None:
@@ -238,7 +250,7 @@ def check_scored_targets(checked: CheckedRun) -> str:
             clients,
             first,
             seeding.rng(_SEED, "rewritten"),
-            keeps_moment=task.settings.inputs.asked_at,
+            keeps_moment=_keeps_moment(task),
         )
     )
     if any(
@@ -249,25 +261,29 @@ def check_scored_targets(checked: CheckedRun) -> str:
     for split in splits:
         ours = checked.test_scores if split == "test" else checked.score(task, split)
         theirs = checked.score(again, split)
-        before = ours.positions <= first[ours.client_index]
-        has_prob = np.isfinite(ours.scores.prob)
+        before, theirs_before = (e.positions <= first[e.client_index] for e in (ours, theirs))
+        one, other = ours.scores[before], theirs.scores[theirs_before]
         changed = np.where(
-            has_prob,
-            ~(np.abs(ours.scores.prob - theirs.scores.prob) <= SAME),
-            ours.scores.predicted != theirs.scores.predicted,
+            np.isfinite(one.prob),
+            ~(np.abs(one.prob - other.prob) <= SAME),
+            one.predicted != other.predicted,
         )
-        what = f"a prediction of {split}"
-        _refuse_changed(task, what, ours.positions[before], changed[before])
-        compared += before.sum()
+        _refuse_changed(task, f"a prediction of {split}", ours.positions[before], changed)
+        compared += len(changed)
     return (
         f"the prediction of {compared:,} {' and '.join(splits)} targets of {len(clients.scored)} "
         f"clients is unchanged when all later check-ins are replaced{_but_the_moment(task)}"
     )
 
 
+def _keeps_moment(task: Task) -> bool:
+    """Whether the moment of a target may count: it says whether there is a target at all."""
+    return task.settings.inputs.asked_at or task.settings.data.session_gap is not None
+
+
 def _but_the_moment(task: Task) -> str:
-    """Say that the target's moment stays where the model may know it."""
-    return ", the target's moment alone kept" if task.settings.inputs.asked_at else ""
+    """Say that the target's moment stays where it may count."""
+    return ", the target's moment alone kept" if _keeps_moment(task) else ""
 
 
 def _refuse_changed(task: Task, what: str, targets: Ints, changed: Bools) -> None:

@@ -49,6 +49,7 @@ def check_together(settings: Settings) -> None:
             "kernel or backoff, or none."
         )
     _check_users(settings)
+    _check_sessions(settings)
     server, loop = settings.server, settings.loop
     if server.server_momentum is not None and server.server_optimizer != "momentum":
         raise ConfigError(
@@ -100,6 +101,26 @@ def _check_users(settings: Settings) -> None:
             f"`train_users` is {train_users}, but the {users} of `users`, who are scored, train "
             f"too: give {users} or more, or all."
         )
+
+
+def _check_sessions(settings: Settings) -> None:
+    """Refuse what cannot follow sessions: `session_gap` with it would not be as documented."""
+    if settings.data.session_gap is None:
+        return
+    for name, given, why in (
+        ("layout", settings.layout.layout == "chunks", "whose chunks do not end with a session"),
+        ("asked_at", settings.inputs.asked_at, "which knows the moment of every next check-in"),
+        ("model", settings.model.model is not None, "whose state fedgru cannot reset row by row"),
+        (
+            "agnostic_to",
+            settings.agnostic.agnostic_to is not None,
+            "which erases states of all check-ins",
+        ),
+    ):
+        if given:
+            raise ConfigError(
+                f"`session_gap` cannot be combined with `{name}`, {why}: leave one of them out."
+            )
 
 
 def _check_head(settings: Settings) -> None:

@@ -1,9 +1,10 @@
 """Every setting, its default, its range and its help text."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -24,6 +25,18 @@ def _count_or_all(value: Any) -> Any:
 
 # one validator for both: pydantic reports each member of a plain union by itself
 CountOrAll = Annotated[int | Literal["all"], PlainValidator(_count_or_all)]
+_UNITS_S = {"min": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(min|h|d)")
+
+
+def _duration(text: str) -> str:
+    found = _DURATION.fullmatch(text)
+    if found is None or not float(found[1]):
+        raise PydanticCustomError("duration", "a time with its unit: 24h, 90min or 3d")
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
 AlphaSchedule = Literal["constant", "linear", "ganin", "warm-up"]
 RobustMean = Literal[
     "none",
@@ -56,11 +69,27 @@ class DataSettings(Section):
     min_checkins: Annotated[int, Field(ge=3)] = Field(
         5, description="Leave out users with fewer check-ins."
     )
+    session_gap: Duration | None = Field(
+        None,
+        description="Cut each user's check-ins into sessions: a check-in that comes later than "
+        "this after the one before begins a new session (24h, 90min, 3d). The network's state is "
+        "zero before each session, whose first check-in is not predicted; the person's own counts "
+        "go on.",
+    )
 
     @property
     def num_users(self) -> int | None:
         """How many users at most, or None for all."""
         return None if self.users == "all" else self.users
+
+    @property
+    def session_gap_s(self) -> float | None:
+        """The session gap in seconds, or None without sessions."""
+        if self.session_gap is None:
+            return None
+        found = _DURATION.fullmatch(self.session_gap)
+        assert found is not None, "the setting was checked"
+        return float(found[1]) * _UNITS_S[found[2]]
 
 
 class InputSettings(Section):
@@ -89,11 +118,6 @@ class InputSettings(Section):
         "standard",
         description="Latitude, longitude, gap and features of your own: standardised or unchanged.",
     )
-
-    @property
-    def task_name(self) -> str:
-        """What is predicted of each person; results of different ones are never compared."""
-        return TASK_NAMES[self.asked_at]
 
 
 class LayoutSettings(Section):
@@ -453,6 +477,12 @@ class Settings(Section):
     privacy: PrivacySettings = PrivacySettings()
     loop: LoopSettings = LoopSettings()
     ray: RaySettings = RaySettings()
+
+    @property
+    def task_name(self) -> str:
+        """What is predicted of each person; results of different ones are never compared."""
+        name, gap_s = TASK_NAMES[self.inputs.asked_at], self.data.session_gap_s
+        return name if gap_s is None else f"{name}, within sessions (gap {gap_s / 3600:g} h)"
 
 
 def fields() -> dict[str, tuple[str, FieldInfo]]:

@@ -155,7 +155,7 @@ def describe_task(task: DescribedTask, facts: Facts, counting: bool = False) -> 
     """
     lines = [
         describe_data(facts["data"]).capitalize(),
-        f"Task: {task.settings.inputs.task_name}",
+        f"Task: {task.settings.task_name}",
         f"  {'':28}{'clients':>9}{'check-ins':>12}",
     ]
     lines += [f"  {line.step:28}{line.clients:>9,}{line.checkins:>12,}" for line in task.coverage]

@@ -52,7 +52,7 @@ def describe_plan(path: Path, plan: SweepPlan, scored: Mapping[str, Any]) -> str
     seeds = f", {plan.seeds} seeds each" if plan.seeds > 1 else ""
     how = "drawn by TPE" if plan.draws else "in a grid"
     return (
-        f"Sweep {path}, {plan.base.inputs.task_name}: "
+        f"Sweep {path}, {plan.base.task_name}: "
         f"{plan.num_trials} points {how}{seeds}: {axes}\n"
         f"Each is scored on the same {scored['val']:,} validation targets of "
         f"{scored['clients']:,} clients of data set {scored['data']} by {plan.metric}"

@@ -74,6 +74,7 @@ _SIMULATED = {
     "client_dropout": "real clients drop out by themselves",
     "attack": "it makes simulated clients malicious",
     "eval_clients": "every connected client validates its own data",
+    "session_gap": "its clients carry the state on",
     "train_users": "every connected client trains and is scored",
     **dict.fromkeys(
         config.AvailabilitySettings.model_fields, "real clients take the time that they take"

@@ -110,7 +110,7 @@ def train(grid: Grid, app: App, job: dict[str, Any], state: Path) -> RunFolder:
         weights, round_num = reopen_workflow.best_weights(run, task)
         found = engine.test(weights, round_num)
         head = {"run": str(run.path), "data": app.settings.data.data, "kind": DEPLOYED.name}
-        head["task"] = app.settings.inputs.task_name
+        head["task"] = app.settings.task_name
         report, table = make_report(found, federation.names, app.settings.loop.seed)
         run.save_summed_test(head | {"round": round_num} | report, table)
     unfinished.unlink()

@@ -175,6 +175,8 @@ class ReferenceEngine(Engine[Task]):
         for _ in range(data.passes):
             self._keras.reset_state(self._model)
             for step in range(len(data.mask)):
+                if data.resets is not None:
+                    keras_gru.reset_rows(self._model, data.resets[step])
                 sums += self._local_step(data, step)
         for moved, variable in zip(self._moved, self._model.trainable_variables, strict=False):
             variable.assign(moved)

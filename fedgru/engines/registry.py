@@ -18,9 +18,9 @@ _JAX = frozenset(("threads", "device", "local_loop", "clients_per_call"))
 _SHARED = frozenset(("robust", "faults", "agnostic_to", "prox_mu"))
 _SIMULATED = frozenset(("availability",))
 _BUFFERED = frozenset(("buffer_size", "concurrency"))
-_HEAD = frozenset(("head",))
+_OF_TASK = frozenset(("head", "session_gap"))
 _PRIVACY = frozenset(("privacy",))
-LIMITED = _JAX | _SHARED | _SIMULATED | _BUFFERED | _HEAD | _PRIVACY
+LIMITED = _JAX | _SHARED | _SIMULATED | _BUFFERED | _OF_TASK | _PRIVACY
 LIMITED |= {"ray", "tff_aggregator", "model"}
 _SECTIONS = frozenset(("faults", "availability", "ray", "privacy"))  # the sections in LIMITED
 
@@ -67,14 +67,14 @@ ENGINES = {
         EngineInfo(
             "jax",
             "fedgru.engines.jax.engine:JaxEngine",
-            knows=_JAX | _SHARED | _SIMULATED | _BUFFERED | _HEAD | _PRIVACY,
+            knows=_JAX | _SHARED | _SIMULATED | _BUFFERED | _OF_TASK | _PRIVACY,
             trains_here=True,
             trains_on_devices=True,
         ),
         EngineInfo(
             "reference",
             "fedgru.engines.reference:ReferenceEngine",
-            knows=_SHARED | _SIMULATED | _BUFFERED | _HEAD | _PRIVACY | {"model"},
+            knows=_SHARED | _SIMULATED | _BUFFERED | _OF_TASK | _PRIVACY | {"model"},
             only={"method": ("reversal",)},
         ),
         EngineInfo(
@@ -93,7 +93,7 @@ ENGINES = {
         EngineInfo(
             "ray",
             "fedgru.engines.ray.engine:RayEngine",
-            knows=_SHARED | _SIMULATED | _HEAD | _PRIVACY | {"ray", "threads", "local_loop"},
+            knows=_SHARED | _SIMULATED | _OF_TASK | _PRIVACY | {"ray", "threads", "local_loop"},
         ),
     )
 }

@@ -177,7 +177,8 @@ def _examples(
     starts = clients.starts[:-1]
     run_to = np.maximum(run_to, starts)
     asked = plan.views is None or CARRIED in plan.views
-    carried = engine.hidden_states(weights, starts, run_to, positions, carried=asked)
+    runs = clients.runs(starts, run_to)
+    carried = engine.hidden_states(weights, *runs, positions, carried=asked)
     hidden = carried[:, : task.spec.states_dim]
     seen = protection.represent(task, weights, hidden, split)
     represented, kept = task.spec.representation(seen), task.spec.carried(carried)

@@ -87,7 +87,7 @@ def evaluate_static(
     """
     counting = Counting(clients, classes, num_classes)
     scored = clients.scored
-    client_index = scored.client_of[scored.target_positions("test")]
+    client_index = scored.client_of[scored.ends().positions("test")]
     return {
         name: metrics.summarise(rank(baseline, counting), client_index, len(scored))
         for name, baseline in STATIC_BASELINES.items()

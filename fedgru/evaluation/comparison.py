@@ -162,7 +162,7 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         for epsilon, delta in [np.max(row.privacy, axis=0)]
     ]
     return {
-        "task": runs[0].settings().inputs.task_name,
+        "task": runs[0].settings().task_name,
         "targets": int(reference.tables[0]["targets"].sum()),
         "clients": len(reference.tables[0]["targets"]),
         "reference": reference.label,
@@ -278,7 +278,7 @@ def _check_comparable(runs: Sequence[ComparedRun]) -> None:
             )
         if run.settings().inputs.target != target:
             raise RunError(f"{where} it predicts the {run.settings().inputs.target}, not {target}.")
-        asked, theirs_asked = (one.settings().inputs.task_name for one in (first, run))
+        asked, theirs_asked = (one.settings().task_name for one in (first, run))
         if theirs_asked != asked:
             raise RunError(f"{where} it predicts the {theirs_asked}, not the {asked}.")
         their_scored = _scored(run)

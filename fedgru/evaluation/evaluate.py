@@ -1,7 +1,7 @@
 """State + clients -> metrics per client and overall, each target scored exactly once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -121,16 +121,16 @@ def model_log_probs(
     Args: as for `evaluate`.
 
     Returns:
-        (positions, log_probs): int64 [num_targets], the targets; and a function of (client, own),
+        (positions, log_probs): int64 [n], see `Ends.positions`; and a function of (client, own),
         own the slice of the positions that are the client's: float32 [num_own, num_classes], log
         p(class) of each.
     """
     task = engine.task
     ends = _ends(task, clients)
-    positions = ends.target_positions(split)
+    positions = ends.positions(split)
     first, end = ends.bounds(split)
     first = ends.start if warm else np.maximum(first - 1, ends.start)
-    hidden = engine.hidden_states(weights, first, end, positions - 1)
+    hidden = engine.hidden_states(weights, *task.clients.runs(first, end), positions - 1)
     task.release()
     seen = protection.represent(task, weights, hidden, split)
 
@@ -176,7 +176,7 @@ def evaluate_running(
         Evaluation.
     """
     starts = task.clients.starts
-    positions = _ends(task, clients).target_positions(split)
+    positions = _ends(task, clients).positions(split)
     return _score_each_client(
         task,
         split,
@@ -215,14 +215,15 @@ def evaluate_counts(
     scores = baselines.rank(baseline, counting, listed, task.num_listed)
     ends = _ends(task, clients)
     first, end = ends.target_bounds(split)
-    return Evaluation(
+    every = Evaluation(
         split,
-        ends.target_positions(split),
+        ends.positions(split),
         np.repeat(np.arange(len(first), dtype=np.int32), end - first),
         scores,
         len(first),
         getattr(task.check_ins, task.settings.inputs.target).values,
     )
+    return _only_targets(task, every)
 
 
 def _counting(task: Task, split: str, clients: AnyInts | None) -> baselines.Counting:
@@ -326,7 +327,7 @@ def full_report(
         `share_of_best`, in acc@1.
     """
     revisit = ~first_visits(task)[warm.positions]
-    report: dict[str, Any] = {"task": task.settings.inputs.task_name, **warm.summary()}
+    report: dict[str, Any] = {"task": task.settings.task_name, **warm.summary()}
     report["worst_tenth"] = worst_tenth(warm)
     report["intervals"] = {
         f"test/{name}/micro": list(
@@ -512,13 +513,27 @@ def _score_each_client(
             (targets,) = task.read(["classes"], positions[begin:stop])
             parts.append(metrics.score_targets(np.concatenate(waiting), targets))
             waiting, begin = [], stop
-    return Evaluation(
+    every = Evaluation(
         split,
         positions,
         np.repeat(np.arange(len(clients), dtype=np.int32), end - first),
         metrics.concatenate(parts) if parts else metrics.score_targets(*_NOTHING),
         len(clients),
         task.target_vocabulary.values,
+    )
+    return _only_targets(task, every)
+
+
+def _only_targets(task: Task, every: Evaluation) -> Evaluation:
+    """Return an Evaluation without the positions that are no targets."""
+    chosen = task.clients.are_targets(every.positions)
+    if chosen.all():
+        return every
+    return replace(
+        every,
+        positions=every.positions[chosen],
+        client_index=every.client_index[chosen],
+        scores=every.scores[chosen],
     )
 
 

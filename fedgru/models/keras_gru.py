@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fedgru.core.types import AnyArray, Floats, Weights
+from fedgru.core.types import AnyArray, Bools, Floats, Weights
 from fedgru.models import keras_candidates, keras_heads
 from fedgru.models.candidate_head import PREFIX, Candidates, CandidateSpec, Scored, Trained
 from fedgru.models.cells import CELLS
@@ -224,3 +224,14 @@ def reset_state(model: Any) -> None:
     """Set the state of a model from `build` to zero."""
     layer = model.get_layer("recurrent")
     layer.reset_states()
+
+
+def reset_rows(model: Any, fresh: Bools) -> None:
+    """Set the state of some rows of a model from `build` to zero.
+
+    Args:
+        model: keras.Model.
+        fresh: bool [batch], which rows.
+    """
+    for state in model.get_layer("recurrent").states:
+        state.assign(np.where(fresh[:, None], np.float32(0), np.asarray(state)))

@@ -67,6 +67,11 @@ def export_run(
         raise RunError(f"{output} is there already: choose another `output`, {advice}.")
     if client is not None:
         check_has_model(run, task, client)
+    if task.settings.data.session_gap is not None:
+        raise ConfigError(
+            f"{run.path} was trained with `session_gap`: an exported model carries its state on "
+            "and would not begin sessions. Use fedgru predict."
+        )
     schema, weights, round_num = load_model(run, task, client)
     weights, _ = split_heads(weights)
     named = list if names else run.pseudonyms

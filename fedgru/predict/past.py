@@ -157,7 +157,7 @@ def forecast(
             takes the moment of the check-in that came next, where that is known.
 
     Returns:
-        dict that JSON can hold: `user`, `task` (see `InputSettings.task_name`), `check_ins` (their
+        dict that JSON can hold: `user`, `task` (see `Settings.task_name`), `check_ins` (their
         number), `last` (venue, category, Unix seconds, minutes from UTC of the local clock; None
         without one), with `asked_at` `asked` (Unix seconds, minutes from UTC), `cold_start` (fewer
         check-ins than any client of the run had), `unknown` ({feature or "target": check-ins whose
@@ -181,7 +181,7 @@ def forecast(
     last = past.check_ins[-1] if past.check_ins else None
     found: dict[str, Any] = {
         "user": past.user,
-        "task": task.settings.inputs.task_name,
+        "task": task.settings.task_name,
         "check_ins": len(past.check_ins),
         "last": last
         and {

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fedgru.core import seeding
 from fedgru.core.errors import ConfigError, DataError
 from fedgru.core.jax_setup import import_jax
-from fedgru.core.types import Floats, Int32s, Ints, Weights
+from fedgru.core.types import Bools, Floats, Int32s, Ints, Weights
 from fedgru.data.checkins import CheckIns, Coded
 from fedgru.evaluation.evaluate import log_softmax
 from fedgru.models import gru, keras_candidates
@@ -186,6 +186,14 @@ class Stream:
             )
         moment = np.array([time_s], np.int64)
         return replace(self, moment=priors.Moments(moment, moment + 60 * offset_min))
+
+    @property
+    def session_starts(self) -> Bools:
+        """bool [n], whether each check-in begins a session; none does without `session_gap`."""
+        gap_s = self.schema.session_gap_s
+        if gap_s is None:
+            return np.zeros(len(self), bool)
+        return np.append(True, np.diff(self.history.time_s) > gap_s)[: len(self)]
 
     @property
     def step(self) -> tuple[Int32s, Floats]:
@@ -366,14 +374,22 @@ class Predictor:
         if not check_ins:
             return self
         stream, ids, numbers = self.stream.extend(check_ins)
-        return replace(self, stream=stream, state=self._advanced(ids, numbers))
+        starts = stream.session_starts[-len(check_ins) :]
+        return replace(self, stream=stream, state=self._advanced(ids, numbers, starts))
 
     def asked(self, time_s: int, offset_min: int = 0) -> "Predictor":
         """Return the Predictor that is asked at a moment; see `Stream.asked`."""
         return replace(self, stream=self.stream.asked(time_s, offset_min))
 
-    def _advanced(self, ids: Int32s, numbers: Floats) -> tuple[Any, ...]:
-        """Return the state after some steps, whose inputs these are, [n, ...]."""
+    def _advanced(
+        self, ids: Int32s, numbers: Floats, starts: Bools | None = None
+    ) -> tuple[Any, ...]:
+        """Return the state after some steps, whose inputs these are, [n, ...].
+
+        It is zero before those where `starts` is true, bool [n]; None for none.
+        """
+        if starts is None:
+            starts = np.zeros(len(ids), bool)
         rows, spec = self.stream.schema.rows(ids), self.stream.schema.spec
         if not len(rows):
             return self.state
@@ -386,7 +402,8 @@ class Predictor:
             size = FORWARD_SEQ_LEN if len(rows) - begin >= FORWARD_SEQ_LEN else 1
             part = slice(begin, begin + size)
             step = _forward_step(spec.cell)
-            state = step(self._recurrent, rows[part], numbers[part, None], state)
+            inputs = rows[part], numbers[part, None]
+            state = step(self._recurrent, *inputs, state, starts[part, None])
             begin += size
         return state
 
@@ -426,9 +443,8 @@ def _forward_step(cell: str) -> Callable[..., Any]:
     """The compiled pass over some check-ins of one stream: the state after them."""
     jax = import_jax()
 
-    def step(weights: dict[str, Any], rows: Any, numbers: Any, state: Any) -> Any:
+    def step(weights: dict[str, Any], rows: Any, numbers: Any, state: Any, starts: Any) -> Any:
         gates = gru.project(weights, rows, numbers)
-        starts = np.zeros((len(rows), 1), bool)
         recurrent, bias = weights["recurrent"], weights["bias"]
         return gru.forward(cell, gates, recurrent, bias, state, starts)[1]
 

@@ -71,6 +71,8 @@ class Schema:
         representation: the steps between hidden state and head, out of "erase" and "noise".
         min_checkins: no client of the run had fewer check-ins.
         seed: the run's.
+        session_gap_s: the state is zero before a check-in that is later than this after the one
+            before; None for never.
     """
 
     spec: ModelSpec
@@ -90,6 +92,7 @@ class Schema:
     representation: tuple[str, ...]
     min_checkins: int
     seed: int
+    session_gap_s: float | None = None
 
     @classmethod
     def of(cls, task: Task, weights: Mapping[str, Any]) -> "Schema":
@@ -125,6 +128,7 @@ class Schema:
             ),
             min_checkins=settings.data.min_checkins,
             seed=settings.loop.seed,
+            session_gap_s=settings.data.session_gap_s,
         )
 
     @property

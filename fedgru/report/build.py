@@ -45,7 +45,7 @@ def make_report(folders: Sequence[RunFolder], data_dir: str | Path, names: bool 
     runs = read_runs(folders, data_dir, names)
     test, labels = runs[0].test, ", ".join(run.label for run in runs)
     about = (
-        f"{runs[0].settings.inputs.task_name.capitalize()}: the {runs[0].settings.inputs.target}, "
+        f"{runs[0].settings.task_name.capitalize()}: the {runs[0].settings.inputs.target}, "
         f"of {count(test['test/clients'], 'client')} in data "
         f"set {runs[0].facts['data']}: {count(test['test/targets'], 'test check-in')}, each scored "
         f"once, in the round chosen on validation."

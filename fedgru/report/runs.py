@@ -275,10 +275,9 @@ def _check_comparable(first: ReportedRun, other: ReportedRun) -> None:
             f"one predicts the {first.settings.inputs.target}, the other the "
             f"{other.settings.inputs.target}"
         )
-    elif first.settings.inputs.task_name != other.settings.inputs.task_name:
+    elif first.settings.task_name != other.settings.task_name:
         what = (
-            f"one predicts the {first.settings.inputs.task_name}, the other the "
-            f"{other.settings.inputs.task_name}"
+            f"one predicts the {first.settings.task_name}, the other the {other.settings.task_name}"
         )
     elif not np.array_equal(np.sort(first.outcomes.row), np.sort(other.outcomes.row)):
         what = (

@@ -303,7 +303,7 @@ class RunFolder:
             shown |= {key: facts[key] for key in shown if key in facts}
             shown |= {"kind": self.kind.name, "status": self.status()}
             settings = self.settings()
-            shown |= {"seed": settings.loop.seed, "task": settings.inputs.task_name}
+            shown |= {"seed": settings.loop.seed, "task": settings.task_name}
             shown |= {key: test[key] for key in _LISTED_METRICS if key in test}
         except FedgruError as error:
             shown["status"] = str(error)

@@ -12,6 +12,7 @@ from fedgru.data.checkins import CheckIns
 
 SPLITS = ("train", "val", "test")
 TEST_SHARE = 0.2
+FIRST_OF_SESSION = "  first of a later session, not predicted"
 VAL_SHARE = 0.2  # of the check-ins before the test split: 64/16/20 in all
 
 
@@ -43,8 +44,8 @@ class Ends(NamedTuple):
         first = np.maximum(first, self.start + 1)
         return first, np.maximum(first, end)
 
-    def target_positions(self, split: str) -> Ints:
-        """Return int64 [num_targets], the split's targets, client after client."""
+    def positions(self, split: str) -> Ints:
+        """Return int64 [n], all that lie in `target_bounds`, client after client."""
         return _concatenate_ranges(*self.target_bounds(split))
 
 
@@ -62,7 +63,8 @@ class Clients:
     """Each client's check-ins in order of time, and the ends of its splits.
 
     A *position* is an index into `rows`. Every position but a client's first is one target,
-    predicted from the position before it; it belongs to the split it lies in.
+    predicted from the position before it; it belongs to the split it lies in. With sessions the
+    first position of each session is no target either.
 
     Attributes:
         client_ids: most check-ins first; ties in order of first appearance.
@@ -71,6 +73,8 @@ class Clients:
         train_ends: int64 [num_clients], first position after client i's train split.
         val_ends: int64 [num_clients], first position after client i's val split.
         num_scored: how many clients are scored, the most active ones; None for all.
+        session_starts: bool [num_positions], where a session begins: the state before it is zero,
+            and it is no target. A client's first position is one. None: there are no sessions.
     """
 
     client_ids: Sequence[str]
@@ -79,6 +83,7 @@ class Clients:
     train_ends: Ints
     val_ends: Ints
     num_scored: int | None = None
+    session_starts: Bools | None = None
 
     def __len__(self) -> int:
         return len(self.client_ids)
@@ -99,12 +104,14 @@ class Clients:
         number = self.num_scored
         if number is None:
             return self
+        starts = self.session_starts
         return Clients(
             client_ids=self.client_ids[:number],
             rows=self.rows[: self.starts[number]],
             starts=self.starts[: number + 1],
             train_ends=self.train_ends[:number],
             val_ends=self.val_ends[:number],
+            session_starts=None if starts is None else starts[: self.starts[number]],
         )
 
     def by_split(self) -> dict[str, "Clients"]:
@@ -125,9 +132,39 @@ class Clients:
         """See `Ends.target_bounds`."""
         return self.ends().target_bounds(split)
 
-    def target_positions(self, split: str) -> Ints:
-        """See `Ends.target_positions`."""
-        return self.ends().target_positions(split)
+    def target_positions(self, split: str, chosen: slice | AnyInts = slice(None)) -> Ints:
+        """Return int64 [num_targets], the split's targets, of all or of some clients in turn."""
+        positions = self.ends(chosen).positions(split)
+        return positions[self.are_targets(positions)]
+
+    def are_targets(self, positions: Ints) -> Bools:
+        """Return bool, which of some positions are targets; none is a client's first."""
+        if self.session_starts is None:
+            return np.ones(positions.shape, bool)
+        return ~self.session_starts[positions]
+
+    def runs(self, first: Ints, end: Ints) -> tuple[Ints, Ints]:
+        """Cut ranges of positions where a session begins.
+
+        Args:
+            first, end: int64 [num_ranges], disjoint ranges, ascending; some can be empty.
+
+        Returns:
+            (first, end) of the pieces, int64 [num_pieces]: the state is zero before each.
+
+        Three ranges, sessions begin at 0, 2, 4, 6 and 8:
+
+        >>> starts = np.array([True, False] * 5)
+        >>> clients = Clients(("a",), np.arange(10), np.array([0, 10]), np.array([6]),
+        ...                   np.array([8]), session_starts=starts)
+        >>> [ends.tolist() for ends in clients.runs(np.array([1, 5, 7]), np.array([5, 5, 10]))]
+        [[1, 2, 4, 5, 7, 8], [2, 4, 5, 5, 8, 10]]
+        """
+        if self.session_starts is None:
+            return first, end
+        inside = _concatenate_ranges(first + 1, end)
+        cuts = inside[self.session_starts[inside]]
+        return np.sort(np.concatenate([first, cuts])), np.sort(np.concatenate([end, cuts]))
 
     def in_split(self, split: str) -> Bools:
         """Return bool [num_positions], whether each position lies in the split."""
@@ -151,6 +188,7 @@ def choose_clients(
     users: int | None = None,
     min_checkins: int = 5,
     train_users: int | Literal["all"] | None = None,
+    session_gap_s: float | None = None,
 ) -> tuple[Clients, list[CoverageLine]]:
     """Choose who takes part and split each one's check-ins by time.
 
@@ -159,6 +197,8 @@ def choose_clients(
         users: keep this many, most check-ins first, ties by first appearance; None keeps all.
         min_checkins: drop who has fewer check-ins than this.
         train_users: keep this many in place of `users`, of whom the first `users` are scored.
+        session_gap_s: a check-in later than this after the client's last one begins a session; None
+            for no sessions.
 
     Returns:
         Clients, and a list of CoverageLine: before, after each step that can drop somebody.
@@ -214,8 +254,23 @@ def choose_clients(
         train_ends=val_ends - num_val,
         val_ends=val_ends,
         num_scored=num_scored,
+        session_starts=_session_starts(check_ins.time_s[rows], starts, session_gap_s),
     )
+    if clients.session_starts is not None:
+        later = clients.session_starts.copy()
+        later[starts[:-1]] = False
+        owners = len(np.unique(clients.client_of[later]))
+        coverage.append(CoverageLine(FIRST_OF_SESSION, owners, int(later.sum())))
     return clients, coverage
+
+
+def _session_starts(time_s: Ints, starts: Ints, gap_s: float | None) -> Bools | None:
+    """Return `Clients.session_starts` of check-ins in order of time, client after client."""
+    if gap_s is None:
+        return None
+    begins = np.append(True, np.diff(time_s) > gap_s)
+    begins[starts[:-1]] = True
+    return begins
 
 
 def split_sizes(lengths: Ints) -> tuple[Ints, Ints]:

@@ -150,6 +150,8 @@ def _made_from(data_set: DataSet, settings: Settings) -> dict[str, Any]:
     }
     if settings.data.train_users is not None:
         made_from["data"]["train_users"] = settings.data.train_users
+    if settings.data.session_gap_s is not None:
+        made_from["data"]["session_gap_s"] = settings.data.session_gap_s
     if number := unlisted.num_unlisted(settings):
         made_from["unlisted"] = number
     if own:
@@ -177,6 +179,8 @@ def _to_arrays(
     }
     for name, vocabulary in inputs.vocabularies.items():
         arrays |= _vocabulary_arrays(f"input.{name}", vocabulary)
+    if clients.session_starts is not None:
+        arrays["clients.session_starts"] = clients.session_starts
     if parts.best_prob is not None:
         arrays["best_prob"] = parts.best_prob
     train = parts.classes[clients.in_split("train")]
@@ -232,6 +236,7 @@ def _from_arrays(found: mapped.Mapped, check_ins: CheckIns) -> StoredParts:
         train_ends=arrays["clients.train_ends"],
         val_ends=arrays["clients.val_ends"],
         num_scored=facts.get("num_scored"),
+        session_starts=arrays.get("clients.session_starts"),
     )
     inputs = Inputs(
         rows=arrays["inputs.rows"],

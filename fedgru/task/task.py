@@ -64,6 +64,7 @@ class LocalData:
             and where it is unknown; None without one.
         passes: how often the steps are run; the state is zero at the start of each.
         num_examples: targets trained on in one round, counting each pass.
+        resets: see `streams.Batches`.
     """
 
     rows: Int32s
@@ -74,6 +75,7 @@ class LocalData:
     protected: AnyInts | None
     passes: int
     num_examples: int
+    resets: Bools | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -473,12 +475,11 @@ class Task:
             local_epochs: of its client rule; None takes the settings'.
         """
         start, train_end, *_ = self.client_ends(client)
-        return self._batches(max(train_end - start - 1, 0), local_epochs)
-
-    def _batches(self, num_pairs: int, local_epochs: int | None = None) -> streams.Batches:
         layout, epochs = self.settings.layout, local_epochs or self.settings.client.local_epochs
-        cut = streams.LAYOUTS[layout.layout]
-        return cut(num_pairs, layout.batch_size, layout.seq_len, epochs)
+        sizes = layout.batch_size, layout.seq_len, epochs
+        if self.clients.session_starts is not None:
+            return streams.sessions(self.clients.session_starts[start + 1 : train_end], *sizes)
+        return streams.LAYOUTS[layout.layout](max(train_end - start - 1, 0), *sizes)
 
     def local_data(
         self,
@@ -495,7 +496,7 @@ class Task:
         """
         start, train_end, _, end = self.client_ends(client)
         num_pairs = max(train_end - start - 1, 0)
-        batches = self._batches(num_pairs, local_epochs)
+        batches = self.batches(client, local_epochs)
         pairs = np.maximum(batches.pairs, 0)
         if own is None:
             own = self.read(self._learnt_from, slice(start, end))
@@ -522,6 +523,7 @@ class Task:
             protected=self._protected(start + pairs, padded),
             passes=batches.passes,
             num_examples=int((targets >= 0).sum()) * batches.passes,
+            resets=batches.resets,
         )
 
     def beside(self, client: int, pairs: AnyInts) -> Any:
@@ -706,7 +708,7 @@ def _with_validated(
     for line in coverage:
         lines.append(line)
         if line.step == "val targets" and drawn is not None:
-            targets = len(clients.ends(drawn).target_positions("val"))
+            targets = len(clients.target_positions("val", drawn))
             lines.append(CoverageLine("  scored in each round", len(drawn), targets))
     return lines
 
@@ -756,7 +758,7 @@ def _prepare(
     _check_columns(data_set, inputs_settings, names)
     data = settings.data
     clients, coverage = choose_clients(
-        check_ins, data.num_users, data.min_checkins, data.train_users
+        check_ins, data.num_users, data.min_checkins, data.train_users, data.session_gap_s
     )
     column = getattr(check_ins, inputs_settings.target)
     if fitted is None:
@@ -783,8 +785,7 @@ def _prepare(
         )
     for split, who in clients.by_split().items():
         positions = who.target_positions(split)
-        first, end = who.target_bounds(split)
-        owners = int((first < end).sum())
+        owners = len(np.unique(who.client_of[positions]))
         coverage.append(CoverageLine(f"{split} targets", owners, len(positions)))
         if split == "train":
             line = CoverageLine(
@@ -857,7 +858,7 @@ def _count_trained(settings: Settings, clients: Clients, classes: Int32s) -> Int
     """How many different targets of known class each client trains on, int64 [num_clients]."""
     layout = settings.layout
     first, end = clients.target_bounds("train")
-    num_pairs, positions = end - first, clients.target_positions("train")
+    num_pairs, positions = end - first, clients.ends().positions("train")
     is_trained = streams.is_trained_on(
         layout.layout,
         positions - np.repeat(first, num_pairs),
@@ -866,6 +867,7 @@ def _count_trained(settings: Settings, clients: Clients, classes: Int32s) -> Int
         layout.seq_len,
         settings.client.local_epochs,
     )
-    up_to = np.concatenate([[0], np.cumsum(is_trained & (classes[positions] >= 0))])
+    is_trained &= clients.are_targets(positions) & (classes[positions] >= 0)
+    up_to = np.concatenate([[0], np.cumsum(is_trained)])
     ends = np.cumsum(num_pairs)
     return up_to[ends] - up_to[ends - num_pairs]

@@ -98,13 +98,13 @@ def _check_scorable(task: Task) -> None:
         ("test", "test", None),
     ):
         if drawn is None:
-            num_known, ends = task.num_known[split], task.clients.scored.ends()
+            num_known = task.num_known[split]
         else:
-            ends = task.ends(drawn)
-            (classes,) = task.read(["classes"], ends.target_positions(split))
+            (classes,) = task.read(["classes"], task.clients.target_positions(split, drawn))
             num_known = int((classes >= 0).sum())
         if not num_known:
-            num_targets = len(ends.target_positions(split))
+            chosen = slice(None) if drawn is None else drawn
+            num_targets = len(task.clients.scored.target_positions(split, chosen))
             raise DataError(
                 f"nothing to score: none of the {num_targets} {name} targets has a "
                 f"{task.settings.inputs.target} that occurs in train. Take more users or more "

@@ -112,6 +112,7 @@ def test_an_agnostic_run_has_no_problem(data, agnostic):
         {"prior": "kernel", "features": "venue,gap", "target": "venue", "users": 2, "rounds": 1},
         {"layout": "chunks", "local_epochs": 1, "stop_metric": "val/acc@1/macro", "patience": 1},
         {"asked_at": True, "head": "candidates", "rounds": 1},
+        {"session_gap": "48h", "head": "candidates", "rounds": 1},
         {"asked_at": True, "prior": "none", "rounds": 1},
     ],
 )

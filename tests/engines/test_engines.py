@@ -82,6 +82,8 @@ CASES = {
     "owners": {"mean": "owners"},
     "owners, server adam": {"mean": "owners", "server_optimizer": "adam", "server_lr": 0.001},
     "equal": {"client_weights": "equal"},
+    "sessions": {"session_gap": "48h", "seq_len": 3},
+    "sessions, lstm": {"session_gap": "48h", "seq_len": 3, "cell": "lstm"},
     "proximal": {"prox_mu": 3.0},
     "proximal, client sgd": {"client_optimizer": "sgd", "client_lr": 0.1, "prox_mu": 3.0},
     "scaffold": {**BY_SGD, "algorithm": "scaffold"},
@@ -112,6 +114,7 @@ CASES = {
     # several local steps: some weights are zero at the start, and others have no gradient then
     "candidates": CANDIDATES,
     "candidates, venues": {**CANDIDATES, "target": "venue"},
+    "candidates, sessions": {**CANDIDATES, "session_gap": "48h", "seq_len": 3},
     "candidates, lstm": {**CANDIDATES, "cell": "lstm"},
     "candidates, asked": {**CANDIDATES, "asked_at": True},
     "candidates, scaffold": {**CANDIDATES, "algorithm": "scaffold"},
@@ -172,13 +175,14 @@ def pair(engine, name, case, *quick):
 FIRST = "client adam, server sgd"
 # These share the reference's model, but for the last two.
 QUICK = (FIRST, "server momentum", "server adam", "owners, server adam", "reversal", "candidates")
-QUICK += ("candidates, label-flip",)  # there are clients who have been everywhere
+QUICK += ("sessions", "candidates, label-flip")  # there are clients who have been everywhere
 STACKED = (  # what goes another way in a stack
     "client adam, server sgd",
     "client sgd",
     "lstm",
     "no prior",
     "chunks",
+    "sessions",
     "proximal",
     "reversal, client",
     "candidates",
@@ -200,7 +204,7 @@ PAIRS += [
 RAY_CASES = (
     *("client adam, server sgd", "owners, server adam", "lstm", "proximal", "reversal"),
     *("equal", "fed-nova", "krum", "centred clipping, owners", "norm bounding"),
-    *("candidates", "candidates, venues", "candidates, asked"),
+    *("candidates", "candidates, venues", "candidates, asked", "sessions"),
     *ATTACKS,
 )
 PAIRS += [

@@ -30,6 +30,8 @@ CASES = {
     "noise": {"agnostic_to": "client", "alpha_schedule": "constant", "rounds": 2},
     "candidates": {"head": "candidates", "prior": "kernel"},
     "candidates, venues": {"head": "candidates", "prior": "markov", "target": "venue"},
+    "sessions": {"session_gap": "48h", "prior": "markov", "cell": "lstm"},
+    "sessions, candidates": {"session_gap": "48h", "head": "candidates", "prior": "kernel"},
     "asked": {"asked_at": True, "prior": "backoff", "features": "category,clock,gap"},
     "asked, utc, no prior": {"asked_at": True, "cell": "lstm", "clock": "utc", "prior": "none"},
     "asked, candidates": {"asked_at": True, "head": "candidates", "prior": "kernel"},

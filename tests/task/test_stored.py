@@ -77,6 +77,7 @@ def assert_same(found, expected):
         {"features": "user,gap,latitude", "target": "venue", "users": 5, "layout": "chunks"},
         {"vocabulary": "range", "scaling": "none", "eval_clients": 4, "clients_per_round": 2},
         {"target": "venue", "head": "candidates", "features": "gap"},
+        {"session_gap": "48h", "eval_clients": 4},
     ],
 )
 @pytest.mark.parametrize("kept_bytes", [mapped.KEPT_BYTES, 0], ids=["in memory", "from the file"])

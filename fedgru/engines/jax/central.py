@@ -4,8 +4,7 @@ A batch holds streams of several clients. The state of a row is set to zero wher
 another client begins.
 """
 
-import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +20,7 @@ from fedgru.engines.jax.local_steps import JaxWeights, Steps, run_steps
 from fedgru.engines.jax.prepared import Arrays, pad_candidates
 from fedgru.models.candidate_head import CandidateSpec, Trained
 from fedgru.task.clients import Clients
+from fedgru.task.streams import lay_in_rows
 
 STEPS_MULTIPLE = 32  # arrays are padded to it, so that the few passes' lengths compile once
 
@@ -143,6 +143,8 @@ def pool_streams(
 ) -> tuple[Ints, Bools]:
     """Lay all clients' train pairs into the rows of one batch, each client's in one row.
 
+    With sessions each session is in one row; pairs that lead to another session are left out.
+
     Args:
         clients: Clients.
         cohort: int [cohort], indices of clients.
@@ -151,29 +153,21 @@ def pool_streams(
 
     Returns:
         positions, int64 [steps, batch, seq_len], of the inputs, -1 in padding, each train pair
-        of the cohort once; and resets, bool [steps, batch], where a client's stream begins.
+        of the cohort once; and resets, bool [steps, batch], where a client's stream, or a session,
+        begins.
 
     Example: clients of 4, 2 and 3 check-ins (3, 1 and 2 pairs), 2 rows, seq_len 2 ->
         positions [[[0, 1], [4, -1]], [[2, -1], [6, 7]]], resets [[1, 1], [0, 1]].
     """
-    rows: list[tuple[int, int, list[Ints]]] = [(0, row, []) for row in range(layout.batch_size)]
-    for client in np.asarray(cohort)[order]:
-        num_pairs = _num_pairs(clients, client)
-        windows = -(-num_pairs // layout.seq_len)
-        stream = np.full(windows * layout.seq_len, -1)
-        stream[:num_pairs] = clients.starts[client] + np.arange(num_pairs)
-        length, row, streams = heapq.heappop(rows)
-        streams.append(stream.reshape(windows, layout.seq_len))
-        heapq.heappush(rows, (length + windows, row, streams))
-    steps = max(length for length, _, _ in rows)
-    positions = np.full((steps, layout.batch_size, layout.seq_len), -1)
-    resets = np.zeros((steps, layout.batch_size), bool)
-    for length, row, streams in rows:
-        if length:
-            positions[:length, row] = np.concatenate(streams)
-            begins = np.cumsum([0, *(len(stream) for stream in streams[:-1])])
-            resets[begins, row] = True
-    return positions, resets
+
+    def streams() -> Iterator[Ints]:
+        for client in np.asarray(cohort)[order]:
+            first = clients.starts[client : client + 1]
+            runs = clients.runs(first, clients.train_ends[client : client + 1])
+            for begin, end in zip(*runs, strict=True):
+                yield np.arange(begin, max(begin, end - 1))
+
+    return lay_in_rows(streams(), layout.batch_size, layout.seq_len)
 
 
 def _num_pairs(clients: Clients, client: int) -> int:

@@ -301,6 +301,7 @@ class JaxEngine(Engine[Task]):
                 data.steps,
                 data.steps * data.passes,
                 constants,
+                resets=data.resets,
                 offset=padded(start.offset),
                 anchor=padded(start.anchor),
             )
@@ -320,7 +321,12 @@ class JaxEngine(Engine[Task]):
         stack = stacked.stack(prepared, keys, table)
         with on_device(self.device):
             steps = Steps(
-                stack.arrays, stack.keys, stack.steps_per_pass, stack.num_steps, constants
+                stack.arrays,
+                stack.keys,
+                stack.steps_per_pass,
+                stack.num_steps,
+                constants,
+                stack.resets,
             )
             update, sums = self._stacked_loop(
                 {"rows": stack.rows, **dense}, steps._replace(at_most=stack.num_steps.max())
@@ -375,7 +381,9 @@ class JaxEngine(Engine[Task]):
     def _stacked_loop(self) -> Callable[..., Any]:
         def loop(weights: JaxWeights, steps: Steps) -> Any:
             rows = {name: 0 if name == "rows" else None for name in weights}
-            of_each_client = Steps(arrays=0, key=0, steps_per_pass=0, num_steps=0, first_step=None)
+            of_each_client = Steps(
+                arrays=0, key=0, steps_per_pass=0, num_steps=0, resets=0, first_step=None
+            )
             return self._jax.vmap(self._counted_loop, in_axes=(rows, of_each_client))(
                 weights, steps
             )

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.core.trees import map_arrays
-from fedgru.core.types import Int32s
+from fedgru.core.types import Bools, Int32s
 from fedgru.models.candidate_head import NO_CANDIDATE, Trained, as_rows
 from fedgru.task.task import LocalData
 
@@ -30,6 +30,7 @@ class Prepared:
             ...]; the last two can be None.
         steps: local steps in one pass, not counting padded ones.
         passes, num_examples: as in LocalData.
+        resets: bool [padded steps, batch], as in LocalData; or None.
     """
 
     row_ids: Int32s
@@ -38,6 +39,7 @@ class Prepared:
     steps: int
     passes: int
     num_examples: int
+    resets: Bools | None = None
 
 
 def prepare(local: LocalData, for_xla: bool = True) -> Prepared:
@@ -55,10 +57,7 @@ def prepare(local: LocalData, for_xla: bool = True) -> Prepared:
     padded_steps = max(MIN_STEPS, 1 << (steps - 1).bit_length())
 
     def lay_out(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        array = np.swapaxes(array, 1, 2)
-        return np.concatenate(
-            [array, np.zeros((padded_steps - steps, *array.shape[1:]), array.dtype)]
-        )
+        return _pad_steps(np.swapaxes(array, 1, 2), padded_steps)
 
     arrays: Arrays = (own, local.numbers, local.targets.astype(np.int32), local.mask)
     beside = _with_even_candidates(local.beside) if for_xla else local.beside
@@ -74,7 +73,14 @@ def prepare(local: LocalData, for_xla: bool = True) -> Prepared:
         steps=steps,
         passes=local.passes,
         num_examples=local.num_examples,
+        resets=None if local.resets is None else _pad_steps(local.resets, padded_steps),
     )
+
+
+def _pad_steps(array: npt.NDArray[Any], padded_steps: int) -> npt.NDArray[Any]:
+    """Return an array of local steps, zeros after the last one."""
+    more = np.zeros((padded_steps - len(array), *array.shape[1:]), array.dtype)
+    return np.concatenate([array, more])
 
 
 def _with_even_candidates(beside: Any) -> Any:

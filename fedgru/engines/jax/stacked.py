@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedgru.core.trees import map_arrays
-from fedgru.core.types import Floats, Int32s, KeyWords
+from fedgru.core.types import Bools, Floats, Int32s, KeyWords
 from fedgru.engines.jax.prepared import Arrays, Prepared
 
 
@@ -25,6 +25,7 @@ class Stack:
         arrays: as in the jax engine's form of a client, each [C, steps, ...].
         keys: uint32 [C, 2], words of the random keys.
         steps_per_pass, num_steps: int32 [C]; a padded client has no steps.
+        resets: bool [C, steps, batch], see Steps; or None.
     """
 
     rows: Floats
@@ -32,6 +33,7 @@ class Stack:
     keys: KeyWords
     steps_per_pass: Int32s
     num_steps: Int32s
+    resets: Bools | None
 
 
 def group(shapes: Sequence[tuple[int, int]], at_once: int) -> list[list[int]]:
@@ -85,4 +87,5 @@ def stack(prepared: Sequence[Prepared], keys: Sequence[KeyWords], table: Floats)
         keys=pad(np.stack(keys), extra),
         steps_per_pass=np.array([d.steps for d in prepared] + [1] * extra, np.int32),
         num_steps=np.array([d.steps * d.passes for d in prepared] + [0] * extra, np.int32),
+        resets=map_arrays(pile, *(d.resets for d in prepared)),
     )

@@ -35,6 +35,7 @@ DATA = {
     "targets": np.int32,
     "mask": np.float32,
     "log_prior": np.float32,
+    "resets": np.uint8,
 }
 CANDIDATES = {  # what the head `candidates` reads, in the order of CandidateRows
     "first_row": np.int64,
@@ -192,6 +193,7 @@ class NativeCode:
             arrays |= dict(zip(CANDIDATES, beside, strict=True))
         else:
             arrays["log_prior"] = beside
+        arrays["resets"] = data.resets
         pointed = _point(_Job(), arrays, DATA | CANDIDATES | {"row_ids": np.int32})
         job, spec = pointed.struct, self._spec
         _, job.seq_len, job.batch, job.num_ids = arrays["rows"].shape

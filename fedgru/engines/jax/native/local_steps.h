@@ -231,6 +231,8 @@ static void run_local_steps(Job *job, char *memory) {
                 memset(hidden_at(s, u, 0), 0, size);
             else
                 memmove(hidden_at(s, u, 0), hidden_at(s, u, s->length * s->B), size);
+            for (int64_t b = 0; job->resets && b < job->batch; b++)
+                if (job->resets[at * job->batch + b]) store(hidden_at(s, u, b), (vec){0});
         }
         s->length = used_length(job, at);
         s->zero = at == 0 && s->length > 0 ? s->B : 0;

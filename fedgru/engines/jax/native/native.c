@@ -31,7 +31,7 @@ int64_t fedgru_offset(const char *name) {
     AT(Job, batch) AT(Job, seq_len) AT(Job, num_ids) AT(Job, num_numbers) AT(Job, hidden_dim)
     AT(Job, num_classes) AT(Job, num_table) AT(Job, num_own) AT(Job, steps_per_pass) AT(Job, num_steps)
     AT(Job, adam) AT(Job, client_lr) AT(Job, kept) AT(Job, prox_mu) AT(Job, key) AT(Job, row_ids)
-    AT(Job, rows) AT(Job, numbers) AT(Job, targets) AT(Job, mask) AT(Job, log_prior) AT(Job, weights) AT(Job, update)
+    AT(Job, rows) AT(Job, numbers) AT(Job, targets) AT(Job, mask) AT(Job, log_prior) AT(Job, resets) AT(Job, weights) AT(Job, update)
     AT(Job, offset) AT(Job, anchor)
     AT(Job, stop) AT(Job, loss_sum) AT(Job, num_correct) AT(Job, done)
     AT(Forward, num_rows) AT(Forward, length) AT(Forward, num_ids) AT(Forward, num_numbers) AT(Forward, hidden_dim)

@@ -37,6 +37,7 @@ typedef struct {
     const int32_t *targets;                    /* [steps, seq_len, batch] */
     const float *mask;                         /* [steps, seq_len, batch] */
     const float *log_prior;                    /* [steps, seq_len, batch, num_classes], or null */
+    const uint8_t *resets;                     /* [steps, batch], rows whose state is zero before a step; or null */
     int64_t head_dim;                          /* of the head `candidates`; 0: the head is dense */
     int64_t num_features, num_context, num_kinds, kind_dim; /* features: a multiple of ROWS */
     int64_t most_candidates, most_rows;        /* of one position, and of one local step */
