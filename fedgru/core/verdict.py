@@ -187,5 +187,11 @@ def _gain(gains: Mapping[str, Any], metric: str, has_interval: bool) -> Gain | N
     found = gains.get(f"test/{metric}/micro")
     if found is None:
         return None
+    gain = to_gain(found)
+    return gain if has_interval else Gain(gain.difference, None)
+
+
+def to_gain(found: Mapping[str, Any]) -> Gain:
+    """Return a difference of test.json, {"difference", "interval"}, as a Gain."""
     low, high = found["interval"]
-    return Gain(found["difference"], (low, high) if has_interval else None)
+    return Gain(found["difference"], (low, high))

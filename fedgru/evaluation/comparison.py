@@ -193,33 +193,47 @@ def _against_best(runs: Sequence[ComparedRun], rows: Sequence[Row]) -> dict[str,
         {
             "label": row.label,
             "difference": float(np.mean(row.values("acc@1"))) - mean,
-            "verdict": _verdict(row, rows, name, mean).to_dict(),
+            "verdict": verdict.judge(_standing(row, rows, name, mean)).to_dict(),
         }
         for row in rows
     ]
     return {"best_counting": {"name": name, "mean": mean, "rows": found}}
 
 
-def _verdict(row: Row, rows: Sequence[Row], name: str, mean: float) -> verdict.Verdict:
-    """Return the Verdict on a row against a counting baseline, whose acc@1 on test is `mean`.
+def standings(runs: Sequence[ComparedRun]) -> list[verdict.Standing]:
+    """Return how each of some runs on the same targets stands to the best counting baseline.
+
+    Args:
+        runs: evaluated RunFolders; the baseline is chosen on validation, one for all of them.
+    """
+    tests = [run.test() for run in runs]
+    name = best_counting.choose(tests)
+    rows = [_row(run.path.name, [run], "clients.csv") for run in runs]
+    mean = np.nan if name is None else best_counting.test_accuracy(tests, name)
+    return [_standing(row, rows, name, mean) for row in rows]
+
+
+def _standing(row: Row, rows: Sequence[Row], name: str | None, mean: float) -> verdict.Standing:
+    """Return the Standing of a row to a counting baseline, whose acc@1 on test is `mean`.
 
     Where a row's runs did not score the baseline, those of the other rows did, on the same targets.
     """
-    accuracy = _gain_over(row, rows, name, "acc@1")
-    if accuracy is None:
-        accuracy = verdict.Gain(float(np.mean(row.values("acc@1"))) - mean, None)
+    accuracy = loss = None
+    if name is not None:
+        accuracy = _gain_over(row, rows, name, "acc@1")
+        if accuracy is None:
+            accuracy = verdict.Gain(float(np.mean(row.values("acc@1"))) - mean, None)
+        loss = _gain_over(row, rows, name, "loss")
     targets = row.tables[0]["targets"]
-    return verdict.judge(
-        verdict.Standing(
-            baseline=name,
-            accuracy=accuracy,
-            loss=_gain_over(row, rows, name, "loss"),
-            targets=int(targets.sum()),
-            clients=len(targets),
-            seeds=len(row.seeds),
-            is_baseline=row.counting == name,
-            is_own_prior=name == f"running_{row.prior}",
-        )
+    return verdict.Standing(
+        baseline=name,
+        accuracy=accuracy,
+        loss=loss,
+        targets=int(targets.sum()),
+        clients=len(targets),
+        seeds=len(row.seeds),
+        is_baseline=name is not None and row.counting == name,
+        is_own_prior=name is not None and name == f"running_{row.prior}",
     )
 
 

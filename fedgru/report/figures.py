@@ -7,7 +7,7 @@ its label. Accuracies are shares, 0 to 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def _legend_above(axis: Axes, many: bool = True, columns: int = 2) -> None:
 def learning_curves(
     series: Sequence[tuple[int, str, Doubles, Doubles, Doubles, int | None]], y_label: str
 ) -> Figure:
-    """Draw train (dashed) and val values over the rounds; a ring marks the best round.
+    """Draw train (dashed) and val values over the rounds; a hollow marker is on the kept round.
 
     Args:
         series: (run, label, rounds, train, val, best_round) per run, float arrays; best_round is
@@ -62,18 +62,22 @@ def learning_curves(
     return figure
 
 
+Dot: TypeAlias = tuple[str, float, float | None, float | None, int | None]
+
+
 @in_page_style
-def dots_with_intervals(
-    rows: Sequence[tuple[str, float, float | None, float | None, int | None]], x_label: str
-) -> Figure:
+def dots_with_intervals(rows: Sequence[Dot], x_label: str, zero: bool = False) -> Figure:
     """Draw a row for each result: a dot, and its interval where it has one.
 
     Args:
         rows: (label, value, low, high, run) from top to bottom; low and high can be None; run is
             the number of the run or None for a baseline.
         x_label: with its unit.
+        zero: whether a line marks zero.
     """
     figure, ((axis,),) = new_figure(1, 1, WIDTH, 0.75 + 0.24 * len(rows))
+    if zero:
+        axis.axvline(0, color=INK, lw=1, ls=":")
     for y, (_, value, low, high, run) in enumerate(rows):
         colour = INK if run is None else COLOURS[run]
         marker = "|" if run is None else MARKERS[run]

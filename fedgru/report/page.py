@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure
 
+    from fedgru.core.verdict import Verdict
+
 NONE = "–"  # a cell that does not apply
 _NUMBER = re.compile(r"[+-]?\d[\d,.]*( (%|[kMG]?B|to .*|\(.*))?")
 
@@ -57,6 +59,17 @@ def paragraph(text: str) -> Markup:
 def command(text: str) -> Markup:
     """Return a command line to copy."""
     return _parts().command(text)
+
+
+def verdict(run: int, label: str, found: Verdict) -> Markup:
+    """Return what is said of a run before all numbers.
+
+    Args:
+        run: its number, for the colour.
+        label: its name where there are several; else empty.
+        found: Verdict.
+    """
+    return _parts().verdict(run, label, found.headline, " ".join(found.more))
 
 
 def tiles(run: int, items: Sequence[tuple[str, str | None, str]]) -> Markup:

@@ -10,11 +10,12 @@ from markupsafe import Markup
 
 from fedgru.core import metrics, seeding
 from fedgru.core.types import Doubles
-from fedgru.evaluation import best_counting
+from fedgru.core.verdict import Gain, Standing, judge, to_gain
+from fedgru.evaluation import best_counting, comparison
 from fedgru.report import figures
 from fedgru.report.numbers import deciles
-from fedgru.report.page import Section, figure, grid, paragraph, stack, table, tiles
-from fedgru.report.words import count, four, of_run, sentence, verdict, who
+from fedgru.report.page import Section, figure, grid, paragraph, stack, table, tiles, verdict
+from fedgru.report.words import count, four, of_run, sentence, who
 
 if TYPE_CHECKING:
     from fedgru.report.runs import ReportedRun
@@ -23,12 +24,21 @@ METRICS = ("acc@1", "acc@5", "acc@10", "mrr", "ndcg", "loss")
 
 
 def glance(runs: Sequence[ReportedRun]) -> Markup:
-    """Return the key results as HTML: a row of tiles for each run."""
-    return stack(*(tiles(run.number, _key_results(runs, run)) for run in runs))
+    """Return the verdict on each run, then the key results: a row of tiles for each run."""
+    standings = comparison.standings([run.folder for run in runs])
+    verdicts = [
+        verdict(run.number, run.label if len(runs) > 1 else "", judge(standing))
+        for run, standing in zip(runs, standings, strict=True)
+    ]
+    rows = [
+        tiles(run.number, _key_results(runs, run, standing))
+        for run, standing in zip(runs, standings, strict=True)
+    ]
+    return stack(*verdicts, *rows)
 
 
 def _key_results(
-    runs: Sequence[ReportedRun], run: ReportedRun
+    runs: Sequence[ReportedRun], run: ReportedRun, standing: Standing
 ) -> list[tuple[str, str | None, str]]:
     """(name, value, detail) of each key result of a run."""
     prefix, test = who(runs, run), run.test
@@ -41,10 +51,10 @@ def _key_results(
     worst = metrics.worst_tenth(accuracy)
     detail = f"mean acc@1 of {len(worst)} out of {count(len(accuracy), 'client')}"
     items.append((f"{prefix}worst tenth", four(accuracy[worst].mean()), detail))
-    if best := _gain_over_best(runs, run):
-        name, gain = best
-        difference, interval, significance = _difference(test, gain)
-        items.append((f"{prefix}against {name}", difference, f"{interval}, {significance}"))
+    if standing.baseline is not None and standing.accuracy is not None:
+        difference, interval, significance = _difference(test, standing.accuracy)
+        name = standing.baseline.replace("_", " ")
+        items.append((f"{prefix}acc@1 over {name}", difference, f"{interval}, {significance}"))
     return items
 
 
@@ -68,43 +78,22 @@ def _interval(test: dict[str, Any], name: str) -> str:
     return f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
-def _difference(test: dict[str, Any], gain: dict[str, Any]) -> tuple[str, str, str]:
+def _difference(test: dict[str, Any], gain: Gain) -> tuple[str, str, str]:
     """Texts of a difference, its interval, and whether it is significant."""
     if test["test/clients"] == 1:
-        return f"{gain['difference']:+.4f}", "no interval", "one client"
-    if "interval" not in gain:
-        return f"{gain['difference']:+.4f}", "no interval", "another run's counting"
-    low, high = gain["interval"]
-    return f"{gain['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", verdict(low, high)
-
-
-def _gain_over_best(
-    runs: Sequence[ReportedRun], run: ReportedRun
-) -> tuple[str, dict[str, Any]] | None:
-    """The counting baseline that is best on validation, one for all runs, and the gain over it.
-
-    A run without it, for it has no kernel, is compared with the other runs' and has no interval.
-    """
-    tests = [other.test for other in runs]
-    name = best_counting.choose(tests)
-    if name is None:
-        return None
-    gains = run.test["gains"].get(name)
-    if gains is not None:
-        return name.replace("_", " "), gains["test/acc@1/micro"]
-    theirs = best_counting.test_accuracy(tests, name)
-    return name.replace("_", " "), {"difference": run.test["test/acc@1/micro"] - theirs}
+        return f"{gain.difference:+.4f}", "no interval", "one client"
+    if gain.interval is None:
+        return f"{gain.difference:+.4f}", "no interval", "another run's counting"
+    low, high = gain.interval
+    said = "significant" if gain.is_significant else "not significant"
+    return f"{gain.difference:+.4f}", f"{low:+.4f} to {high:+.4f}", said
 
 
 def beside_counting(runs: Sequence[ReportedRun]) -> Section:
     """The test table with baselines and intervals, and the differences."""
-    rows, said = [], []
-    dots: list[tuple[str, float, float | None, float | None, int | None]] = []
+    rows = []
     for run in runs:
         test, name = run.test, run.label if len(runs) > 1 else "model"
-        low, high = (
-            test["intervals"]["test/acc@1/micro"] if test["test/clients"] > 1 else (None, None)
-        )
         rows.append(_row(name, test, _interval(test, "acc@1")))
         if "cold" in test:
             rows.append(_row(f"{name}, cold state", test["cold"]))
@@ -112,38 +101,25 @@ def beside_counting(runs: Sequence[ReportedRun]) -> Section:
             tuned = test["fine_tuned"]
             epochs = count(tuned["epochs"], "local epoch")
             rows.append(_row(f"{name}, each copy fine-tuned for {epochs}", tuned))
-        dots.append((name, test["test/acc@1/micro"], low, high, run.number))
-        said.append(f"{who(runs, run)}test acc@1 is {test['test/acc@1/micro']:.4f}")
-        if found := _gain_over_best(runs, run):
-            counted, gain = found
-            difference, _, significance = _difference(test, gain)
-            said[-1] += (
-                f", {difference} against {counted}, the best counting on validation "
-                f"({significance})"
-            )
     best = runs[0].test.get("best_possible")
     if best is not None:
         rows.append(_row("best possible", {"test/acc@1/micro": best}))
-        dots.append(("best possible", best, None, None, None))
-        said.append(f"the best possible in this made-up city is {best:.4f}")
     baselines = _baselines(runs)
     for name in sorted(baselines, key=lambda name: -baselines[name]["test/acc@1/micro"]):
         rows.append(_row(name, baselines[name]))
-        dots.append((name, baselines[name]["test/acc@1/micro"], None, None, None))
     first = runs[0].test
     caption = (
         f"{count(first['test/targets'], 'test target')} of {count(first['test/clients'], 'client')}"
         ", each scored once"
     )
     note = paragraph(
-        "Averages over check-ins, except acc@1 macro, where each client counts once. 95 % "
-        "intervals are over clients: the bootstrap resamples clients, not check-ins."
-        f"{_chosen(runs)}"
+        "Averages over check-ins, except acc@1 macro, where each client counts once. Higher is "
+        "better, except for the loss. 95 % intervals are over clients: the bootstrap resamples "
+        "clients, not check-ins. Whether two rows differ is told by the interval of their paired "
+        f"difference, below, not by whether their own intervals overlap.{_chosen(runs)}"
     )
     header = ["", *METRICS, "acc@1 macro", "95 % interval of acc@1"]
-    plot = figures.dots_with_intervals(dots, "test acc@1 (share of check-ins)")
-    drawn = figure("against", "Test accuracy and counting baselines", plot, sentence(runs, said))
-    boxes = [table(header, rows, caption, width=3), drawn, *_difference_tables(runs)]
+    boxes = [table(header, rows, caption, width=3), *_differences(runs)]
     return Section("test", "Test result", stack(note, grid(*boxes)))
 
 
@@ -174,30 +150,59 @@ def _baselines(runs: Sequence[ReportedRun]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _difference_tables(runs: Sequence[ReportedRun]) -> list[Markup]:
+def _differences(runs: Sequence[ReportedRun]) -> list[Markup]:
     """Differences in acc@1 to counting, and between the runs, paired by client."""
-    header, tables = ["run", "against", "acc@1", "95 % interval", ""], []
-    rows = [
-        [run.label, name.replace("_", " "), *_difference(run.test, gains["test/acc@1/micro"])]
+    over = [
+        (run, name.replace("_", " "), to_gain(gains["test/acc@1/micro"]))
         for run in runs
         for name, gains in run.test["gains"].items()
     ]
-    if rows:
-        caption = "Difference in acc@1 to counting, paired by client"
-        tables.append(table(header, rows, caption, width=2))
-    rows = [[run.label, runs[0].label, *_to_first(runs[0], run)] for run in runs[1:]]
-    if rows:
-        caption = "Difference in acc@1 between runs, paired by client"
-        tables.append(table(header, rows, caption, width=3))
-    return tables
+    between = [(run, runs[0].label, _over_first(runs[0], run)) for run in runs[1:]]
+    boxes, header = [], ["run", "over", "acc@1", "95 % interval", ""]
+    if over and runs[0].test["test/clients"] > 1:
+        drawn = [_dot(run, f"{who(runs, run)}{name}", gain) for run, name, gain in over]
+        label = "gain in acc@1, with its paired 95 % interval"
+        boxes.append(
+            figure(
+                "gains",
+                "Gain in accuracy over counting",
+                figures.dots_with_intervals(drawn, label, zero=True),
+                _on_gains(runs, over),
+            )
+        )
+    for caption, rows in (
+        ("Gain in acc@1 over counting, paired by client", over),
+        (f"Gain in acc@1 over {runs[0].label}, paired by client", between),
+    ):
+        if rows:
+            texts = [[r.label, name, *_difference(r.test, gain)] for r, name, gain in rows]
+            boxes.append(table(header, texts, caption, width=2))
+    return boxes
 
 
-def _to_first(first: ReportedRun, run: ReportedRun) -> tuple[str, str, str]:
+def _dot(run: ReportedRun, label: str, gain: Gain) -> figures.Dot:
+    low, high = gain.interval or (None, None)
+    return label, gain.difference, low, high, run.number
+
+
+def _on_gains(runs: Sequence[ReportedRun], over: Sequence[tuple[ReportedRun, str, Gain]]) -> str:
+    """A sentence on how many of the baselines each run beats."""
+    said = []
+    for run in runs:
+        gains = [gain for other, _, gain in over if other is run]
+        beaten = sum(gain.is_significant and gain.difference > 0 for gain in gains)
+        said.append(
+            f"{who(runs, run)}an interval right of zero means that the run is better: it is so for "
+            f"{beaten} of {count(len(gains), 'baseline')}"
+        )
+    return sentence(runs, said)
+
+
+def _over_first(first: ReportedRun, run: ReportedRun) -> Gain:
     (sums, counts), (theirs, _) = run.client_sums(), first.client_sums()
     rng = seeding.rng(first.settings.loop.seed, "bootstrap")
-    interval = metrics.paired_bootstrap_interval(sums, theirs, counts, rng)
-    gain = {"difference": (sums.sum() - theirs.sum()) / counts.sum(), "interval": interval}
-    return _difference(run.test, gain)
+    low, high = metrics.paired_bootstrap_interval(sums, theirs, counts, rng)
+    return Gain(float((sums.sum() - theirs.sum()) / counts.sum()), (low, high))
 
 
 def over_clients(runs: Sequence[ReportedRun]) -> Section:

@@ -41,7 +41,7 @@ def learning(runs: Sequence[ReportedRun]) -> Section:
                 kept = float(val[rounds == best][0])
                 said.append(
                     f"{start} {kept:.3f} in round {best} of {rounds[-1]:.0f}{_after(run, best)}, "
-                    "which was kept (ring)"
+                    f"which was kept for the best {_chosen_by(run)} (hollow marker)"
                 )
         if series:
             plot = figures.learning_curves(series, unit)
@@ -49,6 +49,12 @@ def learning(runs: Sequence[ReportedRun]) -> Section:
     if drawn:
         parts.append(grid(*drawn))
     return Section("learning", "Learning curves", stack(*parts))
+
+
+def _chosen_by(run: ReportedRun) -> str:
+    """The metric that chose the kept round, in words: `val/loss/micro` is validation loss."""
+    _, metric, average = run.settings.loop.stop_metric.split("/")
+    return f"validation {metric}{'' if average == 'micro' else f' ({average})'}"
 
 
 def _cohort(run: ReportedRun) -> str:

@@ -34,11 +34,6 @@ def in_bytes(number: float) -> str:
     return f"{number:.0f} B"
 
 
-def verdict(low: float, high: float) -> str:
-    """Return in words whether the interval of a difference excludes zero."""
-    return "not significant" if low <= 0 <= high else "significant"
-
-
 def four(value: float | None) -> str | None:
     """Return a metric with four decimals; None for None and NaN."""
     return None if value is None or value != value else f"{value:.4f}"

@@ -22,7 +22,7 @@ pytestmark = [
 QUIET = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking"
 QUIET += " --disable-component-update --disable-sync"
 FIGURES = [
-    *("curve-los", "curve-acc", "against", "clients-histogram", "clients-curve", "by-hour"),
+    *("curve-los", "curve-acc", "gains", "clients-histogram", "clients-curve", "by-hour"),
     *("by-weekday", "by-visit", "by-activity", "confusion-0", "reliability", "map-0", "probes"),
     *("seconds", "bytes"),
 ]
