@@ -168,18 +168,23 @@ def of_test(test: Mapping[str, Any], counting: str | None, prior: str | None) ->
         prior: the model's prior; None without a model.
     """
     name = (test.get("best_counting") or {}).get("name")
+    return judge(standing_of(test, name, counting, prior))
+
+
+def standing_of(
+    test: Mapping[str, Any], name: str | None, counting: str | None, prior: str | None
+) -> Standing:
+    """Return how a run stands to the baseline `name`, from its test.json; see `of_test`."""
     gains: Mapping[str, Any] = test.get("gains", {}).get(name, {})
     has_interval = test["test/clients"] > 1
-    return judge(
-        Standing(
-            baseline=name,
-            accuracy=_gain(gains, "acc@1", has_interval),
-            loss=_gain(gains, "loss", has_interval),
-            targets=test["test/targets"],
-            clients=test["test/clients"],
-            is_baseline=counting is not None and counting == name,
-            is_own_prior=prior is not None and name == f"running_{prior}",
-        )
+    return Standing(
+        baseline=name,
+        accuracy=_gain(gains, "acc@1", has_interval),
+        loss=_gain(gains, "loss", has_interval),
+        targets=test["test/targets"],
+        clients=test["test/clients"],
+        is_baseline=counting is not None and counting == name,
+        is_own_prior=prior is not None and name == f"running_{prior}",
     )
 
 

@@ -209,31 +209,34 @@ def standings(runs: Sequence[ComparedRun]) -> list[verdict.Standing]:
     tests = [run.test() for run in runs]
     name = best_counting.choose(tests)
     rows = [_row(run.path.name, [run], "clients.csv") for run in runs]
-    mean = np.nan if name is None else best_counting.test_accuracy(tests, name)
-    return [_standing(row, rows, name, mean) for row in rows]
+    found = []
+    for row, test in zip(rows, tests, strict=True):
+        if name is None or name in test.get("gains", {}):
+            found.append(verdict.standing_of(test, name, row.counting, row.prior))
+        else:
+            mean = best_counting.test_accuracy(tests, name)
+            found.append(_standing(row, rows, name, mean))
+    return found
 
 
-def _standing(row: Row, rows: Sequence[Row], name: str | None, mean: float) -> verdict.Standing:
+def _standing(row: Row, rows: Sequence[Row], name: str, mean: float) -> verdict.Standing:
     """Return the Standing of a row to a counting baseline, whose acc@1 on test is `mean`.
 
     Where a row's runs did not score the baseline, those of the other rows did, on the same targets.
     """
-    accuracy = loss = None
-    if name is not None:
-        accuracy = _gain_over(row, rows, name, "acc@1")
-        if accuracy is None:
-            accuracy = verdict.Gain(float(np.mean(row.values("acc@1"))) - mean, None)
-        loss = _gain_over(row, rows, name, "loss")
+    accuracy = _gain_over(row, rows, name, "acc@1")
+    if accuracy is None:
+        accuracy = verdict.Gain(float(np.mean(row.values("acc@1"))) - mean, None)
     targets = row.tables[0]["targets"]
     return verdict.Standing(
         baseline=name,
         accuracy=accuracy,
-        loss=loss,
+        loss=_gain_over(row, rows, name, "loss"),
         targets=int(targets.sum()),
         clients=len(targets),
         seeds=len(row.seeds),
-        is_baseline=name is not None and row.counting == name,
-        is_own_prior=name is not None and name == f"running_{row.prior}",
+        is_baseline=row.counting == name,
+        is_own_prior=name == f"running_{row.prior}",
     )
 
 

@@ -161,7 +161,7 @@ def _differences(runs: Sequence[ReportedRun]) -> list[Markup]:
     boxes, header = [], ["run", "over", "acc@1", "95 % interval", ""]
     if over and runs[0].test["test/clients"] > 1:
         drawn = [_dot(run, f"{who(runs, run)}{name}", gain) for run, name, gain in over]
-        label = "gain in acc@1, with its paired 95 % interval"
+        label = "gain in acc@1 (95 % interval)"
         boxes.append(
             figure(
                 "gains",

@@ -271,5 +271,8 @@ def test_hours_are_shown_beside_the_rounds(tmp_path, monkeypatch):
     assert found == [{"label": "night", "rounds": 2.0, "hours": hours}]
     invoke("report", "plain", "night", "--output", "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert f"round 2 of 2, after {hours:.4g} simulated hours, which was kept for the best validation loss (hollow marker)" in text
+    assert (
+        f"round 2 of 2, after {hours:.4g} simulated hours, which was kept for the best validation "
+        "loss (hollow marker)" in text
+    )
     assert f"night: its 2 rounds take {hours:.4g} hours of simulated time." in text
