@@ -42,7 +42,8 @@ def base(kind):
     return name, (DATA / name).read_bytes()
 
 
-# Good files of published formats, as their READMEs describe them.
+VISITED = ("cafe-1", "home-b", "home-a")  # in visits.csv
+# Good files of published formats, as their READMEs describe them, and tables beside others.
 PUBLISHED = {
     "snap": [
         f"{user}\t2010-10-1{9 - i}T23:55:2{i}Z\t30.2{i}\t-97.7{user}\t{i * 7}"
@@ -53,6 +54,11 @@ PUBLISHED = {
         f"{i % 3}\tv{i % 4}\tTue Apr 03 18:00:1{i} +0000 2012\t{60 * i}" for i in range(9)
     ],
     "tist2015 places": [f"v{i}\t4{i}.5\t28.{i}\tCaf\u00e9 {i}\tTR" for i in range(4)],
+    "tist2015 cities": [f"Town {i}\t4{i}.5\t28.{i}\tTR\tTürkiye\tOther" for i in range(1, 5)],
+    "csv places": [
+        "id,lat,lon,kind",
+        *(f'{place},4{i}.5,-7{i}.25,"Kind {i} café, open"' for i, place in enumerate(VISITED)),
+    ],
     "libcity": [
         "dyna_id,type,time,entity_id,location",
         *(f"{i},trajectory,2012-04-03T18:00:0{i}Z,{i % 3},{i % 2}" for i in range(9)),
@@ -78,36 +84,65 @@ PUBLISHED = {
         *(f'u{i % 2},p{i},2010-10-2{i}T23:44:29,4{i}.4,-80.4,K,"Food:Bar {i}"' for i in range(6)),
     ],
 }
-# kind: (name of the damaged file in its folder, format, {other file: kind})
+# kind: (name of the damaged file in its folder, format, {other file: kind}, further options)
 IN_A_FOLDER = {
     "tist2015": (
         "dataset_TIST2015_Checkins.txt",
         "tist2015",
         {"dataset_TIST2015_POIs.txt": "tist2015 places"},
+        {},
     ),
     "tist2015 places": (
         "dataset_TIST2015_POIs.txt",
         "tist2015",
         {"dataset_TIST2015_Checkins.txt": "tist2015"},
+        {},
     ),
-    "libcity": ("f.dyna", "libcity", {"f.geo": "libcity places"}),
-    "libcity places": ("f.geo", "libcity", {"f.dyna": "libcity"}),
-    "geolife": ("f.plt", "geolife", {}),
+    "tist2015 cities": (
+        "dataset_TIST2015_Cities.txt",
+        "tist2015",
+        {
+            "dataset_TIST2015_Checkins.txt": "tist2015",
+            "dataset_TIST2015_POIs.txt": "tist2015 places",
+        },
+        {"city": "Town 2", "radius_km": 200.0},
+    ),
+    "libcity": ("f.dyna", "libcity", {"f.geo": "libcity places"}, {}),
+    "libcity places": ("f.geo", "libcity", {"f.dyna": "libcity"}, {}),
+    "geolife": ("f.plt", "geolife", {}, {}),
 }
 
 
 def _read_in_a_folder(kind):
     """A reader of a damaged file among good ones, in a folder that is gone afterwards."""
-    name, format_name, others = IN_A_FOLDER[kind]
+    name, format_name, others, options = IN_A_FOLDER[kind]
 
     def read(file, data_dir, skip):
         with tempfile.TemporaryDirectory() as folder:
             for other, its_kind in others.items():
                 (Path(folder) / other).write_bytes(base(its_kind)[1])
             (Path(folder) / name).write_bytes(file.read_bytes())
-            datasets.import_file(format_name, folder, "made", data_dir, skip_bad_rows=skip)
+            datasets.import_file(
+                format_name, folder, "made", data_dir, skip_bad_rows=skip, **options
+            )
 
     return read
+
+
+def _read_places(file, data_dir, skip):
+    """A good table of visits with a damaged table of places."""
+    columns = {field: COLUMNS[field] for field in ("user", "venue", "time")}
+    place_columns = {"venue": "id", "latitude": "lat", "longitude": "lon", "category": "kind"}
+    datasets.import_file(
+        "csv",
+        DATA / "visits.csv",
+        "made",
+        data_dir,
+        columns=columns,
+        places=str(file),
+        place_columns=place_columns,
+        skip_bad_rows=skip,
+    )
 
 
 def files(kind, number, seed=0):
@@ -412,6 +447,7 @@ READERS = {
         for kind in ("snap", "getnext", "weeplaces")
     },
     **{kind: _read_in_a_folder(kind) for kind in IN_A_FOLDER},
+    "csv places": _read_places,
     "categories": lambda file, data_dir, skip: categories.load_scheme(str(file)),
     "config.toml": lambda file, data_dir, skip: config.load(config_file=file),
     "config.yaml": lambda file, data_dir, skip: config.load(config_file=file),

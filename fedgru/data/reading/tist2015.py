@@ -1,16 +1,20 @@
 """Reader of the global check-ins of TIST2015: check-ins, places and cities in three files."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from fedgru.core.errors import DataError
 from fedgru.core.types import AnyPath
 from fedgru.data.distances import distances_km
+from fedgru.data.ledger import Ledger, Line
 from fedgru.data.reading.base import SKIP_BAD_ROWS, Option, Reader, Reading
 from fedgru.data.reading.headerless import read_headerless
 from fedgru.data.reading.places import Places, read_places
+from fedgru.data.reading.row_checks import BadRows, check_coordinates, settle
 from fedgru.data.reading.sources import open_text, split_rows
 
 NAME = "dataset_TIST2015_{}.txt"
@@ -18,6 +22,8 @@ FIELDS = ("user", "venue", "time", "offset")
 PLACE_FIELDS = ("venue", "latitude", "longitude", "category")  # and a country code
 CITY_FIELDS = 6  # name, latitude, longitude, country code, country name, kind of city
 RADIUS_KM = 25.0
+
+City: TypeAlias = tuple[str, float, float, str]  # name, latitude, longitude, country code
 
 
 def read_tist2015(
@@ -70,7 +76,7 @@ def read_tist2015(
         )
     if city is not None:
         settings["radius_km"] = radius_km
-        places = _only(places, _find(folder, "Cities"), city, radius_km)
+        places = _only(places, _find(folder, "Cities"), city, radius_km, skip_bad_rows)
     del parts
     return read_headerless(
         _find(folder, "Checkins"),
@@ -91,15 +97,12 @@ def _find(folder: Path, kind: str) -> Path:
     return found[0]
 
 
-def _only(places: Places, cities_file: Path, city: str, radius_km: float) -> Places:
+def _only(
+    places: Places, cities_file: Path, city: str, radius_km: float, skip_bad_rows: bool
+) -> Places:
     """Return Places with those of a city marked."""
     name, _, country = city.partition(",")
-    with open_text(cities_file) as text:
-        rows = [
-            cells
-            for part in split_rows(text, CITY_FIELDS, "\t", quoted=False)
-            for cells in zip(*(column.to_pylist() for column in part.columns), strict=True)
-        ]
+    rows, ledger = _read_cities(cities_file, skip_bad_rows)
     found = [
         cells
         for cells in rows
@@ -112,14 +115,33 @@ def _only(places: Places, cities_file: Path, city: str, radius_km: float) -> Pla
             f"{cities_file.name} has {len(found)} cities {city!r}, expected one of: {known}"
             f"{' ...' if len(found or rows) > 10 else ''}."
         )
-    try:
-        lat_deg, lon_deg = float(found[0][1]), float(found[0][2])
-    except ValueError:
-        raise DataError(f"{cities_file.name}: the centre of {city} is not a coordinate.") from None
+    _, lat_deg, lon_deg, _ = found[0]
     assert places.lat_deg is not None and places.lon_deg is not None, "the table has them"
     away_km = distances_km(places.lat_deg, places.lon_deg, lat_deg, lon_deg)
     where = f"{radius_km:g} km around {found[0][0]}"
-    return places.only(away_km <= radius_km, where)
+    return replace(places.only(away_km <= radius_km, where), ledger=places.ledger + ledger)
+
+
+def _read_cities(file: Path, skip_bad_rows: bool) -> tuple[list[City], Ledger]:
+    """Return the rows of the Cities file, and what was left out of it."""
+    cities: list[City] = []
+    bads = []
+    with open_text(file) as text:
+        for part in split_rows(text, CITY_FIELDS, "\t", quoted=False):
+            names, lat, lon, countries = part.columns[:4]
+            bad = BadRows(part)
+            degrees = check_coordinates(
+                bad, {"latitude": lat, "longitude": lon}, "exchange columns 2 and 3 of the file"
+            )
+            missing = bad.good & np.isnan(degrees[0])
+            bad.flag(missing, "city has no centre", lambda i: "the city has no coordinates.")
+            good = np.flatnonzero(bad.close())
+            bads.append(bad)
+            columns = names.to_pylist(), *(d.tolist() for d in degrees), countries.to_pylist()
+            cities += [(columns[0][i], columns[1][i], columns[2][i], columns[3][i]) for i in good]
+        dropped = settle(text.source.file, bads, skip_bad_rows, "\t", "")
+    lines = [Line("missing", f"in {file.name}: {one.reason}", one.rows) for one in dropped.lines]
+    return cities, Ledger(tuple(lines))
 
 
 def _read(path: AnyPath, options: Mapping[str, Any]) -> Reading:

@@ -139,6 +139,30 @@ def test_tist2015_of_one_city(tist):
     )
 
 
+def test_tist2015_bad_cities(tist):
+    # float() takes 4_1.0 for 41 and nan for a number; a row with five fields has no kind
+    bad = ["Ankara\t39.9\t3_2.8\tTR\tTurkey\tOther", "Izmir\t38.4\t27.1\tTR\tTurkey"]
+    bad += ["Bursa\t\t\tTR\tTurkey\tOther", "Konya\t97.9\t32.5\tTR\tTurkey\tOther"]
+    file = write(tist / "dataset_TIST2015_Cities.txt", *bad, CITIES[0])
+    assert message(read_tist2015, tist, city="Istanbul") == (
+        f"{file.name}, row 1: longitude is '3_2.8', expected a number from -180 to 180, or nothing "
+        "where it is missing.\n4 bad rows in all; `skip_bad_rows` drops and counts bad rows."
+    )
+    reading = read_tist2015(tist, city="Istanbul", radius_km=22.0, skip_bad_rows=True)
+    assert named(reading.check_ins.venue) == ["v1"]
+    found = {line.reason: line.rows for line in reading.ledger.lines}
+    assert found.pop("outside of 22 km around Istanbul") == 3
+    assert {reason: rows for reason, rows in found.items() if file.name in reason} == {
+        f"in {file.name}: wrong number of fields": 1,
+        f"in {file.name}: latitude is not a number from -90 to 90": 1,
+        f"in {file.name}: longitude is not a number from -180 to 180": 1,
+        f"in {file.name}: city has no centre": 1,
+    }
+    for city in ("Ankara", "Izmir", "Bursa", "Konya"):
+        text = message(read_tist2015, tist, city=city, skip_bad_rows=True)
+        assert text == (f"{file.name} has 0 cities '{city}', expected one of: Istanbul,TR.")
+
+
 def test_tist2015_files_that_are_missing_or_bad(tist):
     (tist / "dataset_TIST2015_Cities.txt").unlink()
     assert message(read_tist2015, tist, city="Istanbul") == (
