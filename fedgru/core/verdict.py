@@ -111,7 +111,7 @@ def judge(standing: Standing) -> Verdict:
         outcome = NOT_SIGNIFICANT
         headline = (
             f"Does not beat {best}: acc@1 differs by {points:+.1f} points, 95 % interval "
-            f"{low:+.1f} to {high:+.1f}, not significant."
+            f"{_end(low)} to {_end(high)}, not significant."
         )
     else:
         outcome = BEATS if gain.difference > 0 else WORSE
@@ -123,6 +123,11 @@ def judge(standing: Standing) -> Verdict:
         )
     more = tuple(sentence for sentence in (_on_loss(outcome, standing.loss), rests) if sentence)
     return Verdict(outcome, headline, more, standing.baseline)
+
+
+def _end(points: float) -> str:
+    """An end of an interval; one that would be rounded to zero keeps its sign and its digits."""
+    return f"{points:+.1f}" if abs(points) >= 0.05 else f"{points:+.3f}"
 
 
 def _own_prior(standing: Standing) -> str:

@@ -58,9 +58,17 @@ def gain(difference, low=None, high=None):
             gain(-0.002, -0.008, 0.0),  # an end at zero is not significant
             gain(0.001, -0.002, 0.004),
             "not significant",
-            f"Does not beat {BEST}: acc@1 differs by -0.2 points, 95 % interval -0.8 to +0.0, not "
-            "significant.",
+            f"Does not beat {BEST}: acc@1 differs by -0.2 points, 95 % interval -0.8 to +0.000, "
+            "not significant.",
             "The loss differs by +0.001 (-0.002 to +0.004), not significant (lower is better).",
+        ),
+        (
+            gain(0.007, -0.0002, 0.013),
+            None,
+            "not significant",
+            f"Does not beat {BEST}: acc@1 differs by +0.7 points, 95 % interval -0.020 to +1.3, "
+            "not significant.",
+            None,
         ),
         (
             gain(0.25),

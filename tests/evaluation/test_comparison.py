@@ -135,7 +135,7 @@ def test_all_rows_stand_against_one_counting_that_validation_chose(make_run):
     found = comparison.compare([plain, kernel], ("acc@1",))
     assert describe.describe_comparison(found).splitlines()[:2] == [
         "plain: Does not beat the best counting baseline (running kernel): acc@1 differs by +16.7 "
-        "points, 95 % interval +0.0 to +25.0, not significant.",
+        "points, 95 % interval +0.000 to +25.0, not significant.",
         "kernel: Beats the best counting baseline (running kernel, its own prior) by 66.7 points "
         "of acc@1, 95 % interval 50.0 to 75.0.",
     ]

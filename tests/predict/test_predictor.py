@@ -80,7 +80,7 @@ def test_streamed_predictions_equal_evaluated_ones(make_task, case):
     task = make_task(**CASES[case])
     engine, weights = drawn(task)
     expected = np.exp(evaluated(engine, weights, 4))
-    assert expected.std(axis=0).max() > 0.001  # they differ from check-in to check-in
+    assert expected.std(axis=0).max() > 0.0001  # they differ from check-in to check-in
     np.testing.assert_allclose(np.exp(streamed(task, weights, 4)), expected, rtol=0, atol=1e-5)
 
 

@@ -309,13 +309,14 @@ def test_a_kernel_that_is_none(stopped, kernel):
 
 def test_weights_of_another_model(stopped, make_task):
     other = make_task(hidden_dim=9)
+    rows = other.spec.num_rows
     weights = protection.init_weights(make_task())
     stopped.save_weights("best", weights, 1)
     with pytest.raises(RunError) as error:
         score_workflow.evaluate_run(stopped, other)
     assert str(error.value) == (
-        f"{stopped.path}/best.npz is damaged: its rows is float32 [105, 24], expected "
-        f"float32 [105, 27]. Train again with: fedgru train --config {stopped.path}/config.toml"
+        f"{stopped.path}/best.npz is damaged: its rows is float32 [{rows}, 24], expected "
+        f"float32 [{rows}, 27]. Train again with: fedgru train --config {stopped.path}/config.toml"
     )
 
 
