@@ -270,6 +270,49 @@ def server(
     help="Take part in this app too; can be repeated. Without it: in the first one that comes, if "
     "all of its code is fedgru's.",
 )
+@click.option(
+    "--min-cohort",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Send no update to a round of fewer clients.",
+)
+@click.option(
+    "--max-cohort",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Believe no round of more clients: each adds the less noise, the more there are.",
+)
+@click.option(
+    "--min-noise",
+    type=click.FloatRange(0, min_open=True),
+    help="Take part only in apps with at least this --noise.",
+)
+@click.option(
+    "--max-clip",
+    type=click.FloatRange(0, min_open=True),
+    help="Take part only in apps that clip updates, at this --clip or less.",
+)
+@click.option(
+    "--max-epsilon",
+    type=click.FloatRange(0, min_open=True),
+    help="Send no update that brings all ever sent from --folder above this epsilon.",
+)
+@click.option(
+    "--delta",
+    default=1e-5,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Of --max-epsilon.",
+)
+@click.option(
+    "--runs",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Take part this many times in an app.",
+)
 @click.option("--record", is_flag=True, help="Keep a copy of every byte that is sent, in sent/.")
 @click.option(
     "--patience",
@@ -295,10 +338,12 @@ def client(
     record: bool,
     patience_s: float,
     insecure: bool,
+    **demanded: Any,
 ) -> None:
     """Take part with the check-ins in a file, which stay here. Stop it with Ctrl-C."""
     from fedgru.deploy import require_flower
     from fedgru.deploy.join import Client, import_own
+    from fedgru.deploy.terms import Terms
 
     require_flower()
     if not insecure and key is None:
@@ -310,7 +355,8 @@ def client(
     for line in data_set.passport["ledger"]:
         note(f"  {line['kind']}: {line['reason']}, {line['rows']:,} rows")
     ca_file, key_file = (None, None) if insecure else (ca, key)
-    Client(folder, address, ca_file, key_file, record, patience_s, allow_app).run(note)
+    terms = Terms(**demanded)
+    Client(folder, address, ca_file, key_file, record, patience_s, allow_app, terms).run(note)
 
 
 def warn(text: str) -> None:

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fedgru.algorithms import faults
 from fedgru.algorithms.fed_avg import counted_once
 from fedgru.config import EMBEDDED
@@ -25,10 +23,11 @@ from fedgru.core.types import Weights
 from fedgru.core.version import __version__
 from fedgru.core.visible import VisibleFormatter
 from fedgru.data import datasets
-from fedgru.deploy import private, records, secure
+from fedgru.deploy import private, records, secure, terms
 from fedgru.deploy.app import PLAIN, App, read_app, refuse_own_features
 from fedgru.deploy.limits import OutOfTime, limited
 from fedgru.deploy.privacy import Privacy, protect
+from fedgru.deploy.system_noise import SystemNoise
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.evaluation import evaluate
 from fedgru.task.task import Task, build_task
@@ -133,8 +132,7 @@ def train(task: Task, ask: Ask, weights: Weights, privacy: Privacy) -> ClientUpd
         raise TrainingError(f"the update is kept here: {why}.")
     if task.settings.server.client_weights == "equal":
         update = counted_once(update)  # its number of examples stays here
-    rng = np.random.default_rng()  # seeded by the system: reproducible noise would protect nothing
-    return protect(update, len(weights["rows"]), privacy, ask.cohort, rng)
+    return protect(update, len(weights["rows"]), privacy, ask.cohort, SystemNoise())
 
 
 def _baselines(task: Task) -> dict[str, Evaluation]:
@@ -183,9 +181,7 @@ def make_client_app(package: str | Path) -> ClientApp:
             message,
             context,
             package,
-            lambda app: answer(
-                _own_task(app, context), *records.unpack_ask(message.content), app.privacy
-            ),
+            lambda app: _work(message, context, app),
         )
 
     return app
@@ -193,7 +189,19 @@ def make_client_app(package: str | Path) -> ClientApp:
 
 def _join(app: App, context: Context) -> dict[str, Any]:
     logger.info("a server asks for training; %s", app.privacy)
+    terms.check_app(Path(context.node_config["folder"]), app)
     return hello(_own_task(app, context))
+
+
+def _work(message: Message, context: Context, app: App) -> dict[str, Any]:
+    ask, weights = records.unpack_ask(message.content)
+    if ask.train:
+        _spend(ask, context, app)
+    return answer(_own_task(app, context), ask, weights, app.privacy)
+
+
+def _spend(ask: Ask, context: Context, app: App) -> None:
+    terms.spend(Path(context.node_config["folder"]), app, ask.round_num, ask.cohort)
 
 
 def _own_task(app: App, context: Context) -> Task:
@@ -205,6 +213,7 @@ def _mask(message: Message, context: Context, app: App) -> dict[str, Any]:
 
     def train_now() -> tuple[ClientUpdate, int]:
         ask, weights = records.unpack_ask(message.content)
+        _spend(ask, context, app)
         update = train(_own_task(app, context), ask, weights, app.privacy)
         return update, len(weights["rows"])
 
@@ -230,6 +239,9 @@ def _reply(
             logger.info("sent %s after %.1f s", done, time.perf_counter() - started)
         except OutOfTime as error:
             logger.error("%s: this process ends, the next message starts a new one", error)
+            content = records.pack_error(error)
+        except terms.Refused as error:
+            logger.error("refused: %s", error)
             content = records.pack_error(error)
         except Exception as error:
             logger.exception("failed; the server receives only %s", type(error).__name__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from fedgru.core.types import AnyInts, Doubles, Ints, Row, Weights
 from fedgru.deploy import claims, records, secure
 from fedgru.deploy.federation import Federation
 from fedgru.deploy.scores import summarise_clients
-from fedgru.engines.base import Engine, Gathered, OwnParts, refuse_own_parts
+from fedgru.engines.base import Engine, Gathered, OwnParts, RoundResult, refuse_own_parts
 from fedgru.training import loop as round_loop
 from fedgru.training.rounds import FederatedTraining
 
@@ -85,6 +85,13 @@ class FederationTraining(FederatedTraining):
     """Federated training in which the clients validate."""
 
     engine: FederationEngine
+
+    def run_round(self, state: ServerState, cohort: Ints) -> RoundResult:
+        """See FederatedTraining.run_round; with noise clients send no loss and no hits."""
+        result = super().run_round(state, cohort)
+        if self.engine.task.privacy.noise is None:
+            return result
+        return replace(result, metrics=dict.fromkeys(result.metrics, float("nan")))
 
     def validate(self, state: ServerState) -> Row:
         """See FederationEngine.validate."""

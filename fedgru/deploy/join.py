@@ -13,6 +13,7 @@ from fedgru.core.errors import ConfigError, Interrupted, RunError
 from fedgru.data import datasets
 from fedgru.deploy import bundle, processes, require_flower
 from fedgru.deploy.client import DATA_SET, LOG, check_one_person
+from fedgru.deploy.terms import LEDGER, Terms, read_ledger
 from fedgru.storage.locks import Lock
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Client:
         record: whether to keep a copy of every byte that is sent.
         patience_s: how long to try again if the server refuses this client.
         allowed: SHA-256 of apps to take part in, beside the one it has joined.
+        terms: Terms.
     """
 
     def __init__(
@@ -89,9 +91,11 @@ class Client:
         record: bool = False,
         patience_s: float = PATIENCE_S,
         allowed: Sequence[str] = (),
+        terms: Terms = Terms(),  # noqa: B008  # frozen
     ) -> None:
         self.folder, self.address, self.patience_s = Path(folder), address, patience_s
         self.ca, self.key, self.record, self.allowed = ca, key, record, allowed
+        self.terms = terms
 
     def run(self, tell: Callable[[str], None]) -> None:
         """Answer the server until it is interrupted.
@@ -109,6 +113,8 @@ class Client:
         lock.acquire()
         try:
             bundle.allow(self.folder, self.allowed)
+            self.terms.write(self.folder)
+            tell(_spent(self.folder, self.terms))
             self._run(tell)
         except KeyboardInterrupt as error:
             raise Interrupted(". Take part again with the same command.", error) from error
@@ -195,6 +201,15 @@ class Client:
         assert self.key is not None, "`_check_key` has refused this"
         arguments += ["--root-certificates", str(Path(self.ca).resolve())]
         return [*arguments, "--auth-supernode-private-key", str(Path(self.key).resolve())]
+
+
+def _spent(folder: Path, terms: Terms) -> str:
+    ledger = read_ledger(folder)
+    if not ledger.sent:
+        return f"no update has been sent yet; each one will be in {folder / LEDGER}"
+    found = f"epsilon {ledger.epsilon(terms.delta):.3f} at delta {terms.delta:g}"
+    most = "" if terms.max_epsilon is None else f", of at most {terms.max_epsilon:g}"
+    return f"{len(ledger.sent)} updates have been sent so far, together {found}{most}"
 
 
 def _quoted(path: Path) -> str:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fedgru.algorithms.fed_avg import counted_once
-from fedgru.core.errors import ConfigError
-from fedgru.core.types import Floats
+from fedgru.core.errors import ConfigError, TrainingError
+from fedgru.core.types import Doubles, Floats
+from fedgru.deploy.system_noise import on_grid
 
 if TYPE_CHECKING:
     from fedgru.algorithms.fed_avg import ClientUpdate
@@ -54,6 +55,13 @@ class Privacy:
         return f"updates are {' and '.join(parts) or 'sent unprotected'}{noise}"
 
 
+class Normal(Protocol):
+    """Where noise comes from: SystemNoise, or a numpy Generator."""
+
+    def standard_normal(self, shape: tuple[int, ...], /) -> Doubles:
+        """Return float64 [shape], of mean 0 and deviation 1."""
+
+
 def check_privacy(privacy: Privacy, settings: Settings) -> None:
     """Raise a ConfigError for values that exclude each other.
 
@@ -80,24 +88,30 @@ def protect(
     num_rows: int,
     privacy: Privacy,
     cohort_size: int,
-    rng: np.random.Generator,
+    noise_source: Normal,
 ) -> ClientUpdate:
     """Return a ClientUpdate, protected for sending.
 
     With noise it counts as one example, so that all clients have the same weight, and it has all
-    rows of the table, so that it does not reveal which are the client's own.
+    rows of the table, so that it does not reveal which are the client's own. Its training loss and
+    hits are not sent: they are 0, and the server records none.
 
     Args:
         update: ClientUpdate.
         num_rows: rows of the whole table.
         privacy: Privacy.
         cohort_size: how many clients add their share of the noise.
-        rng: numpy Generator, seeded by the system, so that nobody can reproduce the noise.
+        noise_source: SystemNoise, so that nobody can reproduce the noise.
+
+    Raises:
+        TrainingError: if the update is to be clipped and its norm is not finite.
     """
     if privacy.clip is None:
         return update
     arrays = [update.row_update, *update.dense.values()]
     norm = math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
+    if not math.isfinite(norm):
+        raise TrainingError(f"the update is kept here: its norm is {norm:g}, so it has no clip.")
     factor = np.float32(min(1.0, privacy.clip / norm) if norm else 1.0)
     clipped = replace(
         update,
@@ -109,12 +123,15 @@ def protect(
     size = privacy.noise * privacy.clip / math.sqrt(cohort_size)
 
     def noisy(array: npt.NDArray[Any]) -> Floats:
-        return (array + size * rng.standard_normal(array.shape)).astype(np.float32)
+        drawn = array + size * noise_source.standard_normal(array.shape)
+        return on_grid(drawn, size).astype(np.float32)
 
     rows = np.zeros((num_rows, update.row_update.shape[1]), np.float32)
     rows[clipped.row_ids] = clipped.row_update
     return replace(
         counted_once(clipped),
+        loss_sum=0.0,
+        num_correct=0.0,
         dense={name: noisy(array) for name, array in clipped.dense.items()},
         row_ids=np.arange(num_rows, dtype=np.int32),
         row_update=noisy(rows),

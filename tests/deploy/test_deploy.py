@@ -32,6 +32,7 @@ from fedgru.data.checkins import CheckIns, Coded
 from fedgru.deploy import claims, client, keys, private, processes, records, secure, server
 from fedgru.deploy.app import PACKAGE, read_app, write_app
 from fedgru.deploy.privacy import Privacy, protect
+from fedgru.deploy.system_noise import SystemNoise
 from fedgru.report.runs import read_runs
 from fedgru.training.rounds import run_round
 from fedgru.workflows import reopen as reopen_workflow
@@ -513,8 +514,15 @@ def test_the_noise_of_all_clients_has_the_size_that_was_asked_for():
     assert np.std(sum(one.row_update for one in noisy)[2:]) == pytest.approx(3.0, rel=0.03)
     assert {one.num_examples for one in noisy} == {1}
     assert noisy[0].row_ids.tolist() == list(range(5000))
-    # mean loss 8 / 4, accuracy 2 / 4: as everybody counts once
-    assert (noisy[0].loss_sum, noisy[0].num_correct) == (2.0, 0.5)
+    # loss and hits of training stay with the client
+    assert (noisy[0].loss_sum, noisy[0].num_correct) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_does_not_switch_clipping_off(value):
+    wrong = replace(UPDATE, dense={"bias": np.array([value, 1000.0], np.float32)})
+    with pytest.raises(TrainingError, match="the update is kept here: its norm is (nan|inf)"):
+        protect(wrong, 3, Privacy(clip=1.0), 3, SystemNoise())
 
 
 @pytest.mark.parametrize(
