@@ -191,7 +191,7 @@ def engines_for_faults(engines):
 def engines_of_candidates(engines):
     return engines(
         **CANDIDATES,
-        **{"dropout": 0.3, "hidden_dim": 17, "local_epochs": 2},
+        **{"dropout": 0.3, "hidden_dim": 17, "local_epochs": 4},
         **{"head_dim": 20, "batch_size": 3, "seq_len": 5},
     )
 
