@@ -76,7 +76,9 @@ threads_option = click.option(
 
 @click.group(epilog=_example("fedgru agnostic sweep --alpha 0 --alpha 0.7 --repeats 1"))
 def agnostic() -> None:
-    """Train image networks that must not know a context, and see whether they do.
+    """Train image networks that must not know a context.
+
+    Fresh probes then say whether they do.
 
     Without folders, digits are drawn on two made-up textures, which match the digit's class in 95 %
     of the training images. With --context FOLDER they are drawn on your photographs; with --target
@@ -96,7 +98,9 @@ def agnostic() -> None:
 def cross_domain(
     repeats: int, seed: int, name: str, log_dir: Path, preset: str, **given: Any
 ) -> None:
-    """Train one network on targets and one on contexts; test both on both (figure 2).
+    """Test a network of targets on contexts and the reverse.
+
+    One network is trained on each (figure 2 of the paper).
 
     Each is tested on both hold-outs after every epoch. If a network that never saw a context image
     recognizes contexts well, it has learnt its targets by their contexts.
@@ -172,7 +176,9 @@ def sweep(
     preset: str,
     **given: Any,
 ) -> None:
-    """Train with alpha from 0 to 1; test heads, fresh probes and counter-examples (figure 3).
+    """Train with alpha from 0 to 1 (figure 3 of the paper).
+
+    Heads, fresh probes and counter-examples are tested at each.
 
     Every finished training is a line in results.jsonl. Run the same command again to do the
     missing ones.
@@ -243,7 +249,7 @@ def maps(
     preset: str,
     **given: Any,
 ) -> None:
-    """Show where the strongest response lies, at alpha 0 and at another (figure 4).
+    """Show where networks respond most (figure 4 of the paper).
 
     Shown are the hold-out targets whose two maps correlate least.
     """
@@ -296,7 +302,7 @@ def maps(
 @_name_option("pareto")
 @log_dir_option
 def pareto(runs: tuple[str, ...], concept: str, name: str, log_dir: Path) -> None:
-    """Plot the accuracy of federated runs against that of the best probe, over alpha.
+    """Plot accuracy over what the best probe recovers.
 
     RUNS are of `fedgru train`, ordinary ones and ones with --agnostic-to CONCEPT and different
     methods, alphas and seeds, each through `fedgru eval` and `fedgru audit`; by default all in the

@@ -9,7 +9,10 @@ from fedgru.cli.options import echo, json_option, print_json
 @click.argument("name", required=False)
 @json_option
 def algorithms(name: str | None, as_json: bool) -> None:
-    """List the algorithms, or show NAME in full: one of the list, or MODULE:CLASS of your own."""
+    """List the algorithms, or show one in full.
+
+    NAME is one of the list, or MODULE:CLASS of your own.
+    """
     from dataclasses import asdict
 
     from fedgru.console import algorithms as texts

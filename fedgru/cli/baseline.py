@@ -48,7 +48,9 @@ def baseline(
     log_dir: Path,
     **given: Any,
 ) -> None:
-    """Make the run of a baseline, which is evaluated and compared like any other run.
+    """Make and evaluate the run of a baseline.
+
+    It is compared like any other run.
 
     KIND is one of: commonest, last, frequency, markov, global-markov, popular-nearby (counts of
     train and validation; popular-nearby needs --target venue), running-user-markov,

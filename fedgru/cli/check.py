@@ -25,7 +25,9 @@ from fedgru.cli.options import (
 @data_dir_option
 @log_dir_option
 def check(run: str | None, as_json: bool, data_dir: Path, log_dir: Path) -> None:
-    """Check that a run is an honest experiment (default: the newest run).
+    """Check that a run is an honest experiment.
+
+    Without RUN it is the newest run.
 
     It checks that nothing was fitted on val or test, that splits do not overlap and are in order,
     that no target was known before it was predicted, that each test check-in is scored once, that

@@ -20,7 +20,9 @@ def config() -> None:
 def show(
     config_file: Path | None, as_json: bool, as_toml: bool, preset: str | None, **given: Any
 ) -> None:
-    """Show every setting that fedgru train would run with, and where it comes from.
+    """Show the settings that fedgru train would run with.
+
+    It says where each comes from.
 
     The later of these wins: default, --preset, --config, command line.
     """

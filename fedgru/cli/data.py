@@ -72,7 +72,7 @@ def _import_command(reader: Reader) -> click.Command:
             default=reader.categories,
             show_default=True,
             metavar="coarse|raw|FILE",
-            help="27 coarse categories, the names as they are, a CSV with the header "
+            help="Categories: 27 coarse ones, the names as they are, a CSV with the header "
             "name,category, or FILE.json:DEPTH, a tree of categories as Foursquare publishes it, "
             "by id or name (1: its roots).",
         ),
@@ -248,7 +248,9 @@ def list_(as_json: bool, data_dir: Path) -> None:
 @data.command(epilog=_examples("fedgru data sources"))
 @json_option
 def sources(as_json: bool) -> None:
-    """List published data sets that can be imported: address, licence, citation, size.
+    """List published data sets that can be imported.
+
+    It shows address, licence, citation and size.
 
     Nothing is downloaded. What no trustworthy source gives is called unknown.
     """

@@ -28,7 +28,10 @@ insecure_option = click.option(
 
 @click.group(epilog="Example: fedgru deploy app places --features category,clock,weekday")
 def deploy() -> None:
-    """Train with people who keep their own check-ins, by Flower (docs/deployment.md)."""
+    """Train with people who keep their own check-ins.
+
+    It uses Flower (docs/deployment.md).
+    """
     os.umask(0o077)  # check-ins, keys, logs and databases, also Flower's, are for the owner alone
 
 
@@ -85,7 +88,9 @@ def app(
     data_dir: Path,
     **given: Any,
 ) -> None:
-    """Write the app that server and clients run: settings, and tables of values.
+    """Write the app that server and clients run.
+
+    It holds settings, and tables of values.
 
     The tables come from a data set of yours (--data): the ids of categories and venues, the scale
     of numbers, the frequencies and the kernel of the prior. Every client receives all of it, so use
@@ -131,7 +136,13 @@ def app(
     required=True,
     help="Name or address under which clients reach the server; can be repeated.",
 )
-@click.option("--days", default=365, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--days",
+    default=365,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Days for which the certificate is valid.",
+)
 def certificate(folder: str, hosts: tuple[str, ...], days: int) -> None:
     """Make the server's certificate, or renew it.
 
@@ -150,7 +161,10 @@ def certificate(folder: str, hosts: tuple[str, ...], days: int) -> None:
 @deploy.command(epilog="Example: fedgru deploy key ann")
 @click.argument("name", type=click.Path())
 def key(name: str) -> None:
-    """Make a client's keys: NAME, which stays on its machine, and NAME.pub for the server."""
+    """Make a client's pair of keys.
+
+    NAME stays on its machine; NAME.pub is for the server.
+    """
     from fedgru.deploy import require_flower
     from fedgru.deploy.keys import make_key
 
@@ -174,14 +188,26 @@ def key(name: str) -> None:
     metavar="FOLDER",
     help="Clients' public keys, NAME.pub each; other clients are refused.",
 )
-@click.option("--certificates", default="certificates", show_default=True, metavar="FOLDER")
+@click.option(
+    "--certificates",
+    default="certificates",
+    show_default=True,
+    metavar="FOLDER",
+    help="Where fedgru deploy certificate wrote the server's certificate.",
+)
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
     help="Listen here; 0.0.0.0 is reached from other machines.",
 )
-@click.option("--port", default=9092, show_default=True, type=click.IntRange(1, 65535))
+@click.option(
+    "--port",
+    default=9092,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Listen on this port for clients.",
+)
 @click.option(
     "--timeout",
     "timeout_s",
@@ -233,7 +259,13 @@ def server(
     "    --key ann"
 )
 @click.option("--data", "file", required=True, metavar="FILE", help="Your check-ins.")
-@click.option("--server", "address", required=True, metavar="HOST:PORT")
+@click.option(
+    "--server",
+    "address",
+    required=True,
+    metavar="HOST:PORT",
+    help="Address of the server.",
+)
 @click.option(
     "--ca",
     default="ca.crt",

@@ -289,7 +289,10 @@ def evaluate(
     data_dir: Path,
     log_dir: Path,
 ) -> None:
-    """Score a run's best round on the test split (default: the newest run)."""
+    """Score a run's best round on the test split.
+
+    Without RUN it is the newest run.
+    """
 
     from fedgru.api.run import open_run
     from fedgru.console import describe
@@ -322,8 +325,9 @@ def evaluate(
     "--concept",
     "concepts",
     multiple=True,
-    help="zone, weekend, client, category-group[:NAME,...], or a column, also one that --keep kept "
-    "at import; can be repeated. Default: the run's own (--agnostic-to), client and zone.",
+    help="Concept: zone, weekend, client, category-group[:NAME,...], or a column, also one that "
+    "--keep kept at import; can be repeated. Default: the run's own (--agnostic-to), client and "
+    "zone.",
 )
 @click.option(
     "--probe",
@@ -332,7 +336,13 @@ def evaluate(
     type=click.Choice(["logistic", "mlp", "knn"]),
     help="Only these probes; can be repeated.",
 )
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100))
+@click.option(
+    "--seeds",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    help="Number of seeds of the probes.",
+)
 @click.option(
     "--attack",
     "attacks",
@@ -361,7 +371,10 @@ def audit(
     data_dir: Path,
     log_dir: Path,
 ) -> None:
-    """Let fresh probes read what a run's representation should not tell (default: newest run)."""
+    """Measure what a run's representation reveals.
+
+    Fresh probes try to recover concepts from it. Without RUN it is the newest run.
+    """
 
     from fedgru.api.run import open_run
     from fedgru.console import describe

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args, get_origin
 import click
 from click.shell_completion import CompletionItem
 
+from fedgru.cli.help import SettingOption, help_all_option, range_text, write_options
 from fedgru.core.errors import FedgruError
 from fedgru.core.visible import encodable, visible
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class LazyOptions(click.Command):
-    """Adds the settings' options when the command is used, not when the program starts."""
+    """Adds the settings' options when the command is used, not when the program starts.
+
+    Its --help shows the basic ones, --help-all all of them.
+    """
 
     @property
     def left_out(self) -> Collection[str]:
@@ -30,8 +34,12 @@ class LazyOptions(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         if not getattr(self, "_complete", False):
             self._complete = True
-            self.params = [*self.params, *settings_options(self.setting_type, self.left_out)]
+            settings = settings_options(self.setting_type, self.left_out)
+            self.params = [*self.params, help_all_option(), *settings]
         return super().get_params(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_options(self, ctx, formatter)
 
     def setting_type(self, name: str, plain: Any) -> Any:
         """Return the Click type of a setting's option; `plain` is the setting's own."""
@@ -51,31 +59,32 @@ def settings_options(
     from fedgru import config
 
     options: list[click.Parameter] = [
-        click.Option(
+        SettingOption(
             ["--preset"],
             type=click.Choice(config.preset_names()),
             help="A named set of settings. A config file overrides it.",
         )
     ]
-    for name, (_, info) in config.fields().items():
+    for name, (section, info) in config.fields().items():
         if name in left_out:
             continue
-        text = config.default_text(name)
-        default = f"  [default: {text}]" if text else ""
+        default = config.default_text(name)
+        facts = [range_text(info), f"default: {default}" if default else ""]
+        shown = "; ".join(fact for fact in facts if fact)
+        text = f"{info.description}  [{shown}]" if shown else str(info.description)
         if info.annotation is bool:
             flag = config.option(name)
             negated = flag.replace("--", "--no-", 1)
-            text = f"{info.description}{default}"
-            options.append(click.Option([f"{flag}/{negated}", name], default=None, help=text))
-            continue
-        options.append(
-            click.Option(
+            option = SettingOption([f"{flag}/{negated}", name], default=None, help=text)
+        else:
+            option = SettingOption(
                 [config.option(name), name],
                 type=setting_type(name, click_type(info.annotation)),
-                help=f"{info.description}{default}",
+                help=text,
                 shell_complete=complete_data_sets if name == "data" else None,
             )
-        )
+        option.section = section
+        options.append(option)
     return options
 
 
@@ -207,8 +216,8 @@ mlflow_option = click.option(
     is_flag=False,
     flag_value="local",
     metavar="[URI]",
-    help="Log the run to MLflow too (pip install 'fedgru[mlflow]'), by default to a database in "
-    "the log folder's mlflow/.",
+    help="Log the run to MLflow too: by default to a database in the log folder's mlflow/. Needs "
+    "pip install 'fedgru[mlflow]'.",
 )
 
 

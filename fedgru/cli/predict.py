@@ -41,7 +41,15 @@ from fedgru.cli.options import (
     "2012-04-10T18:30 (on the local clock of the last check-in) or 2012-04-10T18:30-04:00.  "
     "[default: with --until, when the next check-in came]",
 )
-@click.option("--top", "k", default=5, show_default=True, type=click.IntRange(1), metavar="K")
+@click.option(
+    "--top",
+    "k",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="K",
+    help="Number of places to show.",
+)
 @columns_option(
     "With --history: the name of each field's column, as for fedgru data import csv.  "
     "[default: the column called FIELD]",
@@ -90,7 +98,9 @@ def predict(
     data_dir: Path,
     log_dir: Path,
 ) -> None:
-    """Predict where one person goes next (default: by the newest run).
+    """Predict where one person goes next.
+
+    Without RUN it is the newest run.
 
     The model reads the person's check-ins up to the last one, or to --until, and names the K most
     probable categories or venues of the one after it. With a run of --asked-at it also reads when
@@ -196,7 +206,9 @@ def export(
     data_dir: Path,
     log_dir: Path,
 ) -> None:
-    """Write a run's model for use elsewhere (default: the newest run).
+    """Write a run's model for use elsewhere.
+
+    Without RUN it is the newest run.
 
     The model keeps the state of one person's stream: call it with one check-in at a time, and it
     returns the probabilities of the next. docs/predict.md shows how.

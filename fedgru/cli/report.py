@@ -32,7 +32,9 @@ EXPECTED_PORT = 6006  # TensorBoard's own
 def report(
     names: tuple[str, ...], output: Path | None, with_names: bool, data_dir: Path, log_dir: Path
 ) -> None:
-    """Write a report of evaluated runs, one HTML file (default: the newest run).
+    """Write a report of evaluated runs, one HTML file.
+
+    Without RUN it is the newest run.
 
     It shows up to six runs side by side, if they were scored on the same targets.
     """

@@ -22,7 +22,8 @@ from fedgru.cli.options import (
     "--metric",
     "names",
     multiple=True,
-    help="acc@1, acc@5, acc@10, mrr, ndcg or loss; can be repeated.  [default: acc@1, acc@5, loss]",
+    help="Metric: acc@1, acc@5, acc@10, mrr, ndcg or loss; can be repeated.  [default: acc@1, "
+    "acc@5, loss]",
 )
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @json_option
@@ -78,7 +79,10 @@ def list_runs(as_json: bool, log_dir: Path) -> None:
 @json_option
 @log_dir_option
 def show(run: str | None, as_json: bool, log_dir: Path) -> None:
-    """Show a run's settings, how it ended and its scores (default: newest run)."""
+    """Show a run's settings, its end and its scores.
+
+    Without RUN it is the newest run.
+    """
     from fedgru.console import describe
     from fedgru.runs.listing import open_run
 
@@ -125,7 +129,9 @@ def remove(names: tuple[str, ...], yes: bool, log_dir: Path) -> None:
 @json_option
 @log_dir_option
 def share_run(run: str | None, output: Path, overwrite: bool, as_json: bool, log_dir: Path) -> None:
-    """Copy a run without what tells of single persons (default: newest run).
+    """Copy a run without what tells of single persons.
+
+    Without RUN it is the newest run.
 
     It leaves out ids, predictions and scores of single clients, and says what it left out and what
     the rest still tells.

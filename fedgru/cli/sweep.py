@@ -99,7 +99,13 @@ class SweepOptions(LazyOptions):
     default=None,
     help="Stop a point early that is worse than the median so far.  [default: not in a grid]",
 )
-@click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 256))
+@click.option(
+    "--processes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Processes that train points side by side.",
+)
 @click.option("--worker", type=click.IntRange(1), hidden=True)  # one of so many, of --processes
 @json_option
 @config_option
@@ -118,7 +124,9 @@ def sweep(
     preset: str | None,
     **others: Any,
 ) -> None:
-    """Search over settings: train every point, choose on validation, score the best on test.
+    """Search over settings and choose on validation.
+
+    Every point is trained; the best is scored on test.
 
     Any setting takes several values (--seq-len 4,8,16), each number also a range (--client-lr
     1e-4..1e-1, searched by its logarithm if its high end is 10 times the low one or more). Values

@@ -43,7 +43,7 @@ def test_a_number_or_a_word():
     assert error.value.message == "'most' is not a whole number or all."
     assert [item.value for item in kind.shell_complete(None, None, "a")] == ["all"]
     for command, shown in (("train", "INTEGER|all"), ("sweep", "INTEGER|all,...")):
-        text = CliRunner().invoke(main, [command, "--help"]).stdout
+        text = CliRunner().invoke(main, [command, "--help-all"]).stdout
         assert f"--train-users {shown}" in text
     assert click_type(config.fields()["min_checkins"][1].annotation) is int
 

@@ -60,38 +60,38 @@ def test_numbers_by_hand(make_task):
     [
         (
             "raises",
-            "cannot be computed for client 5: AttributeError: 'ClientCheckIns' object has no "
+            "cannot be computed for client 6: AttributeError: 'ClientCheckIns' object has no "
             "attribute 'weather' (own_features.py, line 27).",
         ),
         (
             "too_few",
-            "gives an array of shape [52] for the 53 check-ins of client 5, expected [53] or "
+            "gives an array of shape [52] for the 53 check-ins of client 6, expected [53] or "
             "[53, width].",
         ),
         (
             "three_axes",
-            "gives an array of shape [53, 1, 1] for the 53 check-ins of client 5, expected [53] or "
+            "gives an array of shape [53, 1, 1] for the 53 check-ins of client 6, expected [53] or "
             "[53, width].",
         ),
         (
             "no_column",
-            "gives an array of shape [53, 0] for the 53 check-ins of client 5, expected [53] or "
+            "gives an array of shape [53, 0] for the 53 check-ins of client 6, expected [53] or "
             "[53, width].",
         ),
-        ("texts", "gives object for client 5, expected numbers."),
+        ("texts", "gives object for client 6, expected numbers."),
         (
             "nan",
-            "gives a number that is not finite at check-in 4 of client 5. Let it give one for "
+            "gives a number that is not finite at check-in 4 of client 6. Let it give one for "
             "every check-in, such as 0 where a value is missing.",
         ),
         (
             "another_width",
-            "gives 2 numbers a check-in for client 2, but 1 for client 5: give every client the "
+            "gives 2 numbers a check-in for client 2, but 1 for client 6: give every client the "
             "same.",
         ),
         (
             "share_over",
-            "at check-in 2 of client 5 changes when the check-ins after number 26 are left out: "
+            "at check-in 2 of client 6 changes when the check-ins after number 26 are left out: "
             "compute it from that check-in and those before it alone.",
         ),
         ("number", "is an int, expected a function that takes a client's check-ins."),

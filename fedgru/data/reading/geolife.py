@@ -207,7 +207,7 @@ def _read(path: AnyPath, options: Mapping[str, Any]) -> Reading:
 
 READER = Reader(
     name="geolife",
-    help="Import the stay points of GeoLife's trajectories; FILE is their folder.",
+    help="Import the stay points of GeoLife's trajectories. FILE is their folder.",
     details="Below the folder are files USER/Trajectory/*.plt. A check-in is a stay: points within "
     "--stay-m metres of its first one for --stay-min minutes. Its venue is a grid cell of --cell-m "
     "metres. A table of stay points made elsewhere is imported by fedgru data import csv.",

@@ -143,7 +143,7 @@ def _read(path: AnyPath, options: Mapping[str, Any]) -> Reading:
 
 READER = Reader(
     name="libcity",
-    help="Import LibCity's atomic files; FILE is their folder.",
+    help="Import LibCity's atomic files. FILE is their folder.",
     details="NAME.dyna has the check-ins (dyna_id, type, time, entity_id, location), NAME.geo the "
     "places (geo_id, type, coordinates, and categories if there are any). Relations (NAME.rel) are "
     "counted and not used. fedgru data export libcity writes such files.",

@@ -150,7 +150,7 @@ def _read(path: AnyPath, options: Mapping[str, Any]) -> Reading:
 
 READER = Reader(
     name="tist2015",
-    help="Import the global Foursquare check-ins of TIST2015; FILE is their folder.",
+    help="Import TIST2015, Foursquare's global check-ins. FILE is their folder.",
     details="The folder has dataset_TIST2015_Checkins.txt (user, venue, UTC time, offset in "
     "minutes), dataset_TIST2015_POIs.txt (venue, latitude, longitude, category name, country) and, "
     "for --city, dataset_TIST2015_Cities.txt. All are separated by tabs, without header; they can "
