@@ -1,23 +1,13 @@
 """What several benchmarks share: options for the data, the machine's name, a step's arithmetic.
 
-fedgru is imported where it is needed: the machine's name does without.
+Of fedgru, what needs other packages is imported where it is needed.
 """
 
 import argparse
-import os
 import platform
-from pathlib import Path
 
-CPUINFO = Path("/proc/cpuinfo")
-WIDEST_FIRST = (
-    ("avx512f", "AVX-512"),
-    ("avx2", "AVX2"),
-    ("avx", "AVX"),
-    ("sse2", "SSE2"),
-    ("sve2", "SVE2"),
-    ("sve", "SVE"),
-    ("asimd", "NEON"),
-)
+from fedgru.core.machine import describe_machine
+
 OPENBLAS_KERNELS = {
     "AVX-512": ("skylakex", "cooperlake", "sapphirerapids"),
     "AVX2": ("haswell", "zen", "excavator"),
@@ -53,23 +43,7 @@ def open_task(args, **settings):
 
 def machine():
     """Return the words that say what a figure was taken on."""
-    cores = len(os.sched_getaffinity(0))
-    found = f"{processor()} with {instruction_set()}, {cores} cores"
-    return f"{found}, Python {platform.python_version()}"
-
-
-def processor():
-    """Return the processor's name, as far as the system tells."""
-    return processor_fact("model name") or platform.machine()
-
-
-def instruction_set():
-    """Return the name of the processor's widest vector instructions for float32.
-
-    /proc/cpuinfo lists them: as "flags" on x86-64, as "Features" on aarch64.
-    """
-    flags = (processor_fact("flags") or processor_fact("Features")).split()
-    return next((name for flag, name in WIDEST_FIRST if flag in flags), "unknown instructions")
+    return f"{describe_machine()}, Python {platform.python_version()}"
 
 
 def kernel_instruction_set(kernel):
@@ -80,14 +54,6 @@ def kernel_instruction_set(kernel):
     """
     found = (name for name, kernels in OPENBLAS_KERNELS.items() if kernel.lower() in kernels)
     return next(found, "unknown instructions")
-
-
-def processor_fact(name):
-    """Return what /proc/cpuinfo says of the first processor under a name; empty if nothing."""
-    for line in CPUINFO.read_text().splitlines() if CPUINFO.exists() else ():
-        if line.split(":")[0].strip() == name:
-            return line.split(":", 1)[1].strip()
-    return ""
 
 
 def step_gflop(batch_size, seq_len, hidden_dim, num_numbers, num_classes):

@@ -30,6 +30,8 @@ from dataclasses import dataclass
 
 import bench
 
+from fedgru.core.machine import processor_fact
+
 PRESET = "notebook"
 COMPILERS = ("gcc", "clang")
 TOLERANCE = 1e-4  # of the mean loss, relative
@@ -117,7 +119,7 @@ def runnable():
     """Return the instruction sets that this processor runs, the smallest first."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return [NATIVE]
-    features, found = set(bench.processor_fact("flags").split()), []
+    features, found = set(processor_fact("flags").split()), []
     for one in X86:
         if not one.features <= features:
             break

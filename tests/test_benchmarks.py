@@ -99,25 +99,6 @@ def test_what_is_ignored_stays_ignored(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("flags\t\t: fpu sse2 avx avx2 avx512f avx512_bf16", "AVX-512"),
-        ("flags\t\t: fpu sse2 avx avx2 fma", "AVX2"),
-        ("flags\t\t: fpu sse2 avx", "AVX"),
-        ("flags\t\t: fpu sse2", "SSE2"),
-        ("Features\t: fp asimd sve sve2", "SVE2"),
-        ("Features\t: fp asimd", "NEON"),
-        ("isa\t\t: rv64imafdc", "unknown instructions"),
-    ],
-)
-def test_the_instruction_set_is_the_widest(tmp_path, monkeypatch, line, expected):
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: A: B\n{line}\n\n")
-    monkeypatch.setattr(bench, "CPUINFO", tmp_path / "cpuinfo")
-    assert bench.instruction_set() == expected
-    assert bench.machine().startswith(f"A: B with {expected}, ")
-
-
-@pytest.mark.parametrize(
     ("kernel", "expected"),
     [("Haswell", "AVX2"), ("Zen", "AVX2"), ("Cooperlake", "AVX-512"), ("neoversen1", "NEON")],
 )

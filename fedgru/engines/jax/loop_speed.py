@@ -86,6 +86,12 @@ def find_kept(digest: str, sizes: str) -> LoopSpeeds | None:
     return None if found is None else LoopSpeeds(**found)
 
 
+def all_kept(digest: str) -> list[LoopSpeeds]:
+    """Return the LoopSpeeds of all sizes that were timed here, of one library and this JAX."""
+    start = _entry(digest, "")
+    return [LoopSpeeds(**found) for entry, found in _read_kept().items() if entry.startswith(start)]
+
+
 def keep(digest: str, sizes: str, speeds: LoopSpeeds) -> None:
     """Keep LoopSpeeds for later runs; if that fails, a later run measures again."""
     folder = cache.compiled_folder()
