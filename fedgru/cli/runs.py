@@ -25,11 +25,17 @@ from fedgru.cli.options import (
     help="Metric: acc@1, acc@5, acc@10, mrr, ndcg or loss; can be repeated.  [default: acc@1, "
     "acc@5, loss]",
 )
-@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print the table as Markdown.")
+@click.option(
+    "--latex", "form", flag_value="latex", help="Print it as LaTeX, for the package booktabs."
+)
+@click.option(
+    "--csv", "form", flag_value="csv", help="Print a CSV, a row for each run and metric, unrounded."
+)
 @json_option
 @log_dir_option
 def compare(
-    runs: tuple[str, ...], names: tuple[str, ...], markdown: bool, as_json: bool, log_dir: Path
+    runs: tuple[str, ...], names: tuple[str, ...], form: str | None, as_json: bool, log_dir: Path
 ) -> None:
     """Compare evaluated runs with the first one, paired by client.
 
@@ -37,19 +43,26 @@ def compare(
     fine-tuned by `fedgru eval --fine-tune` get a row of their own. Runs of other data, another
     target or other splits are refused.
     """
-    from fedgru.console import describe
+    from fedgru.console import compared
     from fedgru.evaluation import comparison
     from fedgru.runs.listing import open_run
+    from fedgru.storage.tables import to_csv
 
-    if markdown and as_json:
-        raise click.UsageError("--markdown and --json exclude each other: give one of them.")
+    if form and as_json:
+        raise click.UsageError(f"--{form} and --json exclude each other: give one of them.")
     found = comparison.compare(
         [open_run(log_dir, name) for name in runs], names or comparison.DEFAULT_METRICS
     )
     if as_json:
         print_json(found)
+    elif form == "csv":
+        echo(to_csv(list(compared.to_rows(found))), nl=False)
+    elif form == "latex":
+        echo(compared.as_latex(found))
+    elif form == "markdown":
+        echo(compared.as_markdown(found))
     else:
-        echo(describe.describe_comparison(found, markdown))
+        echo(compared.as_text(found))
 
 
 @click.group(epilog="Example: fedgru runs list")

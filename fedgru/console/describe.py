@@ -9,6 +9,7 @@ from fedgru import config
 from fedgru.algorithms.fed_avg import ServerState
 from fedgru.algorithms.registry import PLAIN
 from fedgru.config import EMBEDDED, TASK_NAMES, Settings
+from fedgru.console.compared import describe_gain
 from fedgru.console.tables import align, count
 from fedgru.core import verdict
 from fedgru.core.metrics import METRICS
@@ -534,102 +535,6 @@ def describe_audit(report: Facts) -> str:
     return "\n".join(lines)
 
 
-def describe_comparison(found: Facts, markdown: bool = False) -> str:
-    """Return the table of `comparison.compare`, as text or as Markdown."""
-    names = [key for key in found["rows"][0] if key not in ("label", "runs", "seeds")]
-    head = ["", "seeds"]
-    rows: list[list[str]] = []
-    for name in names:
-        head += [name, f"{name} against {found['reference']}"]
-    for row in found["rows"]:
-        cells = [row["label"], str(len(row["seeds"]))]
-        for name in names:
-            cells += _compared_cells(row[name], row is found["rows"][0])
-        rows.append(cells)
-    caption = (
-        f"{found['task'].capitalize()}: {found['targets']:,} targets of "
-        f"{count(found['clients'], 'client')}; means over seeds (smallest to largest); differences "
-        "with paired 95 % intervals over clients"
-    )
-    if markdown:
-        marked = [head, ["---"] * len(head), *rows]
-        verdicts = [line for row in _describe_verdicts(found) for line in (row, "")]
-        lines = [f"| {' | '.join(cells)} |" for cells in marked] + ["", caption + "."]
-        return "\n".join(verdicts + lines + [f"\n{line}" for line in _below(found)])
-    # on a screen the metrics are below each other: beside each other they would not fit
-    width = max(len(row[0]) for row in rows)
-    lines = [*_describe_verdicts(found), caption]
-    for place, name in enumerate(names):
-        values = [row[2 + 2 * place : 4 + 2 * place] for row in rows]
-        value_width = max(len(value) for value, _ in values)
-        lines += ["", f"{name:{width + 2}}  seeds  {'':{value_width}}  {head[3 + 2 * place]}"]
-        for row, (value, difference) in zip(rows, values, strict=True):
-            line = f"  {row[0]:{width}}  {row[1]:>5}  {value:{value_width}}  {difference}"
-            lines.append(line.rstrip())
-    return "\n".join([*lines, "", *_below(found)]).rstrip()
-
-
-def _below(found: Facts) -> list[str]:
-    """Lines below the table: the best counting, the worst tenth of clients, simulated time."""
-    worst = []
-    for row in found["worst_tenth"]:
-        value, _ = _compared_cells(row | {"difference": None}, True)
-        worst.append(f"{row['label']} {value}")
-    return [
-        f"Mean acc@1 of the worst tenth of clients: {'; '.join(worst)}.",
-        *_describe_best_counting(found),
-        *_describe_hours(found),
-        *_describe_epsilons(found),
-    ]
-
-
-def _describe_best_counting(found: Facts) -> list[str]:
-    """A line with the counting that is best on validation, if there is one."""
-    best = found.get("best_counting")
-    if best is None:
-        return []
-    return [
-        "Best counting, by acc@1 on validation, one for all rows: "
-        f"{best['name'].replace('_', ' ')}, acc@1 {best['mean']:.4f}."
-    ]
-
-
-def _describe_verdicts(found: Facts) -> list[str]:
-    """A line for each row: whether it beats the best counting; none without such counting."""
-    rows = found.get("best_counting", {}).get("rows", ())
-    return [f"{row['label']}: {row['verdict']['headline']}" for row in rows]
-
-
-def _describe_hours(found: Facts) -> list[str]:
-    """A line with the rounds and simulated hours up to the best round; none without such hours."""
-    shown = [
-        f"{row['label']} {row['rounds']:.4g} rounds, {row['hours']:.4g} hours"
-        for row in found.get("simulated", ())
-    ]
-    return [f"Simulated time up to the best round: {'; '.join(shown)}."] if shown else []
-
-
-def _describe_epsilons(found: Facts) -> list[str]:
-    """A line with epsilon and delta of the private rows; none without such rows."""
-    shown = [
-        f"{row['label']} epsilon {row['epsilon']:.3f}, delta {row['delta']:g}"
-        for row in found.get("privacy", ())
-    ]
-    return [f"Differential privacy: {'; '.join(shown)}."] if shown else []
-
-
-def _compared_cells(cell: Facts | None, is_reference: bool) -> list[str]:
-    """Return a metric's value over seeds, and its difference from the reference, as text."""
-    if cell is None:
-        return ["-", "" if is_reference else "-"]
-    value = f"{cell['mean']:.4f}"
-    if cell["lowest"] < cell["highest"]:
-        value += f" ({cell['lowest']:.4f} to {cell['highest']:.4f})"
-    if cell["difference"] is None:
-        return [value, "" if is_reference else "-"]
-    return [value, describe_gain(cell["difference"])]
-
-
 def describe_runs(overviews: Iterable[Facts]) -> str:
     """Return the table of `fedgru runs list`, from the runs' overviews."""
     columns = ("run", "kind", "data", "status", "seed", "rounds", "best_round")
@@ -694,17 +599,6 @@ def _describe_intervals(report: Facts) -> list[str]:
         epochs = count(report["fine_tuned"]["epochs"], "local epoch")
         lines.append(f"Fine-tuning each client's copy for {epochs} changes acc@1 by {gain}")
     return lines
-
-
-def describe_gain(gain: Facts) -> str:
-    """Return a difference with its interval, and whether it is significant.
-
-    >>> describe_gain({"difference": 0.01, "interval": [-0.0025, 0.0225]})
-    '+0.0100 (-0.0025 to +0.0225, not significant)'
-    """
-    low, high = gain["interval"]
-    verdict = "not significant" if low <= 0 <= high else "significant"
-    return f"{gain['difference']:+.4f} ({low:+.4f} to {high:+.4f}, {verdict})"
 
 
 def _which(report: Facts, kind: DescribedKind) -> str:

@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any, Protocol, TypeAlias
 
 from fedgru.config import Settings
-from fedgru.console.describe import describe_gain
+from fedgru.console.compared import describe_gain
 from fedgru.console.tables import align
 
 TEST_COLUMNS = ("acc@1", "acc@5", "mrr", "loss")

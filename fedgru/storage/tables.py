@@ -59,13 +59,18 @@ def write_json(file: AnyPath, value: Any) -> None:
     write_text(file, to_json(value) + "\n")
 
 
-def write_csv(file: AnyPath, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table of dicts with the same keys, completely or not at all."""
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of dicts with the same keys as CSV, its head in the first line."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerows([{name: to_cell(value) for name, value in row.items()} for row in rows])
-    write_text(file, text.getvalue())
+    return text.getvalue()
+
+
+def write_csv(file: AnyPath, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table of dicts with the same keys, completely or not at all."""
+    write_text(file, to_csv(rows))
 
 
 def write_table(file: AnyPath, table: Mapping[str, Iterable[Any]]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedgru import config
-from fedgru.console import describe
+from fedgru.console import compared
 from fedgru.core.errors import ConfigError, RunError
 from fedgru.evaluation import comparison
 from fedgru.runs import folder as run_folder
@@ -75,7 +75,7 @@ def test_seeds_are_one_row(make_run):
         {"label": "local (theirs)", "mean": 0.25, "lowest": 0.25, "highest": 0.25},
         {"label": "ours", "mean": 0.25, "lowest": 0.0, "highest": 0.5},
     ]
-    assert describe.describe_comparison(found).splitlines()[-1] == (
+    assert compared.as_text(found).splitlines()[-1] == (
         "Mean acc@1 of the worst tenth of clients: local (theirs) 0.2500; ours 0.2500 (0.0000 to "
         "0.5000)."
     )
@@ -84,7 +84,7 @@ def test_seeds_are_one_row(make_run):
     assert [gain["difference"], *gain["interval"]] == pytest.approx([0.25] * 3)
     assert gain["significant"] is True
     assert found["rows"][0]["label"] == "local (theirs)"
-    assert describe.describe_comparison(found, markdown=True).splitlines()[3] == (
+    assert compared.as_markdown(found).splitlines()[3] == (
         "| ours | 2 | 0.5000 (0.1667 to 0.8333) | +0.2500 (+0.2500 to +0.2500, significant) |"
     )
 
@@ -120,7 +120,7 @@ def test_all_rows_stand_against_one_counting_that_validation_chose(make_run):
             {"label": "kernel", "difference": pytest.approx(0.625), "verdict": ANY},
         ],
     }
-    lines = describe.describe_comparison(found).splitlines()
+    lines = compared.as_text(found).splitlines()
     assert lines[-1] == (
         "Best counting, by acc@1 on validation, one for all rows: running kernel, acc@1 0.3750."
     )
@@ -133,13 +133,13 @@ def test_all_rows_stand_against_one_counting_that_validation_chose(make_run):
     # and 0, 3/4 and 1/2: the interval goes from one client's gain, drawn twice, to the other's.
     counted(kernel, "running_kernel", [0.5, 0.25], **kernel_rows)
     found = comparison.compare([plain, kernel], ("acc@1",))
-    assert describe.describe_comparison(found).splitlines()[:2] == [
+    assert compared.as_text(found).splitlines()[:2] == [
         "plain: Does not beat the best counting baseline (running kernel): acc@1 differs by +16.7 "
         "points, 95 % interval +0.000 to +25.0, not significant.",
         "kernel: Beats the best counting baseline (running kernel, its own prior) by 66.7 points "
         "of acc@1, 95 % interval 50.0 to 75.0.",
     ]
-    assert describe.describe_comparison(found, markdown=True).startswith("plain: Does not beat")
+    assert compared.as_markdown(found).startswith("plain: Does not beat")
     # by an earlier version
     earlier = [make_run("a", 0.5, 0.5), make_run("b", 0.5, 0.5, kind="local")]
     assert "best_counting" not in comparison.compare(earlier)
@@ -156,7 +156,7 @@ def test_fine_tuned_copies_are_a_row(make_run):
     ]
     assert found["rows"][1]["acc@1"]["difference"]["difference"] == pytest.approx(0.5)
     assert [row["loss"] for row in found["rows"]] == [None] * 3
-    assert describe.describe_comparison(found).splitlines()[:5] == [
+    assert compared.as_text(found).splitlines()[:5] == [
         "Next check-in: 6 targets of 2 clients; means over seeds (smallest to largest); "
         "differences with paired 95 % intervals over clients",
         "",
@@ -222,3 +222,42 @@ def test_a_damaged_table_is_said_to_be(make_run):
     assert message(first.client_table) == (
         f"{first.path / 'clients.csv'} is damaged. Make it again with: fedgru eval {first.path}"
     )
+
+
+def test_a_table_for_a_paper_and_one_for_programs(make_run):
+    ours = make_run("a_b", ann=0.75, bob=0.5, loss=[1.0, 2.0])
+    theirs = make_run("theirs", ann=0.25, bob=1.0, kind="local")
+    found = comparison.compare([ours, theirs], ("acc@1", "loss"))
+    assert compared.as_latex(found).splitlines() == [
+        r"\begin{table}",
+        r"\centering",
+        r"\begin{tabular}{lllll}",
+        r"\toprule",
+        r" & acc@1 & difference & loss & difference \\",
+        r"\midrule",
+        r"a\_b & 0.6667 &  & 1.6000 &  \\",
+        # (3 + 1) / 6 and (1 + 2) / 6; without probabilities there is no loss
+        r"local (theirs) & 0.5000 & $-$0.1667 ($-$0.5000 to +0.5000) & -- & -- \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\caption{Next check-in: 6 targets of 2 clients; means over seeds (smallest to largest); "
+        r"differences with paired 95 \% intervals over clients; * significant; the reference is "
+        r"a\_b.}",
+        r"\end{table}",
+    ]
+    first, _, second, last = compared.to_rows(found)
+    assert first == {
+        **{"label": "a_b", "seeds": 1, "metric": "acc@1"},
+        **dict.fromkeys(("mean", "lowest", "highest"), pytest.approx(4 / 6)),
+        **{"reference": "a_b", "difference": None, "low": None, "high": None},
+        **{"significant": None, "verdict": None},
+    }
+    assert (second["difference"], second["low"]) == pytest.approx((-1 / 6, -0.5))
+    assert second["significant"] is False
+    assert (last["metric"], last["mean"], last["difference"]) == ("loss", None, None)
+
+
+def test_a_significant_difference_has_a_star_in_latex(make_run):
+    runs = [make_run("ours", 0.5, 0.5), make_run("theirs", 0.25, 0.25, kind="local")]
+    found = comparison.compare(runs, ("acc@1",))
+    assert "& $-$0.2500 ($-$0.2500 to $-$0.2500)* " in compared.as_latex(found)
