@@ -57,6 +57,7 @@ class Program(click.Group):
         "config": "fedgru.cli.config",
         "data": "fedgru.cli.data",
         "deploy": "fedgru.cli.deploy",
+        "card": "fedgru.cli.report",
         "doctor": "fedgru.cli.doctor",
         "export": "fedgru.cli.predict",
         "predict": "fedgru.cli.predict",

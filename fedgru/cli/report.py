@@ -1,4 +1,4 @@
-"""`fedgru report` and `fedgru tensorboard`: runs to look at. Imports only click first."""
+"""`fedgru report`, `card` and `tensorboard`: runs to look at. Imports only click first."""
 
 import time
 from pathlib import Path
@@ -50,6 +50,22 @@ def report(
         f"Report: {output} ({size_bytes / 1e6:.1f} MB, made in {time.perf_counter() - started:.1f}"
         " s)"
     )
+
+
+@click.command(epilog="Example: fedgru card")
+@run_argument
+@data_dir_option
+@log_dir_option
+def card(run: str | None, data_dir: Path, log_dir: Path) -> None:
+    """Print a run's model card, in Markdown.
+
+    Without RUN it is the newest run. It says what the run is, on which data, how it compares with
+    counting, what it reveals, and for what it must not be used. No ids of users are in it.
+    """
+    from fedgru.report.card import make_card
+    from fedgru.runs import listing
+
+    echo(make_card(listing.open_run(log_dir, run), data_dir), nl=False)
 
 
 @click.command(epilog="Example: fedgru tensorboard --port 0")

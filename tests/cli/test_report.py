@@ -311,3 +311,35 @@ def test_tensorboard_on_a_port_that_is_taken(here):
         f"Error: --port is {port}, which another program uses, perhaps another TensorBoard. Take "
         f"another, such as --port {port + 1}, or --port 0 for any free one.\n"
     )
+
+
+def test_a_model_card(here):
+    run = run_of("first")
+    test = json.loads((run / "test.json").read_text())
+    text = invoke("card", run).stdout
+    title, _, verdict, *_ = text.splitlines()
+    assert title == "# first: the next category of a person"
+    assert verdict.startswith(f"**{test['verdict']['headline']}** ")
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        *("## Data", "## Method", "## Results", "## What it reveals", "## Privacy", "## Limits"),
+    ]
+    low, high = test["intervals"]["test/acc@1/micro"]
+    assert f"| **this run** | {test['test/acc@1/micro']:.4f} ({low:.4f} to {high:.4f}) | " in text
+    row = test["baselines"]["running_backoff"]
+    assert f"| running backoff | {row['test/acc@1/micro']:.4f} | " in text
+    assert f"| client | {test['leakage']['client']['worst']['representation']:.3f} | " in text
+    assert "No differential privacy" in text
+    facts = json.loads((run / "run.json").read_text())
+    assert f"`{facts['fingerprint']}`" in text
+    # without the data set it says so
+    shutil.move("data/hamlet", "elsewhere")
+    try:
+        text = invoke("card", run).stdout
+    finally:
+        shutil.move("elsewhere", "data/hamlet")
+    assert "The data set is not here, so its origin is not known: " in text
+
+
+def test_a_card_of_hostile_names_has_no_ids(here):
+    text = invoke("card", run_of("hostile")).stdout
+    assert HOSTILE[:17] not in text
