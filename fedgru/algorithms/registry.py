@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from fedgru.algorithms import compressed
 from fedgru.algorithms.agnostic_fl import AgnosticFL
 from fedgru.algorithms.catalogue import BY_SETTING
 from fedgru.algorithms.client_rule import ClientRule
@@ -150,6 +151,16 @@ BUILT_IN = {
             sends="all models down",
             by_client=True,
         ),
+        AlgorithmInfo(
+            "compressed",
+            "Alistarh et al. 2017, arXiv:1610.02132",
+            "updates of fewer bytes: fewer bits, or the largest numbers",
+            lambda settings, half: compressed.make(
+                half, _given(settings, "compress"), settings.loop.seed
+            ),
+            settings=("compress",),
+            keeps="with top-N%, what it has not sent",
+        ),
     )
 }
 DEFAULTS: dict[str, Any] = {
@@ -159,6 +170,7 @@ DEFAULTS: dict[str, Any] = {
     "personal_weights": "head_kernel,head_bias",
     "ditto_weight": 0.1,
     "num_clusters": 2,
+    "compress": "8-bit",
 }
 # defaults of `personal_weights` with another `head`
 PERSONAL_OF_HEAD = {"candidates": "candidate_output,candidate_linear,candidate_kind_bias"}

@@ -7,6 +7,7 @@ import click
 from fedgru.cli.option_names import with_options
 from fedgru.cli.options import (
     RunName,
+    data_dir_option,
     echo,
     json_option,
     log_dir_option,
@@ -109,6 +110,40 @@ def show(run: str | None, as_json: bool, log_dir: Path) -> None:
         print_json(shown)
     else:
         echo(with_options(describe.describe_run(folder)))
+
+
+@runs.command(name="bytes", epilog="Example: fedgru runs bytes --output bytes.csv")
+@run_argument
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="New CSV file.",
+)
+@json_option
+@data_dir_option
+@log_dir_option
+def count_bytes(
+    run: str | None, output: Path, as_json: bool, data_dir: Path, log_dir: Path
+) -> None:
+    """Write what each client received and sent in each round (default: newest run).
+
+    It is computed from the shapes of what is sent and from who was drawn. The file has the clients'
+    ids.
+    """
+    from fedgru.api.run import open_run
+    from fedgru.workflows.ledger import write_ledger
+
+    found = open_run(run, log_dir=log_dir, data_dir=data_dir)
+    done = write_ledger(found.folder, found.task, output)
+    if as_json:
+        print_json(done)
+        return
+    megabytes = [f"{done[name] / 1e6:,.2f} MB" for name in ("down_bytes", "up_bytes")]
+    echo(
+        f"to clients {megabytes[0]}, from clients {megabytes[1]}; {done['lines']:,} lines: {output}"
+    )
 
 
 @runs.command(name="rm", epilog="Example: fedgru runs rm try-out --yes")

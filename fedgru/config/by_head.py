@@ -90,6 +90,8 @@ def _missing(given: Mapping[str, Any]) -> dict[str, Any]:
                 found[name] = value
     if given.get("dp_clip") is not None:
         found |= PRIVATE
+    if given.get("compress") is not None:
+        found["algorithm"] = "compressed"
     return {name: value for name, value in found.items() if name not in given}
 
 

@@ -241,6 +241,11 @@ class AlgorithmSettings(Section):
     num_clusters: Count | None = Field(
         None, description="With --algorithm ifca: number of models; 2 if not given."
     )
+    compress: str | None = Field(
+        None,
+        description="Compress updates (--algorithm compressed): 8-bit, 4-bit or 2-bit for each "
+        "number, or top-5% for the largest in absolute value, any share; the rest is sent later.",
+    )
 
 
 class AgnosticSettings(Section):

@@ -131,6 +131,7 @@ def _below(found: Facts) -> list[str]:
         *_describe_best_counting(found),
         *_describe_hours(found),
         *_describe_epsilons(found),
+        *_describe_bytes(found),
     ]
 
 
@@ -167,6 +168,15 @@ def _describe_epsilons(found: Facts) -> list[str]:
         for row in found.get("privacy", ())
     ]
     return [f"Differential privacy: {'; '.join(shown)}."] if shown else []
+
+
+def _describe_bytes(found: Facts) -> list[str]:
+    """A line with the bytes of all rounds; none without such rows."""
+    shown = [
+        f"{row['label']} {row['down_bytes'] / 1e6:,.2f} + {row['up_bytes'] / 1e6:,.2f}"
+        for row in found.get("exchanged", ())
+    ]
+    return [f"Megabytes to clients + from clients: {'; '.join(shown)}."] if shown else []
 
 
 def _compared_cells(cell: Facts | None, is_reference: bool) -> list[str]:

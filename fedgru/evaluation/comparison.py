@@ -70,6 +70,7 @@ class Row:
         counting: for a counting baseline, its name in reports.
         prior: the model's prior; None without a model.
         privacy: per seed with differential privacy, epsilon and delta.
+        exchanged: per seed with server and clients, bytes down and up of all rounds.
     """
 
     label: str
@@ -81,6 +82,7 @@ class Row:
     counting: str | None = None
     prior: str | None = None
     privacy: tuple[tuple[float, float], ...] = ()
+    exchanged: tuple[tuple[int, int], ...] = ()
 
     def has(self, metric: str) -> bool:
         """Whether the runs measured it: counting baselines have no loss."""
@@ -132,6 +134,8 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         `verdict.Verdict`. If a run has simulated time, also `simulated`: `label`, `rounds` and
         `hours` up to the best round, means over seeds, of each such row. If a run is private, also
         `privacy`: `label`, `epsilon` and `delta`, the largest over seeds, of each such row.
+        `exchanged`: `label`, `down_bytes` and `up_bytes`, means over seeds, of each row whose runs
+        say it.
 
     Raises:
         ConfigError: for an unknown metric.
@@ -161,6 +165,12 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         if row.privacy
         for epsilon, delta in [np.max(row.privacy, axis=0)]
     ]
+    exchanged = [
+        {"label": row.label, "down_bytes": float(down), "up_bytes": float(up)}
+        for row in rows
+        if row.exchanged
+        for down, up in [np.mean(row.exchanged, axis=0)]
+    ]
     return {
         "task": runs[0].settings().task_name,
         "targets": int(reference.tables[0]["targets"].sum()),
@@ -179,6 +189,7 @@ def compare(runs: Sequence[ComparedRun], names: Sequence[str] = DEFAULT_METRICS)
         **_against_best(runs, rows),
         **({"simulated": simulated} if simulated else {}),
         **({"privacy": private} if private else {}),
+        **({"exchanged": exchanged} if exchanged else {}),
     }
 
 
@@ -347,6 +358,7 @@ def _row(label: str, runs: Sequence[ComparedRun], file: str) -> Row:
     tests = [run.test() for run in runs]
     times = tuple((t["round"], t["simulated_hours"]) for t in tests if "simulated_hours" in t)
     private = [t["privacy"] for t in tests if "privacy" in t]
+    sums = [t["exchanged"] for t in tests if "exchanged" in t]
     counted = tuple((t.get("best_counting") or {}).get("name") for t in tests)
     kind = runs[0].kind
     return Row(
@@ -359,6 +371,7 @@ def _row(label: str, runs: Sequence[ComparedRun], file: str) -> Row:
         counting=kind.counting,
         prior=None if kind.counting else runs[0].settings().inputs.prior,
         privacy=tuple((found["epsilon"], found["delta"]) for found in private),
+        exchanged=tuple((found["down_bytes"], found["up_bytes"]) for found in sums),
     )
 
 

@@ -10,19 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedgru import algorithms
-from fedgru.agnostic import protection
-from fedgru.algorithms.sent import sent_by
 from fedgru.config import Settings
 from fedgru.core.errors import DataError, RunError
 from fedgru.core.types import Bools, Doubles, Ints
 from fedgru.data import datasets
-from fedgru.engines import registry
 from fedgru.runs.folder import RunFolder
 from fedgru.task.task import Task
-from fedgru.training import loop as round_loop
-from fedgru.training.traffic import Traffic, count_traffic, own_rows
+from fedgru.training.traffic import Traffic
 from fedgru.workflows import reopen as reopen_workflow
+from fedgru.workflows.ledger import exchanged
 
 MAX_RUNS = 6  # colours that are distinct with any colour vision
 PREDICTIONS = "predictions.parquet"
@@ -177,14 +173,11 @@ def _read(
         raise DataError(f"{folder.path}: its data set cannot be opened. {error}") from None
     ids = task.clients.client_ids
     rounds = folder.rounds()
+    found = exchanged(folder, task)
     traffic, cohort_bytes = None, (0, 0)
-    if rounds and folder.kind.has_engine:
-        traffic = _count_traffic(task)
-        if "train/hours/simulated" in rounds:
-            down, up = (rounds[f"train/{way}_bytes/simulated"][-1] for way in ("down", "up"))
-            cohort_bytes = int(down), int(up)
-        else:
-            cohort_bytes = _sum_over_cohorts(task, traffic, len(rounds["round"]) - 1)
+    if found is not None:
+        traffic, *sums = found
+        cohort_bytes = sums[0], sums[1]
     return ReportedRun(
         number=number,
         label=label,
@@ -235,30 +228,6 @@ def _read_outcomes(folder: RunFolder, task: Task) -> Outcomes:
         prob=table["prob"].to_numpy(np.float64),
         first_visit=table["first_visit"].to_numpy(bool),
     )
-
-
-def _count_traffic(task: Task) -> Traffic:
-    weights = protection.init_weights(task)  # they have the shapes that are sent
-    return count_traffic(
-        weights,
-        own_rows(task),
-        has_head=task.protection is not None,
-        kernel=task.kernel,
-        whole_table=sends_whole_table(task.settings),
-        sent=sent_by(algorithms.from_settings(task.settings)),
-    )
-
-
-def sends_whole_table(settings: Settings) -> bool:
-    """Whether clients receive and send also rows that they do not own."""
-    return settings.privacy.is_on or registry.engine_of(settings).sends_whole_table
-
-
-def _sum_over_cohorts(task: Task, traffic: Traffic, num_rounds: int) -> tuple[int, int]:
-    """Return bytes (down, up) of all drawn clients in all rounds."""
-    cohorts = [round_loop.draw_cohort(task, number) for number in range(1, num_rounds + 1)]
-    drawn = np.concatenate([np.zeros(0, np.int64), *cohorts])
-    return int(traffic.down_bytes[drawn].sum()), int(traffic.up_bytes[drawn].sum())
 
 
 def _check_comparable(first: ReportedRun, other: ReportedRun) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from fedgru.report import figures
 from fedgru.report.page import Section, figure, grid, paragraph, stack, table
-from fedgru.report.runs import sends_whole_table
 from fedgru.report.words import in_bytes, sentence, who, without
+from fedgru.training.traffic import sends_whole_table
 
 if TYPE_CHECKING:
     from fedgru.report.runs import ReportedRun

@@ -20,6 +20,7 @@ from fedgru.training.per_client import evaluate_personal
 from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import train as train_workflow
 from fedgru.workflows.baseline import evaluate_counting
+from fedgru.workflows.ledger import exchanged
 from fedgru.workflows.personal import open_store, personal_of, shared_weights
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def evaluate_run(
     Returns:
         dict, see `evaluate.full_report`, with the run's path, data set, kind, round, the engine
         that scored, the model's prior, the number of clients with test targets, and `verdict`, see
-        `verdict.Verdict`. Of a private run also `privacy`: epsilon, delta and noise. If all
-        clients share one
+        `verdict.Verdict`. Of a private run also `privacy`: epsilon, delta and noise. Of a run
+        with server and clients `exchanged`: bytes of all rounds. If all clients share one
         representation, also `leakage`, see `audit.quick_audit`. With `fine_tune`, also
         `fine_tuned`: epochs, summary, and `gains` over the model itself.
 
@@ -185,6 +186,9 @@ def _evaluate_model(
     if epsilon is not None:
         plan = run.facts()["privacy"]
         more["privacy"] = {"epsilon": epsilon} | {name: plan[name] for name in ("delta", "noise")}
+    sums = exchanged(run, task)
+    if sums is not None:
+        more["exchanged"] = {"down_bytes": sums[1], "up_bytes": sums[2]}
     more |= {"engine": scorer.name, "leakage": leakage}
     if personal is not None:
         more["audited"] = AUDITED

@@ -20,6 +20,11 @@ def test_from_training_to_the_report(tmp_path, monkeypatch):
     plain = next(tmp_path.glob("log/*-plain"))
     compared = invoke("compare", run, plain).stdout
     assert f"Differential privacy: private epsilon {epsilon:.3f}, delta 0.001." in compared
+    assert "Megabytes to clients + from clients: private " in compared
+    said = invoke("runs", "bytes", plain, "--output", "bytes.csv").stdout
+    lines = (tmp_path / "bytes.csv").read_text().splitlines()
+    assert lines[0].startswith("round,client_id,down_dense,down_rows,")
+    assert said.endswith(f"; {len(lines) - 1} lines: bytes.csv\n")
     invoke("report", run, plain, "--output", "both.html")
     page = (tmp_path / "both.html").read_text()
     assert ">Privacy<" in page and "the whole table is sent, both ways" in page

@@ -35,6 +35,7 @@ from fedgru.deploy.privacy import Privacy, protect
 from fedgru.deploy.system_noise import SystemNoise
 from fedgru.report.runs import read_runs
 from fedgru.training.rounds import run_round
+from fedgru.training.traffic import traffic_of
 from fedgru.workflows import reopen as reopen_workflow
 from fedgru.workflows import train as train_workflow
 from tests.conftest import start
@@ -456,6 +457,21 @@ def test_a_client_that_hangs_replies_that_it_was_out_of_time(deploy, tmp_path, m
         "ERROR not done in the 0.2 s that the server waits for a reply: this process ends, the "
         "next message starts a new one",
     ]
+
+
+def test_the_ledger_has_the_bytes_that_are_really_sent(deploy):
+    task, app, grid = deploy(prior="none", hidden_dim=64)
+    weights, traffic = protection.init_weights(task), traffic_of(task)
+    for number, name in enumerate(task.clients.client_ids):
+        ask = records.Ask(1, number, True, 3, "")
+        sent = Message(records.pack_ask(ask, weights), 1, "train")
+        # a deployment sends all rows down, so that nobody asks for those of its places
+        assert len(private.wire_bytes(sent)) == pytest.approx(traffic.model_bytes, rel=0.05)
+        own = grid._tasks[f"client-{name}"]
+        reply = Message(RecordDict(client.answer(own, ask, weights, app.privacy)), 1, "train")
+        size = len(private.wire_bytes(reply))
+        assert size == pytest.approx(traffic.up_bytes[number], rel=0.05)
+        assert size < 0.9 * traffic.model_bytes  # rows of its own alone
 
 
 def test_a_server_that_was_killed_goes_on(deploy, tmp_path):

@@ -7,7 +7,14 @@ from fedgru import algorithms, config
 from fedgru.algorithms.sent import sent_by
 from fedgru.engines.jax.engine import JaxEngine
 from fedgru.task.kernel_prior import Kernel
-from fedgru.training.traffic import count_traffic, own_rows
+from fedgru.training.loop import draw_cohort
+from fedgru.training.traffic import (
+    count_traffic,
+    ledger,
+    own_rows,
+    sum_of_rounds,
+    traffic_of,
+)
 from tests.conftest import start
 
 
@@ -75,6 +82,11 @@ def test_bytes_where_the_whole_table_moves():
         ({"algorithm": "fed-per", "personal_weights": "head_kernel"}, 124, 124 + 36),
         ({"algorithm": "fed-per", "personal_weights": "head_kernel,rows"}, 52, 52 + 24),
         ({"prox_mu": 0.1}, 148, 148 + 36),
+        # 37 numbers of 8, 4 and 2 bits, with one scale; 4 of them with 4 indices
+        ({"compress": "8-bit"}, 148, 37 + 4 + 36),
+        ({"compress": "4-bit"}, 148, 19 + 4 + 36),
+        ({"compress": "2-bit"}, 148, 10 + 4 + 36),
+        ({"compress": "top-10%"}, 148, 4 * 8 + 36),
     ],
 )
 def test_bytes_of_each_algorithm(given, down, up):
@@ -82,3 +94,20 @@ def test_bytes_of_each_algorithm(given, down, up):
     found = count_traffic(weights(), [3], sent=sent)
     assert (found.down_bytes.tolist(), found.up_bytes.tolist()) == ([down], [up])
     assert found.model_bytes == 4 * (19 + 60)
+
+
+def test_the_ledger_has_a_line_for_each_client_and_round(make_task):
+    task = make_task(clients_per_round=2, compress="4-bit")
+    traffic = traffic_of(task)
+    lines = list(ledger(task, traffic, 3))
+    drawn = [draw_cohort(task, number).tolist() for number in (1, 2, 3)]
+    ids = task.clients.client_ids
+    expected = [(n, ids[c]) for n, cohort in enumerate(drawn, 1) for c in cohort]
+    assert [line[:2] for line in lines] == expected
+    names = list(traffic.parts)
+    down = sum(v for *_, parts in lines for n, v in zip(names, parts, strict=True) if n[0] == "d")
+    up = sum(v for *_, parts in lines for n, v in zip(names, parts, strict=True) if n[0] == "u")
+    assert (down, up) == sum_of_rounds(task, traffic, 3)
+    # an update of 4 bits is an eighth of what was received, and a scale per 1,024 numbers
+    one = dict(zip(names, lines[0][2], strict=True))
+    assert one["up_update"] == pytest.approx((one["down_dense"] + one["down_rows"]) / 8, rel=0.02)

@@ -29,6 +29,7 @@ CASES = {
     "fed-per": {"algorithm": "fed-per", "personal_weights": "head_bias,rows"},
     "agnostic-fl": {"algorithm": "agnostic-fl", "mixture_lr": 0.2},
     "mime-lite": SGD | {"algorithm": "mime-lite"},
+    "compressed": {"compress": "top-20%"},
     # a slot of the server's, as the momentum of mime-lite
     "centred-clipping": {"robust": "centred-clipping", "clip_norm": 0.05},
 }
