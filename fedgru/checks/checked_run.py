@@ -90,6 +90,11 @@ class CheckedRun:
 
     def rebuilt(self, check_ins: CheckIns) -> Task:
         """Return the Task of other check-ins, with the same settings and the same kernel."""
+        if self.settings.data.protocol is not None:
+            raise NotApplicable(
+                f"protocol {self.settings.data.protocol} keeps users and venues by counts over the "
+                "whole file, later check-ins included"
+            )
         data_set = datasets.DataSet(self.data_set.name, check_ins, self.data_set.passport)
         try:
             return build_task(data_set, self.settings, self._kernel)

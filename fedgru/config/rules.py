@@ -104,9 +104,22 @@ def _check_users(settings: Settings) -> None:
 
 
 def _check_sessions(settings: Settings) -> None:
-    """Refuse what cannot follow sessions: `session_gap` with it would not be as documented."""
-    if settings.data.session_gap is None:
+    """Refuse what cannot follow sessions or a protocol: it would not be as documented."""
+    data = settings.data
+    if data.session_gap is None and data.protocol is None:
         return
+    asked = "session_gap" if data.protocol is None else "protocol"
+    if data.protocol is not None:
+        for other in ("session_gap", "min_checkins", "train_users"):
+            if getattr(data, other) != _default("data", other):
+                raise ConfigError(
+                    f"`{other}` has no effect with `protocol` {data.protocol}, which decides it: "
+                    "leave one of them out."
+                )
+        if settings.inputs.target != "venue":
+            raise ConfigError(
+                f"`protocol` {data.protocol} predicts venues: give `target` venue, or leave it out."
+            )
     for name, given, why in (
         ("layout", settings.layout.layout == "chunks", "whose chunks do not end with a session"),
         ("asked_at", settings.inputs.asked_at, "which knows the moment of every next check-in"),
@@ -119,7 +132,7 @@ def _check_sessions(settings: Settings) -> None:
     ):
         if given:
             raise ConfigError(
-                f"`session_gap` cannot be combined with `{name}`, {why}: leave one of them out."
+                f"`{asked}` cannot be combined with `{name}`, {why}: leave one of them out."
             )
 
 

@@ -77,6 +77,12 @@ class DataSettings(Section):
         "go on.",
     )
 
+    protocol: Literal["deepmove", "stan", "getnext"] | None = Field(
+        None,
+        description="Users, venues, splits and scored check-ins of a paper, so that a number can "
+        "stand beside its own; with --target venue. docs/protocols.md says how far they differ.",
+    )
+
     @property
     def num_users(self) -> int | None:
         """How many users at most, or None for all."""
@@ -487,6 +493,8 @@ class Settings(Section):
     def task_name(self) -> str:
         """What is predicted of each person; results of different ones are never compared."""
         name, gap_s = TASK_NAMES[self.inputs.asked_at], self.data.session_gap_s
+        if self.data.protocol is not None:
+            return f"{name}, protocol {self.data.protocol}"
         return name if gap_s is None else f"{name}, within sessions (gap {gap_s / 3600:g} h)"
 
 

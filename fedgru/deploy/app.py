@@ -74,6 +74,7 @@ _SIMULATED = {
     "client_dropout": "real clients drop out by themselves",
     "attack": "it makes simulated clients malicious",
     "eval_clients": "every connected client validates its own data",
+    "protocol": "every client keeps its own check-ins",
     "session_gap": "its clients carry the state on",
     "train_users": "every connected client trains and is scored",
     **dict.fromkeys(

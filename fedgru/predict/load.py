@@ -28,6 +28,11 @@ def load_model(
             f"{run.path} is {run.kind.words}: it has no model that all clients share. "
             "Take a run of fedgru train, or of fedgru baseline central."
         )
+    if task.settings.data.protocol is not None:
+        raise RunError(
+            f"{run.path} was trained with `protocol` {task.settings.data.protocol}, which leaves "
+            "out some of a person's check-ins: there is no prediction for a person as they come."
+        )
     weights, round_num = reopen_workflow.best_weights(run, task)
     if client is not None and client in task.clients.client_ids:
         weights = client_weights(run, task, weights, round_num, client)

@@ -21,8 +21,8 @@ STARTUP_TRIALS = 10  # drawn at random, before TPE knows enough
 
 # Points that differ in one of these are scored on other check-ins, or by another metric.
 WHO_IS_SCORED = (
-    *("data", "users", "min_checkins", "session_gap", "target", "asked_at"),
-    *("stop_metric", "eval_clients"),
+    *("data", "users", "min_checkins", "session_gap", "protocol", "target"),
+    *("asked_at", "stop_metric", "eval_clients"),
 )
 
 

@@ -75,6 +75,8 @@ class Clients:
         num_scored: how many clients are scored, the most active ones; None for all.
         session_starts: bool [num_positions], where a session begins: the state before it is zero,
             and it is no target. A client's first position is one. None: there are no sessions.
+        unscored: bool [num_positions], further positions of val and test that are no targets; None
+            for none.
     """
 
     client_ids: Sequence[str]
@@ -84,6 +86,7 @@ class Clients:
     val_ends: Ints
     num_scored: int | None = None
     session_starts: Bools | None = None
+    unscored: Bools | None = None
 
     def __len__(self) -> int:
         return len(self.client_ids)
@@ -104,14 +107,16 @@ class Clients:
         number = self.num_scored
         if number is None:
             return self
-        starts = self.session_starts
+        kept = slice(self.starts[number])
+        starts, unscored = self.session_starts, self.unscored
         return Clients(
             client_ids=self.client_ids[:number],
-            rows=self.rows[: self.starts[number]],
+            rows=self.rows[kept],
             starts=self.starts[: number + 1],
             train_ends=self.train_ends[:number],
             val_ends=self.val_ends[:number],
-            session_starts=None if starts is None else starts[: self.starts[number]],
+            session_starts=None if starts is None else starts[kept],
+            unscored=None if unscored is None else unscored[kept],
         )
 
     def by_split(self) -> dict[str, "Clients"]:
@@ -139,9 +144,11 @@ class Clients:
 
     def are_targets(self, positions: Ints) -> Bools:
         """Return bool, which of some positions are targets; none is a client's first."""
-        if self.session_starts is None:
-            return np.ones(positions.shape, bool)
-        return ~self.session_starts[positions]
+        are = np.ones(positions.shape, bool)
+        for no_targets in (self.session_starts, self.unscored):
+            if no_targets is not None:
+                are &= ~no_targets[positions]
+        return are
 
     def runs(self, first: Ints, end: Ints) -> tuple[Ints, Ints]:
         """Cut ranges of positions where a session begins.
@@ -208,8 +215,7 @@ def choose_clients(
         DataError: if nobody is left.
     """
     counts = np.bincount(check_ins.user.codes, minlength=len(check_ins.user.values))
-    order = np.argsort(-counts, kind="stable")
-    order = order[counts[order] > 0]
+    order = order_clients(counts)
     coverage = [CoverageLine("in the data set", len(order), len(check_ins))]
     if len(order) and counts[order[0]] < min_checkins:
         raise DataError(
@@ -262,6 +268,12 @@ def choose_clients(
         owners = len(np.unique(clients.client_of[later]))
         coverage.append(CoverageLine(FIRST_OF_SESSION, owners, int(later.sum())))
     return clients, coverage
+
+
+def order_clients(counts: Ints) -> Ints:
+    """Return int64, the codes of users with check-ins: most first, ties by first appearance."""
+    order = np.argsort(-counts, kind="stable")
+    return order[counts[order] > 0]
 
 
 def _session_starts(time_s: Ints, starts: Ints, gap_s: float | None) -> Bools | None:

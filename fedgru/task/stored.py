@@ -35,6 +35,7 @@ _HISTORY = fields(priors.History)
 HISTORY = tuple(f"history.{field.name}" for field in _HISTORY)
 LEARNT_FROM = ("classes", "inputs.rows", "inputs.numbers")
 OF_A_CLIENT = LEARNT_FROM + HISTORY  # stored side by side in the file of a large data set
+OF_TARGETS = ("session_starts", "unscored")  # of Clients, where there are any
 ENDS, DRAWN_FROM = "clients.pieces", "training_clients.pieces"
 FEW_VALUES = 10_000  # up to this many texts are read into memory; more stay on the disk
 
@@ -150,6 +151,8 @@ def _made_from(data_set: DataSet, settings: Settings) -> dict[str, Any]:
     }
     if settings.data.train_users is not None:
         made_from["data"]["train_users"] = settings.data.train_users
+    if settings.data.protocol is not None:
+        made_from["data"]["protocol"] = settings.data.protocol
     if settings.data.session_gap_s is not None:
         made_from["data"]["session_gap_s"] = settings.data.session_gap_s
     if number := unlisted.num_unlisted(settings):
@@ -179,8 +182,9 @@ def _to_arrays(
     }
     for name, vocabulary in inputs.vocabularies.items():
         arrays |= _vocabulary_arrays(f"input.{name}", vocabulary)
-    if clients.session_starts is not None:
-        arrays["clients.session_starts"] = clients.session_starts
+    for name in OF_TARGETS:
+        if (array := getattr(clients, name)) is not None:
+            arrays[f"clients.{name}"] = array
     if parts.best_prob is not None:
         arrays["best_prob"] = parts.best_prob
     train = parts.classes[clients.in_split("train")]
@@ -236,7 +240,7 @@ def _from_arrays(found: mapped.Mapped, check_ins: CheckIns) -> StoredParts:
         train_ends=arrays["clients.train_ends"],
         val_ends=arrays["clients.val_ends"],
         num_scored=facts.get("num_scored"),
-        session_starts=arrays.get("clients.session_starts"),
+        **{name: arrays.get(f"clients.{name}") for name in OF_TARGETS},
     )
     inputs = Inputs(
         rows=arrays["inputs.rows"],

@@ -43,6 +43,7 @@ from fedgru.task.backdoor import choose_backdoor
 from fedgru.task.clients import ClientEnds, Clients, CoverageLine, Ends, choose_clients
 from fedgru.task.kernel_prior import Kernel, fit_kernel, kernel_prior
 from fedgru.task.preparation import Preparation
+from fedgru.task.protocols import choose_by_protocol
 
 KEPT_SHARE = 0.25  # of the clients in a cohort: below it, kept data is seldom used again
 
@@ -757,9 +758,12 @@ def _prepare(
     names = with_asked(parse_features(inputs_settings.features), inputs_settings.asked_at)
     _check_columns(data_set, inputs_settings, names)
     data = settings.data
-    clients, coverage = choose_clients(
-        check_ins, data.num_users, data.min_checkins, data.train_users, data.session_gap_s
-    )
+    if data.protocol is not None:
+        clients, coverage = choose_by_protocol(check_ins, data.protocol, data.num_users)
+    else:
+        clients, coverage = choose_clients(
+            check_ins, data.num_users, data.min_checkins, data.train_users, data.session_gap_s
+        )
     column = getattr(check_ins, inputs_settings.target)
     if fitted is None:
         target_vocabulary = vocabulary.from_train(column, clients.rows[clients.in_split("train")])

@@ -65,7 +65,7 @@ def alone(task: Task, client: int) -> Task:
     """
     start, end = task.clients.starts[client : client + 2]
     train_end, part = task.clients.train_ends[client], slice(start, end)
-    sessions = task.clients.session_starts
+    sessions, unscored = task.clients.session_starts, task.clients.unscored
     clients = Clients(
         client_ids=(task.clients.client_ids[client],),
         rows=task.clients.rows[part],
@@ -73,6 +73,7 @@ def alone(task: Task, client: int) -> Task:
         train_ends=np.array([train_end - start]),
         val_ends=np.array([task.clients.val_ends[client] - start]),
         session_starts=None if sessions is None else sessions[part],
+        unscored=None if unscored is None else unscored[part],
     )
     one_thread = task.settings.loop.model_copy(
         update={"threads": 1, "clients_per_round": None, "eval_clients": None}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fedgru.runs.kinds import RunKind
     from fedgru.task.task import Task
 
-_WHO = ("data", "users", "train_users", "min_checkins", "session_gap", "target")
+_WHO = ("data", "users", "train_users", "min_checkins", "session_gap", "protocol", "target")
 _COUNTED = (*_WHO, "seed", "threads", "name")
 _SERVER, _FAULTS = config.ServerSettings.model_fields, config.FaultSettings.model_fields
 _SIMULATED, _ALGORITHM, _PRIVACY = (

@@ -15,6 +15,7 @@ from fedgru import config
 from fedgru.cli.main import main
 
 ROOT = Path(__file__).parents[2]
+PAGES = ("command-line.md", "predict.md", "deployment.md", "data.md", "protocols.md")
 PROGRAMS = {("fedgru",): 1, ("python", "cli.py"): 2, ("python", "-m", "fedgru"): 3}
 
 
@@ -80,7 +81,7 @@ def test_the_commands_in_the_readme_exist():
             pytest.fail(f"fedgru {shlex.join(words)}: {error.format_message()}")
 
 
-@pytest.mark.parametrize("page", ["command-line.md", "predict.md", "deployment.md", "data.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_commands_in_the_docs_exist(page):
     commands = fedgru_commands((ROOT / "docs" / page).read_text("utf-8"))
     assert len(commands) >= 4

@@ -116,8 +116,8 @@ def test_values_of_an_option(name, text, values):
 
 @pytest.mark.parametrize("name", search_space.WHO_IS_SCORED)
 def test_who_is_scored_is_not_swept_over(name):
-    rest = ["`data`", "`users`", "`min_checkins`", "`session_gap`", "`target`", "`asked_at`"]
-    rest += ["`stop_metric`", "`eval_clients`"]
+    rest = ["`data`", "`users`", "`min_checkins`", "`session_gap`", "`protocol`", "`target`"]
+    rest += ["`asked_at`", "`stop_metric`", "`eval_clients`"]
     rest.remove(f"`{name}`")
     with pytest.raises(ConfigError) as error:
         search_space.check_axes({"seq_len": (4, 8), name: (1, 2)})
