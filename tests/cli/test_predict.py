@@ -63,11 +63,11 @@ def write_history(path, clients, rename=lambda column: column, leave_out=(), cha
 
 def test_predict_is_the_evaluation_at_that_check_in(here):
     found = json.loads(
-        invoke("predict", "--client", 3, "--until", 40, "--top", 12, "--json").stdout
+        invoke("predict", "--client", 2, "--until", 40, "--top", 12, "--json").stdout
     )
     run = listing.open_run("log")
     task = reopen_workflow.reopen_task(run, "data")
-    client = task.clients.client_ids.index("3")
+    client = task.clients.client_ids.index("2")
     weights, round_num = run.load_weights()
     engine = train_workflow.make_engine(task)
     targets, log_probs = evaluate.model_log_probs(engine, weights, "test")
@@ -84,52 +84,51 @@ def test_predict_is_the_evaluation_at_that_check_in(here):
     assert found["came"]["rank"] == 1 + (expected > expected[truth]).sum()
     assert found["came"]["probability"] == pytest.approx(expected[truth], abs=1e-5)
     assert (found["run"], found["round"]) == (str(run.path), round_num)
-    assert (found["user"], found["check_ins"], found["cold_start"]) == ("3", 40, False)
+    assert (found["user"], found["check_ins"], found["cold_start"]) == ("2", 40, False)
 
 
 def test_predict_prints_the_check_ins_and_the_places(here):
-    result = invoke("predict", "--client", 3, "--until", 37, "--top", 2)
+    result = invoke("predict", "--client", 2, "--until", 37, "--top", 2)
     assert re.fullmatch(
-        r"3 after 37 check-ins, the last at v0036, Cafe \(2012-11-07 15:52 UTC-05:00\)\n"
-        r"Not seen in training: the venue of 1 of 37 check-ins\.\n"
+        r"2 after 37 check-ins, the last at v0123, Restaurant \(2012-11-22 16:25 UTC-05:00\)\n"
         r"    1  \w+ +0\.\d{4}\n"
         r"    2  \w+ +0\.\d{4}\n"
         r"What came: Home \(rank \d+, 0\.\d{4}\)\n",
         result.stdout,
     )
     assert re.fullmatch(r"log/.*-first, data set hamlet\n", result.stderr)
-    assert invoke("--quiet", "predict", "--client", 3).stderr == ""
-    cold = invoke("predict", "--client", 3, "--until", 0).stdout.splitlines()
+    assert invoke("--quiet", "predict", "--client", 2).stderr == ""
+    cold = invoke("predict", "--client", 2, "--until", 0).stdout.splitlines()
     assert cold[:2] == [
-        "3 after 0 check-ins",
+        "2 after 0 check-ins",
         "Cold start: no check-in yet. These are the frequencies of all clients.",
     ]
-    cold = invoke("predict", "--client", 3, "--until", 4).stdout.splitlines()
+    cold = invoke("predict", "--client", 2, "--until", 4).stdout.splitlines()
     assert cold[1] == "Cold start: fewer check-ins than any client of the run had."
 
 
 def test_a_history_predicts_as_the_client_it_is_of(here):
-    write_history("history.csv", ["3"])
-    expected = json.loads(invoke("predict", "--client", 3, "--json").stdout)
+    write_history("history.csv", ["2"])
+    expected = json.loads(invoke("predict", "--client", 2, "--json").stdout)
     result = invoke("predict", "--history", "history.csv", "--json")
     assert json.loads(result.stdout) == expected
-    write_history("both.csv", ["3", "5"], rename=lambda name: f"my {name}")
+    write_history("both.csv", ["2", "5"], rename=lambda name: f"my {name}")
     columns = ("user", "venue", "time", "latitude", "longitude", "category", "raw_category")
     options = [f"--column={name}=my {name}" for name in (*columns, "offset")]
-    result = invoke("predict", "--history", "both.csv", "--client", 3, *options, "--json")
+    result = invoke("predict", "--history", "both.csv", "--client", 2, *options, "--json")
     assert json.loads(result.stdout) == expected
-    message = "Error: both.csv has check-ins of 2 users. Choose one with --client: 5, 3.\n"
+    message = "Error: both.csv has check-ins of 2 users. Choose one with --client: 2, 5.\n"
     assert invoke("predict", "--history", "both.csv", *options, code=1).stderr == message
 
 
 def test_what_the_model_does_not_know_is_counted(here):
-    write_history("x.csv", ["3"], leave_out=["offset", "raw_category"], change={"3": "me"})
+    write_history("x.csv", ["2"], leave_out=["offset", "raw_category"], change={"2": "me"})
     with open("x.csv") as stream:
         rows = list(csv.DictReader(stream))
     home = sum(row["category"] == "Home" for row in rows)
     assert 0 < home < len(rows)
     write_history(
-        "x.csv", ["3"], leave_out=["offset", "raw_category"], change={"3": "me", "Home": "Moon"}
+        "x.csv", ["2"], leave_out=["offset", "raw_category"], change={"2": "me", "Home": "Moon"}
     )
     result = invoke("predict", "--history", "x.csv")
     task = reopen_workflow.reopen_task(listing.open_run("log"), "data")
@@ -162,19 +161,19 @@ def test_predict_refuses(here):
         return invoke("predict", *words, code=code).stderr.split("Error: ")[1].removesuffix("\n")
 
     assert error(code=2) == "Give --client ID, or --history FILE."
-    assert error("--client", 3, "--offset", 60, code=2) == (
+    assert error("--client", 2, "--offset", 60, code=2) == (
         "--offset has no effect without --history FILE."
     )
-    assert error("--client", 33) == "data set hamlet has no user '33'. Did you mean 3?"
+    assert error("--client", 22) == "data set hamlet has no user '22'. Did you mean 2?"
     assert error("--client", "ann") == (
-        "data set hamlet has no user 'ann'. The run's clients are 2, 3, 1, 6, 5, 4."
+        "data set hamlet has no user 'ann'. The run's clients are 5, 2, 4, 3, 1, 6."
     )
-    assert error("--client", 3, "--until", 999) == (
-        "--until is 999, but client 3 has 48 check-ins."
+    assert error("--client", 2, "--until", 999) == (
+        "--until is 999, but client 2 has 48 check-ins."
     )
-    write_history("one.csv", ["3"])
+    write_history("one.csv", ["2"])
     assert error("--history", "one.csv", "--client", 4) == (
-        "one.csv has no user '4'. Its users are 3."
+        "one.csv has no user '4'. Its users are 2."
     )
     assert error("--history", "one.csv", "--categories", "mine.csv") == (
         "--categories mine.csv has no effect: the run's data set has the names as they are."
@@ -255,7 +254,7 @@ def test_a_run_without_a_model_of_all_clients_is_refused(here):
         f"Error: log/{folder.name} is the baseline markov: it has no model that all clients share. "
         "Take a run of fedgru train, or of fedgru baseline central.\n"
     )
-    assert invoke("predict", "--client", 3, code=1).stderr == message
+    assert invoke("predict", "--client", 2, code=1).stderr == message
     result = invoke("export", "--to", "weights", "--output", "out", code=1)
     assert result.stderr == f"log/{folder.name}, data set hamlet\n{message}"
     assert not Path("out").exists()
@@ -293,21 +292,21 @@ def test_the_programs_in_the_docs_run(here, capsys):
 
 def test_predict_at_a_moment(here):
     invoke("train", *SMALL, "--asked-at", "--prior", "kernel", "--name", "asked", "--no-eval")
-    needed = invoke("predict", "--client", 3, code=1).stderr.splitlines()[-1]
+    needed = invoke("predict", "--client", 2, code=1).stderr.splitlines()[-1]
     assert needed == (
         "Error: the run was trained with --asked-at: its model needs the moment of the next "
         "check-in. Give it with --at, such as --at 2012-04-10T18:30."
     )
     # as the evaluation does, at the moment of the check-in that came
     check_ins = datasets.open_data_set("hamlet").check_ins
-    row = np.flatnonzero(check_ins.user.codes == check_ins.user.values.index("3"))[37]
+    row = np.flatnonzero(check_ins.user.codes == check_ins.user.values.index("2"))[37]
     time_s, offset_min = int(check_ins.time_s[row]), int(check_ins.offset_min[row])
-    came = json.loads(invoke("predict", "--client", 3, "--until", 37, "--json").stdout)
+    came = json.loads(invoke("predict", "--client", 2, "--until", 37, "--json").stdout)
     assert came["asked"] == {"time_s": time_s, "offset_min": offset_min}
     assert came["task"] == "next check-in, its time known"
     zone = timezone(timedelta(minutes=offset_min))
     text = datetime.fromtimestamp(time_s, zone).isoformat()
-    asked = ("predict", "--client", 3, "--until", 37, "--json", "--at")
+    asked = ("predict", "--client", 2, "--until", 37, "--json", "--at")
     assert json.loads(invoke(*asked, text).stdout) == came
     # without an offset it is the local clock of the last check-in; in UTC the same moment, but
     # another hour of the day
@@ -317,7 +316,7 @@ def test_predict_at_a_moment(here):
     assert other["asked"] == {"time_s": time_s, "offset_min": 0}
     assert other["top"] != came["top"]
     day = f"{datetime.fromtimestamp(time_s, zone):%Y-%m-%d %H:%M}"
-    shown = invoke("predict", "--client", 3, "--until", 37).stdout.splitlines()[0]
+    shown = invoke("predict", "--client", 2, "--until", 37).stdout.splitlines()[0]
     assert f"; asked at {day} " in shown
     for wrong in ("2012-11-08", "at noon"):
         assert invoke(*asked, wrong, code=1).stderr.splitlines()[-1] == (
@@ -327,7 +326,7 @@ def test_predict_at_a_moment(here):
     early = invoke(*asked, "2001-01-01T00:00", code=1).stderr.splitlines()[-1]
     assert early.endswith("give a later one.")
     first = listing.open_run("log", next(here.glob("log/*-first")).name)
-    assert invoke("predict", first.path.name, "--client", 3, "--at", text, code=1).stderr.endswith(
+    assert invoke("predict", first.path.name, "--client", 2, "--at", text, code=1).stderr.endswith(
         "Error: --at has no effect: the run was trained without --asked-at, so its model does not "
         "read when the next check-in is. Leave it out.\n"
     )

@@ -85,13 +85,15 @@ def test_what_a_sweep_prints(invoke, no_audit, tmp_path):
     rows = {line[2:20].strip(): line[20:].split() for line in lines[2:6]}
     assert list(rows) == ["model", "lowest seed", "highest seed", "running backoff"]
     assert lines[1].split() == ["acc@1", "acc@5", "mrr", "loss"]
-    assert {tuple(row) for row in rows.values()} == {("0.2941", "0.7451", "0.4962", "2.2010")}
-    assert re.fullmatch(
-        r"  seed 1, acc@1 against running backoff: [+-]0\.\d{4} \(.* to .*, (not )?significant\)",
-        lines[7],
-    )
+    assert {tuple(row) for row in rows.values()} == {("0.4314", "0.8333", "0.6024", "1.9913")}
+    best = lines[6].split("  ")[1]  # on validation another count is the best: it has a row too
+    for line, seed in zip(lines[7:11], (0, 0, 1, 1), strict=True):
+        assert line.startswith(f"  seed {seed}, acc@1 against ")
+    nothing = "acc@1 against running backoff: +0.0000 (+0.0000 to +0.0000, not significant)"
+    assert [lines[7], lines[9]] == [f"  seed 0, {nothing}", f"  seed 1, {nothing}"]
+    assert all(f"against {best}: " in line for line in (lines[8], lines[10]))
     runs = [path.relative_to(tmp_path) for path in sorted((tmp_path / log).glob("*-rates-2-*"))]
-    assert lines[8:] == [*(f"Run folder:  {run}" for run in runs), f"All trials:  {log}/sweep.csv"]
+    assert lines[11:] == [*(f"Run folder:  {run}" for run in runs), f"All trials:  {log}/sweep.csv"]
     evaluated = sorted(file.parent.name for file in (tmp_path / log).glob("*/test.json"))
     assert evaluated == [run.name for run in runs]  # the best point's, no other was looked at
 

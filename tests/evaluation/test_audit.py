@@ -108,7 +108,7 @@ def test_what_is_above_the_limit_is_counted(engine):
 def test_an_untrained_state_that_reads_ids_tells_who_it_is(engine):
     weights = protection.init_weights(engine.task)
     found, _ = audit.audit_task(engine, weights, "client", audit.AuditPlan(("logistic",)))
-    assert found.worst("raw input").accuracy > 0.9  # the user is among the inputs
+    assert found.worst("raw input").accuracy > 0.7  # the user is among the inputs
     assert found.worst("representation").accuracy > 0.6  # of six people, with forty examples
     assert found.worst("raw window").probe == "naive_bayes"
     assert found.floor == pytest.approx(10 / 45)  # the most active of six has ten of 45

@@ -147,7 +147,7 @@ def test_validation_is_that_of_the_own_models(train):
 
 
 def test_the_model_of_a_client_is_loaded_and_exported(train, tmp_path):
-    run, task, _ = train("log", **CASES["fed-per"])
+    run, task, _ = train("log", prior="none", **CASES["fed-per"])
     weights, round_num = reopen_workflow.best_weights(run, task)
     client_id = task.clients.client_ids[2]
     own = personal.client_weights(run, task, weights, round_num, client_id)
