@@ -159,6 +159,7 @@ def export_libcity_(name: str, folder: Path, data_dir: Path) -> None:
         note(f"Note: {count(done.without_coordinates, 'venue')} without coordinates.")
     if done.own:
         note(f"Note: left out, LibCity has no place for them: {', '.join(done.own)}.")
+    note("Note: users and venues keep their names: the files are for you, not to be given away.")
     echo(
         f"{folder}: {count(done.check_ins, 'check-in')} of {count(done.users, 'user')} at "
         f"{count(done.venues, 'venue')}."

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from fedgru.core.visible import visible
 from fedgru.report.svg import to_svg
 
 if TYPE_CHECKING:
@@ -46,9 +47,10 @@ def page(title: str, head: Markup, sections: list[Section], footer: str) -> str:
     """
     css = resources.files(__package__).joinpath("report.css").read_text("utf-8").strip()
     template = _templates().get_template("page.html")
-    return template.render(
+    whole = template.render(
         title=title, css=Markup(css), head=head, sections=sections, footer=footer
     )
+    return visible(whole)  # names whose marks would reverse the order of what follows
 
 
 def paragraph(text: str) -> Markup:

@@ -39,7 +39,7 @@ from fedgru.core.errors import FedgruError, Interrupted, RunError
 from fedgru.core.types import Columns, Doubles, Row, Weights
 from fedgru.core.versions import installed_versions
 from fedgru.core.visible import VisibleFormatter
-from fedgru.runs import arrays, order, tables
+from fedgru.runs import arrays, order, shapes, tables
 from fedgru.runs.checkpoints import Checkpoints
 from fedgru.runs.kinds import FEDERATED, KINDS, RunKind
 from fedgru.runs.tensorboard import EventFiles
@@ -315,7 +315,7 @@ class RunFolder:
         Raises:
             RunError: if the file is damaged.
         """
-        return order.read_json(self._file(order.FACTS))
+        return order.read_json(self._file(order.FACTS), shapes.RUN)
 
     def pseudonyms(self, client_ids: Iterable[str]) -> list[str]:
         """Return other names of clients, which cannot be led back without this run's run.json.
@@ -488,11 +488,11 @@ class RunFolder:
 
     def attacks(self) -> dict[str, Any]:
         """Return attacks.json as a dict; empty if the run has not been attacked."""
-        return order.read_json(self._file("attacks.json"))
+        return order.read_json(self._file("attacks.json"), shapes.ATTACKS)
 
     def test(self) -> dict[str, Any]:
         """Return test.json as a dict; empty if the run has not been evaluated."""
-        return order.read_json(self._file("test.json"))
+        return order.read_json(self._file("test.json"), shapes.TEST)
 
     def predictions(self, columns: Sequence[str] | None = None) -> Columns:
         """Return predictions.parquet as {column: array}, see `evaluate.prediction_table`.
@@ -533,7 +533,7 @@ class RunFolder:
 
     def audit(self) -> dict[str, Any]:
         """Return audit.json as a dict; empty if the run has not been audited."""
-        return order.read_json(self._file("audit.json"))
+        return order.read_json(self._file("audit.json"), shapes.AUDIT)
 
     def settings(self) -> Settings:
         """Return the run's Settings."""

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING
 
 from fedgru import config
 from fedgru.core.errors import ConfigError, RunError
+from fedgru.runs import order
+from fedgru.runs.share import shareable
+from fedgru.storage.tables import to_json
 
 if TYPE_CHECKING:
     from fedgru.runs.folder import RunFolder
 
 EXPERIMENT = "fedgru"
-ARTIFACTS = ("config.toml", "run.json", "metrics.csv", "test.json", "clients.csv")
+# no clients.csv: it has ids, and a tracking server can be anybody's
+ARTIFACTS = ("config.toml", "metrics.csv", "test.json")
 LOCAL = "local"  # in place of a URI: a database in the log folder
 BATCH = 1000  # metrics that MLflow takes in one call; params: 100
 
@@ -70,7 +74,8 @@ class MlflowTracker:
         """Log a run as the MLflow run of its folder's name; skip what was logged before.
 
         The params are its settings as `section.key`. The metrics are those of metrics.csv by round,
-        and those of test.json at the best round; @ becomes _at_. The artifacts are ARTIFACTS.
+        and those of test.json at the best round; @ becomes _at_. The artifacts are ARTIFACTS and
+        run.json, as `share` gives it away.
 
         Args:
             run: RunFolder.
@@ -123,6 +128,7 @@ class MlflowTracker:
         for file in ARTIFACTS:
             if (run.path / file).exists():
                 client.log_artifact(run_id, str(run.path / file))
+        client.log_text(run_id, to_json(shareable(facts)), order.FACTS)
         ended = {"done": "FINISHED", "running": "RUNNING"}.get(facts["status"], "FAILED")
         client.set_terminated(run_id, ended)
         return run_id

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgru.core.errors import RunError
+from fedgru.runs import shapes
 from fedgru.storage.files import read_json_object
 
 FACTS = "run.json"
@@ -18,22 +19,28 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the dict in a JSON file of a run; empty if there is no such file.
+def read_json(file: Path, shape: shapes.Shape) -> dict[str, Any]:
+    """Return the Record in a JSON file of a run; empty if there is no such file.
+
+    Args:
+        file: path.
+        shape: of `fedgru.runs.shapes`.
 
     Raises:
         RunError: if it is damaged.
     """
     try:
-        return read_json_object(file)
+        found = read_json_object(file)
+        shapes.check(found, shape)
     except ValueError as error:
         raise RunError(f"{file} is damaged, {error}.") from None
+    return shapes.Record(found, file)
 
 
 def started(path: Path) -> str:
     """Return when the run in a folder was started; "" (and a warning) if run.json is damaged."""
     try:
-        return str(read_json(path / FACTS).get("started", ""))
+        return str(read_json(path / FACTS, shapes.RUN).get("started", ""))
     except RunError as error:
         logger.warning("skipped: %s", error)
         return ""

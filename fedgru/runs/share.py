@@ -93,11 +93,15 @@ def _why_no_weights(run: RunFolder) -> str | None:
     return None
 
 
+def shareable(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return run.json without what names somebody, undoes pseudonyms, or is of this machine."""
+    return {key: value for key, value in facts.items() if key not in _FACTS_LEFT_OUT}
+
+
 def _copy(run: RunFolder, new: Path, name: str) -> None:
     source = run.path / name
     if name == "run.json":
-        facts = {key: value for key, value in run.facts().items() if key not in _FACTS_LEFT_OUT}
-        write_json(new / name, facts)
+        write_json(new / name, shareable(run.facts()))
     elif name == "test.json":
         write_json(new / name, _without_paths(run.test(), run.path))
     elif name == "audit.json":

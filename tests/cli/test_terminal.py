@@ -1,13 +1,9 @@
 """What stands between data and the terminal, and output that cannot be written."""
 
-import csv
 import json
 import os
-import random
-import re
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,23 +12,8 @@ from click.testing import CliRunner
 import fedgru
 from fedgru.cli.main import main
 from fedgru.core.visible import encodable, in_one_line, visible
+from tests.hostile import COLUMNS, NAMES, OBEYED, write_check_ins
 
-NAMES = [
-    '=HYPERLINK("http://example.org";"x")',
-    "\x1b]0;title\x07\x1b[31mred\x1b[2J",
-    "\x1b]52;c;cm0gLXJm\x07",
-    "@SUM(1+1)",
-    "u\u202egnp.exe",
-    "\x9b2Jeight bits",
-    "-2+3+cmd|' /C calc'!A0",
-    "two\nlines",
-    "café \U0001f355",
-]
-# everything that a terminal obeys, or that reverses what is shown
-OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-FIELDS = ("user", "venue", "category", "latitude", "longitude", "time")
-COLUMNS = [word for name in FIELDS for word in ("--column", f"{name}={name}")]
-COLUMNS += ["--categories", "raw"]
 SMALL = ["--hidden-dim", 4, "--batch-size", 2, "--seq-len", 5, "--threads", 1, "--rounds", 1]
 
 
@@ -44,18 +25,7 @@ def typed(*words):
 def hostile(tmp_path_factory):
     """A folder with a data set and an evaluated run of people and places with hostile names."""
     folder = tmp_path_factory.mktemp("hostile")
-    draws = random.Random(1)
-    with open(folder / "theirs.csv", "w", newline="", encoding="utf-8") as stream:
-        rows = csv.writer(stream)
-        rows.writerow(FIELDS)
-        for number, user in enumerate(NAMES):
-            time_s = 1_400_000_000 + number
-            for _ in range(40):
-                time_s += draws.randint(3600, 20000)
-                when = datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-                at = (40.7 + draws.random() / 10, -74 + draws.random() / 10)
-                place, kind = draws.choice(NAMES), draws.choice(NAMES)
-                rows.writerow([user, place, kind, *at, when])
+    write_check_ins(folder / "theirs.csv", NAMES)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for words in (

@@ -59,8 +59,13 @@ def test_a_run_is_logged_as_it_is_in_its_folder(here):
     assert (tested.step, tested.value) == (report["round"], report["test/acc@5/micro"])
     assert len(client.get_metric_history(run.info.run_id, "val/acc_at_1/micro")) == len(rows)
     artifacts = here / "log/mlflow/artifacts" / run.info.run_id / "artifacts"
-    for name in ("config.toml", "test.json", "metrics.csv", "run.json", "clients.csv"):
+    for name in ("config.toml", "test.json", "metrics.csv"):
         assert (artifacts / name).read_bytes() == (folder / name).read_bytes()
+    logged, facts = (json.loads((at / "run.json").read_text()) for at in (artifacts, folder))
+    assert facts.keys() - logged.keys() == {"salt", "data_dir"}
+    assert {path.name for path in artifacts.iterdir()} == {
+        *("config.toml", "test.json", "metrics.csv", "run.json")
+    }  # no ids of people
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == os.environ["DO_NOT_TRACK"] == "true"
     assert logging.getLogger("mlflow").level == logging.WARNING
 

@@ -1,5 +1,6 @@
 """Run folders and data sets that a stranger made: nothing outside is touched, nothing hangs."""
 
+import io
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
@@ -167,3 +169,43 @@ def test_a_pipe_in_a_data_set_does_not_hang(theirs):
                 assert str(file) in done.stderr, done
         file.unlink()
         Path("kept").rename(file)
+
+
+def alike(text, rows):
+    codes = pyarrow.array(np.zeros(rows, np.int32))
+    return pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array([text]))
+
+
+def bomb(rows, compression):
+    """A table of predictions in which all rows are alike."""
+    texts = dict.fromkeys(("client_id", "target", "predicted"), alike("a" * 1000, rows))
+    columns = {**texts, "row": pyarrow.array(np.zeros(rows, np.int64))}
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), content, compression=compression)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("compression", ["snappy", "zstd"])
+def test_predictions_that_unpack_to_far_more_than_their_file(theirs, compression):
+    file = theirs / "predictions.parquet"
+    file.write_bytes(bomb(3_000_000, compression))
+    assert file.stat().st_size < 1 << 20  # and as texts of their own the ids would be 3 GB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RunError, match="predictions.parquet is damaged"):
+        RunFolder(theirs).predictions()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 << 10
+
+
+def test_texts_of_predictions_are_read_once_each(theirs):
+    """Not a text of 1 MB for each of 3,000 rows."""
+    rows = 3000
+    texts = ("client_id", "target", "predicted")
+    table = pyarrow.table(dict.fromkeys(texts, alike("a" * 1_000_000, rows)))
+    # and nothing in the file says that they are a dictionary
+    pyarrow.parquet.write_table(
+        table, theirs / "predictions.parquet", compression="none", store_schema=False
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = RunFolder(theirs).predictions(["client_id"])["client_id"]
+    assert len(found) == rows and found[0] is found[-1]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 << 10
