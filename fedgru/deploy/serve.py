@@ -23,7 +23,7 @@ from fedgru.runs.folder import RunFolder
 from fedgru.storage.files import read_json_object, write_text
 from fedgru.storage.locks import Lock, is_locked
 
-UP_S = 60.0  # wait this long for a SuperLink to listen
+UP_S = 600.0  # for a SuperLink to listen: seconds on an idle machine, minutes on a busy one
 GONE_S = 60.0  # wait this long for the programs of a killed server to end
 POLL_S = 0.3
 KEYS_S = 10.0  # how often the folder of keys is read

@@ -262,7 +262,7 @@ def live(app_folder, tmp_path_factory):
             cwd=folder, env=environment, stdout=err, stderr=err,
         )  # fmt: skip
     log = folder / "err"
-    up = processes.wait_until(lambda: "waiting for clients: 0 of 2" in log.read_text(), 120)
+    up = processes.wait_until(lambda: "waiting for clients: 0 of 2" in log.read_text(), 600)
     yield SimpleNamespace(folder=folder, port=port, said=log.read_text())
     server.terminate()
     server.wait(60)
