@@ -46,10 +46,10 @@ int main(void) {
         Job job;
         int32_t stop = 0;
         take(&job, sizeof job);
-        void *arrays[] = {&job.row_ids, &job.rows, &job.numbers, &job.targets, &job.mask, &job.log_prior,
+        void *arrays[] = {&job.row_ids, &job.rows, &job.numbers, &job.targets, &job.mask, &job.log_prior, &job.resets,
                           &job.first_row, &job.features, &job.candidate_log_prior, &job.kinds, &job.context,
                           &job.log_within, &job.log_top, &job.is_top};
-        for (int i = 0; i < 14; i++) take_array(arrays[i]);
+        for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) take_array(arrays[i]);
         take_weights(&job.weights, sizes);
         take_weights(&job.update, sizes);
         job.stop = &stop;

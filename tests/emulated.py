@@ -64,6 +64,7 @@ class Aarch64Library:
         self.calls += 1
         places = job.steps_per_pass * job.seq_len * job.batch
         sizes = {
+            "resets": job.steps_per_pass * job.batch / 4,  # of one byte
             "row_ids": job.num_own,
             "rows": places * job.num_ids,
             "numbers": places * job.num_numbers,
@@ -80,7 +81,7 @@ class Aarch64Library:
             sizes["kinds"] = rows
         content = [bytes(job)]
         for name in ("row_ids", *DATA, *CANDIDATES):
-            content.append(_array(getattr(job, name), 4 * sizes.get(name, 0)))
+            content.append(_array(getattr(job, name), int(4 * sizes.get(name, 0))))
         table = 1 + max(_read(job.row_ids, ctypes.c_int32, job.num_own), default=-1)
         given = _weight_sizes(job, table)
         written = _weight_sizes(job, job.num_own)

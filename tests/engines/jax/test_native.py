@@ -515,6 +515,7 @@ for hidden, batch, length, classes, prior in ((33, 3, 4, 35, True), (64, 16, 8, 
     mask = (rng.random(shape) < 0.7).astype(np.float32)
     data = Data(
         row_ids=np.array([3, 7, 49], np.int32), num_table=128, steps=2, passes=2,
+        resets=(rng.random((2, batch)) < 0.5).astype(np.uint8) if prior else None,
         arrays=(rng.integers(-1, 3, (*shape, 2)), rng.random((*shape, 3)),
                 rng.integers(0, classes, shape), mask,
                 rng.random((*shape, classes)) if prior else None, None))
