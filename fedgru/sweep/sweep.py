@@ -32,6 +32,7 @@ from fedgru.core.errors import ConfigError, Interrupted, RunError, TrainingError
 from fedgru.core.jax_setup import compiled_in
 from fedgru.engines import registry
 from fedgru.runs import folder as run_folder
+from fedgru.storage.folders import mend
 from fedgru.storage.tables import write_csv, write_json
 from fedgru.sweep import hparams, search_space
 from fedgru.sweep import results as sweep_results
@@ -78,6 +79,7 @@ class Sweep:
             ) from None
         sweep = cls(path, plan, scored)
         with sweep.lock("sweep"):
+            mend(path)
             if (path / "sweep.json").exists():
                 found = _read(path)
                 sweep._check_same(found)
@@ -126,6 +128,8 @@ class Sweep:
         found = _read(path)
         plan = Plan.from_json(found)
         sweep = cls(path, plan, found["scored"])
+        with sweep.lock("sweep"):
+            mend(path)
         if num_trials is not None and num_trials != plan.num_trials:
             if not plan.draws:
                 raise ConfigError(

@@ -131,7 +131,8 @@ def check_mended(found):
         assert one["then"] == [0] * len(one["then"]), one
         assert not hidden(files(one["folder"])), one
         if hidden(one["before"]):
-            assert re.search(r"removed|restored|finished the deletion of", one["said"]), one
+            said = re.search(r"removed|restored|finished the deletion of", one["said"])
+            assert said, (hidden(one["before"]), one["said"])
 
 
 def check_some_hidden(found):
