@@ -77,25 +77,6 @@ def shortened(text: str) -> str:
     return said + gap + rest
 
 
-def help_all_option() -> click.Option:
-    """Return --help-all, which prints the help with all settings and ends the program."""
-
-    def show(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-        if value and not ctx.resilient_parsing:
-            ctx.meta[ALL] = True
-            click.echo(ctx.get_help(), color=ctx.color)
-            ctx.exit()
-
-    return click.Option(
-        ["--help-all"],
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=show,
-        help="Show all settings, in groups, and exit.",
-    )
-
-
 def range_text(info: FieldInfo) -> str:
     """Return the range of a setting in words; empty if it has none."""
     bounds = dict(_bounds([*info.metadata, info.annotation]))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO, get_args, get_origin
 import click
 from click.shell_completion import CompletionItem
 
-from fedgru.cli.help import SettingOption, help_all_option, range_text, write_options
+from fedgru.cli.help import ALL as ALL_SETTINGS
+from fedgru.cli.help import SettingOption, range_text, write_options
 from fedgru.core.errors import FedgruError
 from fedgru.core.visible import encodable, visible
 
@@ -44,6 +45,25 @@ class LazyOptions(click.Command):
     def setting_type(self, name: str, plain: Any) -> Any:
         """Return the Click type of a setting's option; `plain` is the setting's own."""
         return plain
+
+
+def help_all_option() -> click.Option:
+    """Return --help-all, which prints the help with all settings and ends the program."""
+
+    def show(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            ctx.meta[ALL_SETTINGS] = True
+            echo(ctx.get_help())
+            ctx.exit()
+
+    return click.Option(
+        ["--help-all"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="Show all settings, in groups, and exit.",
+    )
 
 
 def settings_options(

@@ -127,10 +127,10 @@ def show(run: str | None, as_json: bool, log_dir: Path) -> None:
 def count_bytes(
     run: str | None, output: Path, as_json: bool, data_dir: Path, log_dir: Path
 ) -> None:
-    """Write what each client received and sent in each round (default: newest run).
+    """Write the bytes each client received and sent.
 
-    It is computed from the shapes of what is sent and from who was drawn. The file has the clients'
-    ids.
+    A row per client and round. Without RUN it is the newest run. It is computed from the shapes of
+    what is sent and from who was drawn. The file has the clients' ids.
     """
     from fedgru.api.run import open_run
     from fedgru.workflows.ledger import write_ledger

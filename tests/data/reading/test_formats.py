@@ -290,6 +290,7 @@ def test_libcity_export_says_what_it_cannot_hold(tmp_path):
         f"Note: 1 check-in had another raw category {end}",
         "Note: 1 venue without coordinates.",
         "Note: left out, LibCity has no place for them: faith.",
+        "Note: users and venues keep their names: the files are for you, not to be given away.",
     ]
     again = CliRunner().invoke(main, [*words, str(tmp_path / "data")])
     assert (again.exit_code, again.stderr) == (
