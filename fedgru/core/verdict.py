@@ -195,8 +195,8 @@ def standing_of(
 
 def _gain(gains: Mapping[str, Any], metric: str, has_interval: bool) -> Gain | None:
     found = gains.get(f"test/{metric}/micro")
-    if found is None:
-        return None
+    if found is None or None in (found["difference"], *found["interval"]):
+        return None  # no target has a loss
     gain = to_gain(found)
     return gain if has_interval else Gain(gain.difference, None)
 

@@ -36,20 +36,29 @@ INTERVAL: Shape = (
     lambda v: isinstance(v, list) and len(v) == 2 and all(x is None or _is_number(x) for x in v),
     "a list of two numbers",
 )
+NUMBERS: Shape = (
+    lambda v: isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)),
+    "a list of two numbers",
+)
 _USERS = {"trained": WHOLE, "scored": WHOLE, "known_through_others": {"*": WHOLE}}
 _METRICS = {"*": NUMBER_OR_NULL}
-_GAINS = {"*": {"difference": NUMBER_OR_NULL, "interval": INTERVAL}}
+# there always is an acc@1, but no loss where all targets are unknown
+_GAINS = {
+    "test/acc@1/micro": {"difference": NUMBER, "interval": NUMBERS},
+    "*": {"difference": NUMBER_OR_NULL, "interval": INTERVAL},
+}
 _CONCEPT = {
     "concept": TEXT,
     **dict.fromkeys(("num_values", "num_fit", "num_test", "num_unknown"), WHOLE),
-    "floor": NUMBER_OR_NULL,
+    "floor": NUMBER,
     "readings": [
         {
-            **{"view": TEXT, "probe": TEXT, "interval": INTERVAL, "converged": FLAG},
-            **dict.fromkeys(("accuracy", "lowest", "highest", "control"), NUMBER_OR_NULL),
+            **{"view": TEXT, "probe": TEXT, "interval": NUMBERS, "converged": FLAG},
+            **dict.fromkeys(("accuracy", "lowest", "highest"), NUMBER),
+            "control": NUMBER_OR_NULL,
         }
     ],
-    "worst": {"*": NUMBER_OR_NULL},
+    "worst": {"*": NUMBER},
     "sampled": {"*": WHOLE},
 }
 RUN: Shape = {
@@ -73,19 +82,20 @@ RUN: Shape = {
 TEST: Shape = {
     **dict.fromkeys(("run", "data", "kind", "task", "engine"), TEXT),
     **dict.fromkeys(("test/clients", "test/targets", "test/unknown_targets", "round"), WHOLE),
-    "worst_tenth": {"clients": WHOLE, "acc@1": NUMBER_OR_NULL, "loss": NUMBER_OR_NULL},
-    "intervals": {"*": INTERVAL},
+    "worst_tenth": {"clients": WHOLE, "acc@1": NUMBER, "loss": NUMBER_OR_NULL},
+    "intervals": {"test/acc@1/micro": NUMBERS, "*": INTERVAL},
     **dict.fromkeys(("cold", "revisits", "first_visits"), _METRICS),
     "baselines": {"*": _METRICS},
     "best_counting": {"name": TEXT, "among": WHOLE, "targets": WHOLE, "clients": WHOLE},
     "gains": {"*": _GAINS},
     "popular_nearby": {"absent": TEXT, "radius_km": NUMBER, "radii_km": [NUMBER]},
-    "best_possible": NUMBER_OR_NULL,
-    "share_of_best": NUMBER_OR_NULL,
+    "best_possible": NUMBER,
+    "share_of_best": NUMBER,
     "leakage": {"*": _CONCEPT},
     "users": _USERS,
     "backdoor": {"trigger": TEXT, "target": TEXT},
     "fine_tuned": {"epochs": WHOLE, "gains": _GAINS, "*": NUMBER_OR_NULL},
+    "test/acc@1/micro": NUMBER,
     "test/*": NUMBER_OR_NULL,
 }
 AUDIT: Shape = {"run": TEXT, "data": TEXT, "round": WHOLE, "concepts": {"*": _CONCEPT}}
