@@ -57,14 +57,14 @@ def read_predictions(file: Path, columns: Sequence[str] | None = None) -> Column
     """
     import pyarrow.parquet
 
-    texts = [name for name, kind in _PREDICTION_KINDS.items() if kind == "O"]
     try:
-        with (
-            open_plain(file) as stream,
-            pyarrow.parquet.ParquetFile(
+        with open_plain(file) as stream:
+            there = pyarrow.parquet.read_schema(stream).names
+            texts = [name for name in there if _PREDICTION_KINDS.get(name) == "O"]
+            stream.seek(0)
+            parquet = pyarrow.parquet.ParquetFile(
                 stream, page_checksum_verification=True, read_dictionary=texts
-            ) as parquet,
-        ):
+            )
             _check_unpacked(parquet.metadata, os.fstat(stream.fileno()).st_size)
             table = parquet.read(columns)
         table.validate(full=True)
