@@ -36,7 +36,7 @@ class Compressor:
     share: float = 1.0
 
     def bytes_of(self, number: Ints) -> Ints:
-        """Return int64, the bytes that so many numbers take.
+        """Return int64, the size in bytes of a number of values.
 
         A scale of four bytes for each bucket of 1,024; with a share, an index of four bytes beside
         each number that is sent.
@@ -52,7 +52,7 @@ class Compressor:
         return -(-number * self.bits // 8) + FLOAT_BYTES * -(-number // BUCKET)
 
     def number_sent(self, number: Ints) -> Ints:
-        """Return how many of so many numbers are sent, one at least."""
+        """Return how many values of an update are sent, at least one."""
         return np.ceil(self.share * number).astype(np.int64)
 
     def apply(self, values: Floats, draw: np.random.Generator) -> Floats:

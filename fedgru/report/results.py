@@ -115,8 +115,8 @@ def beside_counting(runs: Sequence[ReportedRun]) -> Section:
     note = paragraph(
         "Averages over check-ins, except acc@1 macro, where each client counts once. Higher is "
         "better, except for the loss. 95 % intervals are over clients: the bootstrap resamples "
-        "clients, not check-ins. Whether two rows differ is told by the interval of their paired "
-        f"difference, below, not by whether their own intervals overlap.{_chosen(runs)}"
+        "clients, not check-ins. To see whether two rows differ, read the interval of their paired "
+        f"difference below; overlap of their own intervals does not say it.{_chosen(runs)}"
     )
     header = ["", *METRICS, "acc@1 macro", "95 % interval of acc@1"]
     boxes = [table(header, rows, caption, width=3), *_differences(runs)]

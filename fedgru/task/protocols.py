@@ -57,7 +57,7 @@ Found = tuple[Visits, list[CoverageLine]]
 
 
 def _popular(visits: Visits, least: int) -> Found:
-    """Keep venues with so many check-ins, then users with as many."""
+    """Keep venues with at least `least` check-ins, then users with at least `least`."""
     visits = visits[visits.count(visits.venue) >= least]
     lines = [visits.line(f"at venues with {least} or more check-ins")]
     visits = visits[visits.count(visits.user) >= least]
@@ -134,7 +134,7 @@ def _deepmove(visits: Visits) -> Found:
 
 
 def _session_places(visits: Visits) -> tuple[Ints, Ints]:
-    """Return of each check-in the place of its session among its user's, and their number."""
+    """Return each check-in's session, numbered within its user, and the number of sessions."""
     _, first = np.unique(visits.session, return_index=True)
     users = visits.user[first]
     sizes = np.diff(np.append(first, len(visits.rows)))

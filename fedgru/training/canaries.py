@@ -263,7 +263,7 @@ def estimate(scores: Doubles, takes_part: Bools, delta: float) -> dict[str, Any]
 
 
 def p_value(number: int, guesses: int, correct: int, eps: float, delta: float) -> float:
-    """Return how probable so many right guesses are at most, under (epsilon, delta) privacy.
+    """Return the largest chance of this many right guesses under (epsilon, delta) privacy.
 
     Without delta it is a binomial tail: at epsilon 0 two of two are right in 1 of 4 cases.
 
